@@ -1,0 +1,31 @@
+"""Keeps large freed blocks in the process, so that streaming megabyte messages doesn't fault in fresh pages each time.
+
+Affects the whole process: the server calls it at start, the client library only when asked.
+Measured in docs/benchmarks.md ("Transport").
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP_THRESHOLD_BYTES = 32 << 20
+_TRIM_THRESHOLD_BYTES = 512 << 20
+
+
+def tune_allocator() -> bool:
+    """Set glibc's `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD` (mallopt(3)); call before the first large allocation.
+
+    Resident memory then stays at its high-water mark.
+
+    Returns:
+        False where there is no glibc or it refuses, and nothing was changed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        and libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+    )
