@@ -1,0 +1,1 @@
+"""Decoders: the contract in `base`, one module a decoder. For the worker process alone."""

@@ -1,0 +1,64 @@
+"""The contract between a decoder and the worker that runs it.
+
+Imports torch: for the worker process alone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from framehaul_pipeline.spec import DecoderSpec, Geometry
+
+State = list[Tensor]
+"""A session's temporal state: a flat list of tensors of fixed shapes, zeros at open."""
+
+
+class Decoder(Protocol):
+    """A video VAE decoder whose temporal state is a value, not a part of the module.
+
+    Many sessions share one decoder's weights. All methods run on the launch thread, inside the compute stream.
+    """
+
+    spec: DecoderSpec
+
+    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+        """State of a new session, on the decoder's device.
+
+        Args:
+            geometry: size of the session's latents.
+            num_latents: how many latents will come, None when not known.
+        """
+        ...
+
+    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
+        """How many latents to decode next: the decoder's own partition rule, 0 to wait for more.
+
+        Args:
+            index: latents decoded so far.
+            available: latents that are here and not decoded.
+            wanted: the most the scheduler would like.
+            ended: no latents will come after the available ones.
+        """
+        ...
+
+    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
+        """Decode a chunk.
+
+        Args:
+            latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device.
+            state: what `open` or the last step returned.
+
+        Returns:
+            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, and the new state.
+        """
+        ...
+
+    def flush(self, state: State) -> Tensor | None:
+        """Frames `[F, 3, H, W]` still held back by lookahead after the last latent, or None."""
+        ...
+
+    def state_bytes(self, geometry: Geometry) -> int:
+        """Device memory of one session's state."""
+        ...

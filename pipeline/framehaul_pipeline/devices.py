@@ -1,0 +1,144 @@
+"""The devices a worker decodes on: CUDA, and the CPU with the same streams that run at once.
+
+For the worker process alone. Runtime calls: CUDA Runtime API, cudaHostRegister.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.streams import Device, Event, Stream
+
+
+class _Done:
+    def synchronize(self) -> None:
+        return
+
+
+class _CpuStream:
+    def run(self, work: Callable[[], None]) -> None:
+        work()
+
+    def record(self) -> Event:
+        return _Done()
+
+    def wait(self, event: Event) -> None:
+        return
+
+
+class CpuDevice:
+    """The CPU, in float32."""
+
+    torch_device = torch.device("cpu")
+    dtype = torch.float32
+    memory_bytes = 0
+
+    def __init__(self) -> None:
+        """Use the threads that torch uses."""
+        self.name = f"cpu ({torch.get_num_threads()} threads)"
+
+    def stream(self) -> Stream:
+        """A stream whose work runs at once."""
+        return _CpuStream()
+
+    def attach(self, ring: Ring) -> torch.Tensor:
+        """View the ring."""
+        return torch.frombuffer(ring.memory, dtype=torch.uint8)
+
+    def detach(self, ring: Ring) -> None:
+        """Nothing to undo."""
+
+    def healthy(self) -> bool:
+        """A processor that runs this is."""
+        return True
+
+
+class _CudaStream:
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+
+    def run(self, work: Callable[[], None]) -> None:
+        with torch.cuda.stream(self._stream):
+            work()
+
+    def record(self) -> Event:
+        event = torch.cuda.Event(blocking=True)
+        event.record(self._stream)
+        return event
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, torch.cuda.Event)
+        self._stream.wait_event(event)
+
+
+class CudaDevice:
+    """One GPU, in float16, with the rings registered as pinned memory."""
+
+    dtype = torch.float16
+
+    def __init__(self, index: int) -> None:
+        """Create the CUDA context of GPU `index`."""
+        self.torch_device = torch.device("cuda", index)
+        torch.cuda.set_device(self.torch_device)
+        properties = torch.cuda.get_device_properties(self.torch_device)
+        self.name = f"cuda:{index} {properties.name}"
+        self.memory_bytes = properties.total_memory
+        # The plan (algorithms for each shape) is chosen on first use and kept for the worker's life.
+        torch.backends.cudnn.benchmark = True
+
+    def stream(self) -> Stream:
+        """A CUDA stream of its own."""
+        return _CudaStream(self.torch_device)
+
+    def attach(self, ring: Ring) -> torch.Tensor:
+        """Register the ring's pages, so that copies run asynchronously at full speed.
+
+        Raises:
+            torch.cuda.CudaError: CUDA refuses to register the memory.
+        """
+        memory = torch.frombuffer(ring.memory, dtype=torch.uint8)
+        _check(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
+        return memory
+
+    def detach(self, ring: Ring) -> None:
+        """Unregister the ring's pages.
+
+        Raises:
+            torch.cuda.CudaError: CUDA refuses.
+        """
+        memory = torch.frombuffer(ring.memory, dtype=torch.uint8)
+        _check(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
+
+    def healthy(self) -> bool:
+        """Whether the context still answers; after an error inside a kernel it never does again."""
+        try:
+            torch.cuda.synchronize(self.torch_device)
+        except RuntimeError:
+            return False
+        return True
+
+
+def _check(result: object) -> None:
+    torch.cuda.check_error(int(result))  # type: ignore[call-overload]
+
+
+def open_device(name: str) -> Device:
+    """Open `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    num_gpus = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and num_gpus == 0):
+        threads = os.environ.get("OMP_NUM_THREADS")
+        if threads is None:
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        return CpuDevice()
+    index = int(name[5:]) if name.startswith("cuda:") else 0
+    if index >= num_gpus:
+        raise ValueError(f"device={name}: must be one of the {num_gpus} CUDA devices here, or cpu")
+    return CudaDevice(index)

@@ -1,0 +1,136 @@
+"""The worker process: `python -m framehaul_pipeline.entry FD`, started by the supervisor alone.
+
+Owns the process: signals, the threads that run `worker.Worker`, and the way out. The server's end of the socketpair
+decides when it stops: a `Shutdown` message, or end-of-file when the server is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from framehaul_pipeline.channel import WorkerChannel
+from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.registry import load_decoder
+from framehaul_pipeline.devices import open_device
+from framehaul_pipeline.launch import InFlight
+from framehaul_pipeline.messages import Configure, Ready, Shutdown
+from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.worker import Worker
+
+EXIT_FAULT: Final = 70
+"""A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
+_STOP_TIMEOUT_S: Final = 10.0
+_WARM_UP_SIZE: Final = 8
+
+_log = logging.getLogger("framehaul_pipeline.worker")
+
+
+def main() -> int:
+    """Serve until the server says stop or goes away."""
+    # Only the server decides when a worker stops: a terminal's or a service manager's signal reaches both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(
+        level=os.environ.get("FRAMEHAUL_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
+    configured = channel.receive_configure()
+    if configured is None:
+        return 0
+    configure, (ring_fd, inlet_fd) = configured
+    ring = Ring(ring_fd, num_slots=configure.num_slots, slot_bytes=configure.slot_bytes)
+    inlet = Ring(inlet_fd, num_slots=configure.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
+    try:
+        device = open_device(configure.device)
+        decoders = {name: load_decoder(name, device.torch_device, device.dtype) for name in configure.models}
+        for decoder in decoders.values():
+            _warm_up(decoder, device.torch_device, device.dtype)
+        worker = Worker(device, ring, inlet, decoders, chunk_latents=configure.chunk_latents, send=channel.send)
+    except Exception:
+        _log.exception("worker can't start device=%s models=%s", configure.device, ",".join(configure.models))
+        return EXIT_FAULT
+    specs = tuple(decoder.spec for decoder in decoders.values())
+    channel.send(Ready(device=device.name, memory_bytes=device.memory_bytes, specs=specs))
+    _log.info("worker ready pid=%d epoch=%d device=%r", os.getpid(), configure.epoch, device.name)
+    _serve(worker, channel)
+    return 0
+
+
+def _warm_up(decoder: Decoder, device: torch.device, dtype: torch.dtype) -> None:
+    """Decode one small latent, so that libraries and kernels are loaded before the first client comes."""
+    geometry = Geometry(channels=decoder.spec.channels, height=_WARM_UP_SIZE, width=_WARM_UP_SIZE)
+    with torch.inference_mode():
+        latents = torch.zeros(1, geometry.channels, geometry.height, geometry.width, device=device, dtype=dtype)
+        frames, _ = decoder.step(latents, decoder.open(geometry, None))
+        frames.cpu()
+
+
+def _serve(worker: Worker, channel: WorkerChannel) -> None:
+    launched: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
+    completed: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
+
+    def control() -> None:
+        while (message := channel.receive()) is not None and not isinstance(message, Shutdown):
+            if isinstance(message, Configure):
+                raise ValueError("Configure came twice")
+            worker.apply(message)
+        # If the device hangs, the other threads never end.
+        watchdog = threading.Timer(_STOP_TIMEOUT_S, os._exit, (EXIT_FAULT,))
+        watchdog.daemon = True
+        watchdog.start()
+        worker.stop()
+
+    def completion() -> None:
+        while (flight := launched.get()) is not None:
+            worker.complete(flight)
+            completed.put(flight)
+        completed.put(None)
+
+    def checksum() -> None:
+        while (flight := completed.get()) is not None:
+            worker.publish(flight)
+
+    threads = [
+        threading.Thread(target=_fatal, args=(target,), name=target.__name__, daemon=True)
+        for target in (control, completion, checksum)
+    ]
+    for thread in threads:
+        thread.start()
+
+    def launch() -> None:
+        while (job := worker.next_job(wait=True)) is not None:
+            flight = worker.run(job)
+            if flight is not None:
+                launched.put(flight)
+        launched.put(None)
+
+    _fatal(launch)
+    for thread in threads:
+        thread.join()
+    worker.drain()
+
+
+def _fatal(target: Callable[[], None]) -> None:
+    """Run a thread's function; an error in any of them ends the process, and the supervisor starts a new one."""
+    try:
+        target()
+    except BaseException:
+        _log.exception("worker fault thread=%s", target.__name__)
+        logging.shutdown()
+        os._exit(EXIT_FAULT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

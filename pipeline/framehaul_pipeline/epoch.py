@@ -1,0 +1,325 @@
+"""One incarnation of the worker, as the server sees it: its process, its rings, its socket, its sessions.
+
+Runs on the server's event loop. An epoch ends when its process does; its rings are unmapped once the process is truly
+gone (pidfd) and the last lease is back, since a dying device may still be writing into them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from framehaul_pipeline.channel import ServerChannel
+from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable
+from framehaul_pipeline.feeder import Feeder
+from framehaul_pipeline.lease import FrameLease
+from framehaul_pipeline.messages import (
+    CloseSession,
+    Configure,
+    EndOfLatents,
+    InletReturned,
+    LatentReady,
+    OpenSession,
+    Published,
+    Ready,
+    SessionEnded,
+    SessionFailed,
+    SessionOpened,
+    Shutdown,
+    SlotReturned,
+    ToServer,
+)
+from framehaul_pipeline.ring import Ring, RingError, SlotHeader
+from framehaul_pipeline.slots import LeaseTable, SlotError, SlotTable
+from framehaul_pipeline.spec import DecoderSpec
+
+_RETRY_AFTER_S = 1.0
+_WORKER_ENVIRONMENT = {
+    # OpenMP's threads spin at each barrier by default; beside a busy encoder that made CPU decoding 7 times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class SessionEvents(Protocol):
+    """What a session hears of its work; called on the event loop, and not after its handle is closed."""
+
+    def on_opened(self) -> None:
+        """The session has its place on the device."""
+        ...
+
+    def on_fed(self, num_fed: int) -> None:
+        """The inlet has taken over `num_fed` latents since the session began: their memory is free again."""
+        ...
+
+    def on_published(self, lease: FrameLease) -> None:
+        """A chunk is ready; whoever gets the lease releases it."""
+        ...
+
+    def on_ended(self, num_frames: int) -> None:
+        """The last chunk was published; `num_frames` in all."""
+        ...
+
+    def on_failed(self, error: PipelineError) -> None:
+        """The session can't go on; nothing follows."""
+        ...
+
+
+class Epoch:
+    """A worker process from spawn to exit."""
+
+    def __init__(
+        self,
+        number: int,
+        config: WorkerConfig,
+        specs: tuple[DecoderSpec, ...],
+        *,
+        on_lost: Callable[[Epoch], None],
+        on_exit: Callable[[Epoch], None],
+    ) -> None:
+        """Make the rings and start the process.
+
+        Args:
+            number: 1 for the first, and one more for each that follows.
+            config: sizes of the rings, device and models.
+            specs: of the models, in their order.
+            on_lost: called once when the worker can't be talked to any more, before its sessions fail.
+            on_exit: called once when its process is gone.
+        """
+        self.number = number
+        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        """The worker's first message; an `Unavailable` error when it ends before."""
+        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
+        self.exited = asyncio.Event()
+        self._on_lost = on_lost
+        self._on_exit = on_exit
+        self._lost = False
+        self._specs = specs
+        self._ring = Ring.create(
+            f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=config.slot_bytes(specs)
+        )
+        self._inlet = Ring.create(
+            f"framehaul-latents-{number}",
+            num_slots=config.num_inlet_slots,
+            slot_bytes=config.inlet_slot_bytes(specs),
+        )
+        self._leases = LeaseTable(self._ring.num_slots)
+        self._inlet_slots = SlotTable(self._inlet.num_slots)
+        self._inlet_sessions: dict[int, int] = {}
+        self._feeder = Feeder(2 * config.chunk_latents)
+        self._sessions: dict[int, SessionEvents] = {}
+        self._retired = False
+
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "framehaul_pipeline.entry", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=_WORKER_ENVIRONMENT | os.environ,
+            )
+        self._pidfd = os.pidfd_open(self._process.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+        self._channel = ServerChannel(ours, on_message=self._receive, on_eof=self._lose)
+        self._channel.send_configure(
+            Configure(
+                epoch=number,
+                device=config.device,
+                models=config.models,
+                num_slots=self._ring.num_slots,
+                slot_bytes=self._ring.slot_bytes,
+                num_inlet_slots=self._inlet.num_slots,
+                inlet_slot_bytes=self._inlet.slot_bytes,
+                chunk_latents=config.chunk_latents,
+            ),
+            [self._ring.fd, self._inlet.fd],
+        )
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    @property
+    def num_slots(self) -> int:
+        """Frame slots in all."""
+        return self._ring.num_slots
+
+    @property
+    def num_leased(self) -> int:
+        """Frame slots that the server holds."""
+        return self._leases.num_leased
+
+    @property
+    def num_inlet_free(self) -> int:
+        """Inlet slots that hold no latent."""
+        return self._inlet_slots.num_free
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions open with the worker."""
+        return len(self._sessions)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Payload of one frame slot."""
+        return self._ring.slot_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory of both rings."""
+        return self._ring.num_bytes + self._inlet.num_bytes
+
+    def open(self, request: OpenSession, events: SessionEvents) -> None:
+        """Open a session."""
+        self._sessions[request.session] = events
+        self._feeder.open(request.session, priority=request.priority)
+        self._channel.send(request)
+
+    def push(self, session: int, latent: memoryview) -> None:
+        """Queue one latent for the inlet."""
+        feed = self._feeder.get(session)
+        if feed is not None:
+            feed.waiting.append(latent)
+            self._feed()
+
+    def allow(self, session: int, num_latents: int) -> None:
+        """Let the first `num_latents` latents go to the worker; never fewer than before."""
+        feed = self._feeder.get(session)
+        if feed is not None:
+            feed.num_allowed = max(feed.num_allowed, num_latents)
+            self._feed()
+
+    def end(self, session: int) -> None:
+        """No more latents come."""
+        feed = self._feeder.get(session)
+        if feed is not None:
+            feed.ended = True
+            self._feed()
+
+    def close(self, session: int) -> None:
+        """Drop a session; twice is fine."""
+        if self._sessions.pop(session, None) is not None:
+            self._feeder.close(session)
+            self._channel.send(CloseSession(session=session))
+
+    def shut_down(self) -> None:
+        """Ask the worker to finish what is in flight and exit."""
+        self._channel.send(Shutdown())
+
+    def kill(self) -> None:
+        """End the process at once; nothing when it has ended."""
+        if not self.exited.is_set():
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _feed(self) -> None:
+        while (latent := self._feeder.next_latent(self._inlet_slots.num_free)) is not None:
+            slot, generation = self._inlet_slots.acquire()
+            self._inlet_sessions[slot] = latent.session
+            num_bytes = len(latent.latent)
+            with self._inlet.payload(slot) as payload:
+                payload[:num_bytes] = latent.latent
+            self._inlet.write_header(slot, SlotHeader(generation, latent.session, latent.index, 1, num_bytes))
+            self._inlet_slots.publish(slot, generation)
+            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation))
+            self._sessions[latent.session].on_fed(latent.index + 1)
+        while (session := self._feeder.next_end()) is not None:
+            self._channel.send(EndOfLatents(session=session))
+
+    def _receive(self, message: ToServer) -> None:
+        try:
+            self._dispatch(message)
+        except (SlotError, RingError):
+            _log.exception("worker broke the slot rules epoch=%d pid=%d: killed", self.number, self.pid)
+            self.kill()
+            self._lose()
+
+    def _dispatch(self, message: ToServer) -> None:
+        match message:
+            case Published():
+                self._publish(message)
+            case InletReturned():
+                self._inlet_slots.give_back(message.slot, message.generation)
+                self._feeder.returned(self._inlet_sessions.pop(message.slot))
+                self._feed()
+            case SessionOpened():
+                events = self._sessions.get(message.session)
+                if events is not None:
+                    events.on_opened()
+            case SessionEnded():
+                events = self._forget(message.session)
+                if events is not None:
+                    events.on_ended(message.num_frames)
+            case SessionFailed():
+                events = self._forget(message.session)
+                if events is not None:
+                    error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
+                    events.on_failed(error if message.overloaded else PipelineError(message.reason))
+            case Ready():
+                self.ready.set_result(message)
+
+    def _publish(self, published: Published) -> None:
+        self._leases.lease(published.slot, published.generation)
+        events = self._sessions.get(published.session)
+        if events is None:
+            self._return_slot(published.slot)
+            return
+        header = self._ring.read_header(published.slot)
+        num_frames = len(published.crc32c)
+        told = SlotHeader(
+            published.generation, published.session, published.first_frame, num_frames, published.frame_bytes
+        )
+        if header != told:
+            raise RingError(f"slot {published.slot} holds {header}: the worker said {told}")
+        with self._ring.payload(published.slot) as payload:
+            view = payload[: num_frames * published.frame_bytes].toreadonly()
+        events.on_published(FrameLease(published, view, lambda: self._return_slot(published.slot)))
+
+    def _return_slot(self, slot: int) -> None:
+        generation = self._leases.give_back(slot)
+        self._channel.send(SlotReturned(slot=slot, generation=generation))
+        self._close_rings()
+
+    def _forget(self, session: int) -> SessionEvents | None:
+        self._feeder.close(session)
+        return self._sessions.pop(session, None)
+
+    def _lose(self) -> None:
+        """The worker can't be talked to any more: no message will come, and none goes out."""
+        if self._lost:
+            return
+        self._lost = True
+        self._channel.close()
+        self._on_lost(self)
+        for session in list(self._sessions):
+            events = self._forget(session)
+            if events is not None:
+                events.on_failed(Unavailable("the worker process ended; open the session again"))
+
+    def _reap(self) -> None:
+        """The process is truly gone."""
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        code = self._process.wait()
+        self._lose()
+        os.close(self._pidfd)
+        if not self.ready.done():
+            self.ready.set_exception(Unavailable(f"the worker process ended before it was ready, exit code {code}"))
+        _log.info("worker gone epoch=%d pid=%d exit_code=%d", self.number, self.pid, code)
+        self.exited.set()
+        self._close_rings()
+        self._on_exit(self)
+
+    def _close_rings(self) -> None:
+        if self.exited.is_set() and self._leases.num_leased == 0 and not self._retired:
+            self._retired = True
+            self._ring.close()
+            self._inlet.close()

@@ -1,0 +1,117 @@
+"""Which session's chunk is decoded next: pure, run by the worker under its lock.
+
+Order: priority, then arrival, so that earlier requests finish first. A session runs while it has latents; when it
+waits, the next one fills the gap; a higher priority takes over at a chunk boundary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from framehaul_pipeline.spec import DecoderSpec
+
+NextChunk = Callable[[int, int, int, bool], int]
+"""A decoder's partition rule: `(index, available, wanted, ended) -> latents to decode now`, 0 to wait for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class InletSlot:
+    """A latent in the inlet."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Latents of one session to be decoded together."""
+
+    session: int
+    first_latent: int
+    latents: tuple[InletSlot, ...]
+    first_frame: int
+    num_frames: int
+    """What the latents give, with what lookahead held back when this is the last chunk."""
+    last: bool
+    """No chunk follows: flush the decoder. A last chunk may have no latents."""
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    order: tuple[int, int]
+    spec: DecoderSpec
+    rule: NextChunk
+    max_latents: int
+    waiting: deque[InletSlot] = field(default_factory=deque)
+    num_decoded: int = 0
+    num_frames: int = 0
+    ended: bool = False
+
+    def next_size(self) -> int:
+        if not self.waiting:
+            return 0
+        # A session's first chunk is as short as the decoder allows: the first frame leaves sooner.
+        wanted = self.max_latents if self.num_decoded else 1
+        return self.rule(self.num_decoded, len(self.waiting), wanted, self.ended)
+
+
+class Scheduler:
+    """The sessions of a worker and their latents."""
+
+    def __init__(self) -> None:
+        """Start without sessions."""
+        self._sessions: dict[int, _Session] = {}
+
+    def __contains__(self, session: int) -> bool:
+        """Whether the session is open."""
+        return session in self._sessions
+
+    def open(self, session: int, *, priority: int, spec: DecoderSpec, rule: NextChunk, max_latents: int) -> None:
+        """Add a session, behind those of the same priority; chunks have at most `max_latents` latents."""
+        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents)
+        self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
+
+    def add_latent(self, session: int, latent: InletSlot) -> bool:
+        """Queue a latent; False when the session is closed and the slot should go back at once."""
+        state = self._sessions.get(session)
+        if state is None:
+            return False
+        state.waiting.append(latent)
+        return True
+
+    def end(self, session: int) -> None:
+        """No more latents will come; a closed session is fine."""
+        state = self._sessions.get(session)
+        if state is not None:
+            state.ended = True
+
+    def close(self, session: int) -> tuple[InletSlot, ...]:
+        """Forget a session; closing twice is fine.
+
+        Returns:
+            Inlet slots it no longer needs.
+        """
+        state = self._sessions.pop(session, None)
+        return tuple(state.waiting) if state is not None else ()
+
+    def pick(self) -> Chunk | None:
+        """Take the next chunk, None when no session can run. A session's last chunk closes it."""
+        for session, state in self._sessions.items():
+            size = state.next_size()
+            if size > 0:
+                return self._take(session, state, size)
+            if state.ended and not state.waiting:
+                return self._take(session, state, 0)
+        return None
+
+    def _take(self, session: int, state: _Session, size: int) -> Chunk:
+        latents = tuple(state.waiting.popleft() for _ in range(size))
+        last = state.ended and not state.waiting
+        first_latent, first_frame = state.num_decoded, state.num_frames
+        state.num_decoded += size
+        state.num_frames = state.spec.frames_after(state.num_decoded, ended=last)
+        if last:
+            del self._sessions[session]
+        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, last)

@@ -1,0 +1,120 @@
+"""What a decoder is and what a frame looks like on the wire: plain values, shared by server and worker.
+
+Pure: imports neither torch nor grpc, so that the server may read a worker's specifications.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from framehaul_pipeline.errors import InvalidInput
+
+
+class LatentDtype(str, Enum):
+    """Element type of latents on the wire, little-endian."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+    @property
+    def itemsize_bytes(self) -> int:
+        """Bytes of one element."""
+        return 4 if self is LatentDtype.FLOAT32 else 2
+
+
+class PixelFormat(str, Enum):
+    """Layout of one frame on the wire; names are FFmpeg's."""
+
+    RGB24 = "rgb24"
+    """`[H, W, 3] uint8`, full range."""
+    YUV420P = "yuv420p"
+    """Planes Y `[H, W]`, U and V `[H/2, W/2]`, `uint8`, BT.709, limited range, packed without padding."""
+
+    def frame_bytes(self, height: int, width: int) -> int:
+        """Bytes of one frame of `height` x `width` pixels."""
+        pixels = height * width
+        return pixels * 3 if self is PixelFormat.RGB24 else pixels * 3 // 2
+
+
+class Exactness(str, Enum):
+    """What frames decoded in chunks equal."""
+
+    FULL = "full"
+    """The decode of the whole clip at once, in any chunking."""
+    LIBRARY_PARTITION = "library-partition"
+    """The reference library's decode, which cuts the clip the same way."""
+    LIBRARY_TILES = "library-tiles"
+    """The reference library's decode in overlapping temporal tiles."""
+    APPROXIMATE = "approximate"
+
+
+class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoder's shape rules.
+
+    A clip of `n` latents `[n, channels, h, w]` gives `num_frames(n)` frames of `h * spatial_factor` by
+    `w * spatial_factor` pixels.
+    """
+
+    name: str
+    channels: int
+    spatial_factor: int
+    temporal_factor: int
+    first_frames: int
+    """Frames that the first latent gives (1 for decoders that treat it as a picture)."""
+    lookahead_latents: int
+    """Latents after the current one that a frame depends on."""
+    exactness: Exactness
+    receptive_latents: int | None
+    """How many latents back a frame depends on, its own included; None: on all of them."""
+    state_bytes_per_pixel: float
+    """Temporal state of a session, device bytes for each output pixel."""
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
+    """Per channel: `latents = normalized * std + mean`; empty: already in the decoder's own scale."""
+
+    def num_frames(self, num_latents: int) -> int:
+        """Frames of a whole clip of `num_latents` latents."""
+        if num_latents == 0:
+            return 0
+        return self.first_frames + (num_latents - 1) * self.temporal_factor
+
+    def frames_after(self, num_latents: int, *, ended: bool) -> int:
+        """Frames that can be out once `num_latents` are in; `ended`: no more will come."""
+        return self.num_frames(num_latents if ended else max(0, num_latents - self.lookahead_latents))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """The size of a session's latents, in latent units."""
+
+    channels: int
+    height: int
+    width: int
+
+    def latent_bytes(self, dtype: LatentDtype) -> int:
+        """Bytes of one latent `[channels, height, width]`."""
+        return self.channels * self.height * self.width * dtype.itemsize_bytes
+
+    def frame_size(self, spec: DecoderSpec) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.height * spec.spatial_factor, self.width * spec.spatial_factor
+
+    def check(self, spec: DecoderSpec, max_pixels: int) -> None:
+        """Refuse a geometry that `spec` can't decode or that makes frames of more than `max_pixels`.
+
+        Raises:
+            InvalidInput: names the field, its value and what is allowed.
+        """
+        if self.channels != spec.channels:
+            raise InvalidInput("geometry.channels", self.channels, f"{spec.channels} for model {spec.name!r}")
+        longest = max_pixels // spec.spatial_factor**2
+        for name, value in (("geometry.height", self.height), ("geometry.width", self.width)):
+            if not 1 <= value <= longest:
+                raise InvalidInput(name, value, f"1..{longest} latents")
+        height, width = self.frame_size(spec)
+        if height * width > max_pixels:
+            raise InvalidInput("geometry", f"{height}x{width}", f"at most {max_pixels} pixels a frame on this server")

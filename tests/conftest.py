@@ -1,0 +1,42 @@
+"""What every test gets: CUDA tests that can't be skipped by accident, and a check that nothing is left behind."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cuda_items = [item for item in items if item.get_closest_marker("needs_cuda")]
+    if not cuda_items or os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in cuda_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device; FAIL_WITHOUT_CUDA=1 fails instead"))
+
+
+def _memfds() -> list[str]:
+    """Rings that this process still has open."""
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(fd)
+        except FileNotFoundError:
+            continue
+        if "framehaul" in target and "memfd" in target:
+            found.append(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No child process and no ring outlives its test."""
+    children = set(psutil.Process().children())
+    yield
+    left = set(psutil.Process().children()) - children
+    assert not left, f"child processes left: {left}"
+    assert not _memfds()

@@ -1,0 +1,76 @@
+from framehaul_pipeline.feeder import Feeder, NextLatent
+
+LATENTS = [memoryview(bytes([index])) for index in range(16)]
+
+
+def fill(feeder: Feeder, session: int, *, priority: int = 0, num_latents: int = 8, allowed: int = 8) -> None:
+    feed = feeder.open(session, priority=priority)
+    feed.waiting.extend(LATENTS[:num_latents])
+    feed.num_allowed = allowed
+
+
+def test_latents_go_in_order_and_only_inside_the_window() -> None:
+    """Latents whose frames don't fit the window hold no inlet slot."""
+    feeder = Feeder(per_session=4)
+    fill(feeder, 1, allowed=2)
+    assert feeder.next_latent(9) == NextLatent(1, 0, LATENTS[0])
+    assert feeder.next_latent(9) == NextLatent(1, 1, LATENTS[1])
+    assert feeder.next_latent(9) is None
+
+
+def test_a_session_holds_at_most_its_share() -> None:
+    """Two chunks' worth, and more when slots come back."""
+    feeder = Feeder(per_session=2)
+    fill(feeder, 1)
+    assert [feeder.next_latent(9) is not None for _ in range(3)] == [True, True, False]
+    feeder.returned(1)
+    assert feeder.next_latent(9) == NextLatent(1, 2, LATENTS[2])
+
+
+def test_the_first_session_always_finds_its_share() -> None:
+    """Later sessions leave enough free slots, whether the first one wants them now or not."""
+    feeder = Feeder(per_session=2)
+    fill(feeder, 1, allowed=0)
+    fill(feeder, 2)
+    assert feeder.next_latent(2) is None
+    assert feeder.next_latent(3) == NextLatent(2, 0, LATENTS[0])
+    feed = feeder.get(1)
+    assert feed is not None
+    feed.num_allowed = 8
+    assert feeder.next_latent(1) == NextLatent(1, 0, LATENTS[0])
+    assert feeder.next_latent(0) is None
+
+
+def test_priority_comes_before_arrival() -> None:
+    """A higher priority is fed first."""
+    feeder = Feeder(per_session=2)
+    fill(feeder, 1)
+    fill(feeder, 2, priority=5)
+    latent = feeder.next_latent(9)
+    assert latent is not None
+    assert latent.session == 2
+
+
+def test_the_end_follows_the_last_latent_once() -> None:
+    """The worker hears that a session ends when it has had all its latents."""
+    feeder = Feeder(per_session=2)
+    fill(feeder, 1, num_latents=1)
+    feed = feeder.get(1)
+    assert feed is not None
+    feed.ended = True
+    assert feeder.next_end() is None
+    feeder.next_latent(9)
+    assert feeder.next_end() == 1
+    assert feeder.next_end() is None
+
+
+def test_a_closed_session_is_forgotten() -> None:
+    """Closing twice, and a slot that comes back late, change nothing."""
+    feeder = Feeder(per_session=2)
+    fill(feeder, 1)
+    feeder.next_latent(9)
+    feeder.close(1)
+    feeder.close(1)
+    feeder.returned(1)
+    assert feeder.get(1) is None
+    assert feeder.next_latent(9) is None

@@ -1,0 +1,117 @@
+from framehaul_pipeline.scheduler import InletSlot, Scheduler
+from framehaul_pipeline.spec import DecoderSpec, Exactness
+
+
+def spec(*, first_frames: int = 1, lookahead: int = 0) -> DecoderSpec:
+    return DecoderSpec(
+        name="fake",
+        channels=1,
+        spatial_factor=2,
+        temporal_factor=4,
+        first_frames=first_frames,
+        lookahead_latents=lookahead,
+        exactness=Exactness.FULL,
+        receptive_latents=None,
+        state_bytes_per_pixel=0.0,
+    )
+
+
+def any_size(index: int, available: int, wanted: int, ended: bool) -> int:
+    return min(available, wanted)
+
+
+def pairs(index: int, available: int, wanted: int, ended: bool) -> int:
+    """Two latents at a time, or what is left at the end."""
+    return 2 if available >= 2 else available if ended else 0
+
+
+def add(scheduler: Scheduler, session: int, num_latents: int) -> None:
+    for slot in range(num_latents):
+        assert scheduler.add_latent(session, InletSlot(slot, 1))
+
+
+def test_the_first_chunk_is_short_and_later_ones_are_full() -> None:
+    """The first frame leaves soon; then chunks have the size that is good for throughput."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=4)
+    add(scheduler, 1, 6)
+    sizes = []
+    while chunk := scheduler.pick():
+        sizes.append((chunk.first_latent, len(chunk.latents), chunk.first_frame, chunk.num_frames, chunk.last))
+    assert sizes == [(0, 1, 0, 1, False), (1, 4, 1, 16, False), (5, 1, 17, 4, False)]
+
+
+def test_the_last_chunk_closes_the_session_and_may_be_empty() -> None:
+    """The end may come with the last latents or after them."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=4)
+    add(scheduler, 1, 1)
+    assert scheduler.pick() is not None
+    assert scheduler.pick() is None
+    scheduler.end(1)
+    chunk = scheduler.pick()
+    assert chunk is not None
+    assert (chunk.latents, chunk.num_frames, chunk.last) == ((), 0, True)
+    assert 1 not in scheduler
+    scheduler.end(1)
+
+
+def test_frames_that_lookahead_held_back_come_with_the_last_chunk() -> None:
+    """A decoder that looks ahead gives fewer frames at first and the rest at the end."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(lookahead=1), rule=any_size, max_latents=1)
+    add(scheduler, 1, 2)
+    scheduler.end(1)
+    chunks = [scheduler.pick(), scheduler.pick()]
+    assert [chunk.num_frames for chunk in chunks if chunk] == [0, 5]
+
+
+def test_earlier_sessions_run_first_and_a_gap_is_filled() -> None:
+    """A session that waits for latents doesn't hold up the next one, and goes on when they come."""
+    scheduler = Scheduler()
+    for session in (1, 2):
+        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1)
+        add(scheduler, session, 1)
+    picked = [chunk.session for chunk in (scheduler.pick(), scheduler.pick()) if chunk]
+    add(scheduler, 2, 1)
+    add(scheduler, 1, 1)
+    picked += [chunk.session for chunk in (scheduler.pick(), scheduler.pick()) if chunk]
+    assert picked == [1, 2, 1, 2]
+
+
+def test_a_higher_priority_takes_over_at_a_chunk_boundary() -> None:
+    """The session that arrived later with a higher priority is next."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=1)
+    add(scheduler, 1, 3)
+    first = scheduler.pick()
+    scheduler.open(2, priority=1, spec=spec(), rule=any_size, max_latents=1)
+    add(scheduler, 2, 1)
+    second, third = scheduler.pick(), scheduler.pick()
+    assert [chunk.session for chunk in (first, second, third) if chunk] == [1, 2, 1]
+
+
+def test_the_decoders_partition_rule_decides() -> None:
+    """A decoder that needs pairs waits for the second latent, except at the end."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(), rule=pairs, max_latents=4)
+    add(scheduler, 1, 3)
+    chunk = scheduler.pick()
+    assert chunk is not None
+    assert len(chunk.latents) == 2
+    assert scheduler.pick() is None
+    scheduler.end(1)
+    last = scheduler.pick()
+    assert last is not None
+    assert (len(last.latents), last.last) == (1, True)
+
+
+def test_closing_gives_back_unused_inlet_slots() -> None:
+    """And later latents of a closed session are refused."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=1)
+    add(scheduler, 1, 2)
+    assert scheduler.close(1) == (InletSlot(0, 1), InletSlot(1, 1))
+    assert scheduler.close(1) == ()
+    assert not scheduler.add_latent(1, InletSlot(2, 1))
+    assert scheduler.pick() is None
