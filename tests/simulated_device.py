@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.streams import Event, Stream
 
 
 class SimulatedEvent:
@@ -31,12 +32,13 @@ class SimulatedStream:
     def run(self, work: Callable[[], None]) -> None:
         self._queue.append(work)
 
-    def record(self) -> SimulatedEvent:
+    def record(self) -> Event:
         event = SimulatedEvent(self._device)
         self._queue.append(("record", event))
         return event
 
-    def wait(self, event: SimulatedEvent) -> None:
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, SimulatedEvent)
         self._queue.append(("wait", event))
 
     @property
@@ -66,7 +68,7 @@ class SimulatedDevice:
         self._choose = choose
         self._streams: list[SimulatedStream] = []
 
-    def stream(self) -> SimulatedStream:
+    def stream(self) -> Stream:
         self._streams.append(SimulatedStream(self))
         return self._streams[-1]
 

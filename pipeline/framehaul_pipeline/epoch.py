@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from typing import Protocol
 
 from framehaul_pipeline.channel import ServerChannel
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable
+from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.feeder import Feeder
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import (
@@ -37,41 +32,14 @@ from framehaul_pipeline.messages import (
     SlotReturned,
     ToServer,
 )
+from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.slots import LeaseTable, SlotError, SlotTable
 from framehaul_pipeline.spec import DecoderSpec
 
 _RETRY_AFTER_S = 1.0
-_WORKER_ENVIRONMENT = {
-    # OpenMP's threads spin at each barrier by default; beside a busy encoder that made CPU decoding 7 times slower.
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 
 _log = logging.getLogger(__name__)
-
-
-class SessionEvents(Protocol):
-    """What a session hears of its work; called on the event loop, and not after its handle is closed."""
-
-    def on_opened(self) -> None:
-        """The session has its place on the device."""
-        ...
-
-    def on_fed(self, num_fed: int) -> None:
-        """The inlet has taken over `num_fed` latents since the session began: their memory is free again."""
-        ...
-
-    def on_published(self, lease: FrameLease) -> None:
-        """A chunk is ready; whoever gets the lease releases it."""
-        ...
-
-    def on_ended(self, num_frames: int) -> None:
-        """The last chunk was published; `num_frames` in all."""
-        ...
-
-    def on_failed(self, error: PipelineError) -> None:
-        """The session can't go on; nothing follows."""
-        ...
 
 
 class Epoch:
@@ -119,17 +87,8 @@ class Epoch:
         self._sessions: dict[int, SessionEvents] = {}
         self._retired = False
 
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "framehaul_pipeline.entry", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=_WORKER_ENVIRONMENT | os.environ,
-            )
-        self._pidfd = os.pidfd_open(self._process.pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
-        self._channel = ServerChannel(ours, on_message=self._receive, on_eof=self._lose)
+        self._process = WorkerProcess(on_exit=self._reap)
+        self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
         self._channel.send_configure(
             Configure(
                 epoch=number,
@@ -218,8 +177,7 @@ class Epoch:
 
     def kill(self) -> None:
         """End the process at once; nothing when it has ended."""
-        if not self.exited.is_set():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._process.kill()
 
     def _feed(self) -> None:
         while (latent := self._feeder.next_latent(self._inlet_slots.num_free)) is not None:
@@ -305,15 +263,14 @@ class Epoch:
             if events is not None:
                 events.on_failed(Unavailable("the worker process ended; open the session again"))
 
-    def _reap(self) -> None:
+    def _reap(self, exit_code: int) -> None:
         """The process is truly gone."""
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        code = self._process.wait()
         self._lose()
-        os.close(self._pidfd)
         if not self.ready.done():
-            self.ready.set_exception(Unavailable(f"the worker process ended before it was ready, exit code {code}"))
-        _log.info("worker gone epoch=%d pid=%d exit_code=%d", self.number, self.pid, code)
+            self.ready.set_exception(
+                Unavailable(f"the worker process ended before it was ready, exit code {exit_code}")
+            )
+        _log.info("worker gone epoch=%d pid=%d exit_code=%d", self.number, self.pid, exit_code)
         self.exited.set()
         self._close_rings()
         self._on_exit(self)

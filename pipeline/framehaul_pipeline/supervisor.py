@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.epoch import Epoch, SessionEvents
+from framehaul_pipeline.epoch import Epoch
 from framehaul_pipeline.errors import PipelineError, Unavailable
+from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.messages import OpenSession
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 

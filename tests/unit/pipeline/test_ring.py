@@ -1,6 +1,7 @@
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,7 +9,7 @@ from framehaul_pipeline.ring import PAGE_BYTES, Ring, RingError, SlotHeader
 
 
 @pytest.fixture
-def ring():
+def ring() -> Iterator[Ring]:
     ring = Ring.create("framehaul-test", num_slots=3, slot_bytes=5000)
     yield ring
     ring.close()

@@ -1,0 +1,97 @@
+# make demo    set up, start a server with the built-in model, stream the sample clip to out/video.mp4, stop
+# make test    set up, run all tests
+# make help    all targets
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Where pip takes torch from, for example TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu for a small CPU build.
+TORCH_INDEX_URL ?=
+
+# OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+SOURCES := protos/framehaul pipeline server/framehaul_server client/framehaul_client tests
+PURE := framehaul/wire.py framehaul_pipeline/slots.py framehaul_pipeline/feeder.py framehaul_pipeline/scheduler.py
+
+# Files without I/O, which tests can hold in full.
+comma := ,
+space := $() $()
+PURE := $(subst $(space),$(comma),$(strip \
+	protos/framehaul/wire.py \
+	pipeline/framehaul_pipeline/slots.py \
+	pipeline/framehaul_pipeline/ring.py \
+	pipeline/framehaul_pipeline/feeder.py \
+	pipeline/framehaul_pipeline/scheduler.py \
+	pipeline/framehaul_pipeline/spec.py \
+	pipeline/framehaul_pipeline/config.py \
+	pipeline/framehaul_pipeline/errors.py \
+	pipeline/framehaul_pipeline/messages.py \
+	pipeline/framehaul_pipeline/lease.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format types layers proto proto-check coverage train-tiny clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Create .venv and install everything; nothing to do when it is current
+
+$(VENV)/.installed: pyproject.toml
+	@echo "setting up $(VENV): a few minutes the first time (torch is large)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip install --index-url $(TORCH_INDEX_URL) 'torch>=2.6,<3')
+	$(BIN)/python -m pip install --progress-bar on --editable '.[server]' --group dev
+	@touch $@
+
+demo: setup ## Stream the sample clip to out/video.mp4
+	$(BIN)/python client/demo.py
+
+test: setup ## Run all tests
+	$(BIN)/python -m pytest -q
+
+check: lint types layers proto-check coverage ## All that CI runs
+
+lint: setup ## Formatting and lint
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+format: setup ## Rewrite sources in the house format
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+types: setup ## mypy --strict
+	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client tests
+
+layers: setup ## Who may import whom
+	$(BIN)/lint-imports
+
+# The generator is the oldest that we support, so that its code runs on every grpcio and protobuf in our range.
+.venv-proto/.installed: Makefile
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet grpcio-tools==1.80.0 mypy-protobuf==3.7.0
+	@touch $@
+
+PROTOC = .venv-proto/bin/python -m grpc_tools.protoc -Iprotos \
+	--plugin=protoc-gen-mypy=.venv-proto/bin/protoc-gen-mypy \
+	--plugin=protoc-gen-mypy_grpc=.venv-proto/bin/protoc-gen-mypy_grpc
+
+proto: .venv-proto/.installed ## Generate the stubs again
+	$(PROTOC) --python_out=protos --grpc_python_out=protos --mypy_out=quiet:protos --mypy_grpc_out=quiet:protos \
+		protos/framehaul/v1/frames.proto
+
+proto-check: .venv-proto/.installed ## The stubs in the repository are those of the .proto
+	rm -rf out/proto && mkdir -p out/proto
+	$(PROTOC) --python_out=out/proto --grpc_python_out=out/proto --mypy_out=quiet:out/proto \
+		--mypy_grpc_out=quiet:out/proto protos/framehaul/v1/frames.proto
+	for file in out/proto/framehaul/v1/*; do diff -u protos/framehaul/v1/$$(basename $$file) $$file || exit 1; done
+
+coverage: setup ## All tests; the pure files must be covered in every branch
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage report
+	$(BIN)/coverage report --fail-under=100 --show-missing --include='$(shell $(BIN)/python scripts/pure_files.py)'
+
+clean: ## Remove what the other targets made
+	rm -rf out .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV) .venv-proto

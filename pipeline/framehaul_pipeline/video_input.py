@@ -1,0 +1,193 @@
+"""Reads a video file as a stream of chunks of RGB frames with PyAV, scaled and cropped. No torch.
+
+At most one chunk of frames is held, so memory doesn't grow with the video's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from framehaul_pipeline.errors import InvalidInput
+
+SIZE_STEP = 8
+"""Frames are cropped to a multiple of this many pixels each way."""
+MAX_SIDE = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excerpt:
+    """Which part of a video to read."""
+
+    start_s: float = 0.0
+    duration_s: float | None = None
+    """None: to the end."""
+    max_frames: int | None = None
+    """None: no limit."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            InvalidInput: a value is out of range.
+        """
+        if not 0 <= self.start_s < float("inf"):
+            raise InvalidInput("start", self.start_s, "0 or more seconds")
+        if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
+            raise InvalidInput("duration", self.duration_s, "more than 0 seconds")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise InvalidInput("max-frames", self.max_frames, "1 or more")
+
+
+class VideoInput:
+    """An open video; a context manager."""
+
+    def __init__(self, path: Path, size: tuple[int, int] | None, excerpt: Excerpt) -> None:
+        """Open `path`.
+
+        Args:
+            path: anything that FFmpeg reads.
+            size: width and height to make frames, in pixels; None keeps the video's, cropped to multiples of 8.
+            excerpt: the part to read.
+
+        Raises:
+            InvalidInput: not a readable video, or a size that can't be made.
+        """
+        if size is not None:
+            _check_size(*size)
+        self._path, self._excerpt = path, excerpt
+        try:
+            self._container: InputContainer = av.open(str(path))
+        except (av.FFmpegError, OSError) as error:
+            raise InvalidInput("video", path, f"a readable video file ({_reason(error)})") from error
+        try:
+            self._stream = self._video_stream()
+            width, height = self._stream.codec_context.width, self._stream.codec_context.height
+            self.width, self.height = size or (width - width % SIZE_STEP, height - height % SIZE_STEP)
+            if min(width, height) < 1 or min(self.width, self.height) < SIZE_STEP:
+                raise InvalidInput("video", f"{width}x{height}", f"at least {SIZE_STEP}x{SIZE_STEP} pixels, or use --size")
+            self._scale = max(Fraction(self.width, width), Fraction(self.height, height))
+            self._resized = size is not None
+        except BaseException:
+            self._container.close()
+            raise
+
+    @property
+    def fps(self) -> Fraction:
+        """Mean frame rate; 24 where the file doesn't say."""
+        return self._stream.average_rate or self._stream.guessed_rate or Fraction(24)
+
+    @property
+    def num_frames_hint(self) -> int | None:
+        """How many frames are likely to come; None: the file doesn't say."""
+        if self._stream.frames:
+            total_s = self._stream.frames / float(self.fps)
+        elif self._container.duration:
+            total_s = self._container.duration / av.time_base
+        else:
+            return None
+        left_s = max(0.0, total_s - self._excerpt.start_s)
+        if self._excerpt.duration_s is not None:
+            left_s = min(left_s, self._excerpt.duration_s)
+        count = round(left_s * float(self.fps))
+        return count if self._excerpt.max_frames is None else min(count, self._excerpt.max_frames)
+
+    def chunks(self, num_frames: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield `[num_frames, H, W, 3] uint8`; the last chunk is filled up with its last frame.
+
+        Raises:
+            InvalidInput: the video is damaged, or the excerpt holds no frame.
+        """
+        chunk = np.empty((num_frames, self.height, self.width, 3), np.uint8)
+        filled = total = 0
+        for frame in self._frames():
+            chunk[filled] = self._pixels(frame)
+            filled, total = filled + 1, total + 1
+            if filled == num_frames:
+                yield chunk
+                filled = 0
+        if total == 0:
+            raise InvalidInput("video", self._path, "a video with frames in the part asked for")
+        if filled:
+            chunk[filled:] = chunk[filled - 1]
+            yield chunk
+
+    def close(self) -> None:
+        """Close the file. Closing twice is fine."""
+        self._container.close()
+
+    def __enter__(self) -> VideoInput:
+        """Hold the file open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _video_stream(self) -> VideoStream:
+        if not self._container.streams.video:
+            raise InvalidInput("video", self._path, "a file with a video stream")
+        stream = self._container.streams.video[0]
+        stream.thread_type = "AUTO"
+        return stream
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        """Decoded frames of the excerpt."""
+        excerpt, first_s, count = self._excerpt, None, 0
+        try:
+            if excerpt.start_s:
+                self._container.seek(int(excerpt.start_s * av.time_base), backward=True)
+            begin_s = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+            for frame in self._container.decode(self._stream):
+                time_s = None if frame.time is None else frame.time - begin_s
+                # Half a frame of slack: time stamps are rounded to the file's time base.
+                if time_s is not None and time_s < excerpt.start_s - 0.5 / float(self.fps):
+                    continue
+                first_s = time_s if first_s is None else first_s
+                if excerpt.max_frames is not None and count >= excerpt.max_frames:
+                    return
+                if self._is_past(time_s, first_s, count):
+                    return
+                yield frame
+                count += 1
+        except av.FFmpegError as error:
+            raise InvalidInput("video", self._path, f"a video that can be decoded ({_reason(error)})") from error
+
+    def _is_past(self, time_s: float | None, first_s: float | None, count: int) -> bool:
+        if self._excerpt.duration_s is None:
+            return False
+        since_s = count / float(self.fps) if time_s is None or first_s is None else time_s - first_s
+        return since_s > self._excerpt.duration_s - 0.5 / float(self.fps)
+
+    def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """`[H, W, 3] uint8`: scaled to cover the size, then the middle cut out."""
+        # A stream may change its size on the way: the scale follows each frame.
+        scale = max(Fraction(self.width, frame.width), Fraction(self.height, frame.height))
+        if self._resized or min(frame.width, self.width) < self.width or frame.height < self.height:
+            width, height = max(self.width, round(frame.width * scale)), max(self.height, round(frame.height * scale))
+            frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
+        pixels = frame.to_ndarray(format="rgb24")
+        top, left = (pixels.shape[0] - self.height) // 2, (pixels.shape[1] - self.width) // 2
+        return pixels[top : top + self.height, left : left + self.width]
+
+
+def _check_size(width: int, height: int) -> None:
+    for name, side in (("width", width), ("height", height)):
+        if side % SIZE_STEP or not SIZE_STEP <= side <= MAX_SIDE:
+            raise InvalidInput(f"size {name}", side, f"a multiple of {SIZE_STEP} in {SIZE_STEP}..{MAX_SIDE}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,187 @@
+"""What only a GPU can show: registered memory, streams that really run late, parity with the CPU."""
+
+import itertools
+import struct
+from collections.abc import Callable
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from framehaul_pipeline.convert import convert
+from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.tiny import load_tiny
+from framehaul_pipeline.devices import CudaDevice, open_device
+from framehaul_pipeline.launch import Launcher
+from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.scheduler import Chunk, InletSlot
+from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.streams import Event, Stream
+from tests.fake_decoder import FAKE_SPEC, FakeDecoder
+
+pytestmark = pytest.mark.needs_cuda
+
+SIDE = 64
+FRAME_BYTES = 2 * SIDE * 2 * SIDE * 3
+NUM_CHUNKS = 24
+DELAY_CYCLES = 20_000_000
+"""About 10 ms, a hundred times the work of a chunk here."""
+
+
+class RunningSum(FakeDecoder):
+    """Grey level of each frame: the sum of all latents so far; all on the device, so that nothing waits."""
+
+    spec = msgspec.structs.replace(FAKE_SPEC, first_frames=2)
+
+    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+        return [torch.zeros(1, device="cuda")]
+
+    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
+        totals = state[0] + latents[:, 0, 0, 0].float().cumsum(0)
+        levels = (totals % 256 / 127.5 - 1.0).repeat_interleave(2).view(-1, 1, 1, 1)
+        frames = levels.expand(-1, 3, 2 * latents.shape[2], 2 * latents.shape[3])
+        return frames, [totals[-1:].clone()]
+
+
+class DelayedStream:
+    """A stream whose every piece of work starts late."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def run(self, work: Callable[[], None]) -> None:
+        def late() -> None:
+            torch.cuda._sleep(DELAY_CYCLES)
+            work()
+
+        self._stream.run(late)
+
+    def record(self) -> Event:
+        return self._stream.record()
+
+    def wait(self, event: Event) -> None:
+        self._stream.wait(event)
+
+
+class DelayedDevice(CudaDevice):
+    """Delays the streams of these numbers, in the order of their creation."""
+
+    def __init__(self, delayed: frozenset[int]) -> None:
+        super().__init__(0)
+        self._delayed = delayed
+        self._numbers = itertools.count()
+
+    def stream(self) -> Stream:
+        stream = super().stream()
+        return DelayedStream(stream) if next(self._numbers) in self._delayed else stream
+
+
+def test_a_ring_is_registered_as_pinned_memory() -> None:
+    """Copies into it run asynchronously, and end where the slot is."""
+    ring = Ring.create("framehaul-gpu", num_slots=2, slot_bytes=1 << 20)
+    device = open_device("cuda")
+    memory = device.attach(ring)
+    assert memory.is_pinned()
+    start = ring.payload_offset(1)
+    memory[start : start + (1 << 20)].copy_(
+        torch.full((1 << 20,), 7, dtype=torch.uint8, device="cuda"), non_blocking=True
+    )
+    torch.cuda.synchronize()
+    with ring.payload(0) as before, ring.payload(1) as payload:
+        assert bytes(payload) == b"\x07" * (1 << 20)
+        assert not any(before)
+    device.detach(ring)
+    del memory
+    ring.close()
+
+
+@pytest.mark.parametrize("delayed", [frozenset(), frozenset({0}), frozenset({1}), frozenset({2}), frozenset({0, 2})])
+def test_streams_that_run_late_do_not_mix_chunks_up(delayed: frozenset[int]) -> None:
+    """Whichever of upload, compute and copy lags behind, each slot gets its own frames, whole."""
+    ring = Ring.create("framehaul-gpu", num_slots=NUM_CHUNKS, slot_bytes=2 * FRAME_BYTES)
+    inlet = Ring.create("framehaul-gpu-inlet", num_slots=NUM_CHUNKS, slot_bytes=2 * SIDE * SIDE)
+    launcher = Launcher(DelayedDevice(delayed), ring, inlet, chunk_latents=1)
+    place = launcher.open(
+        RunningSum(),
+        Geometry(channels=1, height=SIDE, width=SIDE),
+        num_latents=None,
+        dtype=LatentDtype.FLOAT16,
+        normalized=False,
+        pixel_format=PixelFormat.RGB24,
+    )
+    total, expected = 0, []
+    for index in range(NUM_CHUNKS):
+        value = 1 + index % 7
+        total += value
+        expected.append(total)
+        with inlet.payload(index) as payload:
+            payload[:] = struct.pack("<e", value) * SIDE * SIDE
+    for index in range(NUM_CHUNKS):
+        launcher.launch(Chunk(1, index, (InletSlot(index, 1),), 2 * index, 2, last=False), place, index, generation=1)
+    launcher.settle()
+    for index, level in enumerate(expected):
+        with ring.payload(index) as payload:
+            assert bytes(payload[: 2 * FRAME_BYTES]) == bytes([level]) * 2 * FRAME_BYTES
+    launcher.close()
+    del launcher
+    ring.close()
+    inlet.close()
+
+
+def decode_in_chunks(device: torch.device, dtype: torch.dtype, latents: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    decoder = load_tiny(device, dtype)
+    state = decoder.open(Geometry(channels=16, height=latents.shape[2], width=latents.shape[3]), None)
+    frames = []
+    for chunk in latents.to(device, dtype).split(list(sizes)):
+        part, state = decoder.step(chunk, state)
+        frames.append(part)
+    return torch.cat(frames).float().cpu()
+
+
+@pytest.fixture
+def exact_float32() -> None:
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("exact_float32")
+def test_tiny_on_the_gpu_equals_tiny_on_the_cpu() -> None:
+    """In float32 without TF32, to rounding; in float16, as pictures."""
+    latents = torch.randn(6, 16, 15, 26, generator=torch.Generator().manual_seed(5)).clamp(-3, 3)
+    reference = decode_in_chunks(torch.device("cpu"), torch.float32, latents, (6,))
+    single = decode_in_chunks(torch.device("cuda"), torch.float32, latents, (6,))
+    assert (single - reference).abs().max() < 1e-4
+    half = decode_in_chunks(torch.device("cuda"), torch.float16, latents, (6,))
+    error = (half - reference).abs()
+    assert error.max() < 0.05
+    assert error.mean() < 2e-3
+
+
+@pytest.mark.usefixtures("exact_float32")
+@pytest.mark.parametrize("sizes", [(1,) * 11, (2, 2, 2, 2, 2, 1), (3, 3, 3, 2), (5, 5, 1)])
+def test_chunks_of_any_size_equal_the_whole(sizes: tuple[int, ...]) -> None:
+    """The golden rule, on the GPU: 1e-5 in float32."""
+    latents = torch.randn(11, 16, 15, 26, generator=torch.Generator().manual_seed(6)).clamp(-3, 3)
+    whole = decode_in_chunks(torch.device("cuda"), torch.float32, latents, (11,))
+    chunked = decode_in_chunks(torch.device("cuda"), torch.float32, latents, sizes)
+    assert (chunked - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("pixel_format", list(PixelFormat))
+def test_conversion_on_the_gpu_equals_the_cpus(pixel_format: PixelFormat) -> None:
+    """To one level: both compute in float32, and may add in another order."""
+    frames = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(7)) * 2.2 - 1.1
+    outs = []
+    for device in ("cpu", "cuda"):
+        out = torch.zeros(2, pixel_format.frame_bytes(48, 80), dtype=torch.uint8, device=device)
+        convert(frames.to(device), pixel_format, out)
+        outs.append(out.cpu().int())
+    difference = (outs[0] - outs[1]).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 1e-3
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    """By its name, with what is allowed."""
+    with pytest.raises(ValueError, match="device=cuda:63: must be one of the"):
+        open_device("cuda:63")

@@ -1,0 +1,156 @@
+"""The worker on the CPU device, one call at a time: what happens when a session's work fails."""
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.devices import CpuDevice
+from framehaul_pipeline.messages import (
+    EndOfLatents,
+    InletReturned,
+    LatentReady,
+    OpenSession,
+    Published,
+    SessionEnded,
+    SessionFailed,
+    SessionOpened,
+    ToServer,
+)
+from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.worker import Worker
+from tests.fake_decoder import FakeDecoder, expected_levels
+
+
+class FullDecoder(FakeDecoder):
+    """Has no room for a state."""
+
+    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+        raise torch.OutOfMemoryError("no room")
+
+
+class BrokenDevice(CpuDevice):
+    """Doesn't answer after an error."""
+
+    def healthy(self) -> bool:
+        return False
+
+
+class Bench:
+    """A worker with its rings, its messages caught in a list."""
+
+    def __init__(self, device: CpuDevice) -> None:
+        self.ring = Ring.create("framehaul-worker", num_slots=3, slot_bytes=48)
+        self.inlet = Ring.create("framehaul-worker-inlet", num_slots=4, slot_bytes=4)
+        self.sent: list[ToServer] = []
+        decoders = {"fake": FakeDecoder(), "full": FullDecoder()}
+        self.worker = Worker(device, self.ring, self.inlet, decoders, chunk_latents=2, send=self.sent.append)
+
+    def open(self, session: int, model: str = "fake") -> None:
+        self.worker.apply(
+            OpenSession(
+                session=session,
+                model=model,
+                channels=1,
+                latent_height=1,
+                latent_width=1,
+                num_latents=None,
+                dtype=LatentDtype.FLOAT32,
+                normalized=False,
+                pixel_format=PixelFormat.RGB24,
+                priority=0,
+            )
+        )
+
+    def latent(self, session: int, slot: int, value: float) -> None:
+        with self.inlet.payload(slot) as payload:
+            payload[:4] = struct.pack("<f", value)
+        self.worker.apply(LatentReady(session=session, slot=slot, generation=1))
+
+    def run(self) -> None:
+        while (job := self.worker.next_job(wait=False)) is not None:
+            flight = self.worker.run(job)
+            if flight is not None:
+                self.worker.complete(flight)
+                self.worker.publish(flight)
+
+    def close(self) -> None:
+        self.worker.stop()
+        self.worker.drain()
+        self.ring.close()
+        self.inlet.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench(CpuDevice())
+    yield bench
+    bench.close()
+
+
+def test_a_session_from_open_to_end(bench: Bench) -> None:
+    """Opened, latents back, frames published, ended, in this order."""
+    bench.open(1)
+    bench.latent(1, 0, 9)
+    bench.latent(1, 1, 5)
+    bench.worker.apply(EndOfLatents(session=1))
+    bench.run()
+    assert [type(message) for message in bench.sent] == [
+        SessionOpened,
+        InletReturned,
+        Published,
+        InletReturned,
+        Published,
+        SessionEnded,
+    ]
+    published = [message for message in bench.sent if isinstance(message, Published)]
+    levels = []
+    for message in published:
+        with bench.ring.payload(message.slot) as payload:
+            levels += [payload[12 * index] for index in range(len(message.crc32c))]
+    assert levels == expected_levels([9, 5])
+    assert bench.sent[-1] == SessionEnded(session=1, num_frames=3)
+
+
+def test_a_decoder_that_fails_ends_its_session_alone(bench: Bench) -> None:
+    """Its slots come back, the reason hides the exception's text, and the next session works."""
+    bench.open(1)
+    bench.latent(1, 0, -1)
+    bench.latent(1, 1, 3)
+    bench.run()
+    assert bench.sent == [
+        SessionOpened(session=1),
+        InletReturned(slot=0, generation=1),
+        InletReturned(slot=1, generation=1),
+        SessionFailed(session=1, reason="the decoder failed on this session's latents", overloaded=False),
+    ]
+    bench.sent.clear()
+    bench.open(2)
+    bench.latent(2, 2, 7)
+    bench.worker.apply(EndOfLatents(session=2))
+    bench.run()
+    assert bench.sent[-1] == SessionEnded(session=2, num_frames=1)
+
+
+def test_a_session_without_room_on_the_device_is_overloaded(bench: Bench) -> None:
+    """And latents that come for it afterwards go straight back."""
+    bench.open(1, model="full")
+    bench.run()
+    bench.latent(1, 0, 1)
+    assert bench.sent == [
+        SessionFailed(session=1, reason="device memory is full", overloaded=True),
+        InletReturned(slot=0, generation=1),
+    ]
+
+
+def test_a_device_that_is_lost_ends_the_worker() -> None:
+    """The error leaves `run`, so that the process ends and a new one takes over."""
+    bench = Bench(BrokenDevice())
+    bench.open(1)
+    bench.latent(1, 0, -1)
+    with pytest.raises(RuntimeError, match="negative"):
+        bench.run()
+    bench.close()
