@@ -6,6 +6,7 @@ decides when it stops: a `Shutdown` message, or end-of-file when the server is g
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -41,9 +43,12 @@ def main() -> int:
     # Only the server decides when a worker stops: a terminal's or a service manager's signal reaches both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The server's log has the same form; both write to the same stderr.
+    logging.Formatter.converter = time.gmtime
     logging.basicConfig(
-        level=os.environ.get("FRAMEHAUL_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        level=os.environ.get("FRAMEHAUL_LOG_LEVEL", "info").upper(),
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
     )
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     configured = channel.receive_configure()
@@ -63,7 +68,7 @@ def main() -> int:
         return EXIT_FAULT
     specs = tuple(decoder.spec for decoder in decoders.values())
     channel.send(Ready(device=device.name, memory_bytes=device.memory_bytes, specs=specs))
-    _log.info("worker ready pid=%d epoch=%d device=%r", os.getpid(), configure.epoch, device.name)
+    _log.info("worker ready pid=%d epoch=%d device=%s", os.getpid(), configure.epoch, json.dumps(device.name))
     _serve(worker, channel)
     return 0
 

@@ -1,0 +1,1 @@
+"""The frame server: one event loop that speaks gRPC and never imports torch."""

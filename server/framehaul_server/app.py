@@ -1,0 +1,193 @@
+"""Puts the server together, runs it, and takes it down in order: drain, sessions, gRPC, worker.
+
+Owns the gRPC server and the supervisor. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import SERVICE
+from framehaul_pipeline.models import MODELS
+from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
+from framehaul_server import logs
+from framehaul_server.admission import Admission
+from framehaul_server.config import Address, ServerConfig
+from framehaul_server.errors import CannotListen
+from framehaul_server.health import Health
+from framehaul_server.info import max_response_bytes, server_info
+from framehaul_server.service import FrameService, ServiceIdentity
+from framehaul_server.session import SessionRules
+from framehaul_server.transport import server_options
+from framehaul_server.validation import OpenRules
+
+_STATUS_TIMEOUT_S: Final = 1.0
+"""For clients to hear how their session ended, once it was ended for them."""
+_STOP_MARGIN_S: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """One server process."""
+
+    def __init__(self, config: ServerConfig, *, on_ready: Callable[[str], None]) -> None:
+        """Prepare; `on_ready` gets the line that says what is served, once it is. Needs a running loop."""
+        self._config = config
+        self._on_ready = on_ready
+        self._specs = tuple(MODELS[name] for name in config.worker.models)
+        self._admission = Admission(config.max_sessions)
+        self._health = Health()
+        self._worker_failed = asyncio.Event()
+        self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
+        self._server = grpc.aio.server(
+            options=server_options(max_request_bytes=config.max_request_bytes, max_sessions=config.max_sessions)
+        )
+        self._epoch = time.time_ns()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, drain, and clean up.
+
+        Raises:
+            CannotListen: the address is in use, or not of this machine.
+            WorkerFailed: the worker doesn't start, or died past its restart budget.
+
+        Cancellation: cleans up without draining.
+        """
+        address = self._bind()
+        service = self._service(address)
+        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._health.add_to(self._server)
+        if self._config.reflection:
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        publishing = asyncio.create_task(self._health.run())
+        try:
+            if await _first(self._supervisor.start(), stop.wait()) == 1:
+                return
+            await self._health.publish()
+            await self._server.start()
+            self._on_ready(self._ready_line(address))
+            await _first(stop.wait(), self._worker_failed.wait())
+            if self._worker_failed.is_set():
+                await self._server.stop(_STATUS_TIMEOUT_S)
+                raise WorkerFailed("the worker died too often; see the log")
+            await self._drain(service)
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+            await self._stop_server()
+            await self._supervisor.aclose()
+
+    def _bind(self) -> Address:
+        wanted = self._config.listen
+        try:
+            port = self._server.add_insecure_port(str(wanted))
+        except RuntimeError as error:
+            raise CannotListen(f"listen={wanted}: the address is in use or not of this machine") from error
+        return Address(host=wanted.host, port=port)
+
+    def _service(self, address: Address) -> FrameService:
+        config = self._config
+        host = socket.gethostname() if address.is_wildcard else address.host
+        return FrameService(
+            worker=self._supervisor,
+            admission=self._admission,
+            rules=SessionRules(
+                opening=OpenRules(
+                    specs=self._specs, max_pixels=config.worker.max_pixels, allow_synthetic=config.allow_synthetic
+                ),
+                window_bytes=config.session_window_bytes,
+                latent_bytes=config.session_latent_bytes,
+                chunk_latents=config.worker.chunk_latents,
+            ),
+            first_request_timeout_s=config.first_request_timeout_s,
+            identity=ServiceIdentity(
+                target=config.advertise or str(Address(host=host, port=address.port)), epoch=self._epoch
+            ),
+            info=self._info,
+        )
+
+    def _info(self) -> pb.ServerInfo:
+        config, rings = self._config, self._supervisor.statistics()
+        return server_info(
+            version=version("framehaul"),
+            device=self._supervisor.device,
+            epoch=self._epoch,
+            specs=self._specs,
+            limits=pb.Limits(
+                max_sessions=config.max_sessions,
+                max_pixels=config.worker.max_pixels,
+                max_request_bytes=config.max_request_bytes,
+                max_response_bytes=max_response_bytes(config.worker.max_pixels),
+                chunk_latents=config.worker.chunk_latents,
+            ),
+            load=pb.Load(sessions=self._admission.num_sessions, slots=rings.num_slots, slots_in_use=rings.num_leased),
+            synthetic=config.allow_synthetic,
+        )
+
+    def _ready_line(self, address: Address) -> str:
+        models = ", ".join(spec.name for spec in self._specs)
+        return (
+            f"framehaul: serving {models} on {address}, device {self._supervisor.device}, "
+            f"{self._supervisor.shared_bytes / 1e6:.0f} MB shared memory, up to {self._config.max_sessions} sessions"
+        )
+
+    def _worker_changed(self, state: WorkerState) -> None:
+        _log.info("%s", logs.line("worker", state=state.value))
+        self._health.worker_changed(state)
+        if state is WorkerState.FAILED:
+            self._worker_failed.set()
+
+    async def _drain(self, service: FrameService) -> None:
+        grace_s = self._config.grace_s
+        _log.info("%s", logs.line("drain", sessions=self._admission.num_sessions, grace_s=grace_s))
+        self._health.drain()
+        service.drain(grace_s)
+        try:
+            async with asyncio.timeout(grace_s):
+                await _first(self._admission.idle.wait(), self._worker_failed.wait())
+        except TimeoutError:
+            _log.warning("%s", logs.line("drain_timeout", sessions=self._admission.num_sessions))
+            service.fail_sessions("the server stops: its grace period is over")
+
+    async def _stop_server(self) -> None:
+        grace_s = None if self._admission.idle.is_set() else _STATUS_TIMEOUT_S
+        try:
+            async with asyncio.timeout(_STATUS_TIMEOUT_S + _STOP_MARGIN_S):
+                await self._server.stop(grace_s)
+        except TimeoutError:
+            _log.warning("%s", logs.line("stop_timeout", sessions=self._admission.num_sessions))
+
+
+def log_config(config: ServerConfig) -> None:
+    """Log what the server was told."""
+    told = asdict(config)
+    worker = told.pop("worker")
+    told["listen"] = config.listen
+    _log.info("%s", logs.line("config", **told, **{f"worker.{key}": value for key, value in worker.items()}))
+
+
+async def _first(*works: Coroutine[object, object, object]) -> int:
+    """Await whichever ends first, cancel the others, and say which it was."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    first = next(index for index, task in enumerate(tasks) if not task.cancelled())
+    tasks[first].result()
+    return first

@@ -1,0 +1,213 @@
+"""The `server` command: options from the command line, then the environment, then defaults; exit codes for scripts."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+import uvloop
+
+from framehaul.allocator import tune_allocator
+from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.models import MODELS
+from framehaul_pipeline.supervisor import WorkerFailed
+from framehaul_server import logs
+from framehaul_server.app import App, log_config
+from framehaul_server.config import Address, ServerConfig
+from framehaul_server.errors import CannotListen
+from framehaul_server.signals import StopSignals
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 2
+EXIT_CANNOT_LISTEN: Final = 3
+EXIT_WORKER_FAILED: Final = 4
+
+_ENVIRONMENT_PREFIX: Final = "FRAMEHAUL_"
+_EPILOG: Final = """\
+Every option can be set by an environment variable as well; the command line counts first.
+Frames leave as rgb24 or yuv420p. There is no TLS yet, so other than loopback addresses need --insecure.
+
+The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
+The second ends the process at once.
+
+exit codes:
+  0    stopped by a signal, after draining
+  2    an option is wrong
+  3    the address can't be listened on
+  4    the worker doesn't start, or died too often
+  130  second signal was SIGINT
+  143  second signal was SIGTERM
+"""
+ValueT = TypeVar("ValueT")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server until it is told to stop; gives the exit code."""
+    config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    tune_allocator()
+    logs.configure(config.log_level)
+    os.environ[_variable("--log-level")] = config.log_level  # for the worker
+    log_config(config)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config))
+    except CannotListen as error:
+        return _complain(error, EXIT_CANNOT_LISTEN)
+    except WorkerFailed as error:
+        return _complain(error, EXIT_WORKER_FAILED)
+    return EXIT_OK
+
+
+async def _serve(config: ServerConfig) -> None:
+    signals = StopSignals()
+    signals.install()
+    try:
+        await App(config, on_ready=_say).run(signals.requested)
+    finally:
+        signals.remove()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _complain(error: Exception, code: int) -> int:
+    sys.stderr.write(f"server: error: {error}\n")
+    return code
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
+    """Read the command line over the environment over the defaults.
+
+    Raises:
+        SystemExit: with code 2 for a wrong option, with code 0 for --help.
+    """
+    parser = _parser(environment)
+    given = parser.parse_args(arguments)
+    try:
+        return ServerConfig(
+            listen=given.listen,
+            worker=WorkerConfig(
+                device=given.device,
+                models=(given.model,),
+                max_pixels=given.max_size,
+                num_slots=given.slots,
+                chunk_latents=given.chunk_latents,
+            ),
+            advertise=given.advertise,
+            max_sessions=given.max_sessions,
+            session_window_bytes=given.session_window_mib << 20,
+            max_request_bytes=given.max_request_mib << 20,
+            grace_s=given.grace,
+            allow_synthetic=given.allow_synthetic,
+            reflection=given.reflection,
+            insecure=given.insecure,
+            log_level=given.log_level,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server",
+        description="Decodes VAE latents that arrive over gRPC and streams the frames back.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    defaults, worker = ServerConfig(), WorkerConfig()
+
+    def option(
+        flag: str, read: Callable[[str], ValueT], default: str | None, description: str, metavar: str | None = None
+    ) -> None:
+        variable = _variable(flag)
+        shown = "" if default is None else f", default {default}"
+        parser.add_argument(
+            flag,
+            type=_reader(read),
+            default=environment.get(variable, default),
+            metavar=metavar,
+            help=f"{description} [{variable}{shown}]",
+        )
+
+    def switch(flag: str, description: str) -> None:
+        variable = _variable(flag)
+        parser.add_argument(
+            flag,
+            action=argparse.BooleanOptionalAction,
+            default=_read_switch(parser, variable, environment.get(variable, "0")),
+            help=f"{description} [{variable}=1]",
+        )
+
+    option("--listen", Address.parse, str(defaults.listen), "where to listen; port 0 picks a free one", "HOST:PORT")
+    option("--device", str, worker.device, "auto, cpu, cuda or cuda:N", "DEVICE")
+    option("--model", _read_model, worker.models[0], f"model to serve: {', '.join(MODELS)}", "NAME")
+    option("--max-sessions", int, str(defaults.max_sessions), "sessions at a time; more are refused", "N")
+    option("--max-size", _read_size, "1920x1088", "largest frame, by its area; sizes the rings", "WIDTHxHEIGHT")
+    option("--slots", int, str(worker.num_slots), "chunks of frames in shared memory", "N")
+    option("--chunk-latents", int, str(worker.chunk_latents), "most latents decoded together", "N")
+    option(
+        "--session-window-mib",
+        int,
+        str(defaults.session_window_bytes >> 20),
+        "frames that may wait for one client, in MiB",
+        "MIB",
+    )
+    option(
+        "--max-request-mib",
+        int,
+        str(defaults.max_request_bytes >> 20),
+        "largest request, a Render's clip say, in MiB",
+        "MIB",
+    )
+    option("--grace", float, f"{defaults.grace_s:g}", "time for running sessions after the first signal", "SECONDS")
+    option("--advertise", str, None, "address that Locate answers; default is the bound one", "HOST:PORT")
+    switch("--insecure", "allow addresses other than loopback, without TLS")
+    switch("--allow-synthetic", "allow clips that the server makes from a seed, for load tests")
+    switch("--reflection", "serve gRPC reflection")
+    option("--log-level", str, defaults.log_level, ", ".join(logs.LEVELS), "LEVEL")
+    return parser
+
+
+def _variable(flag: str) -> str:
+    return _ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def _reader(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
+    def checked(text: str) -> ValueT:
+        try:
+            return read(text)
+        except ValueError as error:
+            kind = {int: "a whole number", float: "a number"}.get(read) if isinstance(read, type) else None
+            raise argparse.ArgumentTypeError(f"{text!r}: must be {kind}" if kind else str(error)) from error
+
+    return checked
+
+
+def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        parser.error(f"{variable}={text!r}: must be 0 or 1")
+    return text == "1"
+
+
+def _read_model(text: str) -> str:
+    if text not in MODELS:
+        raise ValueError(f"{text!r}: must be one of {', '.join(MODELS)}")
+    return text
+
+
+def _read_size(text: str) -> int:
+    width, _, height = text.partition("x")
+    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
+        raise ValueError(f"{text!r}: must be WIDTHxHEIGHT in pixels, like 1920x1088")
+    return int(width) * int(height)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

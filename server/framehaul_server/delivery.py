@@ -1,0 +1,125 @@
+"""The frames side of a session: responses on their way to the client, and the window they must fit.
+
+Runs on the event loop: `run` in a task of its own, everything else as plain calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.lease import FrameLease
+from framehaul_server.errors import SessionCancelled
+from framehaul_server.logs import SessionRecord
+from framehaul_server.outbox import Outbox, Outgoing
+from framehaul_server.packing import frames_per_message, pack
+from framehaul_server.validation import OpenRequest
+from framehaul_server.window import FrameWindow, WindowLimits
+
+_PARTING_TIMEOUT_S: Final = 30.0
+"""How long an EXPLICIT client may keep the call open after `Done`."""
+
+
+class WritableContext(Protocol):
+    """What sending needs of a `ServicerContext`."""
+
+    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
+        """Send the response's headers."""
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; waits for the client's flow control."""
+
+
+class Delivery:
+    """Sends one session's responses in order, frames no faster than the client takes them."""
+
+    def __init__(
+        self, request: OpenRequest, limits: WindowLimits, record: SessionRecord, *, window_moved: Callable[[], None]
+    ) -> None:
+        """Start with the window that `request` asks for; `window_moved` is called when it lets more frames through."""
+        self._explicit = request.explicit
+        self._record = record
+        self._window_moved = window_moved
+        self._window = FrameWindow(limits, initial_frames=request.window_frames)
+        self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
+        self._outbox = Outbox()
+        self._num_sent = 0
+        """Frames handed to the transport."""
+        self._done_sent = False
+        self._heard_all = asyncio.Event()
+        """Set when an EXPLICIT client has nothing left to say."""
+
+    @property
+    def frames_until(self) -> int:
+        """Frames below this one fit the window."""
+        return self._window.frames_until
+
+    def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
+        """Queue a response without frames; an urgent one passes the frames that wait."""
+        self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
+
+    def publish(self, lease: FrameLease, *, latents_until: int) -> None:
+        """Copy a lease's frames into responses and release it."""
+        with lease:
+            for outgoing in pack(lease, self._frames_to_a_message, latents_until):
+                self._outbox.put(outgoing)
+
+    def acknowledge(self, ack: pb.Ack) -> None:
+        """Move the window of an EXPLICIT session.
+
+        Raises:
+            InvalidInput: more is acknowledged than was sent.
+        """
+        self._window.ack(ack.next_frame, ack.window_frames, num_sent=self._num_sent)
+        self._window_moved()
+        if self._done_sent and self._window.num_taken == self._num_sent:
+            self._heard_all.set()
+
+    def hear_end(self) -> None:
+        """Note that an EXPLICIT client closed its half of the call.
+
+        Raises:
+            SessionCancelled: before `Done`.
+        """
+        if not self._done_sent:
+            raise SessionCancelled(
+                "an EXPLICIT session's request stream ended before Done: half-closed, or the client left"
+            )
+        self._heard_all.set()
+
+    async def run(self, context: WritableContext) -> None:
+        """Send responses until the last one is out and the client was heard.
+
+        Cancellation: a response may be lost, so end the session.
+
+        Raises:
+            grpc.aio.BaseError: the client is gone.
+        """
+        while not self._done_sent:
+            outgoing = await self._outbox.get()
+            # Both now: the client's answer may overtake the write's return.
+            self._num_sent += outgoing.num_frames
+            self._done_sent = outgoing.last
+            await context.write(outgoing.message)
+            self._record.sent(len(outgoing.message), outgoing.num_frames)
+            if not self._explicit and outgoing.num_frames:
+                self._window.take(outgoing.num_frames)
+                self._window_moved()
+        if self._explicit and self._window.num_taken < self._num_sent:
+            await self._part()
+
+    async def _part(self) -> None:
+        """Leave the call open while acknowledgements may be under way.
+
+        A write that meets an ended call is an error to some gRPC libraries, before they have read what came.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_TIMEOUT_S):
+                await self._heard_all.wait()
+
+    def close(self) -> None:
+        """Drop what waits; twice is fine."""
+        self._outbox.clear()

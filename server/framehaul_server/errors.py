@@ -1,0 +1,34 @@
+"""What can go wrong in the server itself, beside the pipeline's errors; `framehaul_server.status` maps both.
+
+Pure. The texts may be shown to a client.
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Base of every error that the server raises on purpose."""
+
+
+class CannotListen(ServerError):
+    """The listening address can't be bound."""
+
+
+class ClientSilent(ServerError):
+    """A session's first message didn't come in time."""
+
+
+class GrantExceeded(ServerError):
+    """The client sent more than it was granted; sending the same again would fail again."""
+
+
+class NotPermitted(ServerError):
+    """This server is configured to refuse what was asked."""
+
+
+class SessionCancelled(ServerError):
+    """The client asked for the session's end, or closed its half of an EXPLICIT session before `Done`."""
+
+
+class Unsupported(ServerError):
+    """A part of the protocol that is reserved for later servers."""

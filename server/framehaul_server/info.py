@@ -1,0 +1,64 @@
+"""The answer of `GetServerInfo`. Pure."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.spec import DecoderSpec, Exactness, PixelFormat
+from framehaul_server.packing import DEFAULT_MESSAGE_BYTES, message_bytes
+from framehaul_server.validation import DTYPES, PIXEL_FORMAT_NUMBERS
+
+_EXACTNESS: Final = MappingProxyType(
+    {
+        Exactness.FULL: pb.EXACTNESS_FULL,
+        Exactness.LIBRARY_PARTITION: pb.EXACTNESS_LIBRARY_PARTITION,
+        Exactness.LIBRARY_TILES: pb.EXACTNESS_LIBRARY_TILES,
+        Exactness.APPROXIMATE: pb.EXACTNESS_APPROXIMATE,
+    }
+)
+
+
+def model_info(spec: DecoderSpec) -> pb.ModelInfo:
+    """What a client can know of a model."""
+    return pb.ModelInfo(
+        name=spec.name,
+        channels=spec.channels,
+        spatial_factor=spec.spatial_factor,
+        temporal_factor=spec.temporal_factor,
+        first_frames=spec.first_frames,
+        lookahead_latents=spec.lookahead_latents,
+        exactness=_EXACTNESS[spec.exactness],
+        receptive_latents=spec.receptive_latents,
+        state_bytes_per_pixel=spec.state_bytes_per_pixel,
+    )
+
+
+def max_response_bytes(max_pixels: int) -> int:
+    """Largest response of a server that makes frames of up to `max_pixels`."""
+    return max(DEFAULT_MESSAGE_BYTES, *(message_bytes(each.frame_bytes(1, max_pixels)) for each in PixelFormat))
+
+
+def server_info(
+    *,
+    version: str,
+    device: str,
+    epoch: int,
+    specs: tuple[DecoderSpec, ...],
+    limits: pb.Limits,
+    load: pb.Load,
+    synthetic: bool,
+) -> pb.ServerInfo:
+    """Assemble the answer."""
+    return pb.ServerInfo(
+        version=version,
+        device=device,
+        epoch=epoch,
+        models=[model_info(spec) for spec in specs],
+        pixel_formats=list(PIXEL_FORMAT_NUMBERS.values()),
+        dtypes=list(DTYPES),
+        limits=limits,
+        load=load,
+        synthetic=synthetic,
+    )

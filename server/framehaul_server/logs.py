@@ -1,0 +1,81 @@
+"""The log: one line an event, `key=value`, on stderr. Sizes, codes and ids; never latents or a client's bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def configure(level: str) -> None:
+    """Send this process's log to stderr; `level` is one of `LEVELS`."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def line(event: str, **fields: object) -> str:
+    """Render an event; values with spaces, quotes or control characters are quoted as JSON strings."""
+    return " ".join([event, *(f"{key}={_value(value)}" for key, value in fields.items())])
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionRecord:
+    """What the log says about a session when it ends."""
+
+    request_id: str
+    peer: str
+    method: str
+    model: str | None = None
+    size: str | None = None
+    mode: str | None = None
+    num_frames: int = 0
+    num_latents: int = 0
+    sent_bytes: int = 0
+    cause: str = "ok"
+    details: str | None = None
+    started_s: float = field(default_factory=time.monotonic)
+    first_frame_s: float | None = None
+    """From the session's start to the first frame handed to the transport."""
+
+    def sent(self, num_bytes: int, num_frames: int) -> None:
+        """Count a response that was handed to the transport."""
+        if num_frames and self.first_frame_s is None:
+            self.first_frame_s = time.monotonic() - self.started_s
+        self.sent_bytes += num_bytes
+        self.num_frames += num_frames
+
+    def line(self) -> str:
+        """The log line."""
+        return line(
+            "session_end",
+            id=self.request_id,
+            peer=self.peer,
+            method=self.method,
+            model=self.model,
+            size=self.size,
+            mode=self.mode,
+            frames=self.num_frames,
+            latents=self.num_latents,
+            bytes=self.sent_bytes,
+            seconds=time.monotonic() - self.started_s,
+            first_frame_s=self.first_frame_s,
+            cause=self.cause,
+            details=self.details,
+        )

@@ -1,0 +1,50 @@
+"""The control responses of a session. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.validation import PIXEL_FORMAT_NUMBERS, OpenRequest
+from framehaul_server.window import WindowLimits
+
+_SESSION_ID_BYTES: Final = 16
+
+
+def opened(request: OpenRequest, limits: WindowLimits, *, latents_until: int) -> pb.StreamResponse:
+    """The first response, with a new session id: 128 random bits, since knowing them is the right to the session."""
+    height, width = request.frame_size
+    return pb.StreamResponse(
+        opened=pb.Opened(
+            session_id=secrets.token_bytes(_SESSION_ID_BYTES),
+            model=request.spec.name,
+            height=height,
+            width=width,
+            pixel_format=PIXEL_FORMAT_NUMBERS[request.pixel_format],
+            frame_bytes=request.frame_bytes,
+            max_message_bytes=request.max_message_bytes,
+            min_window_frames=limits.min_frames,
+            max_window_frames=limits.max_frames,
+            first_frames=request.spec.first_frames,
+            temporal_factor=request.spec.temporal_factor,
+            lookahead_latents=request.spec.lookahead_latents,
+            next_latent=0,
+        ),
+        latents_until=latents_until,
+    )
+
+
+def grant(latents_until: int) -> pb.StreamResponse:
+    """More latents are welcome."""
+    return pb.StreamResponse(latents_until=latents_until)
+
+
+def drain(grace_s: float) -> pb.StreamResponse:
+    """The server will stop."""
+    return pb.StreamResponse(drain=pb.Drain(grace_ms=round(grace_s * 1000)))
+
+
+def done(num_frames: int, num_latents: int) -> pb.StreamResponse:
+    """The last response."""
+    return pb.StreamResponse(done=pb.Done(num_frames=num_frames, num_latents=num_latents))

@@ -1,0 +1,156 @@
+"""The handlers of `framehaul.v1.FrameService`. Run on the event loop.
+
+Messages travel as raw bytes in both directions, so that frames pass protobuf by and malformed requests get a status of
+ours. What goes over the wire is what a generated servicer would send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import grpc
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import OutOfOrder, Unavailable
+from framehaul_server.admission import Admission, Place
+from framehaul_server.boundary import guard
+from framehaul_server.errors import ClientSilent
+from framehaul_server.logs import SessionRecord
+from framehaul_server.requests import RenderRequests, Requests, StreamRequests
+from framehaul_server.session import Session, SessionRules
+from framehaul_server.validation import find_model
+from framehaul_server.worker_link import WorkerOpener
+
+_LEASE_MS: Final = 60_000
+_REQUEST_ID_BYTES: Final = 6
+
+_log = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceIdentity:
+    """What `Locate` answers."""
+
+    target: str
+    epoch: int
+
+
+class FrameService:
+    """Serves sessions and tells about the server."""
+
+    def __init__(
+        self,
+        *,
+        worker: WorkerOpener,
+        admission: Admission,
+        rules: SessionRules,
+        first_request_timeout_s: float,
+        identity: ServiceIdentity,
+        info: Callable[[], pb.ServerInfo],
+    ) -> None:
+        """Serve with `worker`; `info` makes the answer of `GetServerInfo`."""
+        self._worker = worker
+        self._admission = admission
+        self._rules = rules
+        self._first_request_timeout_s = first_request_timeout_s
+        self._identity = identity
+        self._info = info
+        self._sessions: set[Session] = set()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched."""
+        return grpc.method_handlers_generic_handler(
+            wire.SERVICE,
+            {
+                "Stream": grpc.stream_stream_rpc_method_handler(self.stream),
+                "Render": grpc.unary_stream_rpc_method_handler(self.render),
+                "Locate": grpc.unary_unary_rpc_method_handler(self.locate),
+                "GetServerInfo": grpc.unary_unary_rpc_method_handler(self.get_server_info),
+            },
+        )
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new sessions and tell the running ones that `grace_s` are left."""
+        self._admission.drain()
+        for session in self._sessions:
+            session.drain(grace_s)
+
+    def fail_sessions(self, reason: str) -> None:
+        """End the running sessions with UNAVAILABLE."""
+        for session in self._sessions:
+            session.fail(Unavailable(reason))
+
+    async def stream(self, _requests: object, context: Context) -> None:
+        """Latents in, frames out."""
+        await self._serve("Stream", context, lambda: StreamRequests(context))
+
+    async def render(self, raw: bytes, context: Context) -> None:
+        """One request, frames out."""
+        await self._serve("Render", context, lambda: RenderRequests(raw))
+
+    async def locate(self, raw: bytes, context: Context) -> bytes:
+        """Name this server."""
+
+        async def answer() -> bytes:
+            request = wire.split(raw, pb.LocateRequest).header
+            if not request.session_id:
+                self._admission.check_open()
+            find_model(request.model, self._rules.opening.specs, field="model")
+            return pb.LocateResponse(
+                target=self._identity.target, epoch=self._identity.epoch, lease_ms=_LEASE_MS
+            ).SerializeToString()
+
+        return await guard(context, _record("Locate", context), answer())
+
+    async def get_server_info(self, raw: bytes, context: Context) -> bytes:
+        """Tell what this server has."""
+
+        async def answer() -> bytes:
+            wire.split(raw, pb.GetServerInfoRequest)
+            return self._info().SerializeToString()
+
+        return await guard(context, _record("GetServerInfo", context), answer())
+
+    async def _serve(self, method: str, context: Context, requests: Callable[[], Requests]) -> None:
+        record = _record(method, context)
+        place = self._admission.place()
+        try:
+            await guard(context, record, self._session(place, requests(), context, record))
+        finally:
+            # Only now: a client that doesn't read its status holds the last message's memory until it leaves.
+            place.release()
+            _log.info("%s", record.line())
+
+    async def _session(self, place: Place, requests: Requests, context: Context, record: SessionRecord) -> None:
+        place.take()
+        first = await _within(self._first_request_timeout_s, requests.read())
+        if first is None:
+            raise OutOfOrder("the request stream ended before its first request")
+        session = Session(first, self._worker, self._rules, record)
+        del first
+        self._admission.check_open()
+        self._sessions.add(session)
+        try:
+            await session.run(requests, context)
+        finally:
+            self._sessions.discard(session)
+
+
+async def _within(timeout_s: float, work: Awaitable[ResultT]) -> ResultT:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await work
+    except TimeoutError:
+        raise ClientSilent(f"no request came within {timeout_s:g} s of the call") from None
+
+
+def _record(method: str, context: Context) -> SessionRecord:
+    return SessionRecord(request_id=secrets.token_hex(_REQUEST_ID_BYTES), peer=context.peer(), method=method)

@@ -1,0 +1,31 @@
+"""The server's gRPC channel options, as measured (docs/benchmarks.md, "Transport"); a test guards each that matters."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_KEEPALIVE_MS: Final = 10_000
+_PING_TIMEOUT_MS: Final = 5_000
+_HANDSHAKE_TIMEOUT_MS: Final = 10_000
+_CONTROL_STREAMS: Final = 64
+"""Health, Locate and server information beside the sessions of one connection."""
+
+
+def server_options(*, max_request_bytes: int, max_sessions: int) -> list[tuple[str, int]]:
+    """Options of a `grpc.aio.server`."""
+    return [
+        # Two servers on one port must not share it silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", max_request_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Over this many, a client's gRPC library queues in secret; so admission must refuse long before.
+        ("grpc.max_concurrent_streams", 2 * max_sessions + _CONTROL_STREAMS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        # The one that acts: without it a frozen peer is noticed after a minute, whatever keepalive_timeout_ms says.
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+        # How often a client may ping without traffic.
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,81 @@
+"""How many frames a client still accepts, and which latents may be decoded for them.
+
+Pure; lives in the server, which alone knows what a client took. The worker hears only `allowed_latents`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.spec import DecoderSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowLimits:
+    """The range that a session's window is kept in."""
+
+    min_frames: int
+    max_frames: int
+
+    @classmethod
+    def of(cls, spec: DecoderSpec, frame_bytes: int, window_bytes: int) -> WindowLimits:
+        """Limits of a session whose untaken frames may hold `window_bytes`.
+
+        The smallest window lets one latent more through, whatever was decoded before: with anything less, a session
+        that doesn't know its last latent yet could wait for ever.
+        """
+        min_frames = max(spec.first_frames, spec.temporal_factor) * (1 + spec.lookahead_latents)
+        return cls(min_frames=min_frames, max_frames=max(min_frames, window_bytes // frame_bytes))
+
+    def clamp(self, num_frames: int) -> int:
+        """The allowed window nearest to `num_frames`."""
+        return min(max(num_frames, self.min_frames), self.max_frames)
+
+
+class FrameWindow:
+    """The frames a client has taken and will take: frames below `frames_until` may be published."""
+
+    __slots__ = ("_limits", "frames_until", "num_taken")
+
+    def __init__(self, limits: WindowLimits, *, initial_frames: int | None) -> None:
+        """Open a window of `initial_frames`, brought into `limits`; None: as wide as may be."""
+        self._limits = limits
+        self.num_taken = 0
+        self.frames_until = limits.max_frames if initial_frames is None else limits.clamp(initial_frames)
+        """Never falls: a promise once given may be in use already."""
+
+    def ack(self, next_frame: int, window_frames: int, *, num_sent: int) -> None:
+        """Take an EXPLICIT client's word: it has consumed every frame before `next_frame` and has room for more.
+
+        Cumulative and idempotent: an older acknowledgement changes nothing.
+
+        Raises:
+            InvalidInput: `next_frame` is beyond the frames that were sent.
+        """
+        if next_frame > num_sent:
+            raise InvalidInput("ack.next_frame", next_frame, f"at most {num_sent}, the number of frames sent so far")
+        if next_frame >= self.num_taken:
+            self.num_taken = next_frame
+            self.frames_until = max(self.frames_until, next_frame + self._limits.clamp(window_frames))
+
+    def take(self, num_frames: int) -> None:
+        """Count frames that an AUTO client took, by the transport's flow control."""
+        self.num_taken += num_frames
+        self.frames_until = max(self.frames_until, self.num_taken + self._limits.max_frames)
+
+
+def allowed_latents(spec: DecoderSpec, frames_until: int, num_latents: int | None) -> int:
+    """The largest number of latents whose frames all lie below `frames_until`.
+
+    Args:
+        spec: the decoder's shape rules.
+        frames_until: first frame that doesn't fit any more.
+        num_latents: of the whole clip; None while unknown. Then any latent may turn out to be the last, and frames
+            held back for the lookahead come with the last, so these must fit too.
+    """
+    after_first = frames_until - spec.first_frames
+    fitting = 0 if after_first < 0 else 1 + after_first // spec.temporal_factor
+    if num_latents is None or fitting >= num_latents:
+        return fitting
+    return min(num_latents - 1, fitting + spec.lookahead_latents)

@@ -1,0 +1,44 @@
+"""What a session uses of the pipeline's supervisor: small enough that a test can stand in for it. Pure."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from framehaul_pipeline.events import SessionEvents
+from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+
+
+class WorkerHandle(Protocol):
+    """See `framehaul_pipeline.supervisor.WorkerSession`."""
+
+    def push(self, latent: memoryview) -> None:
+        """Queue one latent; its memory is kept until `on_fed` counts it."""
+
+    def allow(self, num_latents: int) -> None:
+        """Let the first `num_latents` latents be decoded."""
+
+    def end(self) -> None:
+        """No more latents come."""
+
+    def close(self) -> None:
+        """Drop the session; no event comes after. Twice is fine."""
+
+
+class WorkerOpener(Protocol):
+    """See `framehaul_pipeline.supervisor.Supervisor`."""
+
+    specs: tuple[DecoderSpec, ...]
+
+    def open(
+        self,
+        *,
+        model: str,
+        geometry: Geometry,
+        num_latents: int | None,
+        dtype: LatentDtype,
+        normalized: bool,
+        pixel_format: PixelFormat,
+        priority: int,
+        events: SessionEvents,
+    ) -> WorkerHandle:
+        """Open a session; raises `Unavailable`."""

@@ -1,0 +1,29 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.integration.server.server_process import ServerProcess, running_server
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests of a module, with small limits so that they can be met."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1")
+    with running_server(log, *options) as running:
+        yield running
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers of the test's own: `start_server("--grace", "1")`."""
+    with ExitStack() as stack:
+
+        def start(*options: str) -> ServerProcess:
+            return stack.enter_context(running_server(tmp_path / "log", *options))
+
+        yield start

@@ -1,0 +1,88 @@
+"""Clients that stop reading, as many as there are slots, beside one that reads."""
+
+import logging
+import time
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from tests.integration.server.conftest import StartServer
+from tests.integration.server.server_process import Client, ServerProcess, eventually
+
+_log = logging.getLogger(__name__)
+
+NUM_SLOTS = 4
+WINDOW_BYTES = 1 << 20
+FRAME_SIZE = 128
+FRAME_BYTES = FRAME_SIZE * FRAME_SIZE * 3
+MAX_WINDOW_FRAMES = WINDOW_BYTES // FRAME_BYTES
+NUM_LATENTS = 16
+NUM_FRAMES = 4 * NUM_LATENTS
+# Flow control at the client that doesn't grow with what it doesn't read.
+FIXED_WINDOW = {"grpc.http2.bdp_probe": 0, "grpc.http2.lookahead_bytes": 64 << 10}
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> ServerProcess:
+    return start_server("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1")
+
+
+def clip(seed: int) -> pb.Synthetic:
+    return pb.Synthetic(num_latents=NUM_LATENTS, height=FRAME_SIZE, width=FRAME_SIZE, seed=seed)
+
+
+def read_clip(server: ServerProcess, seed: int) -> tuple[list[int], float]:
+    """Checksums of a clip's frames, and the frames per second."""
+    with server.channel(**FIXED_WINDOW) as channel, Client(channel) as client:
+        client.send(synthetic=clip(seed), end_of_latents=True)
+        client.read_frames(4)
+        started_s = time.perf_counter()
+        frames = client.read_to_end()
+        return frames, (NUM_FRAMES - 4) / (time.perf_counter() - started_s)
+
+
+def worker_is_idle(server: ServerProcess) -> bool:
+    """Nothing is decoded: the worker used no processor time for a while."""
+    before = sum(server.worker().cpu_times()[:2])
+    time.sleep(0.2)
+    return sum(server.worker().cpu_times()[:2]) - before < 0.02
+
+
+def test_stalled_clients_cost_their_windows_and_lose_nothing(server: ServerProcess) -> None:
+    """The reader keeps 0.8 of its speed, memory grows by less than the stalled windows, and the rest comes later."""
+    expected = [read_clip(server, seed)[0] for seed in range(NUM_SLOTS)]
+    alone = [read_clip(server, 9)[1] for _ in range(2)]
+    process = psutil.Process(server.process.pid)
+    with ExitStack() as stack:
+        stalled = []
+        before_bytes = process.memory_info().rss
+        for seed in range(NUM_SLOTS):
+            channel = stack.enter_context(server.channel(**FIXED_WINDOW))
+            client = stack.enter_context(Client(channel))
+            # Half of them read what their window allows and never acknowledge it; the others don't read at all.
+            explicit = seed % 2 == 0
+            mode = pb.MODE_EXPLICIT if explicit else pb.MODE_AUTO
+            opened = pb.Open(mode=mode, max_message_bytes=2 * FRAME_BYTES)
+            client.send(open=opened, synthetic=clip(seed), end_of_latents=True)
+            client.read_frames(MAX_WINDOW_FRAMES // 4 * 4 if explicit else 4)
+            stalled.append(client)
+        eventually(lambda: worker_is_idle(server), "every stalled session at its window")
+        load = server.load()
+        assert (load.sessions, load.slots_in_use) == (NUM_SLOTS, 0)
+        grown_bytes = process.memory_info().rss - before_bytes
+        assert grown_bytes < NUM_SLOTS * WINDOW_BYTES
+
+        beside = [read_clip(server, 9)[1] for _ in range(2)]
+        _log.info("alone %s, beside stalled clients %s frames/s, grown by %d bytes", alone, beside, grown_bytes)
+        # The machine has other work too: the reader's best counts against its slowest time alone.
+        assert max(beside) >= 0.8 * min(alone)
+
+        for seed, client in enumerate(stalled):
+            while client.done is None:
+                if seed % 2 == 0:
+                    client.send(ack=pb.Ack(next_frame=len(client.frames), window_frames=NUM_FRAMES))
+                client.read()
+            assert client.frames == expected[seed]
+    server.expect_idle()

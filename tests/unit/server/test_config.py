@@ -1,0 +1,64 @@
+import pytest
+
+from framehaul_server.config import Address, ServerConfig
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:50051", "127.0.0.1", 50051), ("localhost:0", "localhost", 0), ("[::1]:65535", "::1", 65535)],
+)
+def test_addresses_are_read_and_written_alike(text: str, host: str, port: int) -> None:
+    address = Address.parse(text)
+    assert (address.host, address.port) == (host, port)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "50051", ":50051", "host:", "host:x", "host:-1", "host:65536", "::1:50051", "h:²"]
+)
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"like 127\.0\.0\.1:50051"):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "loopback", "wildcard"),
+    [
+        ("127.0.0.1:1", True, False),
+        ("[::1]:1", True, False),
+        ("localhost:1", True, False),
+        ("10.0.0.1:1", False, False),
+        ("gpu-7:1", False, False),
+        ("0.0.0.0:1", False, True),
+        ("[::]:1", False, True),
+    ],
+)
+def test_loopback_and_wildcard_addresses_are_known(text: str, *, loopback: bool, wildcard: bool) -> None:
+    address = Address.parse(text)
+    assert (address.is_loopback, address.is_wildcard) == (loopback, wildcard)
+
+
+def test_listening_beyond_loopback_must_be_said() -> None:
+    outside = Address.parse("0.0.0.0:50051")
+    with pytest.raises(ValueError, match="--insecure"):
+        ServerConfig(listen=outside)
+    assert ServerConfig(listen=outside, insecure=True).listen == outside
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"max_sessions": 0}, r"max_sessions=0: must be 1\.\.10000"),
+        ({"session_window_bytes": 1}, "session_window_bytes=1"),
+        ({"session_latent_bytes": 1}, "session_latent_bytes=1"),
+        ({"max_request_bytes": 1 << 31}, "max_request_bytes=2147483648"),
+        ({"first_request_timeout_s": 0.0}, "first_request_timeout_s=0.0"),
+        ({"grace_s": -1.0}, "grace_s=-1.0"),
+        ({"grace_s": float("nan")}, "grace_s=nan"),
+        ({"log_level": "loud"}, "log_level=loud: must be one of debug, info"),
+        ({"advertise": "nowhere"}, "'nowhere': must be HOST:PORT"),
+    ],
+)
+def test_a_value_out_of_range_is_named(changes: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        ServerConfig(**changes)  # type: ignore[arg-type]

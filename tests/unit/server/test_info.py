@@ -1,0 +1,32 @@
+import msgspec
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.info import max_response_bytes, model_info, server_info
+from tests.unit.server.fakes import SPEC
+
+
+def test_a_model_says_what_a_client_needs_to_count_frames() -> None:
+    info = model_info(msgspec.structs.replace(SPEC, receptive_latents=5))
+    assert (info.name, info.channels, info.spatial_factor) == ("toy", 2, 2)
+    assert (info.temporal_factor, info.first_frames, info.lookahead_latents) == (4, 4, 0)
+    assert info.exactness == pb.EXACTNESS_FULL
+    assert info.receptive_latents == 5
+
+
+def test_dependence_on_all_past_latents_is_said_by_leaving_the_number_out() -> None:
+    assert not model_info(SPEC).HasField("receptive_latents")
+
+
+def test_the_largest_response_holds_the_largest_frame() -> None:
+    assert max_response_bytes(100) == 4 << 20
+    assert max_response_bytes(1920 * 1088) > 1920 * 1088 * 3
+
+
+def test_the_answer_lists_models_formats_and_dtypes() -> None:
+    info = server_info(
+        version="1", device="cpu", epoch=7, specs=(SPEC,), limits=pb.Limits(), load=pb.Load(sessions=2), synthetic=True
+    )
+    assert [model.name for model in info.models] == ["toy"]
+    assert list(info.pixel_formats) == [pb.PIXEL_FORMAT_RGB24, pb.PIXEL_FORMAT_YUV420P]
+    assert list(info.dtypes) == [pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16, pb.DATA_TYPE_FLOAT32]
+    assert (info.epoch, info.load.sessions, info.synthetic) == (7, 2, True)

@@ -1,0 +1,54 @@
+import logging
+
+import pytest
+
+from framehaul_server import logs
+from tests.unit.server.fakes import record
+
+
+def test_a_line_is_an_event_and_its_fields() -> None:
+    assert logs.line("drain", sessions=3, grace_s=1.25, peer=None) == "drain sessions=3 grace_s=1.250 peer=-"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("two words", '"two words"'),
+        ("", '""'),
+        ('a"b', '"a\\"b"'),
+        ("a=b", '"a=b"'),
+        ("line\nforged level=error", '"line\\nforged level=error"'),
+        ("\x1b[31m", '"\\u001b[31m"'),
+    ],
+)
+def test_values_cannot_forge_lines_or_fields(value: str, shown: str) -> None:
+    assert logs.line("e", v=value) == f"e v={shown}"
+
+
+def test_a_session_record_counts_what_was_sent_and_when_the_first_frame_left() -> None:
+    noted = record()
+    times = []
+    for num_frames in (0, 4, 4):
+        noted.sent(100 if num_frames == 0 else 1000, num_frames)
+        times.append(noted.first_frame_s)
+    assert times[0] is None
+    assert times[1] is not None
+    assert times[2] == times[1]
+    assert (noted.sent_bytes, noted.num_frames) == (2100, 8)
+    assert noted.line().startswith("session_end id=id peer=ipv4:127.0.0.1:1 method=Stream model=- size=- mode=-")
+
+
+def test_the_log_goes_to_stderr_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        logs.configure("warning")
+        logging.getLogger("framehaul").warning("%s", logs.line("event", n=1))
+        logging.getLogger("framehaul").info("hidden")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("Z WARNING event n=1\n")
+    assert "hidden" not in captured.err

@@ -1,0 +1,63 @@
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import MalformedMessage
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_server.requests import RenderRequests, StreamRequests
+from tests.unit.server.fakes import FakeContext, latents, opening, request
+
+
+@pytest.mark.asyncio
+async def test_a_request_stream_gives_its_messages_and_then_none() -> None:
+    context = FakeContext()
+    context.send(request(latents(1), open=opening()))
+    context.half_close()
+    requests = StreamRequests(context)
+    first = await requests.read()
+    assert first is not None
+    assert first.header.open == opening()
+    assert first.payload == latents(1)
+    assert await requests.read() is None
+
+
+@pytest.mark.asyncio
+async def test_malformed_bytes_are_an_error_of_ours() -> None:
+    context = FakeContext()
+    context.requests.put_nowait(b"\xff\xff")
+    with pytest.raises(MalformedMessage):
+        await StreamRequests(context).read()
+
+
+@pytest.mark.asyncio
+async def test_a_render_request_is_one_request_of_a_stream() -> None:
+    given = pb.RenderRequest(open=opening(), crc32c=0, num_latents=2, latents=latents(2))
+    requests = RenderRequests(given.SerializeToString())
+    first = await requests.read()
+    assert first is not None
+    assert first.header == pb.StreamRequest(open=opening(), crc32c=0, num_latents=2)
+    assert first.payload == latents(2)
+    assert await requests.read() is None
+
+
+@pytest.mark.asyncio
+async def test_a_synthetic_render_request_needs_no_open() -> None:
+    synthetic = pb.Synthetic(num_latents=2)
+    first = await RenderRequests(pb.RenderRequest(synthetic=synthetic).SerializeToString()).read()
+    assert first is not None
+    assert first.header == pb.StreamRequest(synthetic=synthetic)
+
+
+@pytest.mark.asyncio
+async def test_a_field_that_only_stream_has_means_nothing_in_render() -> None:
+    """Unknown fields are skipped, as protobuf has it; `end_of_latents`' number is unknown to RenderRequest."""
+    raw = pb.StreamRequest(open=opening(), cancel=True).SerializeToString()
+    first = await RenderRequests(raw).read()
+    assert first is not None
+    assert not first.header.cancel
+
+
+@pytest.mark.asyncio
+async def test_render_knows_no_explicit_mode() -> None:
+    raw = pb.RenderRequest(open=opening(mode=pb.MODE_EXPLICIT)).SerializeToString()
+    with pytest.raises(InvalidInput, match=r"open\.mode"):
+        await RenderRequests(raw).read()
