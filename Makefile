@@ -27,7 +27,24 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/config.py \
 	pipeline/framehaul_pipeline/errors.py \
 	pipeline/framehaul_pipeline/messages.py \
-	pipeline/framehaul_pipeline/lease.py))
+	pipeline/framehaul_pipeline/lease.py \
+	server/framehaul_server/admission.py \
+	server/framehaul_server/config.py \
+	server/framehaul_server/delivery.py \
+	server/framehaul_server/grant.py \
+	server/framehaul_server/info.py \
+	server/framehaul_server/input.py \
+	server/framehaul_server/logs.py \
+	server/framehaul_server/outbox.py \
+	server/framehaul_server/packing.py \
+	server/framehaul_server/requests.py \
+	server/framehaul_server/responses.py \
+	server/framehaul_server/session.py \
+	server/framehaul_server/status.py \
+	server/framehaul_server/synthetic.py \
+	server/framehaul_server/transport.py \
+	server/framehaul_server/validation.py \
+	server/framehaul_server/window.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types layers proto proto-check coverage train-tiny clean

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ def encode(options: EncodeOptions) -> EncodeResult:
     _check_target(options)
     device, dtype = _placement(options)
     started = time.monotonic()
+    group = TINY_SPEC.temporal_factor
     with VideoInput(options.video, options.size, options.excerpt) as video:
         encoder = load_tiny_encoder(device, dtype)
         state = encoder.open(video.height, video.width)
@@ -74,7 +75,7 @@ def encode(options: EncodeOptions) -> EncodeResult:
             "framehaul.normalized": "false",
         }
         with LatentFileWriter(options.out, shape, metadata) as writer, _Progress(video.num_frames_hint) as progress:
-            for chunk in video.chunks(CHUNK_LATENTS * TINY_SPEC.temporal_factor):
+            for chunk in video.chunks(CHUNK_LATENTS * group, group):
                 frames = torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2)
                 latents, state = encoder.step(frames.to(dtype) / 127.5 - 1, state)
                 writer.write(_wire(latents))
@@ -82,9 +83,7 @@ def encode(options: EncodeOptions) -> EncodeResult:
             writer.finish()
             count = writer.num_latents
     elapsed_s = time.monotonic() - started
-    return EncodeResult(
-        num_latents=count, height=video.height, width=video.width, fps=video.fps, elapsed_s=elapsed_s
-    )
+    return EncodeResult(num_latents=count, height=video.height, width=video.width, fps=video.fps, elapsed_s=elapsed_s)
 
 
 def _wire(latents: Tensor) -> bytes:
@@ -115,7 +114,7 @@ class _Progress:
 
     def __init__(self, num_frames: int | None) -> None:
         self._total, self._done = num_frames, 0
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[NoReturn] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_frames, unit="frame", file=sys.stderr)
         self._reported = time.monotonic()

@@ -1,4 +1,4 @@
-"""The built-in encoder of `tiny`: frames in, latents out, as a stream with the decoder's kind of state. Imports torch."""
+"""The built-in encoder of `tiny`: frames in, latents out, streaming as the decoder does. Imports torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, PATCH, CausalBlock, linear_conv
+from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, PATCH, CausalNet, linear_conv
 from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.weights import ASSETS, load_weights
 
-WIDTHS: Final = (64, 96, 128)
-"""Channels at 1/2, 1/4 and 1/8 of the frame's size."""
-DEPTHS: Final = (2, 1, 1)
-"""Blocks at each size."""
+STAGES: Final = [(64, 2, 2), (96, 1, 4), (128, 1, 8)]
+"""Channels, number of blocks, and how much smaller than the frame they work."""
 WEIGHTS_PREFIX: Final = "encoder."
 
 
@@ -38,36 +36,12 @@ class Downsample(nn.Module):
         return out
 
 
-class TinyEncoderNet(nn.Module):
+class TinyEncoderNet(CausalNet):
     """The network: frames and state in, latents and state out."""
 
-    def __init__(
-        self,
-        channels: int = TINY_SPEC.channels,
-        widths: tuple[int, ...] = WIDTHS,
-        depths: tuple[int, ...] = DEPTHS,
-    ) -> None:
-        """Build with fresh weights; other sizes than the shipped ones are for tests and trials."""
-        super().__init__()
-        self.enter = linear_conv(3 * PATCH**2, widths[0], 3)
-        self.leave = linear_conv(widths[-1], channels, 3)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(CausalBlock(width) for _ in range(depth)) for width, depth in zip(widths, depths, strict=True)
-        )
-        self.downsamples = nn.ModuleList(Downsample(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.state_shape = [
-            (width, shrink) for i, width in enumerate(widths) for shrink in [PATCH << i] for _ in range(depths[i])
-        ]
-        """For each block its channels and by how much smaller than the frame it is."""
-
-    def zero_state(self, batch: int, height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> State:
-        """State at the start of a clip of frames `height` x `width` pixels: channels-last zeros."""
-        return [
-            torch.zeros(batch, c, height // shrink, width // shrink, device=device, dtype=dtype).contiguous(
-                memory_format=torch.channels_last
-            )
-            for c, shrink in self.state_shape
-        ]
+    def __init__(self) -> None:
+        """Build with fresh weights."""
+        super().__init__(STAGES, Downsample, (3 * PATCH**2, TINY_SPEC.channels))
 
     def forward(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """Encode a chunk.
@@ -79,18 +53,8 @@ class TinyEncoderNet(nn.Module):
         Returns:
             Latents `[T * B, channels, h, w]` in (-3, 3), float32, and the new state.
         """
-        batch = state[0].shape[0]
-        x = self.enter(functional.pixel_unshuffle(frames, PATCH))
-        new: State = []
-        for i, stage in enumerate(self.stages):
-            assert isinstance(stage, nn.ModuleList)
-            for block in stage:
-                assert isinstance(block, CausalBlock)
-                x, last = block(x, state[len(new)])
-                new.append(last)
-            if i < len(self.downsamples):
-                x = self.downsamples[i](x, batch)
-        return LATENT_LIMIT * torch.tanh(self.leave(x).float() / LATENT_LIMIT), new
+        x, new = self.run_stages(functional.pixel_unshuffle(frames, PATCH), state)
+        return LATENT_LIMIT * torch.tanh(x.float() / LATENT_LIMIT), new
 
 
 class TinyEncoder:
@@ -122,4 +86,4 @@ def load_tiny_encoder(device: torch.device, dtype: torch.dtype) -> TinyEncoder:
     net = TinyEncoderNet()
     load_weights(net, ASSETS / "tiny.safetensors", WEIGHTS_PREFIX)
     net.requires_grad_(False).eval()
-    return TinyEncoder(net.to(device=device, dtype=dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return TinyEncoder(net.to(device=device, dtype=dtype).to(memory_format=torch.channels_last))

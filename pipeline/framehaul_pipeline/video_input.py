@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +16,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -23,6 +25,9 @@ from framehaul_pipeline.errors import InvalidInput
 SIZE_STEP = 8
 """Frames are cropped to a multiple of this many pixels each way."""
 MAX_SIDE = 8192
+_UNSPECIFIED = 2
+"""AVCOL_SPC_UNSPECIFIED of FFmpeg's libavutil/pixfmt.h."""
+_HIGH_DEFINITION_HEIGHT = 720
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +77,16 @@ class VideoInput:
             raise InvalidInput("video", path, f"a readable video file ({_reason(error)})") from error
         try:
             self._stream = self._video_stream()
-            width, height = self._stream.codec_context.width, self._stream.codec_context.height
+            first = self._start()
+            width, height = first.width, first.height
+            if self._is_turned(first):
+                width, height = height, width
             self.width, self.height = size or (width - width % SIZE_STEP, height - height % SIZE_STEP)
-            if min(width, height) < 1 or min(self.width, self.height) < SIZE_STEP:
-                raise InvalidInput("video", f"{width}x{height}", f"at least {SIZE_STEP}x{SIZE_STEP} pixels, or use --size")
-            self._scale = max(Fraction(self.width, width), Fraction(self.height, height))
-            self._resized = size is not None
+            if min(self.width, self.height) < SIZE_STEP:
+                raise InvalidInput(
+                    "video", f"{width}x{height}", f"at least {SIZE_STEP}x{SIZE_STEP} pixels, or use --size"
+                )
+            self._scales = size is not None
         except BaseException:
             self._container.close()
             raise
@@ -102,8 +111,10 @@ class VideoInput:
         count = round(left_s * float(self.fps))
         return count if self._excerpt.max_frames is None else min(count, self._excerpt.max_frames)
 
-    def chunks(self, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield `[num_frames, H, W, 3] uint8`; the last chunk is filled up with its last frame.
+    def chunks(self, num_frames: int, multiple: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield `[F, H, W, 3] uint8`, `num_frames` at a time; the array is overwritten by the next one.
+
+        The last chunk may be shorter; its last frame is repeated up to a multiple of `multiple` frames.
 
         Raises:
             InvalidInput: the video is damaged, or the excerpt holds no frame.
@@ -117,10 +128,11 @@ class VideoInput:
                 yield chunk
                 filled = 0
         if total == 0:
-            raise InvalidInput("video", self._path, "a video with frames in the part asked for")
+            raise self._empty()
         if filled:
-            chunk[filled:] = chunk[filled - 1]
-            yield chunk
+            padded = filled + -filled % multiple
+            chunk[filled:padded] = chunk[filled - 1]
+            yield chunk[:padded]
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
@@ -143,17 +155,30 @@ class VideoInput:
         stream.thread_type = "AUTO"
         return stream
 
+    def _start(self) -> VideoFrame:
+        """Go to the excerpt and decode one frame: only frames say how the video is turned."""
+        try:
+            if self._excerpt.start_s:
+                self._container.seek(int(self._excerpt.start_s * av.time_base), backward=True)
+            decoded = self._container.decode(self._stream)
+            first = next(decoded, None)
+        except av.FFmpegError as error:
+            raise self._damaged(error) from error
+        if first is None:
+            raise self._empty()
+        self._decoded = chain([first], decoded)
+        return first
+
     def _frames(self) -> Iterator[VideoFrame]:
         """Decoded frames of the excerpt."""
         excerpt, first_s, count = self._excerpt, None, 0
+        begin_s = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+        # Half a frame of slack: time stamps are rounded to the file's time base.
+        slack_s = 0.5 / float(self.fps)
         try:
-            if excerpt.start_s:
-                self._container.seek(int(excerpt.start_s * av.time_base), backward=True)
-            begin_s = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
-            for frame in self._container.decode(self._stream):
+            for frame in self._decoded:
                 time_s = None if frame.time is None else frame.time - begin_s
-                # Half a frame of slack: time stamps are rounded to the file's time base.
-                if time_s is not None and time_s < excerpt.start_s - 0.5 / float(self.fps):
+                if time_s is not None and time_s < excerpt.start_s - slack_s:
                     continue
                 first_s = time_s if first_s is None else first_s
                 if excerpt.max_frames is not None and count >= excerpt.max_frames:
@@ -163,7 +188,7 @@ class VideoInput:
                 yield frame
                 count += 1
         except av.FFmpegError as error:
-            raise InvalidInput("video", self._path, f"a video that can be decoded ({_reason(error)})") from error
+            raise self._damaged(error) from error
 
     def _is_past(self, time_s: float | None, first_s: float | None, count: int) -> bool:
         if self._excerpt.duration_s is None:
@@ -172,15 +197,34 @@ class VideoInput:
         return since_s > self._excerpt.duration_s - 0.5 / float(self.fps)
 
     def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """`[H, W, 3] uint8`: scaled to cover the size, then the middle cut out."""
-        # A stream may change its size on the way: the scale follows each frame.
-        scale = max(Fraction(self.width, frame.width), Fraction(self.height, frame.height))
-        if self._resized or min(frame.width, self.width) < self.width or frame.height < self.height:
-            width, height = max(self.width, round(frame.width * scale)), max(self.height, round(frame.height * scale))
-            frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-        pixels = frame.to_ndarray(format="rgb24")
-        top, left = (pixels.shape[0] - self.height) // 2, (pixels.shape[1] - self.width) // 2
-        return pixels[top : top + self.height, left : left + self.width]
+        """`[H, W, 3] uint8`: scaled to cover the size, the middle cut out, turned upright."""
+        turned = self._is_turned(frame)
+        width, height = (self.height, self.width) if turned else (self.width, self.height)
+        scaled_width, scaled_height = frame.width, frame.height
+        # A stream may also change its size on the way.
+        if self._scales or frame.width < width or frame.height < height:
+            scale = max(Fraction(width, frame.width), Fraction(height, frame.height))
+            scaled_width, scaled_height = round(frame.width * scale), round(frame.height * scale)
+        # As players do, take untagged high-definition video for BT.709; swscale would take it for BT.601.
+        untagged = frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb
+        source = Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None
+        rgb = frame.reformat(
+            width=scaled_width, height=scaled_height, format="rgb24", src_colorspace=source, interpolation="BICUBIC"
+        )
+        pixels: NDArray[np.uint8] = rgb.to_ndarray().astype(np.uint8, copy=False)
+        top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
+        return np.rot90(pixels[top : top + height, left : left + width], round(frame.rotation / 90))
+
+    @staticmethod
+    def _is_turned(frame: VideoFrame) -> bool:
+        """Whether the frame lies on its side, as telephones record."""
+        return round(frame.rotation / 90) % 2 == 1
+
+    def _damaged(self, error: Exception) -> InvalidInput:
+        return InvalidInput("video", self._path, f"a video that can be decoded ({_reason(error)})")
+
+    def _empty(self) -> InvalidInput:
+        return InvalidInput("video", self._path, "a video with frames in the part asked for")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -38,7 +38,9 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         with path.open("rb") as file:
             prefix = file.read(_LENGTH.size)
             if len(prefix) < _LENGTH.size or size_bytes > MAX_FILE_BYTES:
-                raise _refused(path, f"{size_bytes} bytes", f"a safetensors file of {_LENGTH.size}..{MAX_FILE_BYTES} bytes")
+                raise _refused(
+                    path, f"{size_bytes} bytes", f"a safetensors file of {_LENGTH.size}..{MAX_FILE_BYTES} bytes"
+                )
             (header_bytes,) = _LENGTH.unpack(prefix)
             if header_bytes > min(MAX_HEADER_BYTES, size_bytes - _LENGTH.size):
                 raise _refused(path, f"header of {header_bytes} bytes", "a safetensors file that is whole")

@@ -467,7 +467,7 @@ Global___Drain: typing_extensions.TypeAlias = Drain
 
 @typing.final
 class Done(google.protobuf.message.Message):
-    """The last response of a session that ended well."""
+    """The last response of a session that ended well. An EXPLICIT client half-closes after it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
