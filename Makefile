@@ -110,5 +110,12 @@ coverage: setup ## All tests; the pure files must be covered in every branch
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=100 --show-missing --include='$(shell $(BIN)/python scripts/pure_files.py)'
 
+train-tiny: setup ## Train the built-in model again, on a GPU; going on where an earlier run stopped
+	$(BIN)/python -m pip install --quiet --group train
+	cd pipeline && ../$(BIN)/python -m training.prepare --out ../out/media
+	cd pipeline && ../$(BIN)/python -m training.train --media ../out/media --out ../out/tiny
+	cd pipeline && ../$(BIN)/python -m training.evaluate --media ../out/media --weights ../out/tiny/tiny.safetensors \
+		--out ../out/tiny/evaluation
+
 clean: ## Remove what the other targets made
 	rm -rf out .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV) .venv-proto

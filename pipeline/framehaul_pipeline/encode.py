@@ -77,7 +77,7 @@ def encode(options: EncodeOptions) -> EncodeResult:
         with LatentFileWriter(options.out, shape, metadata) as writer, _Progress(video.num_frames_hint) as progress:
             for chunk in video.chunks(CHUNK_LATENTS * group, group):
                 frames = torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2)
-                latents, state = encoder.step(frames.to(dtype) / 127.5 - 1, state)
+                latents, state = encoder.step(frames.float() / 127.5 - 1, state)
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
             writer.finish()

@@ -14,9 +14,10 @@ from typing import Final
 _ENVIRONMENT: Final = {
     # OpenMP's threads spin at each barrier by default; beside a busy encoder that made CPU decoding 7 times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Activations of a CPU decode come from the heap and stay there, instead of fresh pages for each layer (glibc).
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    # A CPU decode's activations come from the heap and stay there (glibc, mallopt(3)): fresh pages for each layer cost
+    # more than half of its time.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 
 
