@@ -44,7 +44,21 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/synthetic.py \
 	server/framehaul_server/transport.py \
 	server/framehaul_server/validation.py \
-	server/framehaul_server/window.py))
+	server/framehaul_server/window.py \
+	client/framehaul_client/errors.py \
+	client/framehaul_client/config.py \
+	client/framehaul_client/frames.py \
+	client/framehaul_client/latents.py \
+	client/framehaul_client/reassembly.py \
+	client/framehaul_client/window.py \
+	client/framehaul_client/credit.py \
+	client/framehaul_client/opening.py \
+	client/framehaul_client/info.py \
+	client/framehaul_client/status.py \
+	client/framehaul_client/statistics.py \
+	client/framehaul_client/exits.py \
+	client/framehaul_client/report.py \
+	client/framehaul_client/safetensors_header.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types layers proto proto-check coverage train-tiny clean

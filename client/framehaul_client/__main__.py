@@ -1,0 +1,8 @@
+"""`python -m framehaul_client`: the `client` command."""
+
+import sys
+
+from framehaul_client.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

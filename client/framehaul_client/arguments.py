@@ -1,0 +1,204 @@
+"""The command line's options: defaults, help for users, and their values as a `StreamConfig`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from framehaul_client.config import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    DEFAULT_TARGET,
+    TARGET_VARIABLE,
+    check_priority,
+    parse_fps,
+)
+from framehaul_client.exits import MEANINGS
+from framehaul_client.frames import PixelFormat
+from framehaul_client.latents_file import DEFAULT_TENSOR
+from framehaul_client.sinks.video import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
+from framehaul_client.stream_command import DEFAULT_FPS, StreamConfig
+
+DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
+
+_EXAMPLES: Final = """\
+examples:
+  client stream --out video.mp4                         the sample clip, from a server on this machine
+  client stream clip.safetensors --out video.mp4 --target gpu7:50051 --crf 14 --preset slow
+  client stream clip.safetensors --out - | ffplay -     watch it while it is decoded
+  client stream clip.safetensors --out 'frames/%06d.png'
+"""
+
+ValueT = TypeVar("ValueT")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of `client`."""
+    codes = "\n".join(f"  {code.value:<5} {meaning}" for code, meaning in MEANINGS.items())
+    parser = argparse.ArgumentParser(
+        prog="client",
+        description="Streams latents to a Framehaul server and turns the frames that come back into a video.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_stream(commands, f"{_EXAMPLES}\nexit codes:\n{codes}")
+    _add_info(commands)
+    return parser
+
+
+def stream_config(given: argparse.Namespace) -> StreamConfig:
+    """Make the config of `client stream`.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+    return StreamConfig(
+        latents=given.latents,
+        tensor=given.tensor,
+        out=given.out,
+        target=given.target,
+        connect_timeout_s=given.connect_timeout,
+        model=given.model,
+        normalized=given.normalized,
+        pixel_format=None if given.format is None else PixelFormat(given.format),
+        fps=given.fps,
+        priority=given.priority,
+        video=VideoOptions(codec=given.codec, crf=given.crf, preset=given.preset, encoded_format=given.pix_fmt),
+    )
+
+
+def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], epilog: str) -> None:
+    parser = commands.add_parser(
+        "stream",
+        help="decode latents to a video",
+        description="Streams latents to a server and writes the decoded frames.\n\n"
+        "A file appears under its name only when "
+        "it is whole, and then replaces what had that name;\nuntil then it is NAME.xxxxxx.partial beside it.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "latents",
+        nargs="?",
+        type=Path,
+        metavar="LATENTS.safetensors",
+        help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32 (default: the sample clip that ships with this "
+        "client)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="video.mp4, .mov or .mkv; a pattern of images such as 'frames/%%06d.png'; or - for raw video (y4m) on "
+        "stdout. Folders are made as needed",
+    )
+    _add_target(parser)
+    parser.add_argument(
+        "--model", help="the server's decoder (default: the one named in the file, else the server's own)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=[pixel_format.value for pixel_format in PixelFormat],
+        help="how frames cross the network (default: yuv420p for video, half the bytes and no conversion on this "
+        "machine; rgb24 for images)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=_number(parse_fps),
+        help=f"frames a second of the video, such as 24, 29.97 or "
+        f"24000/1001 (default: what the file says, else {DEFAULT_FPS})",
+    )
+    parser.add_argument(
+        "--normalized",
+        action=argparse.BooleanOptionalAction,
+        help="the latents have zero mean and unit variance, as a diffusion model makes them, and the server must undo "
+        "that (default: what the file says, else no)",
+    )
+    parser.add_argument(
+        "--priority", type=_number(_priority), default=0, help="-100 to 100, higher is served first (default: 0)"
+    )
+    parser.add_argument(
+        "--tensor", default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})"
+    )
+    video = parser.add_argument_group("video files")
+    video.add_argument(
+        "--codec", default=DEFAULT_CODEC, help=f"any video encoder of FFmpeg's (default: {DEFAULT_CODEC})"
+    )
+    video.add_argument(
+        "--crf", type=int, help=f"quality, lower is better and larger (default: {DEFAULT_CRF} for libx264)"
+    )
+    video.add_argument(
+        "--preset", help=f"speed against size, ultrafast to veryslow (default: {DEFAULT_PRESET} for libx264)"
+    )
+    video.add_argument(
+        "--pix-fmt", metavar="NAME", help="the encoder's pixel format (default: yuv420p if it takes that)"
+    )
+    _add_json(parser, "report", " (stderr with --out -)")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no text; errors and --json still come")
+    _add_debug(parser)
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="say what a server offers",
+        description="Says which models and formats a server offers, and its load.",
+    )
+    _add_target(parser)
+    _add_json(parser, "answer")
+    _add_debug(parser)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        default=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET,
+        metavar="HOST:PORT",
+        help=f"the server (default: ${TARGET_VARIABLE}, else {DEFAULT_TARGET})",
+    )
+    parser.add_argument(
+        "--connect-timeout",
+        type=_number(_seconds),
+        default=DEFAULT_CONNECT_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"how long to wait for the server to answer (default: {DEFAULT_CONNECT_TIMEOUT_S:g})",
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str, where: str = "") -> None:
+    parser.add_argument("--json", action="store_true", help=f"write the {what} as one line of JSON on stdout{where}")
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=bool(os.environ.get(DEBUG_VARIABLE)),
+        help=f"show what happens inside, and tracebacks (also: {DEBUG_VARIABLE}=1)",
+    )
+
+
+def _priority(text: str) -> int:
+    return check_priority(int(text))
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"{text}: must be over 0 and up to 3600 seconds")
+    return seconds
+
+
+def _number(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
+    """Let argparse show our own text of a `ValueError`."""
+
+    def convert(text: str) -> ValueT:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert

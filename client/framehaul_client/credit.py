@@ -1,0 +1,39 @@
+"""How many latents the server takes now; pure."""
+
+from __future__ import annotations
+
+
+class LatentCredit:
+    """The server's grant: latents before an index that never falls may be sent."""
+
+    def __init__(self) -> None:
+        """Start with nothing granted and nothing sent."""
+        self._until = 0
+        self._next_latent = 0
+
+    @property
+    def next_latent(self) -> int:
+        """Index of the latent that is sent next; so many were sent."""
+        return self._next_latent
+
+    @property
+    def room(self) -> int:
+        """Latents that may be sent now."""
+        return self._until - self._next_latent
+
+    def grant(self, until: int) -> bool:
+        """Take note of a `latents_until`; the highest counts, and 0 means unchanged.
+
+        Returns:
+            Whether there is more room than before.
+        """
+        if until <= self._until:
+            return False
+        self._until = until
+        return True
+
+    def take(self, wanted: int, most: int) -> int:
+        """Spend credit for up to `wanted` latents, at most `most` at once, and return for how many."""
+        num_latents = min(wanted, most, self.room)
+        self._next_latent += num_latents
+        return num_latents

@@ -1,0 +1,86 @@
+"""Every error this package raises on purpose, under one base class; pure.
+
+The texts carry the server's own words where there are any, since those name the field, the value and the allowed set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class FramehaulError(Exception):
+    """Base class of the client's errors."""
+
+
+class InvalidRequest(FramehaulError):
+    """The request can't succeed as it stands: repeating it gives the same answer."""
+
+
+class InvalidLatents(InvalidRequest):
+    """Latents whose shape, dtype or number contradicts the session; found before they were sent."""
+
+
+class NotFound(InvalidRequest):
+    """The server doesn't know this model or session."""
+
+
+class Unsupported(InvalidRequest):
+    """The server doesn't offer this part of the protocol."""
+
+
+class Refused(FramehaulError):
+    """The server has no room now, or the request is over one of its limits.
+
+    Attributes:
+        retry_after_s: when the server wants to be asked again; None if it named no time.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        """Keep the server's `message`, and its wish if it has one."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ServerUnavailable(FramehaulError):
+    """No server answers at the target, or it is shutting down."""
+
+
+class ConnectionLost(ServerUnavailable):
+    """The connection broke while a session was running."""
+
+
+class StreamFailed(FramehaulError):
+    """The server ended the session for a reason of its own."""
+
+
+class ProtocolError(StreamFailed):
+    """The server said something that the protocol doesn't allow at this point."""
+
+
+class DataLoss(StreamFailed):
+    """Frames are missing, doubled, out of order, or differ from their checksum."""
+
+
+class InvalidOption(FramehaulError):
+    """An option of the command line that can't be, or not together with another."""
+
+
+class LatentsFileError(FramehaulError):
+    """A latents file that can't be read, or doesn't hold what it should."""
+
+
+class OutputError(FramehaulError):
+    """Frames couldn't be encoded or written.
+
+    Attributes:
+        kept: where the unfinished output lies, if it was kept.
+    """
+
+    def __init__(self, message: str, kept: Path | None = None) -> None:
+        """Keep the `message`, and the path of the unfinished output."""
+        super().__init__(message)
+        self.kept = kept
+
+
+class OutputClosed(OutputError):
+    """Whoever read the output has gone."""

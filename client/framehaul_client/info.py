@@ -1,0 +1,128 @@
+"""What a server says about itself, as typed values; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.frames import PIXEL_FORMATS
+from framehaul_client.latents import LATENT_TYPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A decoder that the server offers.
+
+    Attributes:
+        name: what `model` takes.
+        channels: of a latent.
+        spatial_factor: pixels of a frame for each latent cell, in each direction.
+        temporal_factor: frames of every latent after the first.
+        first_frames: frames of the first latent.
+        lookahead_latents: how many later latents it waits for.
+        exactness: how streamed frames compare with a whole-clip decode.
+        receptive_latents: how far back a frame depends on latents; None for all of them.
+    """
+
+    name: str
+    channels: int
+    spatial_factor: int
+    temporal_factor: int
+    first_frames: int
+    lookahead_latents: int
+    exactness: str
+    receptive_latents: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What a server offers and how busy it is.
+
+    Attributes:
+        version: of the server.
+        device: where it decodes.
+        epoch: of this start of the server; another one means that it restarted.
+        models: decoders, the default first.
+        pixel_formats: how frames can arrive.
+        dtypes: number formats of latents that it takes.
+        synthetic: it makes latents itself when asked.
+        max_sessions: sessions at once.
+        max_pixels: of one frame.
+        max_request_bytes: of one message of latents.
+        max_response_bytes: of one message of frames.
+        chunk_latents: most latents decoded together.
+        num_sessions: open now.
+        num_slots: places for decoded frames.
+        num_slots_in_use: of those, now.
+    """
+
+    version: str
+    device: str
+    epoch: int
+    models: tuple[Model, ...]
+    pixel_formats: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    synthetic: bool
+    max_sessions: int
+    max_pixels: int
+    max_request_bytes: int
+    max_response_bytes: int
+    chunk_latents: int
+    num_sessions: int
+    num_slots: int
+    num_slots_in_use: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where a session should go.
+
+    Attributes:
+        target: `HOST:PORT`.
+        epoch: of the server there.
+        lease_s: how long this answer may be kept, in seconds.
+    """
+
+    target: str
+    epoch: int
+    lease_s: float
+
+
+def read_info(message: pb.ServerInfo) -> ServerInfo:
+    """Make a `ServerInfo` of the server's message; formats that this client doesn't know are left out."""
+    pixel_formats = {number: name for name, number in PIXEL_FORMATS.items()}
+    dtypes = {number: name for name, number in LATENT_TYPES.items()}
+    return ServerInfo(
+        version=message.version,
+        device=message.device,
+        epoch=message.epoch,
+        models=tuple(_read_model(model) for model in message.models),
+        pixel_formats=tuple(pixel_formats[number].value for number in message.pixel_formats if number in pixel_formats),
+        dtypes=tuple(dtypes[number].value for number in message.dtypes if number in dtypes),
+        synthetic=message.synthetic,
+        max_sessions=message.limits.max_sessions,
+        max_pixels=message.limits.max_pixels,
+        max_request_bytes=message.limits.max_request_bytes,
+        max_response_bytes=message.limits.max_response_bytes,
+        chunk_latents=message.limits.chunk_latents,
+        num_sessions=message.load.sessions,
+        num_slots=message.load.slots,
+        num_slots_in_use=message.load.slots_in_use,
+    )
+
+
+def _read_model(model: pb.ModelInfo) -> Model:
+    try:
+        exactness = pb.Exactness.Name(model.exactness).removeprefix("EXACTNESS_").lower().replace("_", "-")
+    except ValueError:  # newer than this client
+        exactness = "unspecified"
+    return Model(
+        name=model.name,
+        channels=model.channels,
+        spatial_factor=model.spatial_factor,
+        temporal_factor=model.temporal_factor,
+        first_frames=model.first_frames,
+        lookahead_latents=model.lookahead_latents,
+        exactness=exactness,
+        receptive_latents=model.receptive_latents if model.HasField("receptive_latents") else None,
+    )

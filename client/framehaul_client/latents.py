@@ -1,0 +1,112 @@
+"""What is sent: latents as typed values, checked before they leave; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.errors import InvalidLatents
+
+LatentArray = npt.NDArray[Any]
+
+
+class LatentType(StrEnum):
+    """Number format of latents."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+LATENT_TYPES: Final = {
+    LatentType.FLOAT16: pb.DATA_TYPE_FLOAT16,
+    LatentType.BFLOAT16: pb.DATA_TYPE_BFLOAT16,
+    LatentType.FLOAT32: pb.DATA_TYPE_FLOAT32,
+}
+# numpy has no bfloat16: its bit patterns travel as uint16.
+_ARRAY_TYPES: Final = {LatentType.FLOAT16: "<f2", LatentType.BFLOAT16: "<u2", LatentType.FLOAT32: "<f4"}
+_DTYPE_HELP: Final = "must be float16, float32, or uint16 together with dtype='bfloat16'"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentFormat:
+    """Geometry and number format that every latent of a session shares.
+
+    Attributes:
+        dtype: number format on the wire.
+        shape: channels, height, width of one latent.
+    """
+
+    dtype: LatentType
+    shape: tuple[int, int, int]
+
+    @property
+    def latent_bytes(self) -> int:
+        """Bytes of one latent."""
+        channels, height, width = self.shape
+        return channels * height * width * self.array_type.itemsize
+
+    @property
+    def array_type(self) -> np.dtype[Any]:
+        """What numpy calls the number format; bfloat16 is held as uint16."""
+        return np.dtype(_ARRAY_TYPES[self.dtype])
+
+
+def latent_format(block: LatentArray, dtype: LatentType | None) -> LatentFormat:
+    """Derive the session's format from its first `block`, `[C, h, w]` or `[T, C, h, w]`.
+
+    Args:
+        block: the first latents of a session.
+        dtype: their number format; needed for bfloat16 alone, which numpy can't name.
+
+    Raises:
+        InvalidLatents: the rank, a size or the number format isn't one that can be sent.
+    """
+    if not isinstance(block, np.ndarray):
+        raise InvalidLatents(f"latents of type {type(block).__name__}: must be numpy arrays (tensor.cpu().numpy())")
+    if block.ndim not in (3, 4):
+        raise InvalidLatents(f"latents of shape {list(block.shape)}: must be [C, h, w] or [T, C, h, w]")
+    if 0 in block.shape:
+        raise InvalidLatents(f"latents of shape {list(block.shape)}: every size must be 1 or more")
+    channels, height, width = block.shape[-3:]
+    return LatentFormat(_latent_type(block.dtype, dtype), (channels, height, width))
+
+
+def as_block(latents: LatentArray, expected: LatentFormat, first_latent: int) -> LatentArray:
+    """Return `latents` as a contiguous little-endian `[T, C, h, w]` array in the session's format.
+
+    Nothing is copied when they lie that way already.
+
+    Args:
+        latents: `[C, h, w]` or `[T, C, h, w]`.
+        expected: the session's format.
+        first_latent: index of the first of them in the clip, for the error's text.
+
+    Raises:
+        InvalidLatents: they are in another format than the session's first ones.
+    """
+    found = latent_format(latents, expected.dtype if expected.dtype is LatentType.BFLOAT16 else None)
+    if found != expected:
+        raise InvalidLatents(
+            f"latent {first_latent} is {found.dtype} {list(found.shape)}: "
+            f"the session's first one was {expected.dtype} {list(expected.shape)}"
+        )
+    return np.ascontiguousarray(latents, dtype=expected.array_type).reshape(-1, *expected.shape)
+
+
+def _latent_type(array_type: np.dtype[Any], dtype: LatentType | None) -> LatentType:
+    little = array_type.newbyteorder("<")
+    if dtype is None:
+        if little == np.dtype("<f2"):
+            return LatentType.FLOAT16
+        if little == np.dtype("<f4"):
+            return LatentType.FLOAT32
+        raise InvalidLatents(f"latents of dtype {array_type}: {_DTYPE_HELP}")
+    if little != np.dtype(_ARRAY_TYPES[dtype]):
+        raise InvalidLatents(f"latents of dtype {array_type} with dtype={dtype.value!r}: {_DTYPE_HELP}")
+    return dtype

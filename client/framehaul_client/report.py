@@ -1,0 +1,144 @@
+"""What a run did and where its time went, for people and for programs; pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """The main task's time from start to end: these follow each other, and sum up to the total.
+
+    Attributes:
+        connect_s: until the server answered.
+        open_s: until it had accepted the session; includes the first latent.
+        wait_frames_s: for frames to arrive: the server, the network, or latents that weren't ready.
+        wait_encoder_s: for the encoder, while its queue was full.
+        finish_s: after the last frame: the encoder's rest, and the file.
+        other_s: what remains.
+    """
+
+    connect_s: float
+    open_s: float
+    wait_frames_s: float
+    wait_encoder_s: float
+    finish_s: float
+    other_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meanwhile:
+    """What ran beside the main task.
+
+    Attributes:
+        encode_s: the encoder worked.
+        read_latents_s: latents were read.
+        wait_room_s: latents waited until the server took more.
+        send_latents_s: latents waited for the connection.
+    """
+
+    encode_s: float
+    read_latents_s: float
+    wait_room_s: float
+    send_latents_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One `client stream` that ended well.
+
+    Attributes:
+        out: where the frames went.
+        target: the server.
+        model: its decoder.
+        pixel_format: what frames arrived in.
+        width: of a frame, in pixels.
+        height: of a frame, in pixels.
+        fps: frames a second of the video.
+        num_latents: sent.
+        num_frames: received and written.
+        latent_bytes: sent.
+        frame_bytes: received, without headers.
+        out_bytes: written.
+        total_s: of the whole run.
+        first_frame_s: from asking for the session to its first frame.
+        stream_s: from asking for the session to its last frame.
+        timeline: of the main task.
+        meanwhile: beside it.
+    """
+
+    out: str
+    target: str
+    model: str
+    pixel_format: str
+    width: int
+    height: int
+    fps: Fraction
+    num_latents: int
+    num_frames: int
+    latent_bytes: int
+    frame_bytes: int
+    out_bytes: int
+    total_s: float
+    first_frame_s: float
+    stream_s: float
+    timeline: Timeline
+    meanwhile: Meanwhile
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames a second, from asking for the session to its last frame."""
+        return self.num_frames / self.stream_s if self.stream_s else 0.0
+
+    @property
+    def megabytes_per_s(self) -> float:
+        """Megabytes of frames a second, over the same time."""
+        return self.frame_bytes / 1e6 / self.stream_s if self.stream_s else 0.0
+
+    def as_json(self) -> str:
+        """Make one line of JSON; times in seconds, sizes in bytes."""
+        values: dict[str, Any] = asdict(self)
+        values["fps"] = str(self.fps)
+        values["frames_per_s"] = self.frames_per_s
+        values["megabytes_per_s"] = self.megabytes_per_s
+        return json.dumps(_rounded(values))
+
+    def as_text(self) -> str:
+        """Make a few lines for people."""
+        line, beside = self.timeline, self.meanwhile
+        busy = beside.encode_s / self.total_s if self.total_s else 0.0
+        return "\n".join(
+            (
+                f"{self.out}: {self.num_frames} frames, {self.width}x{self.height}, {float(self.fps):.6g} frames/s, "
+                f"{_size(self.out_bytes)}",
+                f"  from {self.num_latents} latents ({_size(self.latent_bytes)}) by {self.model} at {self.target}, "
+                f"as {self.pixel_format}",
+                f"  first frame after {self.first_frame_s:.3f} s; all in {self.stream_s:.2f} s: "
+                f"{self.frames_per_s:.1f} frames/s, {self.megabytes_per_s:.1f} MB/s",
+                f"  {self.total_s:.2f} s in all: {line.connect_s:.2f} connecting, {line.open_s:.2f} opening, "
+                f"{line.wait_frames_s:.2f} waiting for frames, {line.wait_encoder_s:.2f} waiting for the encoder, "
+                f"{line.finish_s:.2f} finishing, {line.other_s:.2f} other",
+                f"  meanwhile: encoder busy {beside.encode_s:.2f} s ({busy:.0%}); "
+                f"latents read {beside.read_latents_s:.2f} s, held back by the server {beside.wait_room_s:.2f} s, "
+                f"sending {beside.send_latents_s:.2f} s",
+            )
+        )
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes < 1000:
+        return f"{num_bytes} bytes"
+    for unit in ("kB", "MB"):
+        num_bytes_in = num_bytes / (1e3 if unit == "kB" else 1e6)
+        if num_bytes_in < 1000:
+            return f"{num_bytes_in:.1f} {unit}"
+    return f"{num_bytes / 1e9:.1f} GB"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 6) if isinstance(value, float) else value

@@ -1,0 +1,1 @@
+"""Where frames end up: a video file, a stream of raw video, or images."""

@@ -1,0 +1,257 @@
+"""A video file by PyAV: frames that arrive as yuv420p go into the encoder without a conversion or a copy.
+
+Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever the wire format was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import av
+import av.error
+from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.stream import VideoStream
+
+from framehaul_client.errors import OutputError
+from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat, Pixels
+from framehaul_client.sinks.base import PartialFile
+
+CONTAINERS: Final = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+DEFAULT_CODEC: Final = "libx264"
+DEFAULT_CRF: Final = 18
+DEFAULT_PRESET: Final = "veryfast"
+_DEFAULTS: Final = {"libx264": {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET}}
+_BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
+_RGB_MATRIX: Final = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoOptions:
+    """How to encode.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder.
+        crf: quality, for encoders that have it: lower is better and larger.
+        preset: speed, for encoders that have it.
+        encoded_format: FFmpeg's name of the encoder's pixel format; None for yuv420p where the encoder takes it.
+    """
+
+    codec: str = DEFAULT_CODEC
+    crf: int | None = None
+    preset: str | None = None
+    encoded_format: str | None = None
+
+    @property
+    def encoder_options(self) -> dict[str, str]:
+        """Options for the encoder: what was asked for, over our defaults for it."""
+        options = dict(_DEFAULTS.get(self.codec, {}))
+        if self.crf is not None:
+            options["crf"] = str(self.crf)
+        if self.preset is not None:
+            options["preset"] = self.preset
+        return options
+
+
+class VideoSink:
+    """Writes one file; it has its name only when it is whole."""
+
+    def __init__(self, target: Path, pixel_format: PixelFormat, fps: Fraction, options: VideoOptions) -> None:
+        """Check what can be checked without writing anything.
+
+        Args:
+            target: the file, .mp4, .mov or .mkv.
+            pixel_format: what the frames will be in.
+            fps: frames a second.
+            options: how to encode.
+
+        Raises:
+            ValueError: no such container, encoder, or pixel format of the encoder.
+        """
+        container = CONTAINERS.get(target.suffix.lower())
+        if container is None:
+            raise ValueError(f"out={target}: must end in {', '.join(CONTAINERS)}")
+        self._target = target
+        self._container_format = container
+        self._pixel_format = pixel_format
+        self._fps = fps
+        self._options = options
+        self._encoded_format = _encoded_format(options)
+        self._file: PartialFile | None = None
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._num_frames = 0
+        self._finished = False
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What frames must be in."""
+        return self._pixel_format
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return 0 if self._file is None else self._file.num_bytes
+
+    def prepare(self) -> None:
+        """Create the file under its temporary name.
+
+        Raises:
+            OutputError: the folder can't be written.
+        """
+        self._file = PartialFile(self._target)
+
+    def start(self, layout: FrameLayout) -> None:
+        """Open the encoder.
+
+        Raises:
+            OutputError: the encoder refuses the size or its options.
+        """
+        assert self._file is not None, "prepare comes first"
+        options = self._options.encoder_options
+        try:
+            self._container = av.open(str(self._file.path), "w", format=self._container_format)
+            stream = self._container.add_stream(self._options.codec, rate=self._fps)
+            assert isinstance(stream, VideoStream)
+            self._configure(stream, layout, options)
+            stream.codec_context.open()
+        except (av.error.FFmpegError, ValueError) as error:
+            asked = " ".join(f"{name}={value}" for name, value in options.items())
+            reason = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
+            raise OutputError(
+                f"{self._target}: {self._options.codec} refused {layout.width}x{layout.height} "
+                f"{self._encoded_format} {asked} ({reason})"
+            ) from error
+        unknown = sorted(options.keys() & stream.codec_context.options.keys())
+        if unknown:
+            raise OutputError(f"{self._target}: {self._options.codec} has no option {', '.join(unknown)}")
+        self._stream = stream
+
+    def write(self, batch: FrameBatch) -> None:
+        """Encode frames.
+
+        Raises:
+            OutputError: the disk is full or failed, or the encoder did.
+        """
+        for pixels in batch.frames:
+            self._encode(self._frame(pixels))
+            self._num_frames += 1
+
+    def finish(self) -> None:
+        """Write what the encoder holds back, close the file and give it its name.
+
+        Raises:
+            OutputError: the disk is full or failed.
+        """
+        assert self._file is not None, "prepare comes first"
+        self._close()
+        self._file.publish()
+        self._finished = True
+
+    def abort(self) -> Path | None:
+        """Keep the frames so far under the temporary name, playable if the disk allows it."""
+        if self._file is None or self._finished:
+            return None
+        self._finished = True
+        if self._num_frames == 0:
+            self._release()
+            self._file.discard()
+            return None
+        try:
+            self._close()
+        except OutputError:
+            self._release()
+        return self._file.path
+
+    def _configure(self, stream: VideoStream, layout: FrameLayout, options: dict[str, str]) -> None:
+        codec = stream.codec_context
+        codec.width, codec.height = layout.width, layout.height
+        codec.pix_fmt = self._encoded_format
+        codec.time_base = 1 / self._fps
+        codec.color_range = self._range
+        codec.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
+        codec.color_primaries = _BT709
+        codec.color_trc = _BT709
+        codec.options = {**options, "chroma_sample_location": "center"}
+
+    @property
+    def _is_rgb(self) -> bool:
+        return av.VideoFormat(self._encoded_format).is_rgb
+
+    @property
+    def _range(self) -> int:
+        full = self._is_rgb or self._encoded_format.startswith("yuvj")
+        return int(ColorRange.JPEG if full else ColorRange.MPEG)
+
+    def _frame(self, pixels: Pixels) -> av.VideoFrame:
+        frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
+        from_rgb = self._pixel_format is PixelFormat.RGB24
+        frame.color_range = int(ColorRange.JPEG if from_rgb else ColorRange.MPEG)
+        if self._encoded_format != self._pixel_format.value:
+            frame = frame.reformat(
+                format=self._encoded_format,
+                src_colorspace=Colorspace.ITU709,
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG if from_rgb else ColorRange.MPEG,
+                dst_color_range=ColorRange(self._range),
+                interpolation=Interpolation.AREA,  # a mean of 2x2: chroma in the centre
+            )
+        frame.pts = self._num_frames
+        frame.time_base = 1 / self._fps
+        frame.color_range = self._range
+        frame.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
+        frame.color_primaries = _BT709
+        frame.color_trc = _BT709
+        return frame
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        assert self._stream is not None, "start comes first"
+        assert self._container is not None, "start comes first"
+        try:
+            for packet in self._stream.encode(frame):
+                self._container.mux(packet)
+        except av.error.FFmpegError as error:
+            raise OutputError(f"{self._target}: {error.strerror}") from error
+
+    def _close(self) -> None:
+        if self._container is None:  # finishing got this far before it failed
+            return
+        self._encode(None)
+        try:
+            self._container.close()
+        except av.error.FFmpegError as error:
+            raise OutputError(f"{self._target}: {error.strerror}") from error
+        self._container = None
+
+    def _release(self) -> None:
+        """Free the container without caring for the file; where the disk is full, closing fails again."""
+        container, self._container = self._container, None
+        if container is not None:
+            try:
+                container.close()
+            except av.error.FFmpegError:
+                del container
+
+
+def _encoded_format(options: VideoOptions) -> str:
+    try:
+        codec = av.Codec(options.codec, "w")
+    except UnknownCodecError:
+        raise ValueError(f"codec={options.codec}: no such encoder in this build of FFmpeg") from None
+    if codec.type != "video":
+        raise ValueError(f"codec={options.codec}: must be a video encoder")
+    formats = [video_format.name for video_format in codec.video_formats or []]
+    wanted = options.encoded_format
+    if wanted is None:
+        return "yuv420p" if not formats or "yuv420p" in formats else formats[0]
+    if formats and wanted not in formats:
+        raise ValueError(f"pix_fmt={wanted}: {options.codec} takes {', '.join(formats)}")
+    try:
+        av.VideoFormat(wanted)
+    except ValueError:
+        raise ValueError(f"pix_fmt={wanted}: no such pixel format") from None
+    return wanted

@@ -1,0 +1,36 @@
+"""What a session counted and where its time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionStatistics:
+    """Counters of one session; the times of different tasks overlap.
+
+    Attributes:
+        num_latents: latents sent.
+        latent_bytes: their size.
+        num_frames: frames received and checked.
+        frame_bytes: their size.
+        open_s: from the first message to the server's answer.
+        first_frame_s: from the first message to the first frame; None before it came.
+        last_frame_s: from the first message to the last frame so far; None before the first.
+        wait_frames_s: the consumer waited for frames.
+        produce_s: the latents' iterator worked.
+        wait_room_s: latents waited for the server to take more.
+        send_s: latents waited for the connection.
+    """
+
+    num_latents: int = 0
+    latent_bytes: int = 0
+    num_frames: int = 0
+    frame_bytes: int = 0
+    open_s: float = 0.0
+    first_frame_s: float | None = None
+    last_frame_s: float | None = None
+    wait_frames_s: float = 0.0
+    produce_s: float = 0.0
+    wait_room_s: float = 0.0
+    send_s: float = 0.0

@@ -1,0 +1,68 @@
+"""Turns what gRPC reports into this package's errors: the one table of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from framehaul_client import errors
+
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+
+_ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.InvalidRequest,
+    grpc.StatusCode.UNAUTHENTICATED: errors.InvalidRequest,
+    grpc.StatusCode.PERMISSION_DENIED: errors.InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
+    grpc.StatusCode.DATA_LOSS: errors.DataLoss,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a call ended."""
+
+    code: grpc.StatusCode
+    details: str | None
+    trailers: grpc.aio.Metadata | None = None
+
+
+def client_error(status: Status, target: str, *, connected: bool) -> errors.FramehaulError:
+    """Map the status of a failed call.
+
+    Args:
+        status: what the call ended with.
+        target: the server's address, which the text names.
+        connected: the server had answered in this call before it failed.
+    """
+    details = status.details or "no reason given"
+    if status.code is grpc.StatusCode.UNAVAILABLE:
+        lost = errors.ConnectionLost if connected else errors.ServerUnavailable
+        return lost(f"{target}: {details}")
+    if status.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return errors.Refused(f"{target}: {details}", _pushback_s(status.trailers))
+    error_type = _ERRORS.get(status.code, errors.StreamFailed)
+    if error_type is errors.StreamFailed:
+        details = f"{status.code.name}: {details}"
+    return error_type(f"{target}: {details}")
+
+
+def call_error(error: grpc.aio.AioRpcError, target: str) -> errors.FramehaulError:
+    """Map a unary call that failed."""
+    return client_error(Status(error.code(), error.details(), error.trailing_metadata()), target, connected=False)
+
+
+def _pushback_s(trailers: grpc.aio.Metadata | None) -> float | None:
+    value = trailers.get(PUSHBACK_KEY) if trailers is not None else None
+    try:
+        pushback_ms = int(value) if value is not None else -1
+    except ValueError:
+        return None
+    # A negative value asks the client not to try again.
+    return pushback_ms / 1000 if pushback_ms >= 0 else None

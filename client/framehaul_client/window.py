@@ -1,0 +1,83 @@
+"""How many frames a session may still send, and when to tell it that they were consumed; pure.
+
+The window bounds the client's memory: whatever the consumer does, no more than `window_frames` frames wait here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from framehaul_client.errors import ProtocolError
+
+_ACKS_PER_WINDOW: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """Every frame before `next_frame` is consumed, and `window_frames` more from there are welcome."""
+
+    next_frame: int
+    window_frames: int
+
+
+class FrameWindow:
+    """Counts frames that were received, consumed and acknowledged: `acknowledged <= consumed <= received`."""
+
+    def __init__(self, window_frames: int) -> None:
+        """Start with nothing received, and the server allowed to send `window_frames`."""
+        self._window_frames = window_frames
+        self._received = 0
+        self._consumed = 0
+        self._acknowledged = 0
+
+    @property
+    def window_frames(self) -> int:
+        """The window's size."""
+        return self._window_frames
+
+    @property
+    def num_waiting(self) -> int:
+        """Frames that are here and not yet consumed."""
+        return self._received - self._consumed
+
+    def receive(self, num_frames: int) -> None:
+        """Count frames that arrived.
+
+        Raises:
+            ProtocolError: the server sent more than the window.
+        """
+        end = self._received + num_frames
+        if end > self._acknowledged + self._window_frames:
+            raise ProtocolError(
+                f"frames up to {end} arrived: the window ends at {self._acknowledged + self._window_frames}"
+            )
+        self._received = end
+
+    def consume(self, num_frames: int) -> None:
+        """Count frames that the consumer is done with.
+
+        Raises:
+            ValueError: they haven't arrived.
+        """
+        if num_frames > self.num_waiting:
+            raise ValueError(f"num_frames={num_frames}: only {self.num_waiting} wait")
+        self._consumed += num_frames
+
+    def acknowledge(self, *, idle: bool) -> Acknowledgement | None:
+        """Return what to tell the server now, or None when that can wait.
+
+        A quarter of the window is worth a message. A consumer that is `idle` (it waits, and nothing is here for it)
+        tells everything it has consumed: the server may need the whole window free to go on.
+        """
+        pending = self._consumed - self._acknowledged
+        if pending == 0 or (not idle and pending * _ACKS_PER_WINDOW < self._window_frames):
+            return None
+        self._acknowledged = self._consumed
+        return Acknowledgement(self._consumed, self._window_frames)
+
+
+def fit_window(wanted_frames: int, min_frames: int, max_frames: int) -> int:
+    """Clamp a window as the server does; a limit of 0 is none."""
+    fitted = max(wanted_frames, min_frames, 1)
+    return min(fitted, max_frames) if max_frames else fitted

@@ -1,0 +1,270 @@
+"""The `client` command against the fake server: outputs, reports, exit codes."""
+
+import asyncio
+import io
+import json
+import os
+import pty
+import re
+import signal
+import termios
+from pathlib import Path
+from typing import Any
+
+import av
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from framehaul.v1 import frames_pb2 as pb
+from tests.integration.client.command import COMMAND, Outcome, environment, make_file, run_client
+from tests.integration.client.fake_server import Behaviour, expected_frames
+from tests.integration.client.test_session import RGB_SHAPE, YUV_SHAPE, corrupt_payload
+
+pytestmark = pytest.mark.asyncio
+PLAIN = re.compile(r"[\x20-\x7e\n]*")
+
+
+def assert_clean(outcome: Outcome) -> None:
+    """No traceback and no control characters, whatever happened."""
+    assert "Traceback" not in outcome.err
+    assert PLAIN.fullmatch(outcome.err), outcome.err
+
+
+def the_partial_file(folder: Path) -> Path:
+    (found,) = folder.glob("v.mkv.*.partial")
+    return found
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_a_video_file(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """The report has the counts; the file has the frames; the file's notes went to the server."""
+    latents = make_file(tmp_path / "a.safetensors", model="special", fps="25", normalized="true")
+    out = tmp_path / "out" / "v.mkv"
+    outcome = await run_client(
+        "stream", tmp_path / "a.safetensors", "--out", out, "--target", target, "--codec", "ffv1", "--json",
+        "--priority", 5,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert_clean(outcome)
+    report = json.loads(outcome.out)
+    assert (report["num_frames"], report["num_latents"], report["model"], report["fps"]) == (21, 6, "special", "25")
+    assert (report["pixel_format"], report["out_bytes"]) == ("yuv420p", out.stat().st_size)
+    assert sum(report["timeline"].values()) == pytest.approx(report["total_s"], abs=1e-4)
+    assert all(seconds >= 0 for seconds in report["timeline"].values())
+    opened = behaviour.opens[0]
+    assert (opened.model, opened.normalized, opened.priority, opened.num_latents) == ("special", True, 5, 6)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].average_rate == 25
+        decoded = np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
+    assert np.array_equal(decoded, expected_frames(latents, YUV_SHAPE))
+
+
+async def test_options_override_the_files_notes(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """The command line has the last word."""
+    make_file(tmp_path / "a.safetensors", model="special", fps="25", normalized="true")
+    outcome = await run_client(
+        "stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--model", "m", "--fps", "50",
+        "--no-normalized", "--format", "rgb24",
+        FRAMEHAUL_TARGET=target,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert (behaviour.opens[0].model, behaviour.opens[0].normalized) == ("m", False)
+    assert behaviour.opens[0].pixel_format == pb.PIXEL_FORMAT_RGB24
+    assert b"v.mp4: 21 frames, 32x16, 50 frames/s" in outcome.out
+    assert b"waiting for frames" in outcome.out
+
+
+async def test_raw_video_on_stdout(target: str, tmp_path: Path) -> None:
+    """stdout has y4m and nothing else; the report goes to stderr."""
+    latents = make_file(tmp_path / "a.safetensors")
+    outcome = await run_client("stream", tmp_path / "a.safetensors", "--out", "-", "--target", target, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.err)["num_frames"] == 21
+    with av.open(io.BytesIO(outcome.out), "r") as container:
+        decoded = np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
+    assert np.array_equal(decoded, expected_frames(latents, YUV_SHAPE))
+
+
+async def test_images(target: str, tmp_path: Path) -> None:
+    """Every frame, bit for bit, in a folder that is made."""
+    latents = make_file(tmp_path / "a.safetensors")
+    pattern = tmp_path / "frames" / "%03d.png"
+    outcome = await run_client("stream", tmp_path / "a.safetensors", "--out", pattern, "--target", target, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, b"", "")
+    for index, frame in enumerate(expected_frames(latents, RGB_SHAPE)):
+        with Image.open(tmp_path / "frames" / f"{index:03d}.png") as image:
+            assert np.array_equal(np.asarray(image), frame)
+
+
+async def test_info(target: str) -> None:
+    """Text for people, JSON for programs."""
+    outcome = await run_client("info", "--target", target)
+    assert outcome.code == 0
+    assert b"framehaul 1.2 on fake" in outcome.out
+    outcome = await run_client("info", "--json", FRAMEHAUL_TARGET=target)
+    assert json.loads(outcome.out)["models"][0]["name"] == "fake"
+
+
+async def test_a_bar_on_a_terminal(target: str, tmp_path: Path) -> None:
+    """stderr is a terminal: the bar counts to the number of frames that the server's factors give."""
+    make_file(tmp_path / "a.safetensors")
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "v.mp4"), "--target", target,
+            stdout=asyncio.subprocess.DEVNULL, stderr=terminal, env=environment(),
+        )  # fmt: skip
+        assert await process.wait() == 0
+        assert b"21/21" in os.read(controller, 1 << 16)
+    finally:
+        os.close(controller)
+        os.close(terminal)
+
+
+# Exit codes
+
+
+def abort(code: grpc.StatusCode, details: str, *trailers: tuple[str, str]) -> Any:
+    return (code, details, trailers)
+
+
+REFUSALS = [
+    (abort(grpc.StatusCode.INVALID_ARGUMENT, "geometry: must be 16 channels"), 2, "geometry: must be 16 channels"),
+    (abort(grpc.StatusCode.NOT_FOUND, "model=m: must be tiny"), 2, "model=m: must be tiny"),
+    (abort(grpc.StatusCode.UNAVAILABLE, "draining"), 3, "draining"),
+    (
+        abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "64 sessions", ("grpc-retry-pushback-ms", "1500")),
+        4,
+        "64 sessions (try again in 1.5 s)",
+    ),
+    (abort(grpc.StatusCode.INTERNAL, "internal error 42"), 5, "INTERNAL: internal error 42"),
+]
+
+
+@pytest.mark.parametrize(("refusal", "code", "message"), REFUSALS, ids=[str(row[1]) + row[2][:9] for row in REFUSALS])
+async def test_a_refusal(
+    target: str, behaviour: Behaviour, tmp_path: Path, refusal: Any, code: int, message: str
+) -> None:
+    """The exit code tells a script what to do, the one line tells a person why; no file is left."""
+    make_file(tmp_path / "a.safetensors")
+    behaviour.refuse_open = refusal
+    outcome = await run_client(
+        "stream", tmp_path / "a.safetensors", "--out", tmp_path / "out" / "v.mp4", "--target", target
+    )
+    assert (outcome.code, outcome.out) == (code, b"")
+    assert outcome.err == f"client: {target}: {message}\n"
+    assert not names_in(tmp_path / "out")
+
+
+async def test_damaged_frames(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """5; the frames before the damage are kept, and said where."""
+    make_file(tmp_path / "a.safetensors")
+    behaviour.edit = corrupt_payload
+    outcome = await run_client("stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mkv", "--target", target)
+    assert outcome.code == 5
+    assert_clean(outcome)
+    kept = the_partial_file(tmp_path)
+    assert f"client: the frames so far are kept in {kept}\n" in outcome.err
+    assert "crc32c" in outcome.err
+    with av.open(str(kept)) as container:
+        assert len(list(container.decode(video=0))) == 5
+    assert not (tmp_path / "v.mkv").exists()
+
+
+async def test_debug_shows_tracebacks(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """By option or by environment."""
+    make_file(tmp_path / "a.safetensors")
+    behaviour.refuse_open = abort(grpc.StatusCode.INTERNAL, "x")
+    arguments = ("stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--target", target)
+    assert "Traceback" in (await run_client(*arguments, "--debug")).err
+    assert "Traceback" in (await run_client(*arguments, FRAMEHAUL_DEBUG="1")).err
+
+
+async def test_an_unwritable_output_is_found_before_the_server_is_asked(
+    target: str, behaviour: Behaviour, tmp_path: Path
+) -> None:
+    """6, and no session was opened for nothing."""
+    make_file(tmp_path / "a.safetensors")
+    (tmp_path / "file").write_text("")
+    outcome = await run_client(
+        "stream", tmp_path / "a.safetensors", "--out", tmp_path / "file" / "v.mp4", "--target", target
+    )
+    assert (outcome.code, outcome.err) == (6, f"client: {tmp_path / 'file'}: a file is in its way\n")
+    assert not behaviour.opens
+
+
+async def test_a_full_disk_ends_the_session(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """6; the server is told at once."""
+    make_file(tmp_path / "a.safetensors", 40)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", "-", "--target", target,
+            stdout=full, stderr=asyncio.subprocess.PIPE, env=environment(),
+        )  # fmt: skip
+        _, err = await process.communicate()
+    finally:
+        os.close(full)
+    assert process.returncode == 6
+    assert b"client: stdout: No space left on device\n" in err
+    assert behaviour.left.is_set()
+
+
+async def test_a_reader_that_leaves_is_no_error(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """141, as any program in a pipe, without a word; the server is told."""
+    make_file(tmp_path / "a.safetensors", 200)
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", "-", "--target", target, "--quiet",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stdout.readline()
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert await process.stderr.read() == b""
+    assert await process.wait() == 141
+    await asyncio.wait_for(behaviour.left.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+async def test_signals_end_it_cleanly(
+    target: str, behaviour: Behaviour, tmp_path: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    """The server is told, the frames so far are kept, and the code says what happened."""
+    make_file(tmp_path / "a.safetensors", 20)
+    behaviour.stop_after_frames = 9
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "v.mkv"), "--target", target,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    await behaviour.all_acked.wait()  # all frames are with the encoder
+    process.send_signal(number)
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (code, b"")
+    kept = the_partial_file(tmp_path)
+    assert err.decode() == f"client: the frames so far are kept in {kept}\nclient: {word}\n"
+    with av.open(str(kept)) as container:
+        assert len(list(container.decode(video=0))) == 9
+    await asyncio.wait_for(behaviour.left.wait(), 5)
+    assert behaviour.left_early
+
+
+async def test_no_server(tmp_path: Path) -> None:
+    """3, soon, with the target and the reason."""
+    make_file(tmp_path / "a.safetensors")
+    outcome = await run_client(
+        "stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--target", "127.0.0.1:9",
+        "--connect-timeout", "0.3",
+    )  # fmt: skip
+    assert outcome.code == 3
+    assert outcome.err.startswith("client: 127.0.0.1:9: no server answered within 0.3 s")
+    assert "Connection refused" in outcome.err
+    assert names_in(tmp_path) == ["a.safetensors"]

@@ -1,0 +1,278 @@
+"""The whole path: client, server, worker, model, on the CPU."""
+
+import asyncio
+import itertools
+import json
+import os
+import pickle
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from framehaul_client import FrameClient, InvalidRequest, NotFound
+from tests.integration.client.command import COMMAND, Outcome, run_client
+from tests.integration.client.real_server import RealServer, real_server
+
+HEIGHT, WIDTH = 6, 8  # of a latent; 8 times that of a frame
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    """One server for all tests here: each must leave it as good as new."""
+    with real_server() as running:
+        yield running
+
+
+def make_latents(num_latents: int = 5) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(9).standard_normal((num_latents, 16, HEIGHT, WIDTH)).astype(np.float16)
+
+
+async def decode(target: str, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
+    async with FrameClient(target) as client, client.session(latents, **options) as session:
+        return np.stack([frame async for frame in session])
+
+
+def run(target: str, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
+    return asyncio.run(decode(target, latents, **options))
+
+
+def stream(server: RealServer, *arguments: object) -> Outcome:
+    return asyncio.run(run_client("stream", *arguments, "--target", server.target))
+
+
+def test_frames_do_not_depend_on_how_latents_arrive(server: RealServer) -> None:
+    """One array, single latents, an async generator, a small window: the same frames, bit for bit."""
+    latents = make_latents()
+
+    async def produce() -> AsyncIterator[np.ndarray[Any, Any]]:
+        for latent in latents:
+            yield latent
+
+    whole = run(server.target, latents)
+    assert whole.shape == (20, HEIGHT * 8, WIDTH * 8, 3)
+    assert whole.std() > 10, "a picture, not a blank"
+    assert np.array_equal(run(server.target, iter(latents)), whole)
+    assert np.array_equal(run(server.target, produce()), whole)
+    assert np.array_equal(run(server.target, latents, window_frames=4), whole)
+
+
+def test_yuv_and_rgb_are_the_same_pictures(server: RealServer) -> None:
+    """swscale turns the server's yuv420p into nearly its rgb24: planes, order and range are understood alike."""
+    latents = make_latents(2)
+    rgb = run(server.target, latents).astype(float)
+    yuv = run(server.target, latents, pixel_format="yuv420p")
+    for frame, expected in zip(yuv, rgb, strict=True):
+        picture = av.VideoFrame.from_numpy_buffer(frame, format="yuv420p")
+        converted = picture.reformat(format="rgb24", src_colorspace="ITU709", dst_colorspace="ITU709").to_ndarray()
+        small = (converted.reshape(HEIGHT * 4, 2, WIDTH * 4, 2, 3).mean(axis=(1, 3)) - _halved(expected)) ** 2
+        assert small.mean() < 9
+
+
+def _halved(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    halved: np.ndarray[Any, Any] = rgb.reshape(HEIGHT * 4, 2, WIDTH * 4, 2, 3).mean(axis=(1, 3))
+    return halved
+
+
+def test_every_dtype_decodes_alike(server: RealServer) -> None:
+    """Values that float16, bfloat16 and float32 all can hold give the same frames."""
+    latents = np.round(make_latents(2) * 4).clip(-16, 16) / 4
+    bits = latents.astype("<f4").view("<u4") >> 16
+    reference = run(server.target, latents.astype(np.float32)).astype(int)
+    for other in (
+        run(server.target, latents.astype(np.float16)),
+        run(server.target, bits.astype(np.uint16), dtype="bfloat16"),
+    ):
+        assert abs(other - reference).max() <= 1
+
+
+@pytest.mark.parametrize("leave", ["break", "kill"])
+def test_leaving_early_cancels_at_the_server(server: RealServer, leave: str, tmp_path: Path) -> None:
+    """The server's log has the end of the session at once, with fewer frames than the clip."""
+
+    async def leave_by_break() -> None:
+        async with FrameClient(server.target) as client, client.session(make_latents(200)) as session:
+            async for _ in session:
+                break
+
+    async def leave_by_kill() -> None:
+        save_file({"latents": make_latents(200)}, tmp_path / "a.safetensors")
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", "-", "--target", server.target, "--quiet",
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert await process.stdout.readline()
+        process.kill()
+        await process.wait()
+
+    _forget_earlier_sessions(server)
+    asyncio.run(leave_by_break() if leave == "break" else leave_by_kill())
+    ended = server.session_end()
+    assert ended["cause"] != "ok"
+    assert int(ended["frames"]) < 800
+
+
+def _forget_earlier_sessions(server: RealServer) -> None:
+    """Make a session whose end can be recognised, and wait for it."""
+    run(server.target, make_latents(7))
+    while server.session_end()["latents"] != "7":
+        pass
+
+
+def test_the_command_makes_a_video(server: RealServer, tmp_path: Path) -> None:
+    """latents in, video.mp4 out; the report adds up."""
+    save_file({"latents": make_latents(6)}, tmp_path / "a.safetensors", {"framehaul.fps": "24000/1001"})
+    outcome = stream(server, tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--json")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert (report["num_frames"], report["width"], report["height"]) == (24, WIDTH * 8, HEIGHT * 8)
+    assert sum(report["timeline"].values()) == pytest.approx(report["total_s"], abs=1e-4)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 24
+
+
+def test_images_equal_the_python_api(server: RealServer, tmp_path: Path) -> None:
+    """Both ways to the frames give the same bytes."""
+    latents = make_latents(2)
+    save_file({"latents": latents}, tmp_path / "a.safetensors")
+    outcome = stream(server, tmp_path / "a.safetensors", "--out", tmp_path / "%d.png", "--quiet")
+    assert outcome.code == 0, outcome.err
+    for index, frame in enumerate(run(server.target, latents)):
+        with Image.open(tmp_path / f"{index}.png") as image:
+            assert np.array_equal(np.asarray(image), frame)
+
+
+def test_the_sample_clip_streams(server: RealServer, tmp_path: Path) -> None:
+    """Without a file it streams the clip that ships with the client: pictures, not noise."""
+    outcome = stream(server, "--out", tmp_path / "v.mp4", "--json", "--preset", "ultrafast")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert report["num_frames"] == 84
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        pictures = [frame.to_ndarray(format="gray").astype(float) for frame in container.decode(video=0)]
+    assert len(pictures) == 84
+    for first, second in itertools.pairwise(pictures):
+        assert first.std() > 3
+        assert abs(first - second).mean() < 60
+
+
+def test_info_says_what_the_server_offers(server: RealServer) -> None:
+    """The model's factors are those that the frames above have."""
+    outcome = asyncio.run(run_client("info", "--json", "--target", server.target))
+    info = json.loads(outcome.out)
+    model = info["models"][0]
+    assert (model["name"], model["channels"], model["spatial_factor"]) == ("tiny", 16, 8)
+    assert info["pixel_formats"] == ["rgb24", "yuv420p"]
+
+
+# Bad input
+
+
+def file_nan(path: Path) -> None:
+    latents = make_latents()
+    latents[3, 0, 0, 0] = np.nan
+    save_file({"latents": latents}, path)
+
+
+def file_infinity(path: Path) -> None:
+    latents = make_latents()
+    latents[3, 0, 0, 0] = np.inf
+    save_file({"latents": latents}, path)
+
+
+def file_channels(path: Path) -> None:
+    save_file({"latents": np.zeros((3, 5, HEIGHT, WIDTH), np.float16)}, path)
+
+
+def file_huge(path: Path) -> None:
+    save_file({"latents": np.zeros((1, 16, 500, 500), np.float16)}, path)
+
+
+def file_model(path: Path) -> None:
+    save_file({"latents": make_latents()}, path, {"framehaul.model": "nosuch"})
+
+
+def file_missing(path: Path) -> None:
+    """Nothing is there."""
+
+
+def file_truncated(path: Path) -> None:
+    save_file({"latents": make_latents()}, path)
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def file_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(b"0" * 1000))
+
+
+def file_name(path: Path) -> None:
+    save_file({"z": make_latents()}, path)
+
+
+def file_rank(path: Path) -> None:
+    save_file({"latents": make_latents()[0]}, path)
+
+
+def file_dtype(path: Path) -> None:
+    save_file({"latents": make_latents().astype(np.float64)}, path)
+
+
+def file_good(path: Path) -> None:
+    save_file({"latents": make_latents()}, path)
+
+
+ROWS = [
+    (file_nan, "v.mp4", (), 2, "latents"),
+    (file_infinity, "v.mp4", (), 2, "latents"),
+    (file_channels, "v.mp4", (), 2, "channels=5"),
+    (file_huge, "v.mp4", (), 2, "4000"),
+    (file_model, "v.mp4", (), 2, "nosuch"),
+    (file_good, "v.mp4", ("--model", "other"), 2, "other"),
+    (file_missing, "v.mp4", (), 2, "a.safetensors: No such file or directory"),
+    (file_truncated, "v.mp4", (), 2, "a.safetensors: cut off: tensor 'latents' ends at byte"),
+    (file_pickle, "v.mp4", (), 2, "a.safetensors: a pickle or PyTorch file"),
+    (file_name, "v.mp4", (), 2, "tensor 'latents' is missing: it holds 'z'"),
+    (file_rank, "v.mp4", (), 2, "must be [T, C, h, w]"),
+    (file_dtype, "v.mp4", (), 2, "dtype F64: must be F16, BF16 or F32"),
+    (file_good, "v.avi", (), 2, "out="),
+    (file_good, "%d.png", ("--format", "yuv420p"), 2, "takes rgb24 only"),
+    (file_good, "v.mp4", ("--codec", "nosuch"), 2, "codec=nosuch"),
+    (file_good, "v.mp4", ("--preset", "nosuch"), 6, "preset=nosuch"),
+    (file_good, "a.safetensors/v.mp4", (), 6, "a file is in its way"),
+    (file_good, "v.mp4", ("--target", "127.0.0.1:9", "--connect-timeout", "0.3"), 3, "127.0.0.1:9: no server answered"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "out", "options", "code", "message"), ROWS, ids=[f"{row[0].__name__} {row[1]}" for row in ROWS]
+)
+def test_bad_input_is_named_and_harms_nobody(
+    server: RealServer, tmp_path: Path, make: Any, out: str, options: tuple[str, ...], code: int, message: str
+) -> None:
+    """One line with the field, its exit code, no output; and the next good session works."""
+    path = tmp_path / "a.safetensors"
+    make(path)
+    arguments = ("stream", path, "--out", tmp_path / out, "--target", server.target, *options)
+    outcome = asyncio.run(run_client(*arguments, "--quiet"))
+    assert outcome.code == code, outcome.err
+    lines = [line for line in outcome.err.splitlines() if line.startswith("client: ")]
+    assert message in lines[-1]
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / out).exists()
+    assert len(run(server.target, make_latents(1))) == 4
+
+
+def test_python_errors_are_typed(server: RealServer) -> None:
+    """A render farm tells them apart by class."""
+    with pytest.raises(NotFound, match="nosuch"):
+        run(server.target, make_latents(), model="nosuch")
+    nan = make_latents()
+    nan[2] = np.nan
+    with pytest.raises(InvalidRequest, match="latents"):
+        run(server.target, nan)

@@ -1,0 +1,312 @@
+import errno
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from framehaul_client.errors import OutputError
+from framehaul_client.frames import FrameLayout, PixelFormat
+from framehaul_client.sinks.video import VideoOptions, VideoSink
+from tests.unit.client.sinks.pictures import HEIGHT, WIDTH, batches, largest_file, psnr, rgb_frames, yuv_frames
+
+FPS = Fraction(24000, 1001)
+YUV = FrameLayout(pixel_format=PixelFormat.YUV420P, height=HEIGHT, width=WIDTH)
+RGB = FrameLayout(pixel_format=PixelFormat.RGB24, height=HEIGHT, width=WIDTH)
+
+
+def write(target: Path, frames: np.ndarray[Any, Any], layout: FrameLayout, **options: Any) -> VideoSink:
+    sink = VideoSink(target, layout.pixel_format, FPS, VideoOptions(**options))
+    sink.prepare()
+    sink.start(layout)
+    for batch in batches(frames):
+        sink.write(batch)
+    sink.finish()
+    return sink
+
+
+def read(path: Path, pixel_format: str = "yuv420p") -> np.ndarray[Any, Any]:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format=pixel_format) for frame in container.decode(video=0)])
+
+
+def chroma_location(path: Path) -> int | None:
+    """What H.264's VUI says: 0 left, 1 centre; read from the first bits of the stream by FFmpeg's own parser."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        extradata = stream.codec_context.extradata
+    assert extradata is not None
+    return _vui_chroma_location(_first_sps(extradata))
+
+
+def _first_sps(avcc: bytes) -> bytes:
+    num_bytes = int.from_bytes(avcc[6:8], "big")
+    return avcc[8 : 8 + num_bytes].replace(b"\x00\x00\x03", b"\x00\x00")
+
+
+class _Bits:
+    def __init__(self, content: bytes) -> None:
+        self._bits = "".join(f"{byte:08b}" for byte in content)
+        self._position = 0
+
+    def take(self, count: int) -> int:
+        self._position += count
+        return int(self._bits[self._position - count : self._position], 2)
+
+    def exp_golomb(self) -> int:
+        zeros = 0
+        while self.take(1) == 0:
+            zeros += 1
+        return (1 << zeros) - 1 + (self.take(zeros) if zeros else 0)
+
+
+def _vui_chroma_location(sps: bytes) -> int | None:
+    """ITU-T H.264, 7.3.2.1.1 and E.1.1, as far as the chroma location."""
+    bits = _Bits(sps)
+    bits.take(8)
+    profile = bits.take(8)
+    bits.take(16)
+    bits.exp_golomb()
+    if profile >= 100:
+        for _ in range(3):  # chroma_format_idc, bit depths
+            bits.exp_golomb()
+        assert bits.take(2) == 0  # no transform bypass, no scaling lists
+    bits.exp_golomb()
+    if bits.exp_golomb() == 0:  # pic_order_cnt_type
+        bits.exp_golomb()
+    bits.exp_golomb()
+    bits.take(1)
+    bits.exp_golomb()
+    bits.exp_golomb()
+    if bits.take(1) == 0:  # frame_mbs_only_flag
+        bits.take(1)
+    bits.take(1)
+    if bits.take(1):  # frame_cropping_flag
+        for _ in range(4):
+            bits.exp_golomb()
+    assert bits.take(1)  # vui_parameters_present_flag
+    if bits.take(1) and bits.take(8) == 255:  # aspect ratio
+        bits.take(32)
+    if bits.take(1):  # overscan
+        bits.take(1)
+    if bits.take(1):  # video_signal_type
+        bits.take(4)
+        if bits.take(1):
+            bits.take(24)
+    return bits.exp_golomb() if bits.take(1) else None
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_the_file_holds_every_frame_in_every_container(tmp_path: Path, suffix: str) -> None:
+    """Count, rate, size and picture: close to what went in, by PyAV's own decoder."""
+    frames = yuv_frames(25)
+    sink = write(tmp_path / f"v{suffix}", frames, YUV)
+    decoded = read(tmp_path / f"v{suffix}")
+    assert decoded.shape == frames.shape
+    assert psnr(decoded, frames) > 38
+    with av.open(str(tmp_path / f"v{suffix}")) as container:
+        assert container.streams.video[0].average_rate == FPS
+    assert sink.num_bytes == (tmp_path / f"v{suffix}").stat().st_size
+    assert [path.name for path in tmp_path.iterdir()] == [f"v{suffix}"]
+
+
+def test_a_lossless_encoder_keeps_every_bit(tmp_path: Path) -> None:
+    """Planes reach the encoder unchanged: nothing is converted, shifted or padded."""
+    frames = yuv_frames(5)
+    write(tmp_path / "v.mkv", frames, YUV, codec="ffv1")
+    assert np.array_equal(read(tmp_path / "v.mkv"), frames)
+
+
+@pytest.mark.parametrize("layout", [YUV, RGB], ids=["yuv420p", "rgb24"])
+def test_colours_are_tagged(tmp_path: Path, layout: FrameLayout) -> None:
+    """BT.709, limited range, chroma in the centre: in the stream and in the container."""
+    write(tmp_path / "v.mp4", yuv_frames(3) if layout is YUV else rgb_frames(3), layout)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.color_range, codec.colorspace, codec.color_primaries, codec.color_trc) == (1, 1, 1, 1)
+        frame = next(container.decode(video=0))
+        assert (frame.color_range, frame.colorspace) == (1, 1)
+    assert b"colrnclx\x00\x01\x00\x01\x00\x01\x00" in (tmp_path / "v.mp4").read_bytes()
+    assert chroma_location(tmp_path / "v.mp4") == 1
+
+
+def test_rgb_is_converted_to_bt709_limited(tmp_path: Path) -> None:
+    """Within one level of the written formula: swscale with AREA, not its BT.601 default."""
+    write(tmp_path / "v.mkv", rgb_frames(3), RGB, codec="ffv1", encoded_format="yuv420p")
+    difference = read(tmp_path / "v.mkv").astype(int) - yuv_frames(3).astype(int)
+    assert abs(difference).max() <= 1
+
+
+def test_rgb_encoders_get_rgb(tmp_path: Path) -> None:
+    """A lossless RGB codec gives the frames back bit for bit."""
+    frames = rgb_frames(3)
+    write(tmp_path / "v.mkv", frames, RGB, codec="libx264rgb", crf=0, preset="ultrafast", encoded_format="rgb24")
+    assert np.array_equal(read(tmp_path / "v.mkv", "rgb24"), frames)
+
+
+def test_an_encoder_without_yuv420p_gets_its_first_format(tmp_path: Path) -> None:
+    """ProRes takes 4:2:2 only: frames are converted."""
+    frames = yuv_frames(3)
+    write(tmp_path / "v.mov", frames, YUV, codec="prores_ks")
+    with av.open(str(tmp_path / "v.mov")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv422p10le"
+    assert psnr(read(tmp_path / "v.mov"), frames) > 35
+
+
+def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
+    """Better quality is a larger file."""
+    frames = yuv_frames(10)
+    good = write(tmp_path / "good.mp4", frames, YUV, crf=8, preset="slow")
+    bad = write(tmp_path / "bad.mp4", frames, YUV, crf=40, preset="slow")
+    assert good.num_bytes > 2 * bad.num_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("v.avi", {}, r"out=.*v\.avi: must end in \.mp4, \.mov, \.mkv"),
+        ("v.mp4", {"codec": "nosuch"}, "codec=nosuch: no such encoder"),
+        ("v.mp4", {"codec": "aac"}, "codec=aac: must be a video encoder"),
+        ("v.mp4", {"encoded_format": "pal8"}, "pix_fmt=pal8: libx264 takes yuv420p"),
+        ("v.mkv", {"codec": "rawvideo", "encoded_format": "nosuch"}, "pix_fmt=nosuch: no such pixel format"),
+    ],
+)
+def test_wrong_options_are_found_before_anything_is_written(
+    tmp_path: Path, name: str, options: dict[str, Any], message: str
+) -> None:
+    """The text names the option, the value and what is allowed."""
+    with pytest.raises(ValueError, match=message):
+        VideoSink(tmp_path / name, PixelFormat.YUV420P, FPS, VideoOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "nosuch"}, "libx264 refused 128x96 yuv420p crf=18 preset=nosuch"),
+        ({"codec": "prores_ks"}, "prores_ks refused"),
+        ({"codec": "mpeg4", "preset": "fast"}, "mpeg4 has no option preset"),
+    ],
+)
+def test_what_the_encoder_refuses_is_said(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """The text names encoder, size and options; no file is left."""
+    sink = VideoSink(tmp_path / "v.mp4", PixelFormat.YUV420P, FPS, VideoOptions(**options))
+    sink.prepare()
+    with pytest.raises(OutputError, match=message):
+        sink.start(YUV)
+    assert sink.abort() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_name_appears_only_when_the_file_is_whole(tmp_path: Path) -> None:
+    """Until then the old file is there, untouched."""
+    target = tmp_path / "deep" / "v.mp4"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    sink = VideoSink(target, PixelFormat.YUV420P, FPS, VideoOptions())
+    sink.prepare()
+    sink.start(YUV)
+    for batch in batches(yuv_frames(6)):
+        sink.write(batch)
+        assert target.read_bytes() == b"old"
+    sink.finish()
+    assert len(read(target)) == 6
+    assert sink.abort() is None, "what is finished can't be aborted"
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    """--out out/video.mp4 works in a fresh checkout."""
+    write(tmp_path / "a" / "b" / "v.mp4", yuv_frames(1), YUV)
+    assert (tmp_path / "a" / "b" / "v.mp4").exists()
+
+
+def test_the_file_gets_the_usual_rights(tmp_path: Path) -> None:
+    """As any program's file: what umask leaves."""
+    previous = os.umask(0o027)
+    try:
+        write(tmp_path / "v.mp4", yuv_frames(1), YUV)
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "v.mp4").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_aborted_file_is_kept_and_plays(tmp_path: Path) -> None:
+    """The frames so far are worth something; the target's name stays free."""
+    sink = VideoSink(tmp_path / "v.mp4", PixelFormat.YUV420P, FPS, VideoOptions())
+    sink.prepare()
+    sink.start(YUV)
+    for batch in batches(yuv_frames(6)):
+        sink.write(batch)
+    kept = sink.abort()
+    assert kept is not None
+    assert kept.name.startswith("v.mp4.")
+    assert kept.name.endswith(".partial")
+    assert len(read(kept)) == 6
+    assert not (tmp_path / "v.mp4").exists()
+    assert sink.abort() is None
+
+
+def test_an_abort_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+    """An empty file is worth nothing, whether the encoder was opened or not."""
+    for started in (False, True):
+        sink = VideoSink(tmp_path / "v.mp4", PixelFormat.YUV420P, FPS, VideoOptions())
+        sink.prepare()
+        if started:
+            sink.start(YUV)
+        assert sink.abort() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sink_that_was_not_prepared_aborts(tmp_path: Path) -> None:
+    """Nothing was made, nothing is kept."""
+    assert VideoSink(tmp_path / "v.mp4", PixelFormat.YUV420P, FPS, VideoOptions()).abort() is None
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_full_disk_is_an_error_and_keeps_what_is_there(tmp_path: Path, suffix: str) -> None:
+    """The text says why; the target's name stays free; the partial file is named."""
+    target = tmp_path / f"v{suffix}"
+    noise = np.random.default_rng(0).integers(16, 235, (60, HEIGHT * 3 // 2, WIDTH), np.uint8)
+    sink = VideoSink(target, PixelFormat.YUV420P, FPS, VideoOptions())
+    with largest_file(150_000):
+        sink.prepare()
+        sink.start(YUV)
+        with pytest.raises(OutputError, match=os.strerror(errno.EFBIG)):  # noqa: PT012
+            for batch in batches(noise):
+                sink.write(batch)
+            sink.finish()
+        kept = sink.abort()
+    assert kept is not None
+    assert kept.stat().st_size == 150_000
+    assert not target.exists()
+
+
+def test_an_unwritable_folder_is_found_before_any_work(tmp_path: Path) -> None:
+    """A folder that can't be made, and a name that is a folder."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dir.mp4").mkdir()
+    for target, message in (
+        (tmp_path / "file" / "v.mp4", "file: a file is in its way"),
+        (tmp_path / "file" / "deep" / "v.mp4", "file/deep: a file is in its way"),
+        (tmp_path / "dir.mp4", r"dir\.mp4: is a directory"),
+        (Path("/proc/none/v.mp4"), "/proc/none: No such file or directory"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            VideoSink(target, PixelFormat.YUV420P, FPS, VideoOptions()).prepare()
+
+
+def test_a_name_that_is_taken_meanwhile_is_an_error(tmp_path: Path) -> None:
+    """The rename fails when a folder took the name; the frames are kept."""
+    target = tmp_path / "v.mp4"
+    sink = VideoSink(target, PixelFormat.YUV420P, FPS, VideoOptions())
+    sink.prepare()
+    sink.start(YUV)
+    sink.write(batches(yuv_frames(3))[0])
+    target.mkdir()
+    with pytest.raises(OutputError, match="Is a directory"):
+        sink.finish()
+    kept = sink.abort()
+    assert kept is not None
+    assert len(read(kept)) == 3

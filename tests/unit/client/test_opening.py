@@ -1,0 +1,78 @@
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.config import SessionConfig
+from framehaul_client.errors import ProtocolError
+from framehaul_client.frames import PixelFormat
+from framehaul_client.latents import LatentFormat, LatentType
+from framehaul_client.opening import open_request, read_opened
+
+LATENTS = LatentFormat(LatentType.BFLOAT16, (16, 60, 104))
+
+
+def opened(**changes: int) -> pb.Opened:
+    message = pb.Opened(
+        session_id=b"s", model="tiny", height=480, width=832, pixel_format=pb.PIXEL_FORMAT_RGB24, frame_bytes=1198080,
+        min_window_frames=4, max_window_frames=100, first_frames=1, temporal_factor=4, lookahead_latents=2,
+    )  # fmt: skip
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+def test_the_request_says_what_was_asked_for() -> None:
+    """Every field of the config has its place in Open; the mode is EXPLICIT."""
+    config = SessionConfig(
+        model="tiny",
+        pixel_format=PixelFormat.YUV420P,
+        num_latents=7,
+        normalized=True,
+        priority=-3,
+        window_frames=9,
+        max_message_bytes=5000,
+    )
+    assert open_request(config, LATENTS).open == pb.Open(
+        model="tiny",
+        geometry=pb.LatentGeometry(channels=16, height=60, width=104),
+        dtype=pb.DATA_TYPE_BFLOAT16,
+        num_latents=7,
+        normalized=True,
+        pixel_format=pb.PIXEL_FORMAT_YUV420P,
+        max_message_bytes=5000,
+        priority=-3,
+        mode=pb.MODE_EXPLICIT,
+        window_frames=9,
+    )
+
+
+def test_an_unknown_number_of_latents_is_left_unset() -> None:
+    """0 would mean something else."""
+    assert not open_request(SessionConfig(), LATENTS).open.HasField("num_latents")
+
+
+def test_the_answer_becomes_values() -> None:
+    """The window is what was wanted, clamped; the layout is checked."""
+    answer = read_opened(opened(), SessionConfig(window_frames=200))
+    assert (answer.model, answer.window_frames, answer.layout.shape) == ("tiny", 100, (480, 832, 3))
+    assert (answer.num_frames(1), answer.num_frames(10)) == (1, 37)
+
+
+@pytest.mark.parametrize(("height", "width", "window_frames"), [(480, 832, 56), (16, 16, 87381), (2160, 3840, 16)])
+def test_the_window_is_64_mib_of_frames_unless_it_is_given(height: int, width: int, window_frames: int) -> None:
+    """Many small frames or a few large ones, but 16 at least."""
+    message = opened(height=height, width=width, frame_bytes=height * width * 3, max_window_frames=0)
+    assert read_opened(message, SessionConfig()).window_frames == window_frames
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixel_format": pb.PIXEL_FORMAT_YUV420P}, "pixel_format=2: rgb24 was asked for"),
+        ({"width": 0}, "width=0: must be 1 or more"),
+        ({"frame_bytes": 5}, "frame_bytes=5: 832x480 rgb24 has 1198080"),
+    ],
+)
+def test_an_answer_to_something_else_is_refused(changes: dict[str, int], message: str) -> None:
+    """Frames of another layout would be read wrongly."""
+    with pytest.raises(ProtocolError, match=message):
+        read_opened(opened(**changes), SessionConfig())
