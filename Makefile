@@ -72,7 +72,7 @@ $(VENV)/.installed: pyproject.toml
 	@echo "setting up $(VENV): a few minutes the first time (torch is large)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip install --index-url $(TORCH_INDEX_URL) 'torch>=2.6,<3')
+	$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip install --index-url $(TORCH_INDEX_URL) 'torch>=2.6$(comma)<3')
 	$(BIN)/python -m pip install --progress-bar on --editable '.[server]' --group dev
 	@touch $@
 
