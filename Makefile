@@ -11,8 +11,7 @@ TORCH_INDEX_URL ?=
 # OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-SOURCES := protos/framehaul pipeline server/framehaul_server client/framehaul_client tests
-PURE := framehaul/wire.py framehaul_pipeline/slots.py framehaul_pipeline/feeder.py framehaul_pipeline/scheduler.py
+SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench
 
 # Files without I/O, which tests can hold in full.
 comma := ,
@@ -60,6 +59,8 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/report.py \
 	client/framehaul_client/safetensors_header.py))
 
+-include bench/targets.mk
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types layers proto proto-check coverage train-tiny clean
 
@@ -69,6 +70,8 @@ help: ## Show this list
 setup: $(VENV)/.installed ## Create .venv and install everything; nothing to do when it is current
 
 $(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: make PYTHON=python3.12, say'; exit 1; }
 	@echo "setting up $(VENV): a few minutes the first time (torch is large)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
@@ -77,7 +80,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: setup ## Stream the sample clip to out/video.mp4
-	$(BIN)/python client/demo.py
+	@$(BIN)/python client/demo.py
 
 test: setup ## Run all tests
 	$(BIN)/python -m pytest -q
@@ -93,7 +96,9 @@ format: setup ## Rewrite sources in the house format
 	$(BIN)/ruff check --fix $(SOURCES)
 
 types: setup ## mypy --strict
-	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client tests
+	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client client/demo.py \
+		tests bench
+	cd pipeline && ../$(BIN)/mypy --config-file ../pyproject.toml training
 
 layers: setup ## Who may import whom
 	$(BIN)/lint-imports
@@ -122,7 +127,7 @@ coverage: setup ## All tests; the pure files must be covered in every branch
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report
-	$(BIN)/coverage report --fail-under=100 --show-missing --include='$(shell $(BIN)/python scripts/pure_files.py)'
+	$(BIN)/coverage report --fail-under=100 --show-missing --include="$(PURE)"
 
 train-tiny: setup ## Train the built-in model again, on a GPU; going on where an earlier run stopped
 	$(BIN)/python -m pip install --quiet --group train
