@@ -30,6 +30,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/admission.py \
 	server/framehaul_server/config.py \
 	server/framehaul_server/delivery.py \
+	server/framehaul_server/descriptors.py \
 	server/framehaul_server/grant.py \
 	server/framehaul_server/info.py \
 	server/framehaul_server/input.py \
@@ -59,7 +60,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/report.py \
 	client/framehaul_client/safetensors_header.py))
 
--include bench/targets.mk
+include bench/targets.mk
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types layers proto proto-check coverage train-tiny clean

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Final
+from typing import Final, cast
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
@@ -25,6 +26,7 @@ from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.admission import Admission
 from framehaul_server.config import Address, ServerConfig
+from framehaul_server.descriptors import MethodPool
 from framehaul_server.errors import CannotListen
 from framehaul_server.health import Health
 from framehaul_server.info import max_response_bytes, server_info
@@ -71,7 +73,8 @@ class App:
         self._server.add_generic_rpc_handlers((service.handler(),))
         self._health.add_to(self._server)
         if self._config.reflection:
-            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server, pool=cast(DescriptorPool, MethodPool()))
         publishing = asyncio.create_task(self._health.run())
         try:
             if await _first(self._supervisor.start(), stop.wait()) == 1:

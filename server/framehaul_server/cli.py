@@ -156,7 +156,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--session-window-mib",
         int,
         str(defaults.session_window_bytes >> 20),
-        "frames that may wait for one client, in MiB",
+        "frames that may wait for one client, in MiB; times --max-sessions is the most they can hold",
         "MIB",
     )
     option(

@@ -1,4 +1,4 @@
-"""From a published chunk to responses: whole frames, as many to a message as fit.
+"""From a published chunk to responses: whole frames, as many to a message as make a good size.
 
 Runs on the event loop. The join into a message is the one user-space copy of a frame; it frees the slot.
 """
@@ -13,7 +13,9 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.outbox import Outgoing
 
 DEFAULT_MESSAGE_BYTES: Final = 4 << 20
-"""Largest response unless the client says otherwise, and the size that throughput and jitter like best."""
+"""Largest response unless the client says otherwise."""
+_GOOD_MESSAGE_BYTES: Final = 3 << 19
+"""The size that throughput likes best (docs/benchmarks.md, "Size of messages")."""
 
 _HEADER_BYTES: Final = 64
 """Upper bound of a frame response's tags, lengths and numbers, checksums aside."""
@@ -36,8 +38,12 @@ def message_bytes(frame_bytes: int, num_frames: int = 1) -> int:
 
 
 def frames_per_message(frame_bytes: int, max_message_bytes: int) -> int:
-    """Whole frames that fit a response; 0 when not even one does."""
-    return max(0, max_message_bytes - _HEADER_BYTES) // (frame_bytes + _CRC_BYTES)
+    """Whole frames that go into a response, at least one; 0 when not even one fits `max_message_bytes`."""
+    fitting, good = (
+        max(0, limit - _HEADER_BYTES) // (frame_bytes + _CRC_BYTES)
+        for limit in (max_message_bytes, _GOOD_MESSAGE_BYTES)
+    )
+    return min(fitting, max(1, good))
 
 
 def pack(lease: ReadableLease, frames_to_a_message: int, latents_until: int) -> Iterator[Outgoing]:

@@ -48,3 +48,11 @@ def test_no_message_is_larger_than_its_bound_and_as_many_frames_fit_as_the_bound
 
 def test_nothing_fits_a_tiny_message() -> None:
     assert frames_per_message(10, 3) == 0
+
+
+@pytest.mark.parametrize(
+    ("frame_bytes", "num_frames"), [(599_040, 2), (1_198_080, 1), (3_000_000, 1), (100_000, 15), (5_000_000, 0)]
+)
+def test_messages_have_the_size_that_throughput_likes(frame_bytes: int, num_frames: int) -> None:
+    """About 1.5 MiB however much the client would take, one frame when it is larger, none beyond the client's limit."""
+    assert frames_per_message(frame_bytes, 4 << 20) == num_frames

@@ -1,0 +1,75 @@
+"""Puts figures into docs/benchmarks.md, between marks that name their program, and draws the plots.
+
+`python -m bench.report [--results out/bench] [--docs docs]`. Sections without new figures stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import MODES
+from bench.plots import bars
+from bench.transport import TITLES
+
+
+def fill(page: str, name: str, section: str) -> str:
+    """Replace what stands between the marks of `name`.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    marks = re.compile(f"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
+    if not marks.search(page):
+        raise ValueError(f"the page has no marks <!-- bench:{name} --> and <!-- /bench:{name} -->")
+    return marks.sub(lambda found: f"{found[1]}\n{section}\n{found[2]}", page)
+
+
+def transport_plot(figures: dict[str, Any]) -> str:
+    """GB/s of all transports over TCP, at 4 MB."""
+    rows = [
+        (TITLES[name].replace("*", ""), each["gb_per_s"])
+        for name, each in figures["4 MB"].items()
+        if not name.startswith("memory")
+    ]
+    return bars("Messages of 4 MB over loopback TCP", rows, "GB/s", "Framehaul")
+
+
+def contest_plot(figures: dict[str, Any]) -> str:
+    """Frames a second of the three ways to serve the fast decoder, with x264."""
+    rows = []
+    for case, each in figures["contest tiny"].items():
+        sink, sessions, mode = case.split(" ")
+        if sink == "x264":
+            rows.append((f"{sessions} sessions: {MODES[mode]}", each["num_frames"] / each["wall_s"]))
+    return bars("Decoder tiny, every frame encoded with x264", rows, "frames/s", "Framehaul")
+
+
+PLOTS = {"transport": transport_plot, "gpu": contest_plot}
+
+
+def main() -> None:
+    """Fill in every section whose figures are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("out/bench"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    given = parser.parse_args()
+    target = given.docs / "benchmarks.md"
+    page = target.read_text()
+    for section in sorted(given.results.glob("*.md")):
+        name = section.stem
+        page = fill(page, name, section.read_text())
+        if name in PLOTS:
+            figures = json.loads(section.with_suffix(".json").read_text())["figures"]
+            images = given.docs / "images"
+            images.mkdir(exist_ok=True)
+            (images / f"bench-{name}.svg").write_text(PLOTS[name](figures))
+        print(f"{target}: {name}")
+    target.write_text(page)
+
+
+if __name__ == "__main__":
+    main()

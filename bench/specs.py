@@ -1,0 +1,37 @@
+"""Decoders that exist for measuring only. Imports no torch: the server reads this too."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.spec import DecoderSpec, Exactness
+
+FREE_SPEC: Final = DecoderSpec(
+    name="bench-free",
+    channels=TINY_SPEC.channels,
+    spatial_factor=TINY_SPEC.spatial_factor,
+    temporal_factor=TINY_SPEC.temporal_factor,
+    first_frames=TINY_SPEC.first_frames,
+    lookahead_latents=0,
+    exactness=Exactness.FULL,
+    receptive_latents=1,
+    state_bytes_per_pixel=0.0,
+)
+"""Grey frames for next to nothing, so that scheduling and transport are what is measured."""
+
+STAND_IN_SPEC: Final = DecoderSpec(
+    name="bench-stand-in",
+    channels=TINY_SPEC.channels,
+    spatial_factor=TINY_SPEC.spatial_factor,
+    temporal_factor=TINY_SPEC.temporal_factor,
+    first_frames=TINY_SPEC.first_frames,
+    lookahead_latents=0,
+    exactness=Exactness.FULL,
+    receptive_latents=1,
+    state_bytes_per_pixel=0.0,
+)
+"""Not a video decoder: as much arithmetic a frame as the Wan 2.1 VAE, see `decoders.StandInDecoder`."""
+
+SPECS: Final = MappingProxyType({spec.name: spec for spec in (TINY_SPEC, FREE_SPEC, STAND_IN_SPEC)})

@@ -1,0 +1,122 @@
+"""A client process for the benchmarks: the client library, its encoder and its sinks, driven by lines of JSON.
+
+A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `sink` (`discard` or `x264`),
+either `seconds` to leave after or `latents` to send, and `fps` for latents that come at a pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framehaul_client.client import FrameClient
+from framehaul_client.encoder import Encoder
+from framehaul_client.frames import PixelFormat
+from framehaul_client.latents_file import LatentsFile
+from framehaul_client.sinks.video import VideoOptions, VideoSink
+from framehaul_client.stream_command import SAMPLE
+
+_FACTOR: Final = 8
+_FRAMES_A_LATENT: Final = 4
+_FPS: Final = Fraction(24)
+
+
+def picture_latents(height: int, width: int) -> NDArray[np.float16]:
+    """The sample clip's latents `[T, 16, height / 8, width / 8]`, repeated or cut to this size of frames."""
+    with LatentsFile(SAMPLE) as file:
+        sample = np.stack(list(file))
+    rows, columns = height // _FACTOR, width // _FACTOR
+    repeats = (1, 1, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
+    return np.ascontiguousarray(np.tile(sample, repeats)[:, :, :rows, :columns])
+
+
+def _latents(request: dict[str, Any], clip: NDArray[np.float16]) -> Iterator[NDArray[np.float16]]:
+    """Latents without end, or until their number is reached; at a pace if there is one."""
+    started_s = time.monotonic()
+    most = request.get("latents", sys.maxsize)
+    interval_s = _FRAMES_A_LATENT / request["fps"] if request.get("fps") else 0.0
+    for index in range(most):
+        if interval_s:
+            time.sleep(max(0.0, started_s + index * interval_s - time.monotonic()))
+        yield clip[index % len(clip)]
+
+
+async def _session(
+    client: FrameClient, request: dict[str, Any], clip: NDArray[np.float16], out: Path
+) -> dict[str, Any]:
+    messages: list[tuple[int, int, int]] = []
+    encode_s = wait_encoder_s = 0.0
+    seconds = request.get("seconds", math.inf)
+    started_ns = time.monotonic_ns()
+    async with client.session(
+        _latents(request, clip),
+        model=request.get("model", ""),
+        pixel_format=PixelFormat(request.get("format", "yuv420p")),
+        num_latents=request.get("latents"),
+        priority=request.get("priority", 0),
+    ) as session:
+        encoder = None
+        if request["sink"] == "x264":
+            sink = VideoSink(out, PixelFormat.YUV420P, _FPS, VideoOptions())
+            sink.prepare()
+            encoder = Encoder(sink, session.opened.layout)
+        async for batch in session.batches():
+            messages.append((time.monotonic_ns(), batch.first_frame, len(batch)))
+            if encoder is not None:
+                waited_s = time.perf_counter()
+                await encoder.put(batch)
+                wait_encoder_s += time.perf_counter() - waited_s
+            if time.monotonic_ns() - started_ns > seconds * 1e9:
+                break
+        statistics = session.statistics
+        if encoder is not None:
+            await encoder.finish()
+            await encoder.aclose()
+            encode_s = encoder.busy_s
+    return {
+        "started_ns": started_ns,
+        "ended_ns": time.monotonic_ns(),
+        "messages": messages,
+        "num_frames": statistics.num_frames,
+        "frame_bytes": statistics.frame_bytes,
+        "wait_encoder_s": wait_encoder_s,
+        "encode_s": encode_s,
+        "wait_frames_s": statistics.wait_frames_s,
+        "wait_room_s": statistics.wait_room_s,
+    }
+
+
+async def _run(request: dict[str, Any]) -> dict[str, Any]:
+    clip = picture_latents(request["height"], request["width"])
+    cpu_s = time.process_time()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        async with FrameClient(request["target"], tune_allocator=True) as client:
+            sessions = await asyncio.gather(
+                *(
+                    _session(client, request, clip, Path(folder) / f"{index}.mkv")
+                    for index in range(request.get("sessions", 1))
+                )
+            )
+    return {"sessions": sessions, "cpu_s": time.process_time() - cpu_s}
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    print("{}", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(asyncio.run(_run(json.loads(line)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

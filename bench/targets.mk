@@ -1,0 +1,27 @@
+# Load tests and benchmarks; the Makefile includes this file. docs/load-testing.md, docs/benchmarks.md.
+
+GHZ := out/bin/ghz
+
+.PHONY: ghz load bench bench-gpu protoset
+
+ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
+
+$(GHZ):
+	@mkdir -p out/bin
+	GOBIN=$(CURDIR)/out/bin go install github.com/bojand/ghz/cmd/ghz@latest
+
+load: setup $(GHZ) ## Drive a server with ghz, by reflection and by protoset; reports in out/load
+	$(BIN)/python -m bench.load --ghz $(GHZ) --out out/load --results out/bench
+
+bench: setup ## All CPU benchmarks, at most 15 minutes; writes the tables and plots of docs/benchmarks.md
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m bench.cpu --docs docs
+
+bench-gpu: ## All GPU benchmarks, at most 6 minutes; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench/frames.protoset: protos/framehaul/v1/frames.proto .venv-proto/.installed
+	.venv-proto/bin/python -m grpc_tools.protoc -Iprotos --include_imports --descriptor_set_out=$@ $<
+
+protoset: bench/frames.protoset ## Descriptors for clients without reflection

@@ -1,0 +1,66 @@
+"""The product's worker, with the benchmarks' decoders and two things noted: when copies were done, what the GPU did.
+
+Started by `bench.server` in place of `framehaul_pipeline.entry`. One more thread obeys `control.Control`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from bench.control import VARIABLE
+from bench.decoders import load
+from bench.profiling import DeviceProfiler
+from framehaul_pipeline import entry
+from framehaul_pipeline.launch import InFlight
+from framehaul_pipeline.worker import Worker
+
+_copied: list[tuple[int, int, int]] = []
+"""Of each chunk its first frame, its number of frames, and when its copy was seen done (CLOCK_MONOTONIC, ns)."""
+_complete = Worker.complete
+
+
+def _note_copied(worker: Worker, flight: InFlight) -> None:
+    _complete(worker, flight)
+    _copied.append((flight.chunk.first_frame, flight.chunk.num_frames, time.monotonic_ns()))
+
+
+def _answer(path: str) -> None:
+    profiler = DeviceProfiler()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(path)
+        for command in connection.makefile("r"):
+            try:
+                answer = _obey(profiler, command.strip())
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _obey(profiler: DeviceProfiler, command: str) -> dict[str, Any]:
+    if command == "start":
+        profiler.start()
+        return {}
+    if command == "stop":
+        return dict(profiler.stop())
+    taken = list(_copied)
+    _copied.clear()
+    return {"copied": taken}
+
+
+def main() -> int:
+    """Run the worker."""
+    Worker.complete = _note_copied  # type: ignore[method-assign, assignment]
+    entry.load_decoder = load  # type: ignore[attr-defined]
+    if path := os.environ.get(VARIABLE):
+        threading.Thread(target=_answer, args=(path,), daemon=True).start()
+    return entry.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+import pytest
+from bench.plots import bars
+from bench.report import fill
+
+PAGE = "head\n<!-- bench:a -->\nold\n<!-- /bench:a -->\ntail\n"
+
+
+def test_a_section_is_replaced_between_its_marks() -> None:
+    """The rest of the page stays, and filling in twice gives the same."""
+    once = fill(PAGE, "a", r"new \1")
+    assert once == "head\n<!-- bench:a -->\n\nnew \\1\n<!-- /bench:a -->\ntail\n"
+    assert fill(once, "a", r"new \1") == once
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    """The error says which marks are missing."""
+    with pytest.raises(ValueError, match="bench:b"):
+        fill(PAGE, "b", "new")
+
+
+def test_the_longest_bar_fills_the_room() -> None:
+    """Bars are drawn from zero, in proportion."""
+    chart = bars("t", [("one & ours", 1.0), ("two", 2.0)], "GB/s", "ours")
+    assert 'width="175.0"' in chart
+    assert 'width="350.0"' in chart
+    assert "one &amp; ours" in chart
