@@ -87,6 +87,21 @@ def test_the_second_signal_exits_at_once_and_takes_the_worker_along(start_server
     eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker's end")
 
 
+def test_a_killed_server_takes_the_worker_along(start_server: StartServer) -> None:
+    """Without a goodbye: the worker sees the end of the socket and leaves nothing behind."""
+    server = start_server()
+    worker = server.worker()
+    with server.channel() as channel, Client(channel) as client:
+        client.send(latents(4), open=opening(mode=pb.MODE_EXPLICIT, window_frames=4))
+        client.read_frames(4)
+        server.signal(signal.SIGKILL)
+        assert server.wait(5) == -signal.SIGKILL
+        with pytest.raises(grpc.RpcError) as caught:
+            client.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker's end")
+
+
 def run_server(*options: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "framehaul_server.cli", *COMMON_OPTIONS, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
