@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except InvalidInput as error:
         return _complain(error, EXIT_USAGE)
+    except ModuleNotFoundError as error:
+        return _complain(f"{error.name} is not installed here: pip install 'framehaul[server]'", EXIT_USAGE)
     except (PipelineError, OSError) as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:

@@ -1,0 +1,21 @@
+"""The `server` command's way in: says what to install where only the client is."""
+
+from __future__ import annotations
+
+import sys
+
+EXIT_USAGE = 2
+
+
+def main() -> int:
+    """Run the command line."""
+    try:
+        from framehaul_server.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"server: {error.name} is not installed here: pip install 'framehaul[server]'\n")
+        return EXIT_USAGE
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
