@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Where pip takes torch from, for example TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu for a small CPU build.
+# Another package index for pip to take torch from: PyTorch's own for the CPU, say, whose builds are small.
 TORCH_INDEX_URL ?=
 
 # OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
