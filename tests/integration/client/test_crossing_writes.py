@@ -21,7 +21,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient, InvalidRequest
 from tests.integration.client.fake_server import expected_frames
-from tests.integration.client.test_session import RGB_SHAPE, make_latents
+from tests.integration.client.sessions import RGB_SHAPE, make_latents
 
 
 @contextmanager
@@ -114,32 +114,36 @@ def test_latents_that_fail_hide_no_reason(refusing_server: tuple[str, IO[str]]) 
         asyncio.run(look_away())
 
 
-def test_grpc_still_needs_this(server: tuple[str, IO[str]]) -> None:
-    """With `call.read()` the same ends as INTERNAL: when this fails, grpc is repaired, and `stream` can be simpler."""
-    target, ends = server
+async def fault_of_grpc(target: str, ends: IO[str]) -> bool:
+    """Let a plain call's write cross the end of the call: whether grpc then hides what the server said."""
     opened = pb.Open(
         geometry=pb.LatentGeometry(channels=4, height=2, width=4),
         dtype=pb.DATA_TYPE_FLOAT16,
         pixel_format=pb.PIXEL_FORMAT_RGB24,
         mode=pb.MODE_EXPLICIT,
     )
-    latents = make_latents(1)
-
-    async def look_away() -> None:
-        async with grpc.aio.insecure_channel(target) as channel:
-            start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-            call = start()
-            await call.write(pb.StreamRequest(open=opened).SerializeToString())
-            await call.read()
-            content = latents.tobytes()
-            last = pb.StreamRequest(
-                index=0, crc32c=crc32c.crc32c(content), num_latents=1, end_of_latents=True, latents=content
-            )
-            await call.write(last.SerializeToString())
-            ends.readline()
-            with pytest.raises(grpc.aio.AioRpcError):
-                await call.write(pb.StreamRequest(ack=pb.Ack(next_frame=0)).SerializeToString())
-            with pytest.raises(grpc.aio.AioRpcError, match="Internal error from Core"):
+    content = make_latents(1).tobytes()
+    last = pb.StreamRequest(index=0, crc32c=crc32c.crc32c(content), num_latents=1, end_of_latents=True, latents=content)
+    async with grpc.aio.insecure_channel(target) as channel:
+        start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
+        call = start()
+        await call.write(pb.StreamRequest(open=opened).SerializeToString())
+        await call.read()
+        await call.write(last.SerializeToString())
+        ends.readline()  # blocks the event loop on purpose
+        try:
+            await call.write(pb.StreamRequest(ack=pb.Ack(next_frame=0)).SerializeToString())
+        except grpc.aio.AioRpcError:
+            try:
                 await call.read()
+            except grpc.aio.AioRpcError as error:
+                return "Internal error from Core" in str(error)
+        return False
 
-    asyncio.run(look_away())
+
+def test_grpc_still_needs_this(server: tuple[str, IO[str]]) -> None:
+    """When this fails, grpc is repaired, and `stream` can be simpler.
+
+    Whether the end of the call has come when the write starts is up to the network: so it is tried some times.
+    """
+    assert any(asyncio.run(fault_of_grpc(*server)) for _ in range(20))

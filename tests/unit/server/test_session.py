@@ -1,3 +1,5 @@
+"""All of a session's life in one file: every part needs the same running session and fakes around it."""
+
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
