@@ -70,7 +70,8 @@ class Epoch:
         self.exited = asyncio.Event()
         self._on_lost = on_lost
         self._on_exit = on_exit
-        self._lost = False
+        self.lost = False
+        """The worker can't be talked to any more."""
         self._specs = specs
         self._ring = Ring.create(
             f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=config.slot_bytes(specs)
@@ -127,11 +128,6 @@ class Epoch:
     def num_sessions(self) -> int:
         """Sessions open with the worker."""
         return len(self._sessions)
-
-    @property
-    def slot_bytes(self) -> int:
-        """Payload of one frame slot."""
-        return self._ring.slot_bytes
 
     @property
     def shared_bytes(self) -> int:
@@ -253,9 +249,9 @@ class Epoch:
 
     def _lose(self) -> None:
         """The worker can't be talked to any more: no message will come, and none goes out."""
-        if self._lost:
+        if self.lost:
             return
-        self._lost = True
+        self.lost = True
         self._channel.close()
         self._on_lost(self)
         for session in list(self._sessions):

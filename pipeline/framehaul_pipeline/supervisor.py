@@ -113,11 +113,6 @@ class Supervisor:
         return self._current().shared_bytes
 
     @property
-    def slot_bytes(self) -> int:
-        """Payload of one frame slot."""
-        return self._current().slot_bytes
-
-    @property
     def worker_pid(self) -> int:
         """Process id of the worker."""
         return self._current().pid
@@ -222,6 +217,8 @@ class Supervisor:
         if ready.specs != self.specs:
             epoch.kill()
             raise WorkerFailed(f"the worker serves {ready.specs}: must be {self.specs}")
+        if epoch.lost:
+            raise WorkerFailed("the worker process ended as soon as it was ready")
         self.device, self.memory_bytes = ready.device, ready.memory_bytes
         if self.state is not WorkerState.CLOSED:
             self._set_state(WorkerState.READY)
@@ -234,6 +231,8 @@ class Supervisor:
         was_ready = epoch.ready.exception() is None
         if epoch is not self._epoch or not was_ready or self.state is not WorkerState.RESTARTING:
             return
+        if self._restart is not None and not self._restart.done():
+            return  # it ended while it was started: the restart under way says so
         now = asyncio.get_running_loop().time()
         self._deaths.append(now)
         while self._deaths[0] < now - self._config.restart_window_s:

@@ -142,8 +142,10 @@ class App:
 
     def _ready_line(self, address: Address) -> str:
         models = ", ".join(spec.name for spec in self._specs)
+        device_bytes = self._supervisor.memory_bytes
+        memory = f" with {device_bytes / 1e9:.0f} GB" if device_bytes else ""
         return (
-            f"framehaul: serving {models} on {address}, device {self._supervisor.device}, "
+            f"framehaul: serving {models} on {address}, device {self._supervisor.device}{memory}, "
             f"{self._supervisor.shared_bytes / 1e6:.0f} MB shared memory, up to {self._config.max_sessions} sessions"
         )
 

@@ -11,8 +11,10 @@ import pytest
 import pytest_asyncio
 
 from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.epoch import Epoch
 from framehaul_pipeline.errors import PipelineError, Unavailable
 from framehaul_pipeline.lease import FrameLease
+from framehaul_pipeline.messages import ToServer
 from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.supervisor import RingStatistics, Supervisor, WorkerFailed, WorkerSession, WorkerState
@@ -252,6 +254,27 @@ async def test_a_worker_that_is_not_ready_in_time_is_killed() -> None:
     supervisor = Supervisor(WorkerConfig(device="cpu", max_pixels=64, startup_timeout_s=0.05), (TINY_SPEC,))
     with pytest.raises(WorkerFailed, match=r"not ready within"):
         await supervisor.start()
+    await supervisor.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_not_taken_for_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its first message and its end may arrive together."""
+    states = StateLog()
+    supervisor = Supervisor(CONFIG, (TINY_SPEC,), on_state=states)
+    dispatch = Epoch._dispatch
+
+    def dispatch_then_lose(epoch: Epoch, message: ToServer) -> None:
+        dispatch(epoch, message)
+        epoch.kill()
+        epoch._lose()
+
+    monkeypatch.setattr(Epoch, "_dispatch", dispatch_then_lose)
+    with pytest.raises(WorkerFailed, match="as soon as it was ready"):
+        await supervisor.start()
+    assert WorkerState.READY not in states.states
     await supervisor.aclose()
 
 

@@ -1,6 +1,7 @@
 """Clients that stop reading, as many as there are slots, beside one that reads."""
 
 import logging
+import statistics
 import time
 from contextlib import ExitStack
 
@@ -19,6 +20,7 @@ FRAME_SIZE = 128
 FRAME_BYTES = FRAME_SIZE * FRAME_SIZE * 3
 MAX_WINDOW_FRAMES = WINDOW_BYTES // FRAME_BYTES
 NUM_LATENTS = 16
+NUM_ROUNDS = 5  # the machine has other work too: medians are compared
 NUM_FRAMES = 4 * NUM_LATENTS
 # Flow control at the client that doesn't grow with what it doesn't read.
 FIXED_WINDOW = {"grpc.http2.bdp_probe": 0, "grpc.http2.lookahead_bytes": 64 << 10}
@@ -53,7 +55,7 @@ def worker_is_idle(server: ServerProcess) -> bool:
 def test_stalled_clients_cost_their_windows_and_lose_nothing(server: ServerProcess) -> None:
     """The reader keeps 0.8 of its speed, memory grows by less than the stalled windows, and the rest comes later."""
     expected = [read_clip(server, seed)[0] for seed in range(NUM_SLOTS)]
-    alone = [read_clip(server, 9)[1] for _ in range(2)]
+    alone = [read_clip(server, 9)[1] for _ in range(NUM_ROUNDS)]
     process = psutil.Process(server.process.pid)
     with ExitStack() as stack:
         stalled = []
@@ -74,10 +76,9 @@ def test_stalled_clients_cost_their_windows_and_lose_nothing(server: ServerProce
         grown_bytes = process.memory_info().rss - before_bytes
         assert grown_bytes < NUM_SLOTS * WINDOW_BYTES
 
-        beside = [read_clip(server, 9)[1] for _ in range(2)]
+        beside = [read_clip(server, 9)[1] for _ in range(NUM_ROUNDS)]
         _log.info("alone %s, beside stalled clients %s frames/s, grown by %d bytes", alone, beside, grown_bytes)
-        # The machine has other work too: the reader's best counts against its slowest time alone.
-        assert max(beside) >= 0.8 * min(alone)
+        assert statistics.median(beside) >= 0.8 * statistics.median(alone)
 
         for seed, client in enumerate(stalled):
             while client.done is None:
