@@ -28,6 +28,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \
 	server/framehaul_server/admission.py \
+	server/framehaul_server/callers.py \
 	server/framehaul_server/config.py \
 	server/framehaul_server/delivery.py \
 	server/framehaul_server/descriptors.py \
@@ -42,6 +43,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/session.py \
 	server/framehaul_server/status.py \
 	server/framehaul_server/synthetic.py \
+	server/framehaul_server/tenants.py \
 	server/framehaul_server/transport.py \
 	server/framehaul_server/validation.py \
 	server/framehaul_server/window.py \

@@ -25,6 +25,7 @@ from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.admission import Admission
+from framehaul_server.callers import AnyCaller
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.descriptors import MethodPool
 from framehaul_server.errors import CannotListen
@@ -50,6 +51,7 @@ class App:
         self._config = config
         self._on_ready = on_ready
         self._specs = tuple(MODELS[name] for name in config.worker.models)
+        self._callers = AnyCaller()
         self._admission = Admission(config.max_sessions)
         self._health = Health()
         self._worker_failed = asyncio.Event()
@@ -106,6 +108,7 @@ class App:
         host = socket.gethostname() if address.is_wildcard else address.host
         return FrameService(
             worker=self._supervisor,
+            callers=self._callers,
             admission=self._admission,
             rules=SessionRules(
                 opening=OpenRules(

@@ -22,6 +22,14 @@ class GrantExceeded(ServerError):
     """The client sent more than it was granted; sending the same again would fail again."""
 
 
+class NotAuthenticated(ServerError):
+    """The call's token is missing or unknown; the text is the same for both."""
+
+    def __init__(self) -> None:
+        """Say what a call needs."""
+        super().__init__("this server wants a known token: metadata `authorization: Bearer TOKEN`")
+
+
 class NotPermitted(ServerError):
     """This server is configured to refuse what was asked."""
 

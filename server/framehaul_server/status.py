@@ -21,6 +21,7 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.DataLoss, grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.GrantExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (server.NotAuthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (server.NotPermitted, grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled, grpc.StatusCode.CANCELLED),
     (server.Unsupported, grpc.StatusCode.UNIMPLEMENTED),

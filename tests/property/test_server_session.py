@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.session import Session
 from tests.unit.server.fakes import (
+    ANYBODY,
     FRAME_BYTES,
     SPEC,
     FakeContext,
@@ -32,7 +33,7 @@ async def explicit_session(
     opened = opening(mode=pb.MODE_EXPLICIT, window_frames=window_frames, max_message_bytes=max_message_bytes)
     context, requests = FakeContext(), FakeRequests()
     session_rules = rules(spec=spec, window_bytes=16 * FRAME_BYTES, latent_bytes=0)
-    session = Session(request(open=opened), worker, session_rules, record())
+    session = Session(request(open=opened), worker, session_rules, record(), ANYBODY)
     task = asyncio.ensure_future(session.run(requests, context))
     waiting, num_sent, granted, acknowledged = list(messages), 0, 0, 0
     limits = (16 + lookahead * 4) + 4

@@ -17,6 +17,7 @@ from framehaul_pipeline.messages import Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
 from framehaul_server.logs import SessionRecord
 from framehaul_server.session import SessionRules
+from framehaul_server.tenants import EVERYONE, Caller
 from framehaul_server.validation import OpenRules
 
 SPEC = DecoderSpec(
@@ -30,6 +31,7 @@ SPEC = DecoderSpec(
     receptive_latents=None,
     state_bytes_per_pixel=1.0,
 )
+ANYBODY = Caller(tenant=EVERYONE)
 GEOMETRY = Geometry(channels=2, height=4, width=6)
 LATENT_BYTES = GEOMETRY.latent_bytes(LatentDtype.FLOAT16)
 FRAME_BYTES = PixelFormat.RGB24.frame_bytes(*GEOMETRY.frame_size(SPEC))
@@ -176,6 +178,8 @@ class FakeWorker:
         normalized: bool,
         pixel_format: PixelFormat,
         priority: int,
+        tenant: str,
+        weight: float,
         events: SessionEvents,
     ) -> FakeHandle:
         if not self.available:
@@ -201,6 +205,7 @@ class FakeContext:
     """A `ServicerContext`: the test puts requests in and takes responses out."""
 
     def __init__(self) -> None:
+        self.metadata: tuple[tuple[str, str], ...] = ()
         self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
         self.responses: list[Envelope[pb.StreamResponse]] = []
         self.raw: list[bytes] = []
@@ -216,6 +221,9 @@ class FakeContext:
 
     def half_close(self) -> None:
         self.requests.put_nowait(grpc.aio.EOF)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"

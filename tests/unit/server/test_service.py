@@ -11,6 +11,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import Unavailable
 from framehaul_server.admission import Admission
+from framehaul_server.callers import AnyCaller
 from framehaul_server.service import Context, FrameService, ServiceIdentity
 from tests.unit.server.fakes import Aborted, FakeContext, FakeWorker, frame, latents, opening, request, rules
 
@@ -21,6 +22,7 @@ def frame_service(
     admission = Admission(max_sessions)
     service = FrameService(
         worker=worker or FakeWorker(),
+        callers=AnyCaller(),
         admission=admission,
         rules=rules(),
         first_request_timeout_s=timeout_s,

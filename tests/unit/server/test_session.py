@@ -14,7 +14,9 @@ from framehaul.wire import Envelope
 from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable
 from framehaul_server.errors import GrantExceeded, SessionCancelled
 from framehaul_server.session import Session, SessionRules
+from framehaul_server.tenants import Caller, Tenant
 from tests.unit.server.fakes import (
+    ANYBODY,
     FRAME_BYTES,
     LATENT_BYTES,
     SPEC,
@@ -49,7 +51,7 @@ class Running:
         self.requests = FakeRequests()
         self.record = record()
         self.worker = worker
-        self.session = Session(first, worker, session_rules, self.record)
+        self.session = Session(first, worker, session_rules, self.record, ANYBODY)
         self.task = asyncio.ensure_future(self.session.run(self.requests, self.context))
 
     @property
@@ -508,3 +510,11 @@ async def test_frames_held_back_for_the_lookahead_come_with_the_end() -> None:
     async with running(first, worker=FakeWorker(ahead), session_rules=rules(spec=ahead, window_bytes=0)) as run:
         await run.end()
         assert run.context.frames() == [frame(index) for index in range(13)]
+
+
+@pytest.mark.asyncio
+async def test_a_priority_over_the_tenants_ceiling_is_refused_by_name() -> None:
+    film = Caller(tenant=Tenant(name="film", max_priority=10))
+    Session(request(open=opening(priority=10)), FakeWorker(), rules(), record(), film)
+    with pytest.raises(InvalidInput, match=r"open.priority=11: must be -100..10 for tenant film"):
+        Session(request(open=opening(priority=11)), FakeWorker(), rules(), record(), film)
