@@ -18,6 +18,7 @@ class FrameLease:
         self.frame_bytes = published.frame_bytes
         self.crc32c = published.crc32c
         self.num_latents = published.num_latents
+        self.chunks = published.chunks
         self.view = view
         """Frame after frame, read-only; dead once released."""
         self._give_back: Callable[[], None] | None = give_back

@@ -47,6 +47,8 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """On whose behalf; sessions of one tenant share its part of the device."""
     weight: float = 1.0
     """That part, against the weights of other tenants."""
+    chunks: tuple[int, ...] = ()
+    """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
 
 
 class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -117,6 +119,8 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     crc32c: tuple[int, ...]
     """One for each frame; so its length is the number of frames."""
     num_latents: int
+    chunks: tuple[int, ...]
+    """Sizes of the chunks since the last one that was published: this one's, and before it those without frames."""
     decode_ns: int
     """From the chunk's launch to the end of its copy, on the worker's clock."""
 

@@ -7,7 +7,7 @@ waits, the next one fills the gap; a higher priority takes over at a chunk bound
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from framehaul_pipeline.spec import DecoderSpec
@@ -34,6 +34,8 @@ class Chunk:
     first_frame: int
     num_frames: int
     """What the latents give, with what lookahead held back when this is the last chunk."""
+    sizes: tuple[int, ...]
+    """Numbers of latents of the chunks since the last one with frames, up to this one."""
     last: bool
     """No chunk follows: flush the decoder. A last chunk may have no latents."""
 
@@ -44,7 +46,11 @@ class _Session:
     spec: DecoderSpec
     rule: NextChunk
     max_latents: int
+    planned: deque[int]
+    """Sizes that the next chunks must have."""
     waiting: deque[InletSlot] = field(default_factory=deque)
+    sizes: tuple[int, ...] = ()
+    """Of the chunks since the last one with frames."""
     num_decoded: int = 0
     num_frames: int = 0
     ended: bool = False
@@ -52,6 +58,8 @@ class _Session:
     def next_size(self) -> int:
         if not self.waiting:
             return 0
+        if self.planned:
+            return self.planned[0] if len(self.waiting) >= self.planned[0] else 0
         # A session's first chunk is as short as the decoder allows: the first frame leaves sooner.
         wanted = self.max_latents if self.num_decoded else 1
         return self.rule(self.num_decoded, len(self.waiting), wanted, self.ended)
@@ -68,9 +76,27 @@ class Scheduler:
         """Whether the session is open."""
         return session in self._sessions
 
-    def open(self, session: int, *, priority: int, spec: DecoderSpec, rule: NextChunk, max_latents: int) -> None:
-        """Add a session, behind those of the same priority; chunks have at most `max_latents` latents."""
-        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents)
+    def open(
+        self,
+        session: int,
+        *,
+        priority: int,
+        spec: DecoderSpec,
+        rule: NextChunk,
+        max_latents: int,
+        chunks: Iterable[int] = (),
+    ) -> None:
+        """Add a session, behind those of the same priority.
+
+        Args:
+            session: its number.
+            priority: higher is served first.
+            spec: of its decoder.
+            rule: of its decoder.
+            max_latents: of a chunk.
+            chunks: sizes of the first chunks, whatever `rule` says.
+        """
+        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents, deque(chunks))
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:
@@ -110,8 +136,12 @@ class Scheduler:
         latents = tuple(state.waiting.popleft() for _ in range(size))
         last = state.ended and not state.waiting
         first_latent, first_frame = state.num_decoded, state.num_frames
+        if size and state.planned:
+            state.planned.popleft()
         state.num_decoded += size
         state.num_frames = state.spec.frames_after(state.num_decoded, ended=last)
+        sizes = (*state.sizes, size)
+        state.sizes = () if state.num_frames > first_frame else sizes
         if last:
             del self._sessions[session]
-        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, last)
+        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, sizes, last)

@@ -76,6 +76,31 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     latent_std: tuple[float, ...] = ()
     """Per channel: `latents = normalized * std + mean`; empty: already in the decoder's own scale."""
 
+    @property
+    def starts_anywhere(self) -> bool:
+        """Whether a decode that starts in the middle, from nothing, gives the clip's own frames after a while.
+
+        That takes a finite memory, and a first latent that is like every other.
+        """
+        return (
+            self.receptive_latents is not None
+            and self.first_frames == self.temporal_factor
+            and self.lookahead_latents == 0
+        )
+
+    @property
+    def history_latents(self) -> int | None:
+        """Latents before its own that a frame needs when a decode starts for it; None: all of them."""
+        if self.receptive_latents is None or not self.starts_anywhere:
+            return None
+        return self.receptive_latents - 1
+
+    def first_latent_for(self, frame: int) -> int:
+        """The latent that a decode must start from, for this frame and all after it."""
+        if self.history_latents is None:
+            return 0
+        return max(0, frame // self.temporal_factor - self.history_latents)
+
     def num_frames(self, num_latents: int) -> int:
         """Frames of a whole clip of `num_latents` latents."""
         if num_latents == 0:

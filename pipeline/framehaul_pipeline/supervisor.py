@@ -137,6 +137,7 @@ class Supervisor:
         normalized: bool,
         pixel_format: PixelFormat,
         priority: int,
+        chunks: tuple[int, ...] = (),
         events: SessionEvents,
         tenant: str = "",
         weight: float = 1.0,
@@ -163,6 +164,7 @@ class Supervisor:
                 priority=priority,
                 tenant=tenant,
                 weight=weight,
+                chunks=chunks,
             ),
             events,
         )

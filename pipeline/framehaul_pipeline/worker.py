@@ -111,6 +111,7 @@ class Worker:
                         spec=decoder.spec,
                         rule=partial(_next_chunk, decoder),
                         max_latents=self._max_latents(message, decoder.spec),
+                        chunks=message.chunks,
                     )
                     self._opening.append(OpenJob(message))
                 case LatentReady():
@@ -225,6 +226,7 @@ class Worker:
             frame_bytes=frame_bytes,
             crc32c=checksums,
             num_latents=len(chunk.latents),
+            chunks=chunk.sizes,
             decode_ns=decode_ns,
         )
 

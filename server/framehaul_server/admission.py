@@ -33,6 +33,7 @@ class Admission:
         self._uses: defaultdict[str, _Use] = defaultdict(_Use)
         """By tenants' names; who holds nothing is not in it."""
         self.num_sessions = 0
+        """Places that are held, those of detached sessions included."""
         self._draining = False
         self.idle = asyncio.Event()
         """Set while no place is held."""
@@ -55,16 +56,20 @@ class Admission:
         """Refuse every new session from now on."""
         self._draining = True
 
-    def _take(self, tenant: Tenant) -> None:
+    def _take(self, tenant: Tenant, num_spare: int) -> None:
         self.check_open()
-        if self.num_sessions >= self._max_sessions:
-            raise _overloaded(f"all {self._max_sessions} sessions of this server are in use")
-        use = self._uses.get(tenant.name, _Use())
-        if tenant.max_sessions is not None and use.num_sessions >= tenant.max_sessions:
-            raise _overloaded(f"all {tenant.max_sessions} sessions of tenant {tenant.name} are in use")
+        # With the one that comes, there may be as many as are allowed, and the spare ones.
+        self._check(tenant, num_spare - 1)
         self._uses[tenant.name].num_sessions += 1
         self.num_sessions += 1
         self.idle.clear()
+
+    def _check(self, tenant: Tenant, num_spare: int) -> None:
+        if self.num_sessions > self._max_sessions + num_spare:
+            raise _overloaded(f"all {self._max_sessions} sessions of this server are in use")
+        use = self._uses.get(tenant.name, _Use())
+        if tenant.max_sessions is not None and use.num_sessions > tenant.max_sessions + num_spare:
+            raise _overloaded(f"all {tenant.max_sessions} sessions of tenant {tenant.name} are in use")
 
     def _reserve(self, tenant: Tenant, num_bytes: int) -> None:
         use, most = self._uses[tenant.name], tenant.max_waiting_bytes
@@ -104,24 +109,27 @@ class Place:
         """Whose place is held."""
         self._num_bytes = 0
 
-    def take(self, tenant: Tenant) -> None:
-        """Take the place for a session of `tenant`.
+    def take(self, tenant: Tenant, *, num_spare: int = 0) -> None:
+        """Take the place for a session of `tenant`, or, up to `num_spare` more, for a call that may resume one.
+
+        Only a call's first request tells which it is; `reserve` checks again for a new session.
 
         Raises:
             Overloaded: every place of the server, or of the tenant, is taken.
             Unavailable: the server drains.
         """
-        self._admission._take(tenant)
+        self._admission._take(tenant, num_spare)
         self._tenant = tenant
 
     def reserve(self, num_bytes: int) -> None:
-        """Count `num_bytes` that may wait for this session, until `release`; once, after `take`.
+        """Count `num_bytes` that may wait for this new session, until `release`; once, after `take`.
 
         Raises:
             InvalidInput: more than the tenant may ever have.
-            Overloaded: more than the tenant has left.
+            Overloaded: more than the tenant has left, or this is one of the spare places.
         """
         assert self._tenant is not None, "taken before"
+        self._admission._check(self._tenant, 0)
         self._admission._reserve(self._tenant, num_bytes)
         self._num_bytes = num_bytes
 

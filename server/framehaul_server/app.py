@@ -60,6 +60,7 @@ class App:
             options=server_options(max_request_bytes=config.max_request_bytes, max_sessions=config.max_sessions)
         )
         self._epoch = time.time_ns()
+        self._service: FrameService | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, drain, and clean up.
@@ -71,7 +72,7 @@ class App:
         Cancellation: cleans up without draining.
         """
         address = self._bind()
-        service = self._service(address)
+        service = self._service = self._make_service(address)
         self._server.add_generic_rpc_handlers((service.handler(),))
         self._health.add_to(self._server)
         if self._config.reflection:
@@ -86,6 +87,7 @@ class App:
             self._on_ready(self._ready_line(address))
             await _first(stop.wait(), self._worker_failed.wait())
             if self._worker_failed.is_set():
+                service.fail_sessions("the worker died too often")
                 await self._server.stop(_STATUS_TIMEOUT_S)
                 raise WorkerFailed("the worker died too often; see the log")
             await self._drain(service)
@@ -103,7 +105,7 @@ class App:
             raise CannotListen(f"listen={wanted}: the address is in use or not of this machine") from error
         return Address(host=wanted.host, port=port)
 
-    def _service(self, address: Address) -> FrameService:
+    def _make_service(self, address: Address) -> FrameService:
         config = self._config
         host = socket.gethostname() if address.is_wildcard else address.host
         return FrameService(
@@ -116,9 +118,11 @@ class App:
                 ),
                 window_bytes=config.session_window_bytes,
                 latent_bytes=config.session_latent_bytes,
+                journal_bytes=config.session_journal_bytes,
                 chunk_latents=config.worker.chunk_latents,
             ),
             first_request_timeout_s=config.first_request_timeout_s,
+            resume_window_s=config.resume_window_s,
             identity=ServiceIdentity(
                 target=config.advertise or str(Address(host=host, port=address.port)), epoch=self._epoch
             ),
@@ -155,6 +159,8 @@ class App:
     def _worker_changed(self, state: WorkerState) -> None:
         _log.info("%s", logs.line("worker", state=state.value))
         self._health.worker_changed(state)
+        if state is WorkerState.READY and self._service is not None:
+            self._service.worker_ready()
         if state is WorkerState.FAILED:
             self._worker_failed.set()
 

@@ -103,6 +103,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             max_sessions=given.max_sessions,
             session_window_bytes=given.session_window_mib << 20,
             max_request_bytes=given.max_request_mib << 20,
+            resume_window_s=given.resume_window,
             grace_s=given.grace,
             allow_synthetic=given.allow_synthetic,
             reflection=given.reflection,
@@ -165,6 +166,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         str(defaults.max_request_bytes >> 20),
         "largest request, a Render's clip say, in MiB",
         "MIB",
+    )
+    option(
+        "--resume-window",
+        float,
+        f"{defaults.resume_window_s:g}",
+        "how long a session waits for its client after its connection was lost",
+        "SECONDS",
     )
     option("--grace", float, f"{defaults.grace_s:g}", "time for running sessions after the first signal", "SECONDS")
     option("--advertise", str, None, "address that Locate answers; default is the bound one", "HOST:PORT")

@@ -73,6 +73,10 @@ class ServerConfig:
     """Latents received, and not yet taken over by the worker, of one session."""
     max_request_bytes: int = 64 << 20
     first_request_timeout_s: float = 30.0
+    session_journal_bytes: int = 64 << 20
+    """Latents that are kept for the case that the worker dies, of one session."""
+    resume_window_s: float = 30.0
+    """How long a resumable session waits for its client after the connection was lost."""
     grace_s: float = 30.0
     """From the first signal until running sessions are ended."""
     allow_synthetic: bool = False
@@ -101,6 +105,8 @@ class ServerConfig:
             ("session_window_bytes", self.session_window_bytes, 1 << 20, 1 << 40),
             ("session_latent_bytes", self.session_latent_bytes, 1 << 10, 1 << 40),
             ("max_request_bytes", self.max_request_bytes, 64 << 10, (1 << 31) - 1),
+            ("session_journal_bytes", self.session_journal_bytes, 1 << 10, 1 << 40),
+            ("resume_window_s", self.resume_window_s, 0.0, 3600.0),
             ("first_request_timeout_s", self.first_request_timeout_s, 0.01, 3600.0),
             ("grace_s", self.grace_s, 0.0, 3600.0),
         ):

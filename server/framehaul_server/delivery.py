@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.lease import FrameLease
-from framehaul_server.errors import SessionCancelled
+from framehaul_server.errors import ClientLeft
 from framehaul_server.logs import SessionRecord
 from framehaul_server.outbox import Outbox, Outgoing
-from framehaul_server.packing import frames_per_message, pack
+from framehaul_server.packing import ReadableLease, frames_per_message, pack
+from framehaul_server.resume import Retention
 from framehaul_server.validation import OpenRequest
 from framehaul_server.window import FrameWindow, WindowLimits
 
@@ -41,14 +41,14 @@ class Delivery:
     ) -> None:
         """Start with the window that `request` asks for; `window_moved` is called when it lets more frames through."""
         self._explicit = request.explicit
-        self._record = record
+        self.record = record
+        """Of the call that the responses go out by."""
+        self._keep = request.resumable
         self._window_moved = window_moved
-        self._window = FrameWindow(limits, initial_frames=request.window_frames)
+        self._window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
         self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
         self._outbox = Outbox()
-        self._num_sent = 0
-        """Frames handed to the transport."""
-        self._done_sent = False
+        self._retention = Retention(request.start_frame)
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
 
@@ -61,11 +61,15 @@ class Delivery:
         """Queue a response without frames; an urgent one passes the frames that wait."""
         self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
 
-    def publish(self, lease: FrameLease, *, latents_until: int) -> None:
-        """Copy a lease's frames into responses and release it."""
-        with lease:
-            for outgoing in pack(lease, self._frames_to_a_message, latents_until):
-                self._outbox.put(outgoing)
+    @property
+    def complete(self) -> bool:
+        """The client has told that it has everything."""
+        return self._retention.complete
+
+    def publish(self, chunk: ReadableLease, *, latents_until: int) -> None:
+        """Copy a chunk's frames into responses."""
+        for outgoing in pack(chunk, self._frames_to_a_message, latents_until):
+            self._outbox.put(outgoing)
 
     def acknowledge(self, ack: pb.Ack) -> None:
         """Move the window of an EXPLICIT session.
@@ -73,21 +77,29 @@ class Delivery:
         Raises:
             InvalidInput: more is acknowledged than was sent.
         """
-        self._window.ack(ack.next_frame, ack.window_frames, num_sent=self._num_sent)
+        self._window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
+        self._retention.acknowledge(ack.next_frame)
         self._window_moved()
-        if self._done_sent and self._window.num_taken == self._num_sent:
+        if self.complete:
             self._heard_all.set()
+
+    def rewind(self, next_frame: int) -> None:
+        """Start over on a new connection, whose client has every frame below `next_frame`.
+
+        Raises:
+            InvalidInput: it can't have exactly those.
+        """
+        self._outbox.put_back(self._retention.rewind(next_frame))
+        self._heard_all.clear()
 
     def hear_end(self) -> None:
         """Note that an EXPLICIT client closed its half of the call.
 
         Raises:
-            SessionCancelled: before `Done`.
+            ClientLeft: before `Done`, or without having acknowledged every frame of a resumable session.
         """
-        if not self._done_sent:
-            raise SessionCancelled(
-                "an EXPLICIT session's request stream ended before Done: half-closed, or the client left"
-            )
+        if not self._retention.done_sent or (self._keep and not self.complete):
+            raise ClientLeft("an EXPLICIT session's request stream ended before Done: half-closed, or the client left")
         self._heard_all.set()
 
     async def run(self, context: WritableContext) -> None:
@@ -98,17 +110,16 @@ class Delivery:
         Raises:
             grpc.aio.BaseError: the client is gone.
         """
-        while not self._done_sent:
+        while not self._retention.done_sent:
             outgoing = await self._outbox.get()
-            # Both now: the client's answer may overtake the write's return.
-            self._num_sent += outgoing.num_frames
-            self._done_sent = outgoing.last
+            # Now, since the client's answer may overtake the write's return.
+            self._retention.sent(outgoing, keep=self._keep)
             await context.write(outgoing.message)
-            self._record.sent(len(outgoing.message), outgoing.num_frames)
+            self.record.sent(len(outgoing.message), outgoing.num_frames)
             if not self._explicit and outgoing.num_frames:
                 self._window.take(outgoing.num_frames)
                 self._window_moved()
-        if self._explicit and self._window.num_taken < self._num_sent:
+        if self._explicit and not self.complete:
             await self._part()
 
     async def _part(self) -> None:
@@ -121,5 +132,6 @@ class Delivery:
                 await self._heard_all.wait()
 
     def close(self) -> None:
-        """Drop what waits; twice is fine."""
+        """Drop what waits and what is kept; twice is fine."""
         self._outbox.clear()
+        self._retention.clear()

@@ -18,6 +18,14 @@ class ClientSilent(ServerError):
     """A session's first message didn't come in time."""
 
 
+class ClientLeft(ServerError):
+    """The request stream ended before its session did: half-closed, or the connection is lost."""
+
+
+class Fenced(ServerError):
+    """Another connection has taken the session up."""
+
+
 class GrantExceeded(ServerError):
     """The client sent more than it was granted; sending the same again would fail again."""
 
@@ -35,8 +43,4 @@ class NotPermitted(ServerError):
 
 
 class SessionCancelled(ServerError):
-    """The client asked for the session's end, or closed its half of an EXPLICIT session before `Done`."""
-
-
-class Unsupported(ServerError):
-    """A part of the protocol that is reserved for later servers."""
+    """The client asked for the session's end."""

@@ -21,10 +21,10 @@ class LatentGrant:
 
     __slots__ = ("_announced", "budget", "until")
 
-    def __init__(self, budget: int) -> None:
-        """Grant the first `budget` latents; `announce` is still to be called for them."""
+    def __init__(self, budget: int, first_latent: int = 0) -> None:
+        """Grant `budget` latents from `first_latent` on; `announce` is still to be called for them."""
         self.budget = budget
-        self.until = budget
+        self.until = first_latent + budget
         self._announced = 0
 
     def fed(self, num_fed: int) -> None:
@@ -35,6 +35,11 @@ class LatentGrant:
     def overdue(self) -> bool:
         """Whether the client knows of less than half of its room, so that telling it is worth a message."""
         return 2 * (self.until - self._announced) >= self.budget
+
+    def repeat(self) -> int:
+        """The value for the first response on a connection."""
+        self._announced = self.until
+        return self.until
 
     def announce(self) -> int:
         """The value for a response's `latents_until`; 0 when the client knows it already."""

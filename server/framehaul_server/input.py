@@ -30,10 +30,11 @@ class LatentInput:
     """What has come in, and what may come next."""
 
     def __init__(self, request: OpenRequest) -> None:
-        """Expect latent 0 of the session that `request` opened."""
+        """Expect the first latent of the session that `request` opened."""
         self._request = request
-        self.num_received = 0
-        self.num_fed = 0
+        self.num_received = request.first_latent
+        """All latents below this one are here."""
+        self.num_fed = request.first_latent
         """Latents that the worker took over."""
         self.ended = False
 
@@ -48,7 +49,7 @@ class LatentInput:
         return self.num_received if self.ended else self._request.num_latents
 
     def accept(self, header: pb.StreamRequest, payload: memoryview, *, latents_until: int | None) -> list[memoryview]:
-        """Check a message with latents, all but their values, and cut it into single latents.
+        """Check a message with latents, all but their values, and cut it into single latents; `count` them then.
 
         Args:
             header: the message without its payload.
@@ -84,7 +85,6 @@ class LatentInput:
             )
         if header.HasField("crc32c") and (actual := crc32c(payload)) != header.crc32c:
             raise DataLoss(f"crc32c={header.crc32c:#010x}: the latents field has {actual:#010x}")
-        self.num_received += count
         return [payload[start : start + latent_bytes] for start in range(0, len(payload), latent_bytes)]
 
     def count(self, count: int) -> None:

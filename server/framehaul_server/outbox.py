@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -15,6 +16,7 @@ class Outgoing:
     """A serialized response."""
 
     message: bytes
+    first_frame: int = 0
     num_frames: int = 0
     last: bool = False
 
@@ -31,6 +33,12 @@ class Outbox:
     def put(self, outgoing: Outgoing, *, urgent: bool = False) -> None:
         """Queue a response; never blocks."""
         (self._urgent if urgent else self._ordinary).append(outgoing)
+        self._filled.set()
+
+    def put_back(self, sent: Iterable[Outgoing]) -> None:
+        """Queue responses that were sent once before all that wait; urgent ones were for another connection."""
+        self._urgent.clear()
+        self._ordinary.extendleft(reversed(list(sent)))
         self._filled.set()
 
     async def get(self) -> Outgoing:

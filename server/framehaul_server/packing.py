@@ -60,5 +60,19 @@ def pack(lease: ReadableLease, frames_to_a_message: int, latents_until: int) -> 
             latents_until=0 if start else latents_until,
         )
         payload = lease.view[start * lease.frame_bytes : end * lease.frame_bytes]
-        yield Outgoing(message=wire.join(header, (payload,)), num_frames=num_frames)
+        first_frame = lease.first_frame + start
+        yield Outgoing(message=wire.join(header, (payload,)), first_frame=first_frame, num_frames=num_frames)
         payload.release()
+
+
+def without_first(outgoing: Outgoing, next_frame: int) -> Outgoing:
+    """The part of a response with frames that begins at `next_frame`, which lies in it."""
+    whole = wire.split_response(outgoing.message)
+    skipped = next_frame - outgoing.first_frame
+    frames = whole.header.frames
+    num_frames = frames.num_frames - skipped
+    header = pb.StreamResponse(
+        frames=pb.Frames(first_frame=next_frame, num_frames=num_frames, crc32c=frames.crc32c[skipped:])
+    )
+    payload = whole.payload[skipped * (len(whole.payload) // frames.num_frames) :]
+    return Outgoing(message=wire.join(header, (payload,)), first_frame=next_frame, num_frames=num_frames)

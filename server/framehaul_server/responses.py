@@ -12,12 +12,19 @@ from framehaul_server.window import WindowLimits
 _SESSION_ID_BYTES: Final = 16
 
 
-def opened(request: OpenRequest, limits: WindowLimits, *, latents_until: int) -> pb.StreamResponse:
-    """The first response, with a new session id: 128 random bits, since knowing them is the right to the session."""
+def new_session_id() -> bytes:
+    """128 random bits, since knowing them is the right to the session."""
+    return secrets.token_bytes(_SESSION_ID_BYTES)
+
+
+def opened(
+    request: OpenRequest, limits: WindowLimits, *, session_id: bytes, next_latent: int, latents_until: int
+) -> pb.StreamResponse:
+    """The first response on a connection."""
     height, width = request.frame_size
     return pb.StreamResponse(
         opened=pb.Opened(
-            session_id=secrets.token_bytes(_SESSION_ID_BYTES),
+            session_id=session_id,
             model=request.spec.name,
             height=height,
             width=width,
@@ -29,7 +36,8 @@ def opened(request: OpenRequest, limits: WindowLimits, *, latents_until: int) ->
             first_frames=request.spec.first_frames,
             temporal_factor=request.spec.temporal_factor,
             lookahead_latents=request.spec.lookahead_latents,
-            next_latent=0,
+            next_latent=next_latent,
+            history_latents=request.spec.history_latents,
         ),
         latents_until=latents_until,
     )

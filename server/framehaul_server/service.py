@@ -23,7 +23,8 @@ from framehaul_server.boundary import guard
 from framehaul_server.callers import Callers
 from framehaul_server.errors import ClientSilent
 from framehaul_server.logs import SessionRecord
-from framehaul_server.requests import RenderRequests, Requests, StreamRequests
+from framehaul_server.requests import RenderRequests, Request, Requests, StreamRequests
+from framehaul_server.resumable import ResumableSessions
 from framehaul_server.session import Session, SessionRules
 from framehaul_server.tenants import Caller
 from framehaul_server.validation import find_model
@@ -45,6 +46,15 @@ class ServiceIdentity:
     epoch: int
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call; its place may come from a session that it resumes, and stays with one that outlives it."""
+
+    context: Context
+    record: SessionRecord
+    place: Place
+
+
 class FrameService:
     """Serves sessions and tells about the server."""
 
@@ -56,6 +66,7 @@ class FrameService:
         admission: Admission,
         rules: SessionRules,
         first_request_timeout_s: float,
+        resume_window_s: float,
         identity: ServiceIdentity,
         info: Callable[[], pb.ServerInfo],
     ) -> None:
@@ -68,6 +79,8 @@ class FrameService:
         self._identity = identity
         self._info = info
         self._sessions: set[Session] = set()
+        """Served or detached."""
+        self._resumable = ResumableSessions(resume_window_s, on_dropped=self._sessions.discard)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched."""
@@ -82,13 +95,20 @@ class FrameService:
         )
 
     def drain(self, grace_s: float) -> None:
-        """Refuse new sessions and tell the running ones that `grace_s` are left."""
+        """Refuse new sessions, tell the running ones that `grace_s` are left, and keep none that has no connection."""
         self._admission.drain()
+        self._resumable.drop_detached()
         for session in self._sessions:
             session.drain(grace_s)
 
+    def worker_ready(self) -> None:
+        """Let the running sessions go on with a new worker."""
+        for session in list(self._sessions):
+            session.worker_ready()
+
     def fail_sessions(self, reason: str) -> None:
         """End the running sessions with UNAVAILABLE."""
+        self._resumable.drop_detached()
         for session in self._sessions:
             session.fail(Unavailable(reason))
 
@@ -128,30 +148,58 @@ class FrameService:
         return await guard(context, record, answer())
 
     async def _serve(self, method: str, context: Context, requests: Callable[[], Requests]) -> None:
-        record = _record(method, context)
-        place = self._admission.place()
+        call = _Call(context, _record(method, context), self._admission.place())
         try:
-            await guard(context, record, self._session(place, requests(), context, record))
+            await guard(context, call.record, self._session(call, requests()))
         finally:
             # Only now: a client that doesn't read its status holds the last message's memory until it leaves.
-            place.release()
-            _log.info("%s", record.line())
+            call.place.release()
+            _log.info("%s", call.record.line())
 
-    async def _session(self, place: Place, requests: Requests, context: Context, record: SessionRecord) -> None:
-        caller = self._caller(context, record)
-        place.take(caller.tenant)
+    async def _session(self, call: _Call, requests: Requests) -> None:
+        caller = self._caller(call.context, call.record)
+        call.place.take(caller.tenant, num_spare=self._resumable.count(caller))
         first = await _within(self._first_request_timeout_s, requests.read())
         if first is None:
             raise OutOfOrder("the request stream ended before its first request")
-        session = Session(first, self._worker, self._rules, record, caller)
+        resuming = bool(first.header.open.resume.session_id)
+        session = await self._resume(call, first, caller) if resuming else self._open(call, first, caller)
         del first
-        self._admission.check_open()
-        place.reserve(session.max_waiting_bytes)
-        self._sessions.add(session)
         try:
-            await session.run(requests, context)
+            await session.run(requests, call.context)
         finally:
-            self._sessions.discard(session)
+            if session.survives:
+                self._detach(call, session)
+            else:
+                self._forget(session)
+
+    def _open(self, call: _Call, first: Request, caller: Caller) -> Session:
+        session = Session(first, self._worker, self._rules, call.record, caller)
+        self._admission.check_open()
+        call.place.reserve(session.max_waiting_bytes)
+        self._sessions.add(session)
+        if session.resumable:
+            self._resumable.add(session)
+        return session
+
+    async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
+        session, place = await self._resumable.take(first.header.open.resume.session_id, caller)
+        call.place.release()
+        call.place = place
+        try:
+            session.resume(first, call.record)
+        except BaseException:
+            self._detach(call, session)
+            raise
+        return session
+
+    def _detach(self, call: _Call, session: Session) -> None:
+        self._resumable.detach(session, call.place)
+        call.place = self._admission.place()
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._resumable.remove(session)
 
     def _caller(self, context: Context, record: SessionRecord) -> Caller:
         """Who calls; every handler asks first.

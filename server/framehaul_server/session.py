@@ -4,7 +4,9 @@ Runs on the event loop, in the RPC's own task and three children: the reader, th
 the feed. The worker's events arrive as plain calls and never wait for a socket: a published chunk is copied into
 messages and its slot given back at once, because its frames were within the window before it was decoded.
 
-The session owns its worker handle, grant, input and delivery, and lets go of all of them in one synchronous `close`.
+A resumable session outlives its connection: `run` is called again for each one that follows.
+
+The session owns its production, grant, input and delivery, and lets go of all of them in one synchronous `close`.
 """
 
 from __future__ import annotations
@@ -13,22 +15,25 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+import grpc
+
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput, OutOfOrder, PipelineError
-from framehaul_pipeline.lease import FrameLease
 from framehaul_server import responses
 from framehaul_server.boundary import leading_error
+from framehaul_server.decoding import PublishedChunk
 from framehaul_server.delivery import Delivery, WritableContext
-from framehaul_server.errors import ServerError, SessionCancelled
+from framehaul_server.errors import ClientLeft, Fenced, ServerError, SessionCancelled
 from framehaul_server.grant import LatentGrant, latent_budget
 from framehaul_server.input import LatentInput, check_finite
 from framehaul_server.logs import SessionRecord
+from framehaul_server.production import Production
 from framehaul_server.requests import Request, Requests
 from framehaul_server.synthetic import SyntheticFeed
 from framehaul_server.tenants import Caller
 from framehaul_server.validation import OpenRules, check_synthetic, read_open
 from framehaul_server.window import WindowLimits, allowed_latents
-from framehaul_server.worker_link import WorkerHandle, WorkerOpener
+from framehaul_server.worker_link import WorkerOpener
 
 _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
 """Latents checked before other sessions get a turn: about a millisecond."""
@@ -41,6 +46,7 @@ class SessionRules:
     opening: OpenRules
     window_bytes: int
     latent_bytes: int
+    journal_bytes: int
     chunk_latents: int
 
 
@@ -57,32 +63,50 @@ class Session:
             ServerError: likewise.
         """
         self._rules = rules
-        self._worker = worker
         self._record = record
         self.caller = caller
         """The session's owner."""
-        self._first = first
+        self._first: Request | None = first
         self._open_message, self._request = read_open(first.header, rules.opening)
         caller.tenant.check_priority(self._request.priority)
         self._explicit = self._request.explicit
+        self.id = responses.new_session_id()
         self._input = LatentInput(self._request)
-        self._num_pushed = 0
         self._feed = SyntheticFeed(self._request.geometry, self._request.dtype) if self._request.synthetic else None
         self._limits = WindowLimits.of(self._request.spec, self._request.frame_bytes, rules.window_bytes)
         self._delivery = Delivery(self._request, self._limits, record, window_moved=self._allow)
-        self._grant = LatentGrant(
-            latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
-        )
-        self._handle: WorkerHandle | None = None
+        budget = latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
+        self._grant = LatentGrant(budget, self._request.first_latent)
+        self._production = Production(worker, self._request, caller.tenant, self, journal_bytes=rules.journal_bytes)
+        self._opened = False
+        self._confirmed = False
+        """The client has answered `Opened`: it knows the session's id."""
+        self._keep = self._request.resumable
+        self._attached = False
+        self._detached = asyncio.Event()
+        """Set while no connection serves the session."""
+        self._detached.set()
         self._fed = asyncio.Event()
         """Pulsed when the worker took over latents."""
         self._over = asyncio.Event()
-        """Set when the last response was written, or with `_error`."""
+        """The present connection's: set when the last response was written, or with an error."""
         self._error: PipelineError | ServerError | None = None
-        height, width = self._request.frame_size
-        record.model = self._request.spec.name
-        record.size = f"{width}x{height}"
-        record.mode = "explicit" if self._explicit else "auto"
+        """Ends the session."""
+        self._fenced: Fenced | None = None
+        """Ends the present connection."""
+        self.survives = False
+        """After `run`: the session waits for its next connection."""
+        self._describe(record)
+
+    @property
+    def model(self) -> str:
+        """Name of the decoder."""
+        return self._request.spec.name
+
+    @property
+    def resumable(self) -> bool:
+        """The client wants to be able to resume."""
+        return self._request.resumable
 
     @property
     def max_waiting_bytes(self) -> int:
@@ -91,57 +115,81 @@ class Session:
         return self._limits.max_frames * request.frame_bytes + self._grant.budget * request.latent_bytes
 
     async def run(self, requests: Requests, context: WritableContext) -> None:
-        """Serve the session to its end; `Done` was sent when this returns.
+        """Serve the session on one connection; `Done` was sent when this returns.
 
-        Cancellation: releases everything; so does every error.
+        Cancellation: as when the client left; so does every error that isn't the connection's alone.
 
         Raises:
             PipelineError: the session can't go on: bad input, a lost worker.
-            ServerError: likewise; the client cancelled.
+            ServerError: likewise; the client cancelled, left, or is served by another connection.
             grpc.aio.BaseError: the client is gone.
         """
+        self._attached, self._fenced, self.survives = True, None, False
+        self._detached.clear()
+        self._over = asyncio.Event()
         try:
-            self._open()
-            # Not left to the first write: if that one is cancelled, grpc.aio sends the headers a second time with the
-            # status, which fails, and the client never hears of the end. Not earlier either: only a refusal without
-            # headers is retried by gRPC clients.
-            await context.send_initial_metadata(())
-            async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._read(requests))]
-                if self._feed is not None:
-                    helpers.append(tasks.create_task(self._make_latents(self._feed)))
-                helpers.append(tasks.create_task(self._send(context)))
-                await self._over.wait()
-                if self._error is not None:
-                    raise self._error
-                for helper in helpers:
-                    helper.cancel()
-        except BaseExceptionGroup as group:
-            raise leading_error(group) from None
+            await self._serve(requests, context)
+        except BaseException as error:
+            self.survives = self._confirmed and self._keep and _is_loss(error)
+            raise
         finally:
-            self.close()
+            self._attached = False
+            self._detached.set()
+            if not self.survives:
+                self.close()
+            self._record.num_latents = self._input.num_received
+
+    def resume(self, first: Request, record: SessionRecord) -> None:
+        """Get ready to be `run` on a new connection, whose first request is `first`; the old one is fenced.
+
+        Raises:
+            OutOfOrder: the session was opened with other values.
+            InvalidInput: the client can't have exactly the frames it says it has.
+        """
+        wanted, known = pb.Open(), pb.Open()
+        wanted.CopyFrom(first.header.open)
+        known.CopyFrom(self._open_message)
+        for message in (wanted, known):
+            message.ClearField("resume")
+        if wanted != known:
+            raise OutOfOrder("open: the session to be resumed was opened with other values")
+        self._delivery.rewind(first.header.open.resume.next_frame)
+        self._delivery.record = self._record = record
+        self._describe(record)
+        self._open_message = first.header.open
+        self._first = first
+
+    async def fence(self) -> None:
+        """End the connection that serves the session; nothing more is written to it when this returns.
+
+        Cancellation: the connection ends all the same.
+        """
+        while self._attached:
+            self._fenced = Fenced("another connection has taken this session up")
+            self._over.set()
+            await self._detached.wait()
 
     def close(self) -> None:
         """Give everything back; twice is fine."""
-        if self._handle is not None:
-            self._handle.close()
+        self._production.close()
         self._delivery.close()
-        self._record.num_latents = self._input.num_received
 
     def drain(self, grace_s: float) -> None:
-        """Tell the client that the server will stop."""
+        """Tell the client that the server will stop; the session no longer outlives its connection."""
+        self._keep = False
         self._delivery.put(responses.drain(grace_s), urgent=True)
 
     def fail(self, error: PipelineError | ServerError) -> None:
         """End the session with `error`; the first one counts."""
-        if not self._over.is_set():
+        if self._error is None:
             self._error = error
-            self._over.set()
+        self._over.set()
 
-    # The worker's events
+    def worker_ready(self) -> None:
+        """Go on with a new worker where the old one died."""
+        self._production.worker_ready()
 
-    def on_opened(self) -> None:
-        """Nothing to do: the client was answered when the session was accepted."""
+    # The production's events
 
     def on_fed(self, num_fed: int) -> None:
         """Make room for more latents."""
@@ -152,48 +200,66 @@ class Session:
             if self._grant.overdue and not self._input.ended:
                 self._delivery.put(responses.grant(self._grant.announce()))
 
-    def on_published(self, lease: FrameLease) -> None:
-        """Copy the frames into messages and give the slot back."""
+    def on_frames(self, chunk: PublishedChunk) -> None:
+        """Copy the frames into messages."""
         latents_until = self._grant.announce() if self._explicit and not self._input.ended else 0
-        self._delivery.publish(lease, latents_until=latents_until)
+        self._delivery.publish(chunk, latents_until=latents_until)
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
         self._delivery.put(responses.done(num_frames, self._input.num_received), last=True)
 
-    def on_failed(self, error: PipelineError) -> None:
-        """End the session."""
-        self.fail(error)
-
     # Its tasks
 
-    def _open(self) -> None:
+    async def _serve(self, requests: Requests, context: WritableContext) -> None:
+        try:
+            self._attach()
+            # Not left to the first write: if that one is cancelled, grpc.aio sends the headers a second time with the
+            # status, which fails, and the client never hears of the end. Not earlier either: only a refusal without
+            # headers is retried by gRPC clients.
+            await context.send_initial_metadata(())
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(self._read(requests))]
+                if self._feed is not None:
+                    helpers.append(tasks.create_task(self._make_latents(self._feed)))
+                helpers.append(tasks.create_task(self._send(context)))
+                await self._over.wait()
+                ending = self._error or self._fenced
+                if ending is not None:
+                    raise ending
+                for helper in helpers:
+                    helper.cancel()
+        except BaseExceptionGroup as group:
+            raise leading_error(group) from None
+
+    def _attach(self) -> None:
         request = self._request
-        self._handle = self._worker.open(
-            model=request.spec.name,
-            geometry=request.geometry,
-            num_latents=request.num_latents,
-            dtype=request.dtype,
-            normalized=request.normalized,
-            pixel_format=request.pixel_format,
-            priority=request.priority,
-            tenant=self.caller.tenant.name,
-            weight=self.caller.tenant.weight,
-            events=self,
+        if not self._opened:
+            self._production.start()
+            self._opened = True
+        elif self._error is not None:
+            raise self._error
+        self._delivery.put(
+            responses.opened(
+                request,
+                self._limits,
+                session_id=self.id,
+                next_latent=self._input.num_received,
+                latents_until=self._grant.repeat() if self._explicit else 0,
+            ),
+            urgent=True,
         )
-        announced = self._grant.announce() if self._explicit else 0
-        self._delivery.put(responses.opened(request, self._limits, latents_until=announced), urgent=True)
         self._allow()
 
     async def _read(self, requests: Requests) -> None:
-        request: Request | None = self._first
-        del self._first  # its latents must not outlive their way into the worker
+        request, self._first = self._first, None  # its latents must not outlive their way into the worker
         while request is not None:
             await self._take(request)
             request = None
             while not self._explicit and self._input.num_pending >= self._grant.budget:
                 await self._more_fed()
             request = await requests.read()
+            self._confirmed = self._confirmed or request is not None
         if self._explicit:
             self._delivery.hear_end()
         else:
@@ -231,8 +297,10 @@ class Session:
             if checked_bytes >= _CHECKED_AT_ONCE_BYTES:
                 checked_bytes = 0
                 await asyncio.sleep(0)  # others' turn
+        # In one step: a connection may break at any other time, and the next one is told what came.
+        self._input.count(len(latents))
         for latent in latents:
-            self._push(latent)
+            self._production.push(latent)
 
     def _add_synthetic(self, synthetic: pb.Synthetic) -> None:
         if self._feed is None:
@@ -251,15 +319,15 @@ class Session:
         if self._feed is not None:
             self._feed.end()
         else:
-            self._opened_handle().end()
+            self._production.end()
         self._allow()
 
     async def _make_latents(self, feed: SyntheticFeed) -> None:
-        await feed.run(self._push, self._room)
-        self._opened_handle().end()
+        await feed.run(self._production.push, self._room)
+        self._production.end()
 
     async def _room(self) -> None:
-        while self._num_pushed - self._input.num_fed >= self._grant.budget:
+        while self._production.num_pushed - self._input.num_fed >= self._grant.budget:
             await self._more_fed()
 
     async def _more_fed(self) -> None:
@@ -270,17 +338,19 @@ class Session:
         await self._delivery.run(context)
         self._over.set()
 
-    # The worker's handle
-
-    def _opened_handle(self) -> WorkerHandle:
-        assert self._handle is not None, "opened before any task starts"
-        return self._handle
-
-    def _push(self, latent: memoryview) -> None:
-        self._num_pushed += 1
-        self._opened_handle().push(latent)
-
     def _allow(self) -> None:
-        self._opened_handle().allow(
-            allowed_latents(self._request.spec, self._delivery.frames_until, self._input.num_latents)
-        )
+        latents = allowed_latents(self._request.spec, self._delivery.frames_until, self._input.num_latents)
+        self._production.allow(latents)
+
+    def _describe(self, record: SessionRecord) -> None:
+        height, width = self._request.frame_size
+        record.model = self._request.spec.name
+        record.size = f"{width}x{height}"
+        record.mode = "explicit" if self._explicit else "auto"
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether the connection ended and not the session."""
+    if isinstance(error, grpc.aio.UsageError):
+        return False
+    return isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.BaseError | ClientLeft | Fenced)

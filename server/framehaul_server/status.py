@@ -19,12 +19,13 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (pipeline.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (pipeline.DataLoss, grpc.StatusCode.DATA_LOSS),
+    (server.ClientLeft, grpc.StatusCode.CANCELLED),
     (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (server.Fenced, grpc.StatusCode.ABORTED),
     (server.GrantExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (server.NotAuthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (server.NotPermitted, grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled, grpc.StatusCode.CANCELLED),
-    (server.Unsupported, grpc.StatusCode.UNIMPLEMENTED),
 )
 
 _PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"

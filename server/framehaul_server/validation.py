@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
-from framehaul_server.errors import NotPermitted, SessionCancelled, Unsupported
+from framehaul_server.errors import NotPermitted, SessionCancelled
 from framehaul_server.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 
 KnownT = TypeVar("KnownT")
@@ -70,6 +70,15 @@ class OpenRequest:
     """Of an EXPLICIT session; None: the server's choice."""
     synthetic: bool
     """The server makes the latents."""
+    resumable: bool
+    """The session may outlive its connection."""
+    start_frame: int
+    """The first frame wanted."""
+
+    @property
+    def first_latent(self) -> int:
+        """The first latent needed."""
+        return self.spec.first_latent_for(self.start_frame)
 
     @property
     def latent_bytes(self) -> int:
@@ -114,12 +123,7 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
         InvalidInput: a field holds a value that isn't allowed.
         NotFound: an unknown model.
         NotPermitted: synthetic latents aren't allowed here.
-        Unsupported: a reserved field is set.
     """
-    if message.HasField("resume"):
-        raise Unsupported("open.resume: this server does not resume sessions")
-    if message.start_frame:
-        raise Unsupported(f"open.start_frame={message.start_frame}: this server starts clips at frame 0 only")
     spec = find_model(message.model, rules.specs, field="open.model")
     geometry = _geometry(message, synthetic, spec, rules)
     pixel_format = _known("open.pixel_format", message.pixel_format, PIXEL_FORMATS, pb.PixelFormat.Name)
@@ -131,6 +135,11 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
     if message.num_latents > MAX_LATENTS:
         raise InvalidInput("open.num_latents", message.num_latents, f"0..{MAX_LATENTS}")
     explicit = _known("open.mode", message.mode, _EXPLICIT_BY_MODE, pb.Mode.Name)
+    if message.HasField("resume") and (not explicit or synthetic is not None):
+        raise InvalidInput("open.resume", "set", "unset, but in EXPLICIT mode with latents of the client's own")
+    if message.start_frame and synthetic is not None:
+        raise InvalidInput("open.start_frame", message.start_frame, "0 with synthetic latents")
+    _check_start(message, spec)
     return OpenRequest(
         spec=spec,
         geometry=geometry,
@@ -143,6 +152,8 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
         explicit=explicit,
         window_frames=(message.window_frames or None) if explicit else None,
         synthetic=synthetic is not None,
+        resumable=message.HasField("resume"),
+        start_frame=message.start_frame,
     )
 
 
@@ -177,6 +188,15 @@ def check_synthetic(message: pb.Synthetic, spec: DecoderSpec, rules: OpenRules) 
         size = f"{message.height}x{message.width}"
         raise InvalidInput("synthetic", size, f"at most {rules.max_pixels} pixels a frame on this server")
     return Geometry(channels=spec.channels, height=message.height // factor, width=message.width // factor)
+
+
+def _check_start(message: pb.Open, spec: DecoderSpec) -> None:
+    if message.HasField("resume") and message.resume.next_frame:
+        raise InvalidInput("open.resume.next_frame", message.resume.next_frame, "0 for a new session")
+    num_latents = message.num_latents if message.HasField("num_latents") else MAX_LATENTS
+    last = max(0, spec.num_frames(num_latents) - 1)
+    if message.start_frame > last:
+        raise InvalidInput("open.start_frame", message.start_frame, f"0..{last} in a clip of {num_latents} latents")
 
 
 def _geometry(message: pb.Open, synthetic: pb.Synthetic | None, spec: DecoderSpec, rules: OpenRules) -> Geometry:

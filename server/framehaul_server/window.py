@@ -38,11 +38,12 @@ class FrameWindow:
 
     __slots__ = ("_limits", "frames_until", "num_taken")
 
-    def __init__(self, limits: WindowLimits, *, initial_frames: int | None) -> None:
-        """Open a window of `initial_frames`, brought into `limits`; None: as wide as may be."""
+    def __init__(self, limits: WindowLimits, *, initial_frames: int | None, first_frame: int = 0) -> None:
+        """Open a window of `initial_frames`, brought into `limits`, at `first_frame`; None: as wide as may be."""
         self._limits = limits
-        self.num_taken = 0
-        self.frames_until = limits.max_frames if initial_frames is None else limits.clamp(initial_frames)
+        self.num_taken = first_frame
+        width = limits.max_frames if initial_frames is None else limits.clamp(initial_frames)
+        self.frames_until = first_frame + width
         """Never falls: a promise once given may be in use already."""
 
     def ack(self, next_frame: int, window_frames: int, *, num_sent: int) -> None:

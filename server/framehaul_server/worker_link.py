@@ -41,6 +41,7 @@ class WorkerOpener(Protocol):
         priority: int,
         tenant: str,
         weight: float,
+        chunks: tuple[int, ...],
         events: SessionEvents,
     ) -> WorkerHandle:
-        """Open a session; raises `Unavailable`."""
+        """Open a session whose first chunks have these sizes; raises `Unavailable`."""

@@ -134,14 +134,16 @@ Global___LatentGeometry: typing_extensions.TypeAlias = LatentGeometry
 
 @typing.final
 class Resume(google.protobuf.message.Message):
-    """Takes an earlier session up again. Reserved for resumable servers: others answer UNIMPLEMENTED."""
+    """EXPLICIT: the session may outlive its connection."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: builtins.int
     NEXT_FRAME_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
+    """empty: a new session; else take this one up again"""
     next_frame: builtins.int
+    """the first frame that the client doesn't have; 0 for a new session"""
     def __init__(
         self,
         *,
@@ -187,7 +189,7 @@ class Open(google.protobuf.message.Message):
     window_frames: builtins.int
     """EXPLICIT: frames the client takes before its first Ack; 0: the server's choice"""
     start_frame: builtins.int
-    """reserved for resumable servers: must be 0"""
+    """the first frame wanted; Opened.next_latent says where the latents begin then"""
     @property
     def geometry(self) -> Global___LatentGeometry:
         """unset with synthetic latents"""
@@ -364,6 +366,7 @@ class Opened(google.protobuf.message.Message):
     TEMPORAL_FACTOR_FIELD_NUMBER: builtins.int
     LOOKAHEAD_LATENTS_FIELD_NUMBER: builtins.int
     NEXT_LATENT_FIELD_NUMBER: builtins.int
+    HISTORY_LATENTS_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
     """128 random bits; whoever knows them may resume the session"""
     model: builtins.str
@@ -384,6 +387,8 @@ class Opened(google.protobuf.message.Message):
     lookahead_latents: builtins.int
     next_latent: builtins.int
     """the latent the server expects next"""
+    history_latents: builtins.int
+    """Latents before its own that a frame needs when a new session starts at it; unset: all of them."""
     def __init__(
         self,
         *,
@@ -400,8 +405,11 @@ class Opened(google.protobuf.message.Message):
         temporal_factor: builtins.int = ...,
         lookahead_latents: builtins.int = ...,
         next_latent: builtins.int = ...,
+        history_latents: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "history_latents", b"history_latents"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_history_latents", b"_history_latents"]) -> typing.Literal["history_latents"] | None: ...
 
 Global___Opened: typing_extensions.TypeAlias = Opened
 

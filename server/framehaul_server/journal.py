@@ -1,0 +1,130 @@
+"""What it takes to decode a session's next frame after its worker died: latents, and how they were cut into chunks.
+
+Pure. Where a decoder's memory is finite, no more latents are kept than it reaches back from the last published chunk,
+which is decoded again and compared; else all of them, up to a limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from framehaul_pipeline.errors import DataLoss
+from framehaul_pipeline.spec import DecoderSpec
+
+_MAX_PLAN_CHUNKS: Final = 10_000
+"""A plan travels in one message to the worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a worker's session begins: with `latents` from `first_latent` on, first in `chunks` of these sizes."""
+
+    first_latent: int
+    chunks: tuple[int, ...]
+    latents: tuple[memoryview, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    first_latent: int
+    chunks: tuple[int, ...]
+    first_frame: int
+    crc32c: tuple[int, ...]
+
+    @property
+    def next_latent(self) -> int:
+        return self.first_latent + sum(self.chunks)
+
+
+class Journal:
+    """One session's latents and published chunks."""
+
+    def __init__(self, spec: DecoderSpec, first_latent: int, *, max_bytes: int) -> None:
+        """Start a session that begins at `first_latent`, and keep latents of at most `max_bytes`."""
+        self._spec = spec
+        self._start = first_latent
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._first_latent = first_latent
+        self._latents: deque[memoryview] = deque()
+        self._published: deque[_Published] = deque()
+        self._replay_from = first_latent
+        """Where the present worker's session began."""
+        self._whole = True
+        """Nothing that is needed was dropped for lack of room."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the latents that are kept."""
+        return self._num_bytes
+
+    def push(self, latent: memoryview) -> None:
+        """Keep the next latent."""
+        if not self._whole:
+            return
+        self._latents.append(latent)
+        self._num_bytes += len(latent)
+        if self._num_bytes > self._max_bytes:
+            self._whole = False
+            self.clear()
+
+    def publish(self, first_latent: int, chunks: tuple[int, ...], first_frame: int, crc32c: tuple[int, ...]) -> None:
+        """Note a published chunk, or compare it with what was noted when it was published first.
+
+        Args:
+            first_latent: of the chunk, and of chunks before it that gave no frame.
+            chunks: numbers of latents of these.
+            first_frame: of the chunk.
+            crc32c: of each frame.
+
+        Raises:
+            DataLoss: frames differ from those of the first time.
+        """
+        if not self._whole:
+            return
+        if self._published and first_latent < self._published[-1].next_latent:
+            known = next(known for known in self._published if known.first_latent == first_latent)
+            self._compare(known, first_frame, crc32c)
+            return
+        self._published.append(_Published(first_latent, chunks, first_frame, crc32c))
+        self._trim()
+
+    def plan(self) -> Plan | None:
+        """How a new worker gets to the frame after the last published one; None when that isn't possible any more."""
+        chunks = tuple(size for published in self._published for size in published.chunks if size)
+        if not self._whole or len(chunks) > _MAX_PLAN_CHUNKS:
+            return None
+        self._replay_from = self._first_latent
+        return Plan(first_latent=self._first_latent, chunks=chunks, latents=tuple(self._latents))
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._latents.clear()
+        self._published.clear()
+        self._num_bytes = 0
+
+    def _compare(self, known: _Published, first_frame: int, crc32c: tuple[int, ...]) -> None:
+        history = self._spec.history_latents
+        settled = self._replay_from == self._start or (
+            history is not None and known.first_latent >= self._replay_from + history
+        )
+        # The last chunk of the first time may come with frames that were held back then.
+        num_known = len(known.crc32c)
+        if settled and (known.first_frame != first_frame or known.crc32c != crc32c[:num_known]):
+            raise DataLoss(
+                f"frames {first_frame}..{first_frame + num_known - 1}: decoded again after a worker's death, they "
+                "differ from the first time"
+            )
+
+    def _trim(self) -> None:
+        history = self._spec.history_latents
+        if history is None:
+            return
+        needed = self._published[-1].first_latent - history
+        while self._published[0].next_latent <= needed:
+            oldest = self._published.popleft()
+            for _ in range(sum(oldest.chunks)):
+                self._num_bytes -= len(self._latents.popleft())
+            self._first_latent = oldest.next_latent
