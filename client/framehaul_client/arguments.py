@@ -10,9 +10,11 @@ from typing import Final, TypeVar
 
 from framehaul_client.config import (
     DEFAULT_CONNECT_TIMEOUT_S,
+    DEFAULT_RETRY_FOR_S,
     DEFAULT_TARGET,
     TARGET_VARIABLE,
     check_priority,
+    check_retry_for,
     parse_fps,
 )
 from framehaul_client.exits import MEANINGS
@@ -66,6 +68,7 @@ def stream_config(given: argparse.Namespace) -> StreamConfig:
         pixel_format=None if given.format is None else PixelFormat(given.format),
         fps=given.fps,
         priority=given.priority,
+        retry_for_s=given.retry_for,
         video=VideoOptions(codec=given.codec, crf=given.crf, preset=given.preset, encoded_format=given.pix_fmt),
     )
 
@@ -76,7 +79,9 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
         help="decode latents to a video",
         description="Streams latents to a server and writes the decoded frames.\n\n"
         "A file appears under its name only when "
-        "it is whole, and then replaces what had that name;\nuntil then it is NAME.xxxxxx.partial beside it.",
+        "it is whole, and then replaces what had that name;\nuntil then it is NAME.xxxxxx.partial beside it.\n\n"
+        "When the connection is lost, or the server or its worker ends, the session is taken up again where "
+        "the\nframes stopped, for as long as --retry-for says; what happens is told on stderr.",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -119,6 +124,14 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
     )
     parser.add_argument(
         "--priority", type=_number(_priority), default=0, help="-100 to 100, higher is served first (default: 0)"
+    )
+    parser.add_argument(
+        "--retry-for",
+        type=_number(_retry_for),
+        default=DEFAULT_RETRY_FOR_S,
+        metavar="SECONDS",
+        help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
+        f"came; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
     parser.add_argument(
         "--tensor", default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})"
@@ -183,6 +196,10 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 
 def _priority(text: str) -> int:
     return check_priority(int(text))
+
+
+def _retry_for(text: str) -> float:
+    return check_retry_for(float(text))
 
 
 def _seconds(text: str) -> float:

@@ -15,6 +15,7 @@ from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_RETRY_FOR_S,
     DEFAULT_TARGET,
     SessionConfig,
 )
@@ -102,6 +103,7 @@ class FrameClient:
         priority: int = 0,
         window_frames: int | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> Session:
         """Make a session, an async context manager.
 
@@ -117,6 +119,9 @@ class FrameClient:
             priority: -100..100, higher is served first.
             window_frames: frames that may wait here, within the server's limits; about 64 MiB of them if not given.
             max_message_bytes: largest message that the server may send.
+            retry_for_s: how long to try to take the session up again when the connection or the server is lost, as
+                long as nothing comes; 0 to fail at once. What an iterator yielded is kept until frames that need it
+                have come: for some decoders, that is the whole clip.
 
         Raises:
             ValueError: an argument is out of its range.
@@ -134,6 +139,7 @@ class FrameClient:
             priority=priority,
             window_frames=window_frames,
             max_message_bytes=max_message_bytes,
+            retry_for_s=retry_for_s,
         )
         session = Session(self._channel, self._target, latents, config, self._sessions.discard)
         self._sessions.add(session)

@@ -14,6 +14,8 @@ TARGET_VARIABLE: Final = "FRAMEHAUL_TARGET"
 DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 # Room for one rgb24 frame of 3840x2160; servers choose smaller messages where frames are small.
 DEFAULT_MAX_MESSAGE_BYTES: Final = 32 << 20
+DEFAULT_RETRY_FOR_S: Final = 60.0
+_MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
 _PRIORITIES: Final = range(-100, 101)
 
 
@@ -30,6 +32,7 @@ class SessionConfig:
         priority: -100..100, higher is served first.
         window_frames: frames that may wait here; None for about 64 MiB of them.
         max_message_bytes: largest message that the server may send.
+        retry_for_s: how long to try to take the session up again when it is lost; 0 not to try.
     """
 
     model: str = ""
@@ -40,6 +43,7 @@ class SessionConfig:
     priority: int = 0
     window_frames: int | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    retry_for_s: float = DEFAULT_RETRY_FOR_S
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -54,6 +58,18 @@ class SessionConfig:
             raise ValueError(f"window_frames={self.window_frames}: must be 1 or more")
         if not 1 << 10 <= self.max_message_bytes < 1 << 31:
             raise ValueError(f"max_message_bytes={self.max_message_bytes}: must be 1024..2147483647")
+        check_retry_for(self.retry_for_s)
+
+
+def check_retry_for(retry_for_s: float) -> float:
+    """Return `retry_for_s`.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if not 0 <= retry_for_s <= _MAX_RETRY_FOR_S:
+        raise ValueError(f"retry_for_s={retry_for_s:g}: must be 0..{_MAX_RETRY_FOR_S:g}")
+    return retry_for_s
 
 
 def check_priority(priority: int) -> int:

@@ -15,8 +15,9 @@ from framehaul_client.errors import ServerUnavailable
 # caps a stream's rate: 8 MiB for each round trip.
 DEFAULT_LOOKAHEAD_BYTES: Final = 8 << 20
 _MAX_FRAME_BYTES: Final = 4 << 20
-_KEEPALIVE_MS: Final = 20_000
-_PING_TIMEOUT_MS: Final = 10_000
+_KEEPALIVE_MS: Final = 10_000
+_PING_TIMEOUT_MS: Final = 5_000
+_RECONNECT_MS: Final = (100, 2_000)
 _PROBE_TIMEOUT_S: Final = 0.5
 
 
@@ -33,6 +34,9 @@ def channel_options(lookahead_bytes: int = DEFAULT_LOOKAHEAD_BYTES) -> list[tupl
         # keepalive_timeout_ms below a minute has no effect in grpc 1.85: ping_timeout_ms decides.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+        # A session that was lost decides itself when to try again.
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS[0]),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS[1]),
         # Else all channels of a process to one server share one connection.
         ("grpc.use_local_subchannel_pool", 1),
     ]

@@ -6,14 +6,14 @@ from __future__ import annotations
 class LatentCredit:
     """The server's grant: latents before an index that never falls may be sent."""
 
-    def __init__(self) -> None:
-        """Start with nothing granted and nothing sent."""
-        self._until = 0
-        self._next_latent = 0
+    def __init__(self, next_latent: int = 0) -> None:
+        """Start with nothing granted, and latents below `next_latent` sent."""
+        self._until = next_latent
+        self._next_latent = next_latent
 
     @property
     def next_latent(self) -> int:
-        """Index of the latent that is sent next; so many were sent."""
+        """Index of the latent that is sent next."""
         return self._next_latent
 
     @property

@@ -49,6 +49,10 @@ class ConnectionLost(ServerUnavailable):
     """The connection broke while a session was running."""
 
 
+class GaveUp(ConnectionLost):
+    """The connection was lost, and trying again led to nothing for as long as that was wanted."""
+
+
 class StreamFailed(FramehaulError):
     """The server ended the session for a reason of its own."""
 

@@ -1,7 +1,8 @@
-"""What happens on the wire of one session: three tasks share the call.
+"""What happens on the wire of one session, through as many calls as it takes.
 
-One reads; one sends latents as long as the server grants room; one sends acknowledgements. The caller's own task takes
-the frames. What each may do is decided in `reassembly`, `window` and `credit`; here is only the waiting.
+A task runs one call after another: when one is lost, the session is taken up again where the frames stopped, or opened
+anew at that frame if the server has forgotten it. The caller's own task takes the frames. What may be done is decided
+in `reassembly`, `window` and `resume`; here is only the waiting.
 """
 
 from __future__ import annotations
@@ -11,96 +12,82 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, Final
-
-import crc32c
-import numpy as np
+from collections.abc import Callable
+from typing import Final
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.call import Call
 from framehaul_client.config import SessionConfig
-from framehaul_client.credit import LatentCredit
-from framehaul_client.errors import DataLoss, FramehaulError, InvalidLatents, ProtocolError
+from framehaul_client.errors import DataLoss, FramehaulError, NotFound, ProtocolError
 from framehaul_client.frames import FrameBatch
-from framehaul_client.latents import LatentArray, LatentFormat, as_block
-from framehaul_client.opening import Opened, open_request, read_opened
+from framehaul_client.history import LatentHistory
+from framehaul_client.opening import Opened, open_message, read_opened, restarted, resumed
 from framehaul_client.reassembly import Reassembly
-from framehaul_client.source import LatentSource
+from framehaul_client.resume import Retry, first_latent_needed
 from framehaul_client.statistics import SessionStatistics
 from framehaul_client.stream import Stream, StreamClosed
 from framehaul_client.window import Acknowledgement, FrameWindow
 
 _LOG: Final = logging.getLogger(__name__)
 _END_TIMEOUT_S: Final = 1.0
-_MESSAGE_BYTES: Final = 1 << 20  # latents in one message, unless a single one is larger
 
 
 class Exchange:
-    """Owner of a session's call and of the tasks that use it."""
+    """Owner of a session's calls and of the task that runs them."""
 
-    def __init__(self, source: LatentSource, config: SessionConfig, statistics: SessionStatistics) -> None:
-        """Prepare an exchange of the latents of `source`; the caller closes the source."""
-        self._source = source
+    def __init__(
+        self,
+        history: LatentHistory,
+        config: SessionConfig,
+        statistics: SessionStatistics,
+        start_stream: Callable[[], Stream],
+    ) -> None:
+        """Prepare an exchange of the latents of `history`; the caller closes that."""
+        self._history = history
         self._config = config
         self._statistics = statistics
-        self._credit = LatentCredit()
-        self._room = asyncio.Event()  # the credit may have grown
+        self._start_stream = start_stream
+        self._retry = Retry(config.retry_for_s)
         self._batches: deque[FrameBatch] = deque()  # received, not yet handed out: the window bounds it
         self._changed = asyncio.Event()  # frames came, or the session ended
-        self._acknowledgement: Acknowledgement | None = None  # the newest one that isn't sent; it covers older ones
-        self._acknowledge = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._latents_ended = False
+        self._life: asyncio.Task[None] | None = None
+        self._call: Call | None = None
         self._finished = False  # Done has come, and all frames before it
+        self._leaving = False
         self._error: Exception | None = None
         self._started_s = 0.0
         self.queue_position: int | None = None
         self.drain_grace_s: float | None = None
-        self._stream: Stream
-        self._opened: Opened
+        self._open: pb.Open  # what opened the session on its present server
+        self._num_latents: int | None = None  # of the clip, once all were sent
+        self._session_id = b""  # empty when there is none to be resumed
+        self._opened: Opened | None = None
         self._reassembly: Reassembly
         self._window: FrameWindow
 
     @property
     def opened(self) -> Opened:
         """What the server agreed to."""
+        assert self._opened is not None, "opened before anybody asks"
         return self._opened
 
-    async def open(self, stream: Stream, first_block: LatentArray, latents: LatentFormat) -> None:
-        """Open the session on `stream`, which belongs to this object from now on, and start the tasks.
+    async def open(self) -> None:
+        """Open the session and start the task.
 
         Raises:
             FramehaulError: the server refused the session or can't be reached.
 
-        Cancellation: the call is cancelled when this object is closed.
+        Cancellation: the call is cancelled.
         """
-        self._stream = stream
         self._started_s = time.perf_counter()
+        self._open = open_message(self._config, self._history.latents)
         try:
-            with contextlib.suppress(StreamClosed):  # receiving tells why
-                await stream.send(open_request(self._config, latents))
-            answer = await stream.receive()
-            if answer is None or not answer.header.HasField("opened"):
-                raise ProtocolError("the server's first message isn't Opened")
-            self._accept(answer)
-        except BaseException:
-            await stream.aclose()
-            raise
-        self._start(self._read, "reader")
-        self._start(partial(self._send_latents, first_block, latents), "latents")
-        self._start(self._send_acknowledgements, "acknowledgements")
-
-    async def pull(self) -> LatentArray | None:
-        """Take the next latents from the source, or None after the last.
-
-        Cancellation: as `LatentSource.next`.
-        """
-        started_s = time.perf_counter()
-        block = await self._source.next()
-        self._statistics.produce_s += time.perf_counter() - started_s
-        return block
+            call: Call | None = await self._attach()
+        except FramehaulError as error:
+            call = await self._reconnect(error)
+        self._statistics.open_s = time.perf_counter() - self._started_s
+        self._life = asyncio.create_task(self._live(call), name="framehaul session")
 
     async def next_batch(self) -> FrameBatch | None:
         """Return the frames of the next message, or None after the last one.
@@ -130,62 +117,143 @@ class Exchange:
         self._post(self._window.acknowledge(idle=False))
 
     async def aclose(self) -> None:
-        """Cancel the call and the tasks.
+        """End the session, if it hasn't ended.
 
-        Cancellation: both are cancelled all the same.
+        Cancellation: the call is cancelled, and the server may keep the session for a while.
         """
+        self._leaving = True
+        life = self._life
+        if life is None:
+            return
         try:
             if self._finished:
-                await asyncio.wait(self._tasks[:1], timeout=_END_TIMEOUT_S)  # the reader
+                await asyncio.wait([life], timeout=_END_TIMEOUT_S)
+            elif self._call is not None:
+                await self._call.leave()
         finally:
-            self._stream.cancel()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._stream.aclose()
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
 
-    def _accept(self, answer: wire.Envelope[pb.StreamResponse]) -> None:
-        self._opened = read_opened(answer.header.opened, self._config)
-        _LOG.debug("opened: %s", self._opened)
-        self._statistics.open_s = time.perf_counter() - self._started_s
-        self._reassembly = Reassembly(self._opened.layout)
-        self._window = FrameWindow(self._opened.window_frames)
-        if self._config.window_frames is None:
-            self._post(Acknowledgement(0, self._opened.window_frames))
-        self._handle(answer)
+    # The calls
 
-    def _start(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        self._tasks.append(asyncio.create_task(self._guard(work), name=f"framehaul {name}"))
-
-    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _live(self, call: Call | None) -> None:
         try:
-            await work()
-        except StreamClosed:
-            pass  # the reader learns why
+            while call is not None:
+                self._call = call
+                try:
+                    await call.run()
+                    return
+                except FramehaulError as error:
+                    lost = error
+                finally:
+                    if call.latents_sent is not None:
+                        self._num_latents = call.latents_sent
+                    self._call = None
+                    await call.aclose()
+                if self._leaving:
+                    return
+                call = await self._reconnect(lost)
         except Exception as error:
             _LOG.debug("failed: %r", error)
-            if self._error is None:
-                self._error = error
-            self._stream.cancel()
+            self._error = error
             self._changed.set()
 
-    async def _read(self) -> None:
-        while not self._finished:
-            message = await self._stream.receive()
-            if message is None:
-                raise ProtocolError(
-                    f"the server ended the stream after frame {self._reassembly.next_frame} without Done"
-                )
-            self._handle(message)
-        # All is well whatever comes now; this is for the server, which then sees a clean end.
-        with contextlib.suppress(FramehaulError):
-            await self._stream.finish()
-            await self._stream.receive()
+    async def _reconnect(self, error: FramehaulError) -> Call | None:
+        """Take the session up again after `error`; None if there is nothing left to take up."""
+        told: type[FramehaulError] | None = None
+        while True:
+            delay_s = self._retry.delay_s(error, time.monotonic(), opened=self._opened is not None)
+            if type(error) is not told:
+                told = type(error)
+                _LOG.warning("%s: trying again for up to %g s", error, self._config.retry_for_s)
+            await asyncio.sleep(delay_s)
+            try:
+                call = await self._attach()
+            except NotFound as unknown:
+                if not self._session_id:
+                    raise
+                self._session_id = b""
+                if self._is_complete():
+                    self._finish()
+                    return None
+                _LOG.warning("the server has lost the session (%s)", unknown)
+                self._retry.progressed()
+            except FramehaulError as failed:
+                error = failed
+            else:
+                self._statistics.num_reconnects += 1
+                return call
 
-    def _handle(self, message: wire.Envelope[pb.StreamResponse]) -> None:
+    async def _attach(self) -> Call:
+        """Open the session, or resume it, or open one that goes on from here."""
+        asked = self._ask()
+        stream = self._start_stream()
+        try:
+            with contextlib.suppress(StreamClosed):  # receiving tells why
+                await stream.send(pb.StreamRequest(open=asked))
+            answer = await stream.receive()
+            if answer is None or not answer.header.HasField("opened"):
+                raise ProtocolError("the server's first message isn't Opened")
+            await self._accept(asked, answer)
+            call = Call(
+                stream,
+                self,
+                self._history,
+                self._statistics,
+                num_latents=self._config.num_latents,
+            )
+            self._handle(answer, call)
+        except BaseException:
+            await stream.aclose()
+            raise
+        if self._reassembly.next_frame or self._config.window_frames is None:
+            call.post(self._window.repeat())
+        return call
+
+    def _ask(self) -> pb.Open:
+        if self._opened is None:
+            return self._open
+        next_frame = self._reassembly.next_frame
+        if self._session_id:
+            return resumed(self._open, self._session_id, next_frame)
+        return restarted(self._open, next_frame, self._window.room)
+
+    async def _accept(self, asked: pb.Open, answer: wire.Envelope[pb.StreamResponse]) -> None:
+        opened = read_opened(answer.header.opened, self._config)
+        _LOG.debug("opened: %s", opened)
+        if self._opened is None:
+            self._reassembly = Reassembly(opened.layout)
+            self._window = FrameWindow(opened.window_frames)
+        elif opened.layout != self._opened.layout or opened.model != self._opened.model:
+            raise DataLoss(f"the session was opened as {self._opened}: the server goes on with {opened}")
+        elif self._session_id:
+            _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
+        else:
+            self._window.reopen(max(asked.window_frames, opened.min_window_frames))
+            _LOG.warning("a new session goes on at frame %d", self._reassembly.next_frame)
+        if not self._session_id:
+            self._open = asked
+        self._opened = opened
+        self._session_id = opened.session_id
+        await self._history.rewind(opened.next_latent)
+
+    # What comes in
+
+    def receive(self, message: wire.Envelope[pb.StreamResponse] | None) -> bool:
+        """See `Receiver`."""
+        if message is None:
+            raise ProtocolError(f"the server ended the stream after frame {self._reassembly.next_frame} without Done")
+        assert self._call is not None, "called by the call's reader"
+        self._handle(message, self._call)
+        return self._finished
+
+    def last_acknowledgement(self) -> Acknowledgement:
+        """See `Receiver`."""
+        return self._window.everything()
+
+    def _handle(self, message: wire.Envelope[pb.StreamResponse], call: Call) -> None:
         header = message.header
-        if self._credit.grant(header.latents_until):
-            self._room.set()
+        call.grant(header.latents_until)
         if header.HasField("queued"):
             self.queue_position = header.queued.position
             _LOG.info("waiting for a turn at position %d", self.queue_position)
@@ -193,14 +261,18 @@ class Exchange:
             self.drain_grace_s = header.drain.grace_ms / 1000
             _LOG.warning("the server will stop: it gives this session %.1f s", self.drain_grace_s)
         if header.HasField("frames"):
-            self._receive(header.frames, message.payload)
+            self._receive_frames(header.frames, message.payload)
         if header.HasField("done"):
-            self._end(header.done)
+            self._end(header.done, call)
 
-    def _receive(self, frames: pb.Frames, payload: memoryview) -> None:
+    def _receive_frames(self, frames: pb.Frames, payload: memoryview) -> None:
         self.queue_position = None
         self._window.receive(frames.num_frames)
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
+        self._retry.progressed()
+        self._history.forget(
+            first_latent_needed(self._reassembly.next_frame, self.opened.temporal_factor, self.opened.history_latents)
+        )
         statistics = self._statistics
         statistics.last_frame_s = time.perf_counter() - self._started_s
         if statistics.first_frame_s is None:
@@ -210,65 +282,27 @@ class Exchange:
         self._batches.append(batch)
         self._changed.set()
 
-    def _end(self, done: pb.Done) -> None:
-        if not self._latents_ended:
-            raise ProtocolError(f"the server sent Done after latent {self._credit.next_latent}: more were to come")
-        if done.num_latents != self._credit.next_latent:
-            raise DataLoss(f"the server took {done.num_latents} latents: {self._credit.next_latent} were sent")
+    def _end(self, done: pb.Done, call: Call) -> None:
+        num_latents = self._num_latents if call.latents_sent is None else call.latents_sent
+        if num_latents is None:
+            raise ProtocolError(f"the server sent Done after latent {call.next_latent}: more were to come")
+        if done.num_latents != num_latents:
+            raise DataLoss(f"the server took {done.num_latents} latents: {num_latents} were sent")
         self._reassembly.finish(done.num_frames)
+        self._finish()
+
+    def _finish(self) -> None:
         self._finished = True
         self._changed.set()
         _LOG.debug("done: %s", self._statistics)
 
-    async def _send_latents(self, first_block: LatentArray, latents: LatentFormat) -> None:
-        announced = self._config.num_latents
-        block: LatentArray | None = first_block
-        while block is not None:
-            await self._send_block(as_block(block, latents, self._credit.next_latent), latents)
-            if self._credit.next_latent == announced:
-                break
-            await self._wait_room()
-            block = await self.pull()
-        if announced is not None and self._credit.next_latent < announced:
-            raise InvalidLatents(f"the latents ended after {self._credit.next_latent}: num_latents={announced}")
-        self._latents_ended = True
-        await self._stream.send(pb.StreamRequest(end_of_latents=True))
-
-    async def _send_block(self, block: LatentArray, latents: LatentFormat) -> None:
-        announced = self._config.num_latents
-        if announced is not None and self._credit.next_latent + len(block) > announced:
-            raise InvalidLatents(f"{self._credit.next_latent + len(block)} latents: num_latents={announced}")
-        most = max(1, _MESSAGE_BYTES // latents.latent_bytes)
-        while len(block):
-            await self._wait_room()
-            index = self._credit.next_latent
-            num_latents = self._credit.take(len(block), most)
-            payload = block[:num_latents].reshape(-1).view(np.uint8).data
-            header = pb.StreamRequest(index=index, num_latents=num_latents, crc32c=crc32c.crc32c(payload))
-            started_s = time.perf_counter()
-            await self._stream.send(header, [payload])
-            self._statistics.send_s += time.perf_counter() - started_s
-            self._statistics.num_latents += num_latents
-            self._statistics.latent_bytes += len(payload)
-            block = block[num_latents:]
-
-    async def _wait_room(self) -> None:
-        started_s = time.perf_counter()
-        while not self._credit.room:
-            self._room.clear()
-            await self._room.wait()
-        self._statistics.wait_room_s += time.perf_counter() - started_s
+    def _is_complete(self) -> bool:
+        """Every frame has come, though Done has not."""
+        if self._opened is None:
+            return False
+        num_latents = self._num_latents
+        return num_latents is not None and self._reassembly.next_frame == self._opened.num_frames(num_latents)
 
     def _post(self, acknowledgement: Acknowledgement | None) -> None:
-        if acknowledgement is not None:
-            self._acknowledgement = acknowledgement
-            self._acknowledge.set()
-
-    async def _send_acknowledgements(self) -> None:
-        while True:
-            await self._acknowledge.wait()
-            self._acknowledge.clear()
-            if self._acknowledgement is not None:
-                newest = self._acknowledgement
-                ack = pb.Ack(next_frame=newest.next_frame, window_frames=newest.window_frames)
-                await self._stream.send(pb.StreamRequest(ack=ack))
+        if acknowledgement is not None and self._call is not None:
+            self._call.post(acknowledgement)

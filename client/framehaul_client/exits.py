@@ -18,6 +18,7 @@ class Exit(IntEnum):
     REFUSED = 4
     STREAM = 5
     OUTPUT = 6
+    GAVE_UP = 7
     INTERRUPTED = 130
     READER_GONE = 141
     TERMINATED = 143
@@ -31,6 +32,7 @@ MEANINGS: Final = {
     Exit.REFUSED: "the server has no room now: try again later",
     Exit.STREAM: "the session broke: connection lost, server error, or damaged frames",
     Exit.OUTPUT: "the output can't be written: folder, disk or encoder",
+    Exit.GAVE_UP: "the session was lost and couldn't be taken up again within --retry-for; a kept part is named",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.READER_GONE: "the reader of a pipe has gone",
     Exit.TERMINATED: "terminated (SIGTERM)",
@@ -41,6 +43,7 @@ _EXITS: Final[tuple[tuple[type[errors.FramehaulError], Exit], ...]] = (
     (errors.InvalidRequest, Exit.USAGE),
     (errors.LatentsFileError, Exit.USAGE),
     (errors.InvalidOption, Exit.USAGE),
+    (errors.GaveUp, Exit.GAVE_UP),
     (errors.ConnectionLost, Exit.STREAM),
     (errors.ServerUnavailable, Exit.UNREACHABLE),
     (errors.Refused, Exit.REFUSED),

@@ -75,8 +75,16 @@ class LatentsFile:
         Raises:
             LatentsFileError: the disk fails, or the file became shorter meanwhile.
         """
-        for index in range(self.num_latents):
-            yield self._read_latent(index)
+        return self.read_from(0)
+
+    def read_from(self, index: int) -> Iterator[LatentArray]:
+        """Read latent after latent, each `[C, h, w]`, from `index` on.
+
+        Raises:
+            LatentsFileError: as when iterating.
+        """
+        for position in range(index, self.num_latents):
+            yield self._read_latent(position)
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""

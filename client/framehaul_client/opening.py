@@ -28,6 +28,9 @@ class Opened:
         temporal_factor: frames of every later latent.
         lookahead_latents: how many later latents the decoder waits for.
         window_frames: frames that may wait at the client.
+        min_window_frames: the smallest window that the server keeps to.
+        next_latent: the latent that the server expects next.
+        history_latents: latents before its own that a frame needs when a new session starts at it; None for all.
     """
 
     session_id: bytes
@@ -37,29 +40,51 @@ class Opened:
     temporal_factor: int
     lookahead_latents: int
     window_frames: int
+    min_window_frames: int
+    next_latent: int
+    history_latents: int | None
 
     def num_frames(self, num_latents: int) -> int:
         """Count the frames of a clip of `num_latents`, 1 or more."""
         return self.first_frames + (num_latents - 1) * self.temporal_factor
 
 
-def open_request(config: SessionConfig, latents: LatentFormat) -> pb.StreamRequest:
-    """Make the first message of a session in EXPLICIT mode."""
+def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
+    """Ask for a new session in EXPLICIT mode, from frame 0 on, that outlives its connection."""
     channels, height, width = latents.shape
-    return pb.StreamRequest(
-        open=pb.Open(
-            model=config.model,
-            geometry=pb.LatentGeometry(channels=channels, height=height, width=width),
-            dtype=LATENT_TYPES[latents.dtype],
-            num_latents=config.num_latents,
-            normalized=config.normalized,
-            pixel_format=PIXEL_FORMATS[config.pixel_format],
-            max_message_bytes=config.max_message_bytes,
-            priority=config.priority,
-            mode=pb.MODE_EXPLICIT,
-            window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
-        )
+    return pb.Open(
+        model=config.model,
+        geometry=pb.LatentGeometry(channels=channels, height=height, width=width),
+        dtype=LATENT_TYPES[latents.dtype],
+        num_latents=config.num_latents,
+        normalized=config.normalized,
+        pixel_format=PIXEL_FORMATS[config.pixel_format],
+        max_message_bytes=config.max_message_bytes,
+        priority=config.priority,
+        mode=pb.MODE_EXPLICIT,
+        window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
+        resume=pb.Resume() if config.retry_for_s else None,
     )
+
+
+def restarted(message: pb.Open, next_frame: int, room_frames: int) -> pb.Open:
+    """Ask a server that doesn't know the session for a new one like it, from `next_frame` on."""
+    changed = pb.Open()
+    changed.CopyFrom(message)
+    changed.resume.Clear()
+    changed.resume.SetInParent()
+    changed.start_frame = next_frame
+    changed.window_frames = max(1, min(message.window_frames, room_frames))
+    return changed
+
+
+def resumed(message: pb.Open, session_id: bytes, next_frame: int) -> pb.Open:
+    """Ask for the session that `message` opened."""
+    changed = pb.Open()
+    changed.CopyFrom(message)
+    changed.resume.session_id = session_id
+    changed.resume.next_frame = next_frame
+    return changed
 
 
 def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
@@ -90,4 +115,7 @@ def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
         temporal_factor=message.temporal_factor,
         lookahead_latents=message.lookahead_latents,
         window_frames=fit_window(wanted_frames, message.min_window_frames, message.max_window_frames),
+        min_window_frames=message.min_window_frames,
+        next_latent=message.next_latent,
+        history_latents=message.history_latents if message.HasField("history_latents") else None,
     )

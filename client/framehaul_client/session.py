@@ -5,6 +5,7 @@ Runs on one event loop. What happens on the wire is in `exchange`.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -16,9 +17,9 @@ from framehaul_client.config import SessionConfig
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.exchange import Exchange
 from framehaul_client.frames import FrameBatch, Pixels
-from framehaul_client.latents import latent_format
+from framehaul_client.history import LatentHistory
 from framehaul_client.opening import Opened
-from framehaul_client.source import Latents, LatentSource, open_source
+from framehaul_client.source import Latents
 from framehaul_client.statistics import SessionStatistics
 from framehaul_client.stream import Stream
 
@@ -51,7 +52,7 @@ class Session:
         self._config = config
         self._on_close = on_close
         self._statistics = SessionStatistics()
-        self._source: LatentSource | None = None
+        self._history: LatentHistory | None = None
         self._exchange: Exchange | None = None
         self._batch: FrameBatch | None = None  # the message whose frames are handed out one by one
         self._offset = 0  # of the next frame in it
@@ -67,11 +68,11 @@ class Session:
 
         Cancellation: closes the session.
         """
-        if self._source is not None:
+        if self._history is not None:
             raise RuntimeError("this session was entered before: make a new one")
-        self._source = open_source(self._latents)
+        self._history = LatentHistory(self._latents, self._config.dtype)
         try:
-            self._exchange = await self._open(self._source)
+            self._exchange = await self._open(self._history)
         except BaseException:
             await self.aclose()
             raise
@@ -150,8 +151,8 @@ class Session:
             if self._exchange is not None:
                 await self._exchange.aclose()
         finally:
-            if self._source is not None:
-                await self._source.aclose()
+            if self._history is not None:
+                await self._history.aclose()
             self._on_close(self)
 
     @property
@@ -185,13 +186,13 @@ class Session:
             raise RuntimeError("the session is not open: use it inside `async with`")
         return self._exchange
 
-    async def _open(self, source: LatentSource) -> Exchange:
-        exchange = Exchange(source, self._config, self._statistics)
-        block = await exchange.pull()
-        if block is None:
+    async def _open(self, history: LatentHistory) -> Exchange:
+        started_s = time.perf_counter()
+        if await history.next() is None:
             raise InvalidLatents("no latents: a session needs at least one")
-        latents = latent_format(block, self._config.dtype)
-        await exchange.open(Stream(self._channel, self._target), block, latents)
+        self._statistics.produce_s += time.perf_counter() - started_s
+        exchange = Exchange(history, self._config, self._statistics, lambda: Stream(self._channel, self._target))
+        await exchange.open()
         return exchange
 
     async def _next_message(self) -> FrameBatch | None:

@@ -10,8 +10,8 @@ class SessionStatistics:
     """Counters of one session; the times of different tasks overlap.
 
     Attributes:
-        num_latents: latents sent.
-        latent_bytes: their size.
+        num_latents: latents sent, each counted once.
+        latent_bytes: bytes of latents sent, repeated ones included.
         num_frames: frames received and checked.
         frame_bytes: their size.
         open_s: from the first message to the server's answer.
@@ -21,6 +21,7 @@ class SessionStatistics:
         produce_s: the latents' iterator worked.
         wait_room_s: latents waited for the server to take more.
         send_s: latents waited for the connection.
+        num_reconnects: times that a lost connection was replaced.
     """
 
     num_latents: int = 0
@@ -34,3 +35,4 @@ class SessionStatistics:
     produce_s: float = 0.0
     wait_room_s: float = 0.0
     send_s: float = 0.0
+    num_reconnects: int = 0

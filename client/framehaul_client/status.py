@@ -24,6 +24,10 @@ _ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
 }
 
 
+# A server that is stopped cancels its calls; those that the client cancels are not asked for their status.
+_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a call ended."""
@@ -42,7 +46,7 @@ def client_error(status: Status, target: str, *, connected: bool) -> errors.Fram
         connected: the server had answered in this call before it failed.
     """
     details = status.details or "no reason given"
-    if status.code is grpc.StatusCode.UNAVAILABLE:
+    if status.code in _LOST:
         lost = errors.ConnectionLost if connected else errors.ServerUnavailable
         return lost(f"{target}: {details}")
     if status.code is grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from framehaul_client.client import FrameClient
-from framehaul_client.config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TARGET
+from framehaul_client.config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_RETRY_FOR_S, DEFAULT_TARGET
 from framehaul_client.encoder import Encoder
 from framehaul_client.errors import InvalidOption, LatentsFileError
 from framehaul_client.frames import PixelFormat
@@ -44,6 +44,7 @@ class StreamConfig:
         pixel_format: what frames arrive in; None for what suits the output.
         fps: frames a second; None for what the file says.
         priority: of the session.
+        retry_for_s: how long to try to take a lost session up again.
         video: how to encode.
     """
 
@@ -57,6 +58,7 @@ class StreamConfig:
     pixel_format: PixelFormat | None = None
     fps: Fraction | None = None
     priority: int = 0
+    retry_for_s: float = DEFAULT_RETRY_FOR_S
     video: VideoOptions = field(default_factory=VideoOptions)
 
 
@@ -115,6 +117,7 @@ class _Run:
                 num_latents=latents.num_latents,
                 normalized=latents.normalized if config.normalized is None else config.normalized,
                 priority=config.priority,
+                retry_for_s=config.retry_for_s,
             ) as session:
                 self._open_s = clock.lap()
                 self._opened, self._statistics = session.opened, session.statistics

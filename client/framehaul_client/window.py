@@ -30,11 +30,17 @@ class FrameWindow:
         self._received = 0
         self._consumed = 0
         self._acknowledged = 0
+        self._until = window_frames  # the first frame that may not come yet
 
     @property
     def window_frames(self) -> int:
         """The window's size."""
         return self._window_frames
+
+    @property
+    def room(self) -> int:
+        """Frames that may still come."""
+        return self._until - self._received
 
     @property
     def num_waiting(self) -> int:
@@ -48,10 +54,8 @@ class FrameWindow:
             ProtocolError: the server sent more than the window.
         """
         end = self._received + num_frames
-        if end > self._acknowledged + self._window_frames:
-            raise ProtocolError(
-                f"frames up to {end} arrived: the window ends at {self._acknowledged + self._window_frames}"
-            )
+        if end > self._until:
+            raise ProtocolError(f"frames up to {end} arrived: the window ends at {self._until}")
         self._received = end
 
     def consume(self, num_frames: int) -> None:
@@ -64,6 +68,18 @@ class FrameWindow:
             raise ValueError(f"num_frames={num_frames}: only {self.num_waiting} wait")
         self._consumed += num_frames
 
+    def reopen(self, num_frames: int) -> None:
+        """Note that a new server sends `num_frames` from here before it hears of us."""
+        self._until = max(self._until, self._received + num_frames)
+
+    def repeat(self) -> Acknowledgement:
+        """What the server was told last, for a new connection: the old one may have lost it."""
+        return Acknowledgement(self._acknowledged, self._window_frames)
+
+    def everything(self) -> Acknowledgement:
+        """Every frame has come, and no more are awaited."""
+        return Acknowledgement(self._received, self._window_frames)
+
     def acknowledge(self, *, idle: bool) -> Acknowledgement | None:
         """Return what to tell the server now, or None when that can wait.
 
@@ -74,6 +90,7 @@ class FrameWindow:
         if pending == 0 or (not idle and pending * _ACKS_PER_WINDOW < self._window_frames):
             return None
         self._acknowledged = self._consumed
+        self._until = max(self._until, self._consumed + self._window_frames)
         return Acknowledgement(self._consumed, self._window_frames)
 
 

@@ -115,6 +115,7 @@ class _Session:
         self._behaviour = behaviour
         self._context = context
         self._changed = asyncio.Event()
+        self._cancelled = asyncio.Event()
         self._until = 0
         self._num_responses = 0
         self._failure: Abort | None = None
@@ -134,12 +135,16 @@ class _Session:
         behaviour.opened.set()
         for response in behaviour.extra:
             await self._send(response)
-        reader = asyncio.create_task(self._read())
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._decode(), self._cancelled.wait())]
         try:
-            await self._decode()
+            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+            if self._cancelled.is_set():
+                await self._context.abort(grpc.StatusCode.CANCELLED, "cancelled by the client")
+            await tasks[1]
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _open(self, message: pb.Open) -> pb.Opened:
         height, width = message.geometry.height * SPATIAL_FACTOR, message.geometry.width * SPATIAL_FACTOR
@@ -164,6 +169,8 @@ class _Session:
     async def _read(self) -> None:
         behaviour = self._behaviour
         while (request := await self._context.read()) is not grpc.aio.EOF:
+            if request.cancel:
+                self._cancelled.set()
             if request.HasField("ack"):
                 behaviour.acks.append(request.ack)
                 if request.ack.next_frame == behaviour.stop_after_frames:

@@ -16,5 +16,5 @@ def make_latents(num_latents: int = 6) -> np.ndarray[Any, Any]:
 
 
 async def collect(client: FrameClient, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
-    async with client.session(latents, **options) as session:
+    async with client.session(latents, **({"retry_for_s": 0.0} | options)) as session:
         return np.stack([frame async for frame in session])

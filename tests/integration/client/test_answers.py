@@ -101,7 +101,7 @@ async def test_frames_before_a_failure_are_handed_out(target: str, behaviour: Be
     behaviour.fail_after_latents = (2, (grpc.StatusCode.UNAVAILABLE, "worker lost", ()))
     latents = make_latents()
     frames = []
-    async with FrameClient(target) as client, client.session(latents) as session:
+    async with FrameClient(target) as client, client.session(latents, retry_for_s=0) as session:
         with pytest.raises(ConnectionLost, match="worker lost"):  # noqa: PT012
             async for frame in session:
                 frames.append(frame)  # noqa: PERF401

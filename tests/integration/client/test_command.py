@@ -155,8 +155,9 @@ async def test_a_refusal(
     """The exit code tells a script what to do, the one line tells a person why; no file is left."""
     make_file(tmp_path / "a.safetensors")
     behaviour.refuse_open = refusal
+    out = tmp_path / "out" / "v.mp4"
     outcome = await run_client(
-        "stream", tmp_path / "a.safetensors", "--out", tmp_path / "out" / "v.mp4", "--target", target
+        "stream", tmp_path / "a.safetensors", "--out", out, "--target", target, "--retry-for", "0"
     )
     assert (outcome.code, outcome.out) == (code, b"")
     assert outcome.err == f"client: {target}: {message}\n"

@@ -147,7 +147,7 @@ async def test_a_server_that_goes_away_is_a_lost_connection(behaviour: Behaviour
     async with fake_server(behaviour) as target:
         client = FrameClient(target)
         await client.__aenter__()
-        session = await client.session(make_latents(20)).__aenter__()
+        session = await client.session(make_latents(20), retry_for_s=0).__aenter__()
         for _ in range(5):
             await anext(session)
         await behaviour.stopped.wait()

@@ -49,6 +49,7 @@ def our_handler() -> grpc.GenericRpcHandler:
         admission=Admission(4),
         rules=rules(),
         first_request_timeout_s=5.0,
+        resume_window_s=5.0,
         identity=ServiceIdentity(target="", epoch=1),
         info=pb.ServerInfo,
     ).handler()

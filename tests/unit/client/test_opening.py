@@ -5,7 +5,7 @@ from framehaul_client.config import SessionConfig
 from framehaul_client.errors import ProtocolError
 from framehaul_client.frames import PixelFormat
 from framehaul_client.latents import LatentFormat, LatentType
-from framehaul_client.opening import open_request, read_opened
+from framehaul_client.opening import open_message, read_opened, restarted, resumed
 
 LATENTS = LatentFormat(LatentType.BFLOAT16, (16, 60, 104))
 
@@ -31,7 +31,7 @@ def test_the_request_says_what_was_asked_for() -> None:
         window_frames=9,
         max_message_bytes=5000,
     )
-    assert open_request(config, LATENTS).open == pb.Open(
+    assert open_message(config, LATENTS) == pb.Open(
         model="tiny",
         geometry=pb.LatentGeometry(channels=16, height=60, width=104),
         dtype=pb.DATA_TYPE_BFLOAT16,
@@ -42,12 +42,32 @@ def test_the_request_says_what_was_asked_for() -> None:
         priority=-3,
         mode=pb.MODE_EXPLICIT,
         window_frames=9,
+        resume=pb.Resume(),
     )
+
+
+def test_a_session_that_is_not_to_be_retried_does_not_ask_to_be_kept() -> None:
+    """The server drops it with its connection."""
+    assert not open_message(SessionConfig(retry_for_s=0), LATENTS).HasField("resume")
+
+
+def test_resuming_and_starting_again_repeat_what_was_asked_first() -> None:
+    """Only where the session goes on differs; a new one gets no more window than is free here."""
+    first = open_message(SessionConfig(num_latents=7, window_frames=9), LATENTS)
+    again = resumed(first, b"id", 5)
+    assert (again.resume.session_id, again.resume.next_frame) == (b"id", 5)
+    again.resume.Clear()
+    assert again == first
+    new = restarted(resumed(first, b"id", 5), 5, 3)
+    assert (new.start_frame, new.window_frames, new.resume) == (5, 3, pb.Resume())
+    assert new.HasField("resume")
+    assert restarted(first, 5, 0).window_frames == 1
+    assert restarted(first, 5, 50).window_frames == 9
 
 
 def test_an_unknown_number_of_latents_is_left_unset() -> None:
     """0 would mean something else."""
-    assert not open_request(SessionConfig(), LATENTS).open.HasField("num_latents")
+    assert not open_message(SessionConfig(), LATENTS).HasField("num_latents")
 
 
 def test_the_answer_becomes_values() -> None:

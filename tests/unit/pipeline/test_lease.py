@@ -4,7 +4,15 @@ from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import Published
 
 PUBLISHED = Published(
-    session=1, slot=2, generation=3, first_frame=4, frame_bytes=5, crc32c=(6, 7), num_latents=1, decode_ns=8
+    session=1,
+    slot=2,
+    generation=3,
+    first_frame=4,
+    frame_bytes=5,
+    crc32c=(6, 7),
+    num_latents=1,
+    chunks=(1,),
+    decode_ns=8,
 )
 
 

@@ -42,12 +42,14 @@ def rules(
     spec: DecoderSpec = SPEC,
     window_bytes: int = 1 << 20,
     latent_bytes: int = 1 << 20,
+    journal_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
 ) -> SessionRules:
     return SessionRules(
         opening=OpenRules(specs=(spec,), max_pixels=1 << 16, allow_synthetic=allow_synthetic),
         window_bytes=window_bytes,
         latent_bytes=latent_bytes,
+        journal_bytes=journal_bytes,
         chunk_latents=4,
     )
 
@@ -75,15 +77,22 @@ def frame(index: int, num_bytes: int = FRAME_BYTES) -> bytes:
     return bytes([index % 251]) * num_bytes
 
 
-def lease(first_frame: int, frames: Sequence[bytes], released: list[int] | None = None) -> FrameLease:
+def lease(
+    first_frame: int,
+    frames: Sequence[bytes],
+    released: list[int] | None = None,
+    chunks: tuple[int, ...] = (1,),
+    first_checksum: int = 100,
+) -> FrameLease:
     published = Published(
         session=1,
         slot=0,
         generation=1,
         first_frame=first_frame,
         frame_bytes=len(frames[0]),
-        crc32c=tuple(range(100, 100 + len(frames))),
+        crc32c=tuple(range(first_checksum, first_checksum + len(frames))),
         num_latents=1,
+        chunks=chunks,
         decode_ns=0,
     )
     gone = [] if released is None else released
@@ -110,6 +119,9 @@ class FakeHandle:
         self.num_pushed_most = 0
         self.ended = False
         self.told_end = False
+        self.tells_end = True
+        self.content_from = 0
+        self.first_checksum = 100
         self.closed = False
         self.released: list[int] = []
         self.num_leased = 0
@@ -148,14 +160,15 @@ class FakeHandle:
         if self.ended and not self.waiting and not self.told_end and not self.closed:
             self.told_end = True
             self._publish(self.spec.frames_after(self.num_fed, ended=True))
+            if not self.tells_end:
+                return
             self.events.on_ended(self.num_published)
 
     def _publish(self, until: int) -> None:
         if until > self.num_published and not self.closed:
             first, self.num_published = self.num_published, until
-            self.events.on_published(
-                lease(first, [frame(index, self.frame_bytes) for index in range(first, until)], self.released)
-            )
+            frames = [frame(self.content_from + index, self.frame_bytes) for index in range(first, until)]
+            self.events.on_published(lease(first, frames, self.released, first_checksum=self.first_checksum))
 
 
 class FakeWorker:
@@ -167,6 +180,9 @@ class FakeWorker:
         self.available = True
         self.handles: list[FakeHandle] = []
         self.opened: list[dict[str, object]] = []
+        self.content_from = 0
+        """The frame of the clip that the next sessions begin with, as far as their pictures are concerned."""
+        self.first_checksum = 100
 
     def open(
         self,
@@ -180,19 +196,23 @@ class FakeWorker:
         priority: int,
         tenant: str,
         weight: float,
+        chunks: tuple[int, ...],
         events: SessionEvents,
     ) -> FakeHandle:
         if not self.available:
             raise Unavailable("the worker is restarting; try again")
-        self.opened.append({"model": model, "dtype": dtype, "normalized": normalized, "num_latents": num_latents})
+        self.opened.append(
+            {"model": model, "dtype": dtype, "normalized": normalized, "num_latents": num_latents, "chunks": chunks}
+        )
         frame_bytes = pixel_format.frame_bytes(*geometry.frame_size(self.specs[0]))
         handle = FakeHandle(self.specs[0], frame_bytes, events, automatic=self.automatic)
+        handle.content_from, handle.first_checksum = self.content_from, self.first_checksum
         self.handles.append(handle)
         events.on_opened()
         return handle
 
     def die(self, error: PipelineError) -> None:
-        for handle in self.handles:
+        for handle in [handle for handle in self.handles if not handle.closed]:
             handle.closed = True
             handle.events.on_failed(error)
 

@@ -5,7 +5,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_server.delivery import Delivery
-from framehaul_server.errors import SessionCancelled
+from framehaul_server.errors import ClientLeft
 from framehaul_server.responses import done, drain, opened
 from framehaul_server.validation import check_open
 from framehaul_server.window import WindowLimits
@@ -21,7 +21,7 @@ class Delivering:
         request = check_open(opening(mode=mode), None, rules().opening)
         self.moved: list[int] = []
         self.delivery = Delivery(request, LIMITS, record(), window_moved=self.note)
-        self.delivery.put(opened(request, LIMITS, latents_until=0), urgent=True)
+        self.delivery.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
         self.context = FakeContext()
         self.context.headers_sent = True
         self.task = asyncio.ensure_future(self.delivery.run(self.context))
@@ -29,17 +29,15 @@ class Delivering:
     def note(self) -> None:
         self.moved.append(self.delivery.frames_until)
 
-    def publish(self, first: int, count: int) -> list[int]:
-        released: list[int] = []
+    def publish(self, first: int, count: int) -> None:
         frames = [frame(index) for index in range(first, first + count)]
-        self.delivery.publish(lease(first, frames, released), latents_until=0)
-        return released
+        self.delivery.publish(lease(first, frames), latents_until=0)
 
 
 @pytest.mark.asyncio
 async def test_auto_frames_move_the_window_once_they_are_written() -> None:
     run = Delivering(pb.MODE_AUTO)
-    assert run.publish(0, 8) == [0]
+    run.publish(0, 8)
     run.delivery.put(done(8, 2), last=True)
     assert run.moved == []
     await run.task
@@ -67,7 +65,7 @@ async def test_explicit_frames_move_the_window_when_they_are_acknowledged() -> N
 async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
     run = Delivering(pb.MODE_EXPLICIT)
     run.publish(0, 4)
-    with pytest.raises(SessionCancelled):
+    with pytest.raises(ClientLeft):
         run.delivery.hear_end()
     run.delivery.put(done(4, 1), last=True)
     await run.context.responded(3)

@@ -17,7 +17,9 @@ def latent_input(**changes: object) -> LatentInput:
 
 def accept(given: LatentInput, payload: bytes, *, latents_until: int | None = None, **fields: int) -> list[memoryview]:
     header = pb.StreamRequest(**fields)  # type: ignore[arg-type]
-    return given.accept(header, memoryview(payload), latents_until=latents_until)
+    accepted = given.accept(header, memoryview(payload), latents_until=latents_until)
+    given.count(len(accepted))
+    return accepted
 
 
 def test_a_message_is_cut_into_latents_without_copying() -> None:

@@ -17,7 +17,7 @@ from tests.unit.server.fakes import Aborted, FakeContext, FakeWorker, frame, lat
 
 
 def frame_service(
-    worker: FakeWorker | None = None, *, max_sessions: int = 2, timeout_s: float = 5.0
+    worker: FakeWorker | None = None, *, max_sessions: int = 2, timeout_s: float = 5.0, resume_window_s: float = 5.0
 ) -> tuple[FrameService, Admission]:
     admission = Admission(max_sessions)
     service = FrameService(
@@ -26,6 +26,7 @@ def frame_service(
         admission=admission,
         rules=rules(),
         first_request_timeout_s=timeout_s,
+        resume_window_s=resume_window_s,
         identity=ServiceIdentity(target="farm:50051", epoch=7),
         info=lambda: pb.ServerInfo(version="1"),
     )
@@ -206,21 +207,18 @@ async def test_sessions_can_be_failed_together() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_lost_worker_is_unavailable_and_the_next_session_works() -> None:
+async def test_a_session_whose_worker_is_lost_goes_on_with_the_next_one() -> None:
     worker = FakeWorker()
     service, _ = frame_service(worker)
     async with streaming(service) as (context, task):
-        context.send(request(open=opening()))
-        await context.responded(1)
-        worker.die(Unavailable("the worker process ended"))
-        with pytest.raises(Aborted):
-            await task
-        assert context.aborted is not None
-        assert context.aborted[0] is grpc.StatusCode.UNAVAILABLE
-    async with streaming(service) as (context, task):
         context.send(request(latents(1), open=opening()))
+        await context.responded(2)
+        worker.die(Unavailable("the worker process ended"))
+        context.send(request(latents(1)))
         context.half_close()
+        service.worker_ready()
         await task
+        assert context.frames() == [frame(index) for index in range(8)]
 
 
 @pytest.mark.asyncio

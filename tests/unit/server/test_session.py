@@ -12,7 +12,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable
-from framehaul_server.errors import GrantExceeded, SessionCancelled
+from framehaul_server.errors import ClientLeft, GrantExceeded, SessionCancelled
 from framehaul_server.session import Session, SessionRules
 from framehaul_server.tenants import Caller, Tenant
 from tests.unit.server.fakes import (
@@ -176,7 +176,7 @@ AUTO, EXPLICIT = opening(), opening(mode=pb.MODE_EXPLICIT)
         (AUTO, request(crc32c=0), InvalidInput, "latents=0 bytes"),
         (AUTO, request(synthetic=SYNTHETIC), OutOfOrder, "synthetic: this session"),
         (AUTO, request(cancel=True), SessionCancelled, "cancelled by the client"),
-        (EXPLICIT, None, SessionCancelled, "ended before Done"),
+        (EXPLICIT, None, ClientLeft, "ended before Done"),
         (opening(num_latents=2), None, InvalidInput, "open.num_latents=2"),
         (EXPLICIT, request(latents(BUDGET + 1)), GrantExceeded, "latents_until is 8"),
     ],
@@ -440,7 +440,10 @@ async def test_an_explicit_synthetic_session_obeys_its_window() -> None:
 # Ends of all kinds
 
 
-def worker_dies(run: Running) -> None:
+def workers_die(run: Running) -> None:
+    """Two in a row, without a frame between: what the session holds may be what kills them."""
+    run.worker.die(Unavailable("the worker process ended"))
+    run.session.worker_ready()
     run.worker.die(Unavailable("the worker process ended"))
 
 
@@ -453,7 +456,7 @@ def grace_ends(run: Running) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("end", [worker_dies, worker_is_full, grace_ends])
+@pytest.mark.parametrize("end", [workers_die, worker_is_full, grace_ends])
 async def test_a_failed_session_ends_at_once_even_while_its_client_stalls(end: Callable[[Running], None]) -> None:
     async with running(request(open=opening())) as run:
         run.context.open_gate.clear()

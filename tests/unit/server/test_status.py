@@ -20,7 +20,8 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (server.NotPermitted("synthetic"), grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled("cancel"), grpc.StatusCode.CANCELLED),
-    (server.Unsupported("resume"), grpc.StatusCode.UNIMPLEMENTED),
+    (server.ClientLeft("half-closed"), grpc.StatusCode.CANCELLED),
+    (server.Fenced("another"), grpc.StatusCode.ABORTED),
 ]
 
 

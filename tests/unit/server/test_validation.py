@@ -4,7 +4,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.spec import LatentDtype, PixelFormat
-from framehaul_server.errors import NotPermitted, SessionCancelled, Unsupported
+from framehaul_server.errors import NotPermitted, SessionCancelled
 from framehaul_server.validation import MAX_LATENTS, OpenRules, check_open, check_synthetic, find_model, read_open
 from tests.unit.server.fakes import FRAME_BYTES, GEOMETRY, SPEC, opening
 
@@ -104,11 +104,28 @@ def test_subsampled_chroma_needs_even_frames() -> None:
             check_open(opening(geometry=odd_size, pixel_format=pb.PIXEL_FORMAT_YUV420P), None, odd)
 
 
-def test_reserved_fields_are_refused_and_not_ignored() -> None:
-    with pytest.raises(Unsupported, match=r"open\.resume"):
+def test_an_explicit_session_of_the_clients_own_latents_may_be_resumable() -> None:
+    explicit = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume())
+    assert check_open(explicit, None, RULES).resumable
+    assert not check_open(opening(mode=pb.MODE_EXPLICIT), None, RULES).resumable
+    with pytest.raises(InvalidInput, match=r"open\.resume=set: must be unset, but in EXPLICIT mode"):
         check_open(opening(resume=pb.Resume()), None, RULES)
-    with pytest.raises(Unsupported, match=r"open\.start_frame=4"):
-        check_open(opening(start_frame=4), None, RULES)
+    with pytest.raises(InvalidInput, match=r"open\.resume=set"):
+        check_open(pb.Open(mode=pb.MODE_EXPLICIT, resume=pb.Resume()), SYNTHETIC, RULES)
+    with pytest.raises(InvalidInput, match=r"open\.resume\.next_frame=4: must be 0 for a new session"):
+        check_open(opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(next_frame=4)), None, RULES)
+
+
+def test_a_clip_may_start_at_any_of_its_frames() -> None:
+    finite = msgspec.structs.replace(SPEC, receptive_latents=3)
+    rules = OpenRules(specs=(finite,), max_pixels=1 << 10, allow_synthetic=True)
+    started = check_open(opening(start_frame=23, num_latents=6), None, rules)
+    assert (started.start_frame, started.first_latent) == (23, 3)
+    assert check_open(opening(start_frame=23), None, RULES).first_latent == 0
+    with pytest.raises(InvalidInput, match=r"open\.start_frame=24: must be 0\.\.23 in a clip of 6 latents"):
+        check_open(opening(start_frame=24, num_latents=6), None, rules)
+    with pytest.raises(InvalidInput, match=r"open\.start_frame=4: must be 0 with synthetic latents"):
+        check_open(pb.Open(start_frame=4), SYNTHETIC, RULES)
 
 
 def test_models_are_found_by_name_and_the_first_is_the_default() -> None:

@@ -1,0 +1,72 @@
+"""What to do when a session's call failed: whether to try again, when, and for how long; pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from framehaul_client.errors import FramehaulError, GaveUp, Refused, ServerUnavailable
+
+_FIRST_DELAY_S: Final = 0.1
+_LONGEST_DELAY_S: Final = 2.0
+
+
+class Retry:
+    """Counts failed attempts since the last progress, and spaces them out."""
+
+    def __init__(self, retry_for_s: float, *, jitter: Callable[[], float] = random.random) -> None:
+        """Give up once nothing has come for `retry_for_s`; `jitter` gives 0..1."""
+        self._retry_for_s = retry_for_s
+        self._jitter = jitter
+        self._num_failures = 0
+        self._failed_s = 0.0
+        """When the first of them was."""
+
+    @property
+    def failing(self) -> bool:
+        """The last attempt failed."""
+        return self._num_failures > 0
+
+    def progressed(self) -> None:
+        """Something came: the next failure is the first again."""
+        self._num_failures = 0
+
+    def delay_s(self, error: FramehaulError, now_s: float, *, opened: bool) -> float:
+        """How long to wait after `error` before the next attempt.
+
+        Clients that were cut off together come back apart: up to half of the time is random.
+
+        Args:
+            error: what the last attempt ended with.
+            now_s: on any clock.
+            opened: there is a session to be taken up again; else the first one is still to be opened, and a server
+                that has no room for it is not bothered again.
+
+        Raises:
+            FramehaulError: there should be none; `GaveUp` if that is for the time that a lost session has waited.
+        """
+        worth_it = isinstance(error, ServerUnavailable) or (
+            opened and isinstance(error, Refused) and error.retry_after_s is not None
+        )
+        if not worth_it or self._retry_for_s == 0:
+            raise error
+        if self._num_failures == 0:
+            self._failed_s = now_s
+        left_s = self._failed_s + self._retry_for_s - now_s
+        if left_s <= 0:
+            if not opened:
+                raise error
+            raise GaveUp(f"{error} (gave up after {self._retry_for_s:g} s)") from error
+        delay_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0**self._num_failures)
+        self._num_failures += 1
+        if isinstance(error, Refused) and error.retry_after_s is not None:
+            delay_s = max(delay_s, error.retry_after_s)
+        return min(left_s, delay_s * (1 - self._jitter() / 2))
+
+
+def first_latent_needed(next_frame: int, temporal_factor: int, history_latents: int | None) -> int:
+    """The first latent that a new session needs which starts at `next_frame`; those before it may be forgotten."""
+    if history_latents is None:
+        return 0
+    return max(0, next_frame // temporal_factor - history_latents)

@@ -1,0 +1,45 @@
+"""Real servers with real workers, and clips that are decoded once without a fault to compare with."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from framehaul_client import FrameClient
+from tests.integration.server.server_process import ServerProcess, running_server
+
+NUM_LATENTS = 6
+FRAMES_OF_A_LATENT = 4
+OPTIONS = ("--resume-window", "5", "--chunk-latents", "2", "--grace", "2")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests of a module; none of them may harm it."""
+    with running_server(tmp_path_factory.mktemp("server") / "log", *OPTIONS) as running:
+        yield running
+
+
+def make_clip(num_latents: int = NUM_LATENTS, seed: int = 1) -> np.ndarray[Any, Any]:
+    """Latents of a small clip for `tiny`: frames of 16x16 pixels."""
+    noise = np.random.default_rng(seed).standard_normal((num_latents, 16, 2, 2), dtype=np.float32)
+    return noise.astype(np.float16)
+
+
+async def decode(target: str, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
+    """All frames of a clip; `window_frames` small, so that it takes many messages."""
+    async with FrameClient(target) as client, client.session(latents, **{"window_frames": 8, **options}) as session:
+        return np.stack([frame async for frame in session])
+
+
+def kill(process: Any) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
