@@ -105,8 +105,8 @@ class Call:
         """
         works: tuple[tuple[str, Coroutine[Any, Any, None]], ...] = (
             ("reader", self._read()),
-            ("latents", self._send_latents()),
-            ("acknowledgements", self._send_acknowledgements()),
+            ("latents", _until_closed(self._send_latents())),
+            ("acknowledgements", _until_closed(self._send_acknowledgements())),
         )
         self._reader, *senders = [asyncio.create_task(work, name=f"framehaul {name}") for name, work in works]
         reader = self._reader
@@ -115,9 +115,7 @@ class Call:
             while not reader.done():
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for sender in done - {reader}:
-                    # When the call is over the reader learns why.
-                    if not isinstance(sender.exception(), StreamClosed):
-                        sender.result()
+                    sender.result()
             reader.result()
         except Exception:
             await self.leave()
@@ -215,6 +213,11 @@ class Call:
             self._acknowledge.clear()
             if self._acknowledgement is not None:
                 await self._stream.send(_ack(self._acknowledgement))
+
+
+async def _until_closed(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(StreamClosed):  # the reader learns why
+        await work
 
 
 def _ack(acknowledgement: Acknowledgement) -> pb.StreamRequest:
