@@ -79,8 +79,9 @@ ROWS = [
     in_open(
         "frame over max_message_bytes", "open.max_message_bytes=1000: must be at least 12356", max_message_bytes=1000
     ),
-    in_open("resume", "open.resume", grpc.StatusCode.UNIMPLEMENTED, resume=pb.Resume(session_id=b"x" * 16)),
-    in_open("start in the middle", "open.start_frame=8", grpc.StatusCode.UNIMPLEMENTED, start_frame=8),
+    in_open("resume in AUTO mode", "open.resume=set: must be unset, but in EXPLICIT", resume=pb.Resume()),
+    in_open("guessed session", "no such session", grpc.StatusCode.NOT_FOUND, resume=pb.Resume(session_id=b"x" * 16)),
+    in_open("start behind the end", "open.start_frame=8: must be 0..7", start_frame=8, num_latents=2),
     Row("nothing at all", ORDER, "ended before its first request", ()),
     Row("latents before open", ORDER, "must hold open", (pb.StreamRequest(latents=GOOD),)),
     Row("no protobuf", INVALID, "cut off at byte 3", (b"\xff\xff\xff",)),
