@@ -65,6 +65,7 @@ def work(fd: int, count: int) -> None:
                 frame_bytes=PAYLOAD_BYTES,
                 crc32c=(0,),
                 num_latents=1,
+                chunks=(1,),
                 decode_ns=time.monotonic_ns(),
             )
         )

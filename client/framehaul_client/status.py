@@ -24,8 +24,9 @@ _ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
 }
 
 
-# A server that is stopped cancels its calls; those that the client cancels are not asked for their status.
-_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+# A server that is stopped cancels its calls (those that the client cancels are not asked for their status), and one
+# that hears late of an earlier connection of ours aborts the present one.
+_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
 
 
 @dataclass(frozen=True, slots=True)

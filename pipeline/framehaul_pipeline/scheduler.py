@@ -34,10 +34,10 @@ class Chunk:
     first_frame: int
     num_frames: int
     """What the latents give, with what lookahead held back when this is the last chunk."""
-    sizes: tuple[int, ...]
-    """Numbers of latents of the chunks since the last one with frames, up to this one."""
     last: bool
     """No chunk follows: flush the decoder. A last chunk may have no latents."""
+    sizes: tuple[int, ...] = ()
+    """Numbers of latents of the chunks since the last one with frames, up to this one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,4 +144,4 @@ class Scheduler:
         state.sizes = () if state.num_frames > first_frame else sizes
         if last:
             del self._sessions[session]
-        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, sizes, last)
+        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, last, sizes)

@@ -1,13 +1,12 @@
 """Real servers with real workers, and clips that are decoded once without a fault to compare with."""
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from framehaul_client import FrameClient
 from tests.integration.server.server_process import ServerProcess, running_server
@@ -24,9 +23,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-def make_clip(num_latents: int = NUM_LATENTS, seed: int = 1) -> np.ndarray[Any, Any]:
-    """Latents of a small clip for `tiny`: frames of 16x16 pixels."""
-    noise = np.random.default_rng(seed).standard_normal((num_latents, 16, 2, 2), dtype=np.float32)
+def make_clip(num_latents: int = NUM_LATENTS, seed: int = 1, size: int = 2) -> np.ndarray[Any, Any]:
+    """Latents of a small clip for `tiny`: frames of 16x16 pixels, or as `size` says."""
+    noise = np.random.default_rng(seed).standard_normal((num_latents, 16, size, size), dtype=np.float32)
     return noise.astype(np.float16)
 
 
@@ -36,8 +35,9 @@ async def decode(target: str, latents: Any, **options: Any) -> np.ndarray[Any, A
         return np.stack([frame async for frame in session])
 
 
-def kill(process: Any) -> None:
-    os.kill(process.pid, signal.SIGKILL)
+def save_clip(path: Path, num_latents: int) -> None:
+    """Write a latents file whose decoding takes a while."""
+    save_file({"latents": make_clip(num_latents, size=8)}, path)
 
 
 @pytest.fixture

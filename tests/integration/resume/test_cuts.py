@@ -71,7 +71,7 @@ async def test_several_sessions_on_one_link_are_resumed_each_on_its_own(server: 
         for message in range(6, 60, 9):
             proxy.cut_at(Direction.TO_CLIENT, message)
 
-        async def run(clip: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        async def run(clip: np.ndarray) -> np.ndarray:
             async with client.session(clip, window_frames=8) as session:
                 return np.stack([frame async for frame in session])
 
