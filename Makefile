@@ -24,6 +24,13 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/scheduler.py \
 	pipeline/framehaul_pipeline/spec.py \
 	pipeline/framehaul_pipeline/config.py \
+	pipeline/framehaul_pipeline/config_fields.py \
+	pipeline/framehaul_pipeline/models.py \
+	pipeline/framehaul_pipeline/autoencoder_kl_config.py \
+	pipeline/framehaul_pipeline/wan_config.py \
+	pipeline/framehaul_pipeline/wan_file.py \
+	pipeline/framehaul_pipeline/wan_statistics.py \
+	pipeline/framehaul_pipeline/weights_files.py \
 	pipeline/framehaul_pipeline/errors.py \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \

@@ -23,6 +23,7 @@ from torch import Tensor
 from bench.baseline_parts import Encoder, Stream
 from bench.decoders import load
 from bench.profiling import DeviceProfiler
+from bench.specs import describe
 from bench.stream_client import picture_latents
 from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder
@@ -34,9 +35,9 @@ _NUM_BUFFERS: Final = 3
 class Job:
     """One session's work."""
 
-    def __init__(self, request: dict[str, Any], decoder: Decoder, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, request: dict[str, Any], decoder: Decoder, device: torch.device) -> None:
         """Prepare its latents on the host."""
-        self.decoder, self.device, self.dtype = decoder, device, dtype
+        self.decoder, self.device, self.dtype = decoder, device, decoder.dtype
         self.height, self.width = request["height"], request["width"]
         self.num_latents, self.chunk = request["latents"], request["chunk"]
         clip = picture_latents(self.height, self.width)
@@ -118,8 +119,8 @@ class Job:
             free.put(host)
 
 
-def _run(request: dict[str, Any], decoder: Decoder, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    jobs = [Job(request, decoder, device, dtype) for _ in range(request["sessions"])]
+def _run(request: dict[str, Any], decoder: Decoder, device: torch.device) -> dict[str, Any]:
+    jobs = [Job(request, decoder, device) for _ in range(request["sessions"])]
     profiler = DeviceProfiler()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         warm, go = threading.Barrier(len(jobs) + 1), threading.Barrier(len(jobs) + 1)
@@ -163,14 +164,14 @@ def _run(request: dict[str, Any], decoder: Decoder, device: torch.device, dtype:
 def main() -> None:
     """Answer requests until the input ends: `python -m bench.gpu_baseline DEVICE`."""
     device = torch.device(sys.argv[1])
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
     torch.backends.cudnn.benchmark = True
     decoders: dict[str, Decoder] = {}
     for line in sys.stdin:
         request = json.loads(line)
         name = request["decoder"]
-        decoder = decoders.setdefault(name, load(name, device, dtype)) if name not in decoders else decoders[name]
-        print(json.dumps(_run(request, decoder, device, dtype)), flush=True)
+        if name not in decoders:
+            decoders[name] = load(describe(name), device)
+        print(json.dumps(_run(request, decoders[name], device)), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from framehaul_pipeline.messages import MAX_MESSAGE_BYTES, encode
+from framehaul_pipeline.models import TINY, Model
 from framehaul_pipeline.spec import DecoderSpec, LatentDtype, PixelFormat
+
+_MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +21,14 @@ class WorkerConfig:
     """
 
     device: str = "auto"
-    models: tuple[str, ...] = ("tiny",)
+    models: tuple[Model, ...] = (TINY,)
+    """The first is the default."""
     max_pixels: int = 1088 * 1920
     num_slots: int = 8
     num_inlet_slots: int = 32
     chunk_latents: int = 4
+    warm_up: tuple[tuple[int, int], ...] = ()
+    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 120.0
     max_restarts: int = 3
     restart_window_s: float = 300.0
@@ -37,6 +45,15 @@ class WorkerConfig:
             raise ValueError(f"device={self.device}: must be auto, cpu, cuda or cuda:N")
         if not self.models:
             raise ValueError("models=(): must name at least one model")
+        names = [spec.name for spec in self.specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models={','.join(names)}: must each have a name of its own")
+        # They travel to the worker in one message, and their specs come back in one.
+        models_bytes = sum(len(encode(model)) for model in self.models)
+        if models_bytes > _MAX_MODELS_BYTES:
+            raise ValueError(
+                f"models={','.join(names)}: descriptions must be at most {_MAX_MODELS_BYTES} bytes together"
+            )
         for name, value, low, high in (
             ("max_pixels", self.max_pixels, 64, 1 << 26),
             ("num_slots", self.num_slots, 2, 1024),
@@ -46,6 +63,13 @@ class WorkerConfig:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+        for width, height in self.warm_up:
+            self._check_warm_up(width, height)
+
+    @property
+    def specs(self) -> tuple[DecoderSpec, ...]:
+        """Of the models, in their order."""
+        return tuple(model.spec for model in self.models)
 
     def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
         """Payload bytes of a frame slot: one latent's frames and those lookahead held back, at `max_pixels`."""
@@ -58,3 +82,11 @@ class WorkerConfig:
             spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
             for spec in specs
         )
+
+    def _check_warm_up(self, width: int, height: int) -> None:
+        field = f"warm_up={width}x{height}"
+        if not 0 < width * height <= self.max_pixels:
+            raise ValueError(f"{field}: must be a size of up to {self.max_pixels} pixels, as max_pixels says")
+        for spec in self.specs:
+            if width % spec.spatial_factor or height % spec.spatial_factor:
+                raise ValueError(f"{field}: must be multiples of {spec.spatial_factor} for model {spec.name!r}")

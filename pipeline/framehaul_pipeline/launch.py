@@ -7,6 +7,7 @@ staging memory alternate, each guarded by the events of the chunk that used it l
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,10 @@ class Launcher:
             for _ in range(_NUM_TURNS)
         ]
         self._next_turn = 0
+
+    def run_on_compute_stream(self, work: Callable[[], None]) -> None:
+        """Run `work` where chunks are decoded."""
+        self._compute.run(work)
 
     def open(
         self,
@@ -184,7 +189,7 @@ class Launcher:
             if place.scale is not None:
                 std, mean = place.scale
                 latents = latents.float() * std + mean
-            frames, place.state = decoder.step(latents.to(self._device.dtype), place.state)
+            frames, place.state = decoder.step(latents.to(decoder.dtype), place.state)
             parts.append(frames)
         if last:
             held_back = decoder.flush(place.state)

@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha import reflection
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
-from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.admission import Admission
@@ -49,7 +48,7 @@ class App:
         """Prepare; `on_ready` gets the line that says what is served, once it is. Needs a running loop."""
         self._config = config
         self._on_ready = on_ready
-        self._specs = tuple(MODELS[name] for name in config.worker.models)
+        self._specs = config.worker.specs
         self._admission = Admission(config.max_sessions)
         self._health = Health()
         self._worker_failed = asyncio.Event()
@@ -181,6 +180,8 @@ def log_config(config: ServerConfig) -> None:
     told = asdict(config)
     worker = told.pop("worker")
     told["listen"] = config.listen
+    worker["models"] = ",".join(f"{model.spec.name}={model.path or 'shipped'}" for model in config.worker.models)
+    worker["warm_up"] = ",".join(f"{width}x{height}" for width, height in config.worker.warm_up) or None
     _log.info("%s", logs.line("config", **told, **{f"worker.{key}": value for key, value in worker.items()}))
 
 

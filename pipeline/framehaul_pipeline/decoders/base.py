@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from framehaul_pipeline.spec import DecoderSpec, Geometry
@@ -22,6 +23,8 @@ class Decoder(Protocol):
     """
 
     spec: DecoderSpec
+    dtype: torch.dtype
+    """What `step` takes latents in, and computes in."""
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         """State of a new session, on the decoder's device.
@@ -48,7 +51,8 @@ class Decoder(Protocol):
 
         Args:
             latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device.
-            state: what `open` or the last step returned.
+            state: what `open` or the last step returned. It may be changed in place: once it was given here, only the
+                returned one may be used.
 
         Returns:
             Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, and the new state.
@@ -61,4 +65,8 @@ class Decoder(Protocol):
 
     def state_bytes(self, geometry: Geometry) -> int:
         """Device memory of one session's state."""
+        ...
+
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        """Device memory that a step of `num_latents` needs at its peak, beyond weights and state."""
         ...

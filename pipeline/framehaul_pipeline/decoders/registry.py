@@ -1,4 +1,4 @@
-"""Which decoder belongs to which model name. For the worker process alone."""
+"""Which decoder runs which model. For the worker process alone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import torch
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.tiny import load_tiny
 from framehaul_pipeline.errors import NotFound
+from framehaul_pipeline.models import Model, ModelKind
 
 
-def load_decoder(name: str, device: torch.device, dtype: torch.dtype) -> Decoder:
+def load_decoder(model: Model, device: torch.device) -> Decoder:
     """Load a model's decoder onto a device.
 
     Raises:
-        NotFound: no such model in this build.
-        InvalidInput: its weights are not what they should be.
+        NotFound: this build has no decoder of the model's kind.
+        InvalidInput: the weights are not what they should be.
     """
-    if name == "tiny":
-        return load_tiny(device, dtype)
-    raise NotFound(f"model={name}: must be tiny")
+    match model.kind:
+        case ModelKind.TINY:
+            return load_tiny(device, torch.float16 if device.type == "cuda" else torch.float32)
+        case _:
+            raise NotFound(f"model {model.spec.name}: this build has no decoder for kind={model.kind.value}")

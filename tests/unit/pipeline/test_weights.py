@@ -15,7 +15,8 @@ from framehaul_pipeline.decoders.tiny import TinyDecoderNet
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.tiny_encoder import WEIGHTS_PREFIX as ENCODER_PREFIX
 from framehaul_pipeline.tiny_encoder import TinyEncoderNet
-from framehaul_pipeline.weights import ASSETS, load_weights, read_header
+from framehaul_pipeline.weights import ASSETS, load_weights
+from framehaul_pipeline.weights_files import read_header
 
 
 class Small(nn.Module):

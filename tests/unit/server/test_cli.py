@@ -44,7 +44,7 @@ def test_the_command_line_counts_before_the_environment() -> None:
         (["--grace", "long"], {}, "'long': must be a number"),
         (["--slots", "1"], {}, "num_slots=1: must be 2..1024"),
         (["--device", "tpu"], {}, "device=tpu: must be auto, cpu, cuda or cuda:N"),
-        (["--model", "wan"], {}, "'wan': must be one of tiny"),
+        (["--model", "wan"], {}, "model=wan: must be tiny, or NAME=PATH"),
         (["--max-size", "1080p"], {}, "'1080p': must be WIDTHxHEIGHT"),
         ([], {"FRAMEHAUL_REFLECTION": "yes"}, "FRAMEHAUL_REFLECTION='yes': must be 0 or 1"),
         (["--refl"], {}, "unrecognized arguments: --refl"),
