@@ -58,11 +58,11 @@ def infer_wan_config(header: Mapping[str, Mapping[str, Any]]) -> WanConfig:
     """
     renamed = rename_wan(header)
     shapes = {renamed[name]: entry["shape"] for name, entry in header.items()}
-    resnets = [(int(match[1]), int(match[2])) for name in shapes if (match := _RESNET.fullmatch(name))]
-    num_blocks = len({block for block, _ in resnets})
-    widths = [_size(shapes, f"decoder.up_blocks.{block}.resnets.0.conv1.weight", 0) for block in range(num_blocks)]
     z_dim = _size(shapes, "decoder.conv_in.weight", 1)
     out_channels = _size(shapes, "decoder.conv_out.weight", 0)
+    resnets = [(int(match[1]), int(match[2])) for name in shapes if (match := _RESNET.fullmatch(name))]
+    num_blocks = max(1, len({block for block, _ in resnets}))
+    widths = [_size(shapes, f"decoder.up_blocks.{block}.resnets.0.conv1.weight", 0) for block in range(num_blocks)]
     if z_dim not in _PUBLISHED:
         allowed = " or ".join(str(length) for length in _PUBLISHED)
         raise InvalidInput("weights z_dim", z_dim, f"{allowed} for a file without a config.json beside it")

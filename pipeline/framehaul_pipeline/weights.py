@@ -77,7 +77,7 @@ def _find(
     files: tuple[Path, ...], wanted: Mapping[str, Collection[int]], rename: Renaming | None
 ) -> dict[str, tuple[Path, str]]:
     """Of each wanted tensor its file and its name there, once all headers agree with what is wanted."""
-    prefixes = tuple({name.partition(".")[0] + "." for name in wanted})
+    parts = {name.partition(".")[0] for name in wanted}
     headers = {file: read_header(file) for file in files}
     # Names are found for all files together: what a tensor is called may depend on which others there are.
     stored_names = {name for header in headers.values() for name in header}
@@ -86,7 +86,7 @@ def _find(
     for file, header in headers.items():
         for stored_name, entry in header.items():
             name = names[stored_name]
-            if not name.startswith(prefixes):
+            if name.partition(".")[0] not in parts:
                 continue
             if name not in wanted:
                 raise refused(file, f"tensor {stored_name}", "weights without it for this model")
@@ -96,5 +96,6 @@ def _find(
                 raise refused(file, f"{stored_name} of shape {entry['shape']}", f"{list(wanted[name])}")
             places[name] = (file, stored_name)
     if missing := sorted(wanted.keys() - places.keys()):
-        raise refused(files[0], f"no tensor {missing[0]}", f"weights with {len(wanted)} tensors {', '.join(prefixes)}*")
+        under = ", ".join(f"{part}.*" for part in sorted(parts))
+        raise refused(files[0], f"no tensor {missing[0]}", f"weights with {len(wanted)} tensors {under}")
     return places

@@ -17,7 +17,7 @@ from framehaul_pipeline.wan_config import (
     wan_state_shapes,
 )
 from framehaul_pipeline.wan_statistics import WAN_2_1_MEAN, WAN_2_1_STD, WAN_2_2_MEAN, WAN_2_2_STD
-from tests.wan_models import SHALLOW, WAN_2_1, WAN_2_2, qwen_image, wan
+from tests.wan_models import SHALLOW, WAN_2_1, WAN_2_2, decoder_tensors, qwen_image, wan
 
 WAN_2_2_PUBLISHED = {
     **WAN_2_2,
@@ -38,6 +38,12 @@ def test_an_empty_config_is_the_published_wan_2_1() -> None:
     assert list(config.latents_mean) == wan_defaults.config["latents_mean"]
     assert list(config.latents_std) == wan_defaults.config["latents_std"]
     assert (config.latents_mean, config.latents_std) == (WAN_2_1_MEAN, WAN_2_1_STD)
+
+
+def test_the_tensors_of_qwen_image_have_the_names_and_shapes_of_wans() -> None:
+    """So that one decoder loads both."""
+    ours, theirs = decoder_tensors(wan(WAN_2_1)), decoder_tensors(qwen_image(WAN_2_1))
+    assert {name: tensor.shape for name, tensor in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
 def test_spec_of_the_published_models() -> None:

@@ -115,6 +115,11 @@ def header_without(name: str) -> dict[str, dict[str, Any]]:
     return header
 
 
+def header_without_blocks() -> dict[str, dict[str, Any]]:
+    header = header_without("decoder.conv_in.bias")
+    return {name: entry for name, entry in header.items() if ".up_blocks." not in name}
+
+
 def reshaped(name: str, shape: list[int]) -> dict[str, dict[str, Any]]:
     return {**header_without(name), name: {"shape": shape}}
 
@@ -125,6 +130,7 @@ def reshaped(name: str, shape: list[int]) -> dict[str, dict[str, Any]]:
         ({}, r"weights decoder.conv_in.weight=shape \[\]: must be there with 5 dimensions, as in a Wan VAE"),
         (header_without("decoder.conv_out.weight"), "decoder.conv_out.weight"),
         (header_without("decoder.up_blocks.1.resnets.0.conv1.weight"), "up_blocks.1.resnets.0.conv1.weight"),
+        (header_without_blocks(), "up_blocks.0.resnets.0.conv1.weight"),
         (reshaped("decoder.conv_in.weight", [32, 16]), r"decoder.conv_in.weight=shape \[32, 16\]"),
         (reshaped("decoder.conv_in.weight", [32, 4, 3, 3, 3]), "z_dim=4: must be 16 or 48"),
         (reshaped("decoder.up_blocks.3.resnets.0.conv1.weight", [0, 8, 3, 3, 3]), "up_blocks.3"),
