@@ -61,6 +61,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/credit.py \
 	client/framehaul_client/opening.py \
 	client/framehaul_client/info.py \
+	client/framehaul_client/model_table.py \
 	client/framehaul_client/status.py \
 	client/framehaul_client/statistics.py \
 	client/framehaul_client/exits.py \

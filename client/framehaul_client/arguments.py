@@ -46,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_stream(commands, f"{_EXAMPLES}\nexit codes:\n{codes}")
     _add_info(commands)
+    _add_models(commands)
     return parser
 
 
@@ -152,6 +153,25 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_debug(parser)
 
 
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "models",
+        help="say which models a server has",
+        description="Says for each model of a server how latents become frames: channels of a latent, pixels of one of "
+        "its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
+        "normalisation, and how much device memory a session holds.",
+    )
+    _add_target(parser)
+    parser.add_argument(
+        "--size",
+        type=_number(_size),
+        metavar="WIDTHxHEIGHT",
+        help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
+    )
+    _add_json(parser, "answer")
+    _add_debug(parser)
+
+
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
@@ -183,6 +203,13 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 
 def _priority(text: str) -> int:
     return check_priority(int(text))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not all(side.isascii() and side.isdecimal() and 0 < int(side) < 1 << 20 for side in (width, height)):
+        raise ValueError(f"{text}: must be WIDTHxHEIGHT in pixels, like 832x480")
+    return int(width), int(height)
 
 
 def _seconds(text: str) -> float:

@@ -22,6 +22,8 @@ class Model:
         lookahead_latents: how many later latents it waits for.
         exactness: how streamed frames compare with a whole-clip decode.
         receptive_latents: how far back a frame depends on latents; None for all of them.
+        state_bytes_per_pixel: device memory of a session, for each pixel of a frame.
+        normalization: it has a mean and deviation of its own, which it applies to normalised latents.
     """
 
     name: str
@@ -32,6 +34,15 @@ class Model:
     lookahead_latents: int
     exactness: str
     receptive_latents: int | None
+    state_bytes_per_pixel: float
+    normalization: bool
+
+    def state_bytes(self, width: int, height: int) -> int | None:
+        """Device memory of a session with frames of this size; None if there can be none of it."""
+        cell = max(1, self.spatial_factor)  # a server may leave it unsaid
+        if width % cell or height % cell:
+            return None
+        return round(self.state_bytes_per_pixel * width * height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,4 +136,6 @@ def _read_model(model: pb.ModelInfo) -> Model:
         lookahead_latents=model.lookahead_latents,
         exactness=exactness,
         receptive_latents=model.receptive_latents if model.HasField("receptive_latents") else None,
+        state_bytes_per_pixel=model.state_bytes_per_pixel,
+        normalization=model.normalization,
     )

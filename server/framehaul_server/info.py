@@ -32,6 +32,7 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
         exactness=_EXACTNESS[spec.exactness],
         receptive_latents=spec.receptive_latents,
         state_bytes_per_pixel=spec.state_bytes_per_pixel,
+        normalization=bool(spec.latent_std),
     )
 
 

@@ -127,6 +127,16 @@ def test_state_bytes_are_those_held(decoder: TinyDecoder) -> None:
     assert decoder.state_bytes(GEOMETRY) == sum(tensor.untyped_storage().nbytes() for tensor in state)
 
 
+def test_workspace_grows_with_the_latents_and_the_area(decoder: TinyDecoder) -> None:
+    """Both evenly, and it holds at least the frames that a step gives."""
+    one = decoder.workspace_bytes(GEOMETRY, 1)
+    twice_as_wide = Geometry(channels=GEOMETRY.channels, height=GEOMETRY.height, width=2 * GEOMETRY.width)
+    assert decoder.workspace_bytes(GEOMETRY, 3) == 3 * one
+    assert decoder.workspace_bytes(twice_as_wide, 1) == 2 * one
+    height, width = GEOMETRY.frame_size(TINY_SPEC)
+    assert one > 4 * 3 * height * width * 4
+
+
 def test_state_bytes_per_pixel_is_that_of_float16() -> None:
     decoder = TinyDecoder(TinyDecoderNet().half())
     pixels = GEOMETRY.height * GEOMETRY.width * 64

@@ -11,6 +11,13 @@ def test_a_model_says_what_a_client_needs_to_count_frames() -> None:
     assert (info.temporal_factor, info.first_frames, info.lookahead_latents) == (4, 4, 0)
     assert info.exactness == pb.EXACTNESS_FULL
     assert info.receptive_latents == 5
+    assert info.state_bytes_per_pixel == 1.0
+
+
+def test_a_model_says_whether_it_has_a_mean_and_deviation() -> None:
+    """Only then does `Open.normalized` make a difference."""
+    assert not model_info(SPEC).normalization
+    assert model_info(msgspec.structs.replace(SPEC, latent_mean=(0.0, 0.0), latent_std=(1.0, 2.0))).normalization
 
 
 def test_dependence_on_all_past_latents_is_said_by_leaving_the_number_out() -> None:
