@@ -29,7 +29,8 @@ class WorkerConfig:
     chunk_latents: int = 4
     warm_up: tuple[tuple[int, int], ...] = ()
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
-    startup_timeout_s: float = 120.0
+    startup_timeout_s: float = 600.0
+    """For loading weights and warming up: gigabytes, and a choice of kernels for each shape."""
     max_restarts: int = 3
     restart_window_s: float = 300.0
 
