@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -142,11 +143,10 @@ def _check_entries(path: Path, header: dict[str, Any], tensors_bytes: int) -> No
     try:
         entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
         for name, entry in entries:
-            count = 1
-            for length in entry["shape"]:
-                if not isinstance(length, int) or length < 0:
-                    raise refused(path, f"{name} of shape {entry['shape']}", "whole numbers")
-                count *= length
+            shape = entry["shape"]
+            if not all(type(length) is int and length >= 0 for length in shape):
+                raise refused(path, f"{name} of shape {shape!r:.80}", "whole numbers from 0")
+            count = math.prod(shape)
             if entry["dtype"] not in _DTYPES:
                 raise refused(path, f"{name} of type {entry['dtype']}", f"one of {', '.join(_DTYPES)}")
             if entry["data_offsets"] != [end, end + count * _DTYPES[entry["dtype"]]]:

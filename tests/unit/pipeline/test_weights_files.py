@@ -113,6 +113,7 @@ def test_a_header_is_read_without_its_notes(tmp_path: Path) -> None:
         ({"a": {"dtype": "F16", "shape": [6]}}, "malformed header entry"),
         ({"a": {"dtype": "F16", "shape": [-6], "data_offsets": [0, 12]}}, r"a of shape \[-6\]: must be whole numbers"),
         ({"a": {"dtype": "F16", "shape": [6.0], "data_offsets": [0, 12]}}, r"a of shape \[6.0\]"),
+        ({"a": {"dtype": "F16", "shape": [True], "data_offsets": [0, 2]}}, r"a of shape \[True\]"),
         ({"a": {"dtype": "F8_E4M3", "shape": [12], "data_offsets": [0, 12]}}, "a of type F8_E4M3: must be one of F16"),
         ({"a": {"dtype": "F16", "shape": [6], "data_offsets": [4, 16]}}, r"a at \[4, 16\]: must be tensors packed"),
         ({"a": {"dtype": "F16", "shape": [5], "data_offsets": [0, 10]}}, "12 bytes of tensors: must be 10 bytes"),
