@@ -3,8 +3,9 @@
 For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
 each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
 changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
-it is installed: all are timed once for a shape, the choice is kept in a file, and later processes build that one alone.
-Without the package, or on the CPU, the same convolutions run through PyTorch.
+it is installed: while a worker warms up, all are timed once for a shape, the choice is kept in a file, and later
+processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
+fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
 """
 
 from __future__ import annotations
@@ -50,13 +51,21 @@ class PlanFile:
         if isinstance(names, dict):
             self._names = {str(key): str(name) for key, name in names.items()}
 
-    def get(self, key: str) -> str | None:
-        """The plan's name, None when the convolution was never timed."""
-        return self._names.get(key)
+    def get(self, size: str, weights: str) -> tuple[list[str], bool]:
+        """Names of plans that were the fastest for a convolution, the surest first, and whether this very one was timed.
 
-    def put(self, key: str, name: str) -> None:
+        Args:
+            size: of the input.
+            weights: the convolution but for the input's size.
+        """
+        alike = [name for key, name in self._names.items() if key.endswith(weights)]
+        known = self._names.get(size + weights)
+        names = dict.fromkeys(([known] if known else []) + sorted(alike, key=alike.count, reverse=True))
+        return list(names), known is not None
+
+    def put(self, size: str, weights: str, name: str) -> None:
         """Keep a choice; a folder that can't be written costs only the next start its time."""
-        self._names[key] = name
+        self._names[size + weights] = name
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             written = self._path.with_suffix(f".{os.getpid()}")
@@ -93,6 +102,8 @@ class Convolutions:
     device: torch.device
     plans: PlanFile | None
     """None: always through PyTorch."""
+    timing: bool = False
+    """Whether a shape without a known plan has all of them timed, which takes seconds."""
     _graphs: dict[tuple[Any, ...], _Graph] = field(default_factory=dict)
     _cudnn: Any = None
     _handle: Any = None
@@ -102,7 +113,7 @@ class Convolutions:
         if self.plans is None:
             return
         try:
-            import cudnn
+            import cudnn  # type: ignore[import-not-found]
         except ImportError:
             _log.warning(
                 "convolutions run through PyTorch, up to 1.5 times slower: pip install 'framehaul[cuda]' gives "
@@ -173,18 +184,22 @@ class Convolutions:
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         graph.check_support()
         ready = _Graph(graph, x_node, weight_node, y_node, 0, x.new_empty(0), shape)
-        name = f"{list(x.shape)} * {list(weight.shape)} + {padding} {x.dtype}"
-        self._choose(ready, name, {x_node: x, weight_node: weight, y_node: y})
+        weights = f" * {list(weight.shape)} + {padding} {x.dtype}"
+        self._choose(ready, str(list(x.shape)), weights, {x_node: x, weight_node: weight, y_node: y})
         return ready
 
-    def _choose(self, ready: _Graph, key: str, tensors: dict[Any, Tensor]) -> None:
+    def _choose(self, ready: _Graph, size: str, weights: str, tensors: dict[Any, Tensor]) -> None:
         """Build the plan that is known to be the fastest; when none is known, time all."""
         assert self.plans is not None
-        graph, count = ready.graph, ready.graph.get_execution_plan_count()
-        known = self.plans.get(key)
-        names = {graph.get_plan_name_at_index(index): index for index in reversed(range(count))}
-        if known in names and self._prepare(ready, names[known]):
-            return
+        graph = ready.graph
+        indices = range(graph.get_execution_plan_count())
+        # The heuristics name some plans twice, the best ones first.
+        names = {graph.get_plan_name_at_index(index): index for index in reversed(indices)}
+        known, surely = self.plans.get(size, weights)
+        if surely or not self.timing:
+            wanted = [names[name] for name in known if name in names]
+            if any(self._prepare(ready, index) for index in [*wanted, *([] if self.timing else indices)]):
+                return
         best_ms, best = float("inf"), None
         for name, index in names.items():
             if not self._prepare(ready, index):
@@ -196,9 +211,11 @@ class Convolutions:
             if taken_ms < best_ms:
                 best_ms, best = taken_ms, name
         if best is None or not self._prepare(ready, names[best]):
-            raise RuntimeError(f"cuDNN has no plan for convolution {key}")
-        self.plans.put(key, best)
-        _log.info("convolution timed shape=%s plans=%d best_ms=%.3f plan=%s", key, len(names), best_ms, best)
+            raise RuntimeError(f"cuDNN has no plan for convolution {size}{weights}")
+        self.plans.put(size, weights, best)
+        _log.debug(
+            "convolution timed shape=%s%s plans=%d best_ms=%.3f plan=%s", size, weights, len(names), best_ms, best
+        )
 
     def _prepare(self, ready: _Graph, index: int) -> bool:
         try:

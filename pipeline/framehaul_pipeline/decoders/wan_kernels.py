@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 
@@ -133,8 +133,30 @@ def _fuse(  # type: ignore[no-untyped-def]
                     even += tl.load(residual + 2 * pair * size + offsets, mask=mask, other=0.0).to(tl.float32)
                     odd += tl.load(residual + (2 * pair + 1) * size + offsets, mask=mask, other=0.0).to(tl.float32)
             else:
-                even = _value(source, residual, added, 2 * pair, offsets, 2 * pair * phases_size + phases, mask, size, LAYOUT, RESIDUAL)
-                odd = _value(source, residual, added, 2 * pair + 1, offsets, (2 * pair + 1) * phases_size + phases, mask, size, LAYOUT, RESIDUAL)
+                even = _value(
+                    source,
+                    residual,
+                    added,
+                    2 * pair,
+                    offsets,
+                    2 * pair * phases_size + phases,
+                    mask,
+                    size,
+                    LAYOUT,
+                    RESIDUAL,
+                )
+                odd = _value(
+                    source,
+                    residual,
+                    added,
+                    2 * pair + 1,
+                    offsets,
+                    (2 * pair + 1) * phases_size + phases,
+                    mask,
+                    size,
+                    LAYOUT,
+                    RESIDUAL,
+                )
             if SUMS:
                 tl.store(sums + 2 * pair * size + offsets, even.to(sums_dtype), mask=mask)
                 tl.store(sums + (2 * pair + 1) * size + offsets, odd.to(sums_dtype), mask=mask)
@@ -154,7 +176,9 @@ def _fuse(  # type: ignore[no-untyped-def]
                 last = odd
     else:
         for frame in range(0, num_frames):
-            value = _value(source, residual, added, frame, offsets, frame * phases_size + phases, mask, size, LAYOUT, RESIDUAL)
+            value = _value(
+                source, residual, added, frame, offsets, frame * phases_size + phases, mask, size, LAYOUT, RESIDUAL
+            )
             if SUMS:
                 tl.store(sums + frame * size + offsets, value.to(sums_dtype), mask=mask)
             if TARGET:
@@ -241,7 +265,16 @@ def fuse(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _sum_taps(  # type: ignore[no-untyped-def]
-    taps, bias, frames, height, width, channels, taps_channels, PATCH: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+    taps,
+    bias,
+    frames,
+    height,
+    width,
+    channels,
+    taps_channels,
+    PATCH: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
     frame = tl.program_id(1).to(tl.int64)
     positions = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -249,7 +282,9 @@ def _sum_taps(  # type: ignore[no-untyped-def]
     row = positions // width
     column = positions % width
     inside = positions < height * width
-    value = tl.zeros([BLOCK_P, BLOCK_C], tl.float32) + tl.load(bias + channel, mask=channel < channels, other=0.0)[None, :]
+    value = (
+        tl.zeros([BLOCK_P, BLOCK_C], tl.float32) + tl.load(bias + channel, mask=channel < channels, other=0.0)[None, :]
+    )
     for tap in tl.static_range(9):
         tap_row = row + tap // 3 - 1
         tap_column = column + tap % 3 - 1

@@ -38,7 +38,8 @@ class RmsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, ...]` to the same shape."""
         normalized = F.normalize(x.float(), dim=1, eps=_MIN_NORM).to(x.dtype)
-        return normalized * x.shape[1] ** 0.5 * self.gamma
+        scaled: Tensor = normalized * x.shape[1] ** 0.5 * self.gamma
+        return scaled
 
 
 class CausalConv3d(nn.Conv3d):
@@ -53,7 +54,8 @@ class CausalConv3d(nn.Conv3d):
         history = next(histories)
         joined = torch.cat([history.permute(3, 0, 1, 2).unsqueeze(0), x], dim=2)
         history.copy_(joined[0, :, -HISTORY:].permute(1, 2, 3, 0))
-        return self(joined)
+        y: Tensor = self(joined)
+        return y
 
 
 class ResidualBlock(nn.Module):
