@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Final
 
 import torch
 
-from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.base import Decoder, Preparing
 from framehaul_pipeline.scheduler import max_chunk_latents
 from framehaul_pipeline.spec import Geometry, PixelFormat
 
@@ -61,7 +62,10 @@ def warm_up(
                 )
                 for pixel_format in PixelFormat
             }
-            chunks = _decode(decoder, device, geometry, [1, *sorted(largest)])
+            # A clip's first chunk, then all lengths that a client's pace can make.
+            wanted = [1, *range(1, max(largest) + 1)]
+            with decoder.preparing() if isinstance(decoder, Preparing) else nullcontext():
+                chunks = _decode(decoder, device, geometry, wanted)
             seconds = time.monotonic() - started_s
             _log.info("warm-up model=%s size=%dx%d chunks=%s seconds=%.3f", spec.name, width, height, chunks, seconds)
 

@@ -5,7 +5,8 @@ Imports torch: for the worker process alone.
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 State = list[Tensor]
 """A session's temporal state: a flat list of tensors of fixed shapes, zeros at open."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A decoder that runs some shapes faster when it may get ready for them."""
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Within it, `step` takes the time to find the fastest kernels for its chunks, and keeps them for later ones."""
+        ...
 
 
 class Decoder(Protocol):

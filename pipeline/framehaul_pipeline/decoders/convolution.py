@@ -52,7 +52,7 @@ class PlanFile:
             self._names = {str(key): str(name) for key, name in names.items()}
 
     def get(self, size: str, weights: str) -> tuple[list[str], bool]:
-        """Names of plans that were the fastest for a convolution, the surest first, and whether this very one was timed.
+        """Names of the plans that were the fastest, the surest first, and whether this very convolution was timed.
 
         Args:
             size: of the input.

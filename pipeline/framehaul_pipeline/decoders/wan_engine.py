@@ -182,7 +182,7 @@ class WanEngine:
             _, taken = self._advance(pending, None, history=True, silu=False)
             y = self._convolutions.run(taken, upsample.time_weight, 0).view(steps, height, width, 2, channels)
             x = y.new_empty(steps, 2, height, width, channels)
-            torch.add(y.permute(0, 3, 1, 2, 4), upsample.time_bias, out=x)
+            torch.add(y.permute(0, 3, 1, 2, 4), upsample.time_bias.view(2, 1, 1, channels), out=x)
             x = x.flatten(0, 1)
         else:
             if upsample.time:

@@ -104,7 +104,7 @@ def magnitude_bound(net: WanNet) -> float:
             bound = max(bound, _bound(norm, conv))
     for attention in (module for module in net.modules() if isinstance(module, Attention)):
         tokens = _bound(attention.norm, attention.to_qkv)
-        weights = attention.proj.weight.flatten(1).float().abs().sum(1).max().item()
+        weights: float = attention.proj.weight.flatten(1).float().abs().sum(1).max().item()
         bound = max(bound, tokens, tokens * weights)
     return max(bound, _bound(net.decoder.norm_out, net.decoder.conv_out))
 
