@@ -21,8 +21,6 @@ from framehaul_pipeline.wan_config import WanConfig, parse_wan_config, wan_state
 from framehaul_pipeline.wan_file import rename_wan
 from framehaul_pipeline.weights import read_tensors
 
-CHUNK_LATENTS: Final = 2
-"""Most latents a step takes on a GPU: more make it hardly faster, and its workspace larger."""
 _FLOAT16_LIMIT: Final = 60_000.0
 
 _log = logging.getLogger("framehaul_pipeline.worker")
@@ -52,6 +50,11 @@ class WanDecoder:
             torch.empty(0, dtype=self.dtype, device=self._device),
         ]
 
+    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
+        """The first latent alone, for it is decoded as a picture; then any number."""
+        del ended
+        return max(0, min(available, wanted if index else 1))
+
     def flush(self, state: State) -> Tensor | None:
         """Nothing is held back: all convolutions look only at the past."""
         del state
@@ -73,11 +76,6 @@ class PortableWanDecoder(WanDecoder):
         """Take over a network in float32 and in evaluation mode."""
         super().__init__(spec, net.config, net.post_quant_conv.weight.device)
         self._net = net
-
-    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
-        """The first latent alone, for it is decoded as a picture; then any number."""
-        del ended
-        return max(0, min(available, wanted if index else 1))
 
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
@@ -127,11 +125,6 @@ class CudaWanDecoder(WanDecoder):
         finally:
             self._convolutions.timing = False
             torch.cuda.empty_cache()
-
-    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
-        """The first latent alone, for it is decoded as a picture; then a few at a time."""
-        del ended
-        return max(0, min(available, wanted, CHUNK_LATENTS if index else 1))
 
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:

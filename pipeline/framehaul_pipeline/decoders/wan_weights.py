@@ -110,7 +110,7 @@ def magnitude_bound(net: WanNet) -> float:
 
 
 def _bound(norm: RmsNorm, conv: nn.Conv2d | CausalConv3d) -> float:
-    length = norm.gamma.shape[0] ** 0.5 * norm.gamma.abs().max().item()
+    length: float = norm.gamma.shape[0] ** 0.5 * norm.gamma.abs().max().item()
     taps = conv.weight.float().flatten(2).norm(dim=1).sum(1)
     largest: float = (bias_of(conv).abs() + 2 * length * taps).max().item()
     return max(2 * length, largest)

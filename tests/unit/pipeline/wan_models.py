@@ -9,7 +9,13 @@ from torch import Tensor
 from framehaul_pipeline.decoders.wan_net import WanNet
 from framehaul_pipeline.wan_config import parse_wan_config
 
-COMMON = {"z_dim": 4, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1, "latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}
+COMMON = {
+    "z_dim": 4,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 1,
+    "latents_mean": [0.1] * 4,
+    "latents_std": [2.0] * 4,
+}
 CONFIGS = {
     "wan2.1": (AutoencoderKLWan, {"base_dim": 4}),
     "wan2.2": (
