@@ -22,7 +22,7 @@ class Preparing(Protocol):
     """A decoder that runs some shapes faster when it may get ready for them."""
 
     def preparing(self) -> AbstractContextManager[None]:
-        """Within it, `step` takes the time to find the fastest kernels for its chunks, and keeps them for later ones."""
+        """Within it, `step` takes time to find the fastest kernels for its chunks, and keeps them for later ones."""
         ...
 
 
