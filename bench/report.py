@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import MODES
+from bench.contest import MODES
 from bench.plots import bars
 from bench.transport import TITLES
 
