@@ -1,7 +1,8 @@
 """The baseline of the field, like for like: one process with a thread for each session, serial or overlapped.
 
 A process of its own, asked by lines of JSON: `mode` (`serial`, `overlapped`), `decoder`, `sessions`, `latents`,
-`chunk`, `height`, `width`, `sink`, and `profile`, whether to record kernels. Both modes use the very decoder and conversion that the product's worker runs.
+`chunk`, `height`, `width`, `sink`, and `profile`, whether to record kernels. Both modes use the very decoder and
+conversion that the product's worker runs; `diffusers=FOLDER` is diffusers' own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """All that is measured with Wan's VAE on a GPU, in one command: random weights at the published configuration.
 
-`python -m bench.gpu_wan [--parts decode headline clients long tiny-streams] [--seconds 480] [--device cuda] [--toy]` writes
-OUT/wan-PART.json and .md, and prints figures as they come. Parts run in the order given; what doesn't fit is left out.
+`python -m bench.gpu_wan [--parts decode headline clients long tiny-streams] [--seconds 480] [--device cuda] [--toy]`
+writes OUT/wan-PART.json and .md, and prints figures as they come. Parts run in the order given; what doesn't fit is
+left out. Weights go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -149,14 +150,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--long-latents", type=int, default=4000, help="at most")
     parser.add_argument("--long-seconds", type=float, default=60.0)
     parser.add_argument("--stream-seconds", type=float, default=_STREAM_S)
-    parser.add_argument("--server", nargs=argparse.REMAINDER, default=[], help="more options for the server; comes last")
+    parser.add_argument(
+        "--server", nargs=argparse.REMAINDER, default=[], help="more options for the server; last"
+    )
     parser.add_argument("--toy", action="store_true", help="tiny sizes and widths, to try the program on a CPU")
     given = parser.parse_args()
     if given.toy:
         os.environ["FRAMEHAUL_BENCH_CONVOLUTIONS"] = "2"
-        given.latents, given.decode_latents, given.client_latents = 5, 4, 3
+        given.latents, given.decode_latents, given.client_latents = 4, 3, 2
         given.long_latents, given.stream_seconds = 40, 1.0
-    given.sizes = given.sizes or ([(64, 96), (96, 64)] if given.toy else [(480, 832), (720, 1280)])
+    given.sizes = given.sizes or ([(64, 96)] if given.toy else [(480, 832), (720, 1280)])
     return given
 
 

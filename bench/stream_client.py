@@ -1,7 +1,7 @@
 """A client process for the benchmarks: the client library, its encoder and its sinks, driven by lines of JSON.
 
-A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `sink` (`discard` or a key of `SUFFIXES`),
-either `seconds` to leave after or `latents` to send, and `fps` for latents that come at a pace.
+A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `sink` (`discard` or a key of
+`SUFFIXES`), either `seconds` to leave after or `latents` to send, and `fps` for latents that come at a pace.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One way to decode Wan latents, in a process of its own: `python -m bench.wan_contender KIND DEVICE FOLDER`.
 
-KIND as in `wan_decoders.load_decode`. Answers lines of JSON whose `do` names a method of `Contender`; a failure there is
-an answer with `error`. A process each, so that peak memory is its own and one that hangs or faults can be ended.
+KIND as in `wan_decoders.load_decode`. Answers lines of JSON whose `do` names a method of `Contender`; a failure there
+is an answer with `error`. A process each, so that peak memory is its own and one that hangs or faults can be ended.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Wan's decode alone, ours beside diffusers, diffusers compiled and fastvae: time, memory, error. Used by `bench.gpu_wan`.
+"""Wan's decode alone, ours beside diffusers, diffusers compiled and fastvae: time, memory, error. For `bench.gpu_wan`.
 
-Each is a process of `bench.wan_contender`, and one of them works at a time, in rounds of rotated order. The compiled one
-comes last, in rounds of its own: what it takes to compile must not cost the others their turns.
+Each is a process of `bench.wan_contender`, and one of them works at a time, in rounds of rotated order. The compiled
+one comes last, in rounds of its own: what it takes to compile must not cost the others their turns.
 """
 
 from __future__ import annotations

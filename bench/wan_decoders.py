@@ -1,6 +1,6 @@
 """The ways to decode Wan latents that are compared: diffusers, the same compiled, fastvae, ours. Imports torch.
 
-`DiffusersDecoder` is diffusers' loop behind the product's decoder contract, so that the baseline's process can stream it.
+`DiffusersDecoder` is diffusers' loop behind the product's decoder contract: the baseline's process can stream it.
 """
 
 from __future__ import annotations

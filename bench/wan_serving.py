@@ -1,4 +1,4 @@
-"""Wan through the real server: a finished file beside the usual loops, many clients, a long clip. Used by `bench.gpu_wan`."""
+"""Wan through the real server: a finished file beside the usual loops, many clients, a long clip; `bench.gpu_wan`."""
 
 from __future__ import annotations
 

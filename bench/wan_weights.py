@@ -2,8 +2,8 @@
 
 `python -m bench.wan_weights OUT [--model wan2.1] [--toy]` writes OUT/config.json and
 OUT/diffusion_pytorch_model.safetensors in bfloat16. PyTorch's own initialisation serves: every convolution follows an
-RMS norm, so that frames come out with a standard deviation of about 0.3 and hardly a value is clamped; a test holds that.
-Imports torch and diffusers.
+RMS norm, so that frames come out with a standard deviation of about 0.3 and hardly a value is clamped; a test holds
+that. Imports torch and diffusers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The product's worker, with the benchmarks' decoders and three things noted: when copies were done, what the GPU did, what memory it held.
+"""The product's worker, with the benchmarks' decoders and notes of copies, kernels and device memory.
 
 Started by `bench.server` in place of `framehaul_pipeline.entry`. One more thread obeys `control.Control`.
 """
