@@ -150,11 +150,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--long-latents", type=int, default=4000, help="at most")
     parser.add_argument("--long-seconds", type=float, default=60.0)
     parser.add_argument("--stream-seconds", type=float, default=_STREAM_S)
-    parser.add_argument(
-        "--server", nargs=argparse.REMAINDER, default=[], help="more options for the server; last"
-    )
+    parser.add_argument("--server", nargs=argparse.REMAINDER, default=[], help="more options for the server; last")
     parser.add_argument("--toy", action="store_true", help="tiny sizes and widths, to try the program on a CPU")
     given = parser.parse_args()
+    if given.model != "wan2.1" and set(given.parts) & set(SERVED):
+        parser.error(f"--model {given.model}: takes --parts decode alone; the clients' latents are Wan 2.1's in shape")
     if given.toy:
         os.environ["FRAMEHAUL_BENCH_CONVOLUTIONS"] = "2"
         given.latents, given.decode_latents, given.client_latents = 4, 3, 2

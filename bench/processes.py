@@ -5,6 +5,7 @@ Everything started here is stopped by its own process id when its context ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -88,7 +89,8 @@ class Peer:
     def close(self) -> None:
         """End it: end-of-file on its input first, a signal if that isn't enough."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it is gone already
+                self._process.stdin.close()
         end_process(self._process, hint=False)
 
 

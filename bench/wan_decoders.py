@@ -15,6 +15,7 @@ from diffusers.utils import logging
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.wan_decode import OURS
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
@@ -24,7 +25,6 @@ from framehaul_pipeline.spec import Geometry
 Decode = Callable[[Tensor], Tensor]
 """Latents `[1, C, T, h, w]` to frames `[1, 3, F, H, W]`, all of them on the device."""
 
-OURS: Final = "ours-"
 _RECOMPILE_LIMIT: Final = 64  # the first, the second and later latents of each size
 logging.set_verbosity_error()
 

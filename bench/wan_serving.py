@@ -16,7 +16,7 @@ _WARM_UP_LATENTS: Final = (2, 3, 4, 9)
 _SAMPLE_S: Final = 0.25
 _SETTLED: Final = 0.2
 """Part of a long clip after which memory must not grow: buffers are filled and caches are warm."""
-_TITLES: Final = {
+HEADLINE_TITLES: Final = {
     "serial": "(a) diffusers, serial loop",
     "overlapped": "(b) diffusers, overlapped",
     "framehaul": "(c) **Framehaul**, gRPC",
@@ -59,7 +59,7 @@ def headline_table(found: dict[str, dict[str, float]], profiles: dict[str, dict[
     serial_s = found["serial"]["wall_s"]
     rows = [
         [
-            _TITLES[mode],
+            HEADLINE_TITLES[mode],
             each["num_frames"],
             each["wall_s"],
             f"{each['spread']:.2f}x",

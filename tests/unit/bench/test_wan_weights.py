@@ -7,6 +7,7 @@ from bench.specs import describe
 from bench.wan_contender import difference
 from bench.wan_decoders import decode_in_chunks, load_decode
 from bench.wan_weights import make_vae, write_weights
+
 from framehaul_pipeline.models import describe_model
 
 LATENTS = 4
