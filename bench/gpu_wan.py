@@ -144,7 +144,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode-latents", type=int, default=21)
     parser.add_argument("--contenders", nargs="+", default=tuple(CONTENDERS), choices=tuple(CONTENDERS))
-    parser.add_argument("--compile-seconds", type=float, default=100.0, help="for the compiled rival's first decodes")
+    parser.add_argument("--compile-seconds", type=float, default=150.0, help="for the compiled rival's first decodes")
     parser.add_argument("--latents", type=int, default=41, help="of the headline's clip")
     parser.add_argument("--client-latents", type=int, default=21, help="of each client's clip")
     parser.add_argument("--long-latents", type=int, default=4000, help="at most")

@@ -83,8 +83,8 @@ def main() -> None:
     for section in sorted(given.results.glob("*.md")):
         name = section.stem
         page = fill(page, name, section.read_text())
-        if name in PLOTS:
-            figures = json.loads(section.with_suffix(".json").read_text())["figures"]
+        figures = json.loads(section.with_suffix(".json").read_text())["figures"]
+        if name in PLOTS and not any(key == "error" or key.endswith(" error") for key in figures):
             images = given.docs / "images"
             images.mkdir(exist_ok=True)
             (images / f"bench-{name}.svg").write_text(PLOTS[name](figures))
