@@ -20,6 +20,8 @@ STAND_IN_CHANNELS: Final = 96
 STAND_IN_CONVOLUTIONS: Final = 51
 """2 x 9 x 96^2 x 480 x 832 operations each: 3.4 TFLOP a frame, as 275 TFLOP for Wan's 81 frames of that size."""
 _NUM_WEIGHTS: Final = 6
+DIFFUSERS: Final = "diffusers"
+"""The name under which a model is decoded by diffusers."""
 
 
 class _Stateless:
@@ -114,4 +116,8 @@ def load(model: Model, device: torch.device) -> Decoder:
         return FreeDecoder(dtype)
     if model.spec == STAND_IN_SPEC:
         return StandInDecoder(device, dtype)
+    if model.spec.name == DIFFUSERS:
+        from bench.wan_decoders import DiffusersDecoder  # needs a package that only this one does
+
+        return DiffusersDecoder(model, device)
     return load_decoder(model, device)
