@@ -168,7 +168,7 @@ def test_info_says_what_the_server_offers(server: RealServer) -> None:
     info = json.loads(outcome.out)
     model = info["models"][0]
     assert (model["name"], model["channels"], model["spatial_factor"]) == ("tiny", 16, 8)
-    assert info["pixel_formats"] == ["rgb24", "yuv420p"]
+    assert info["pixel_formats"] == ["rgb24", "yuv420p", "yuv420p10le", "gbrpf16le"]
 
 
 # Bad input
