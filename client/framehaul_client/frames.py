@@ -39,7 +39,7 @@ class PixelFormat(StrEnum):
         return _DTYPES[self]
 
 
-_DTYPES: Final = {
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
     PixelFormat.RGB24: np.dtype("u1"),
     PixelFormat.YUV420P: np.dtype("u1"),
     PixelFormat.YUV420P10LE: np.dtype("<u2"),

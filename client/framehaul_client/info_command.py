@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 from framehaul_client.client import FrameClient
+from framehaul_client.frames import PixelFormat
 from framehaul_client.info import ServerInfo
 
 
@@ -40,7 +41,10 @@ def info_text(target: str, info: ServerInfo) -> str:
             f"({model.first_frames} for the first), lookahead {model.lookahead_latents}, "
             f"depends on {receptive} past latents, {model.exactness}"
         )
-    lines.append(f"  frames as {', '.join(info.pixel_formats)}, up to {info.max_pixels} pixels each")
+    lines.append(
+        f"  frames as {', '.join(info.pixel_formats)}, up to {info.max_pixels} pixels each "
+        f"({PixelFormat.GBRPF16LE}: half of that)"
+    )
     lines.append(f"  latents as {', '.join(info.dtypes)}, up to {info.chunk_latents} decoded together")
     if info.synthetic:
         lines.append("  synthetic latents are allowed")

@@ -1,7 +1,7 @@
 """Puts the frames of a session in order and proves that none is lost, doubled or changed; pure.
 
-Values in, values out: it knows neither gRPC nor the event loop, and copies nothing but samples of 16 bits that lie at an
-odd address, which not every library reads.
+Values in, values out: it knows neither gRPC nor the event loop, and copies nothing but samples of 16 bits that lie at
+an odd address, which not every library reads.
 """
 
 from __future__ import annotations

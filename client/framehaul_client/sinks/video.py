@@ -1,4 +1,4 @@
-"""A video file by PyAV: frames that arrive as yuv420p go into the encoder without a conversion or a copy.
+"""A video file by PyAV: 4:2:0 frames go into the encoder without a conversion, those of 8 bits without a copy.
 
 Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever the wire format was.
 """
@@ -20,12 +20,19 @@ from av.video.stream import VideoStream
 from framehaul_client.errors import OutputError
 from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat, Pixels
 from framehaul_client.sinks.base import PartialFile
+from framehaul_client.sinks.planes import frame_of_planes, planes_of_420
 
 CONTAINERS: Final = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 DEFAULT_CODEC: Final = "libx264"
 DEFAULT_CRF: Final = 18
 DEFAULT_PRESET: Final = "veryfast"
-_DEFAULTS: Final = {"libx264": {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET}}
+VIDEO_FORMATS: Final = (PixelFormat.YUV420P, PixelFormat.YUV420P10LE, PixelFormat.RGB24)
+"""What frames may arrive in. Not half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
+_DEFAULTS: Final = {
+    "libx264": {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET},
+    "libx265": {"x265-params": "log-level=error"},  # it writes on stderr by itself
+}
+_APPLE_TAGS: Final = {"hevc": "hvc1"}  # what QuickTime and editors on macOS want; FFmpeg's own choice is hev1
 _BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
 _RGB_MATRIX: Final = 0
 
@@ -38,7 +45,8 @@ class VideoOptions:
         codec: FFmpeg's name of the encoder.
         crf: quality, for encoders that have it: lower is better and larger.
         preset: speed, for encoders that have it.
-        encoded_format: FFmpeg's name of the encoder's pixel format; None for yuv420p where the encoder takes it.
+        encoded_format: FFmpeg's name of the encoder's pixel format; None for that of the frames, if the encoder
+            takes it.
     """
 
     codec: str = DEFAULT_CODEC
@@ -50,7 +58,10 @@ class VideoOptions:
     def encoder_options(self) -> dict[str, str]:
         """Options for the encoder: what was asked for, over our defaults for it."""
         options = dict(_DEFAULTS.get(self.codec, {}))
-        if self.crf is not None:
+        if self.crf == 0 and self.codec == "libx264":
+            options.pop("crf")
+            options["qp"] = "0"  # lossless at any depth; crf=0 is so in 8 bits only
+        elif self.crf is not None:
             options["crf"] = str(self.crf)
         if self.preset is not None:
             options["preset"] = self.preset
@@ -65,7 +76,7 @@ class VideoSink:
 
         Args:
             target: the file, .mp4, .mov or .mkv.
-            pixel_format: what the frames will be in.
+            pixel_format: what the frames will be in, one of `VIDEO_FORMATS`.
             fps: frames a second.
             options: how to encode.
 
@@ -80,7 +91,7 @@ class VideoSink:
         self._pixel_format = pixel_format
         self._fps = fps
         self._options = options
-        self._encoded_format = _encoded_format(options)
+        self._encoded_format = _encoded_format(options, pixel_format)
         self._file: PartialFile | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -172,6 +183,8 @@ class VideoSink:
         codec.width, codec.height = layout.width, layout.height
         codec.pix_fmt = self._encoded_format
         codec.time_base = 1 / self._fps
+        if self._container_format != "matroska" and codec.codec.canonical_name in _APPLE_TAGS:
+            codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
         codec.color_range = self._range
         codec.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
         codec.color_primaries = _BT709
@@ -188,7 +201,10 @@ class VideoSink:
         return int(ColorRange.JPEG if full else ColorRange.MPEG)
 
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
-        frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
+        if self._pixel_format is PixelFormat.YUV420P10LE:
+            frame = frame_of_planes(self._pixel_format.value, planes_of_420(pixels))
+        else:
+            frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
         from_rgb = self._pixel_format is PixelFormat.RGB24
         frame.color_range = int(ColorRange.JPEG if from_rgb else ColorRange.MPEG)
         if self._encoded_format != self._pixel_format.value:
@@ -237,7 +253,19 @@ class VideoSink:
                 del container
 
 
-def _encoded_format(options: VideoOptions) -> str:
+def natural_format(options: VideoOptions) -> PixelFormat:
+    """What frames should arrive in for these options: as deep as what the encoder takes.
+
+    Raises:
+        ValueError: no such encoder, or pixel format of it.
+    """
+    encoded = av.VideoFormat(_encoded_format(options, PixelFormat.YUV420P))
+    if encoded.is_rgb:
+        return PixelFormat.RGB24
+    return PixelFormat.YUV420P if _bits(encoded.name) <= 8 else PixelFormat.YUV420P10LE
+
+
+def _encoded_format(options: VideoOptions, pixel_format: PixelFormat) -> str:
     try:
         codec = av.Codec(options.codec, "w")
     except UnknownCodecError:
@@ -247,7 +275,7 @@ def _encoded_format(options: VideoOptions) -> str:
     formats = [video_format.name for video_format in codec.video_formats or []]
     wanted = options.encoded_format
     if wanted is None:
-        return "yuv420p" if not formats or "yuv420p" in formats else formats[0]
+        return _default_format(options.codec, formats, pixel_format)
     if formats and wanted not in formats:
         raise ValueError(f"pix_fmt={wanted}: {options.codec} takes {', '.join(formats)}")
     try:
@@ -255,3 +283,19 @@ def _encoded_format(options: VideoOptions) -> str:
     except ValueError:
         raise ValueError(f"pix_fmt={wanted}: no such pixel format") from None
     return wanted
+
+
+def _default_format(codec: str, formats: list[str], pixel_format: PixelFormat) -> str:
+    """What an encoder of `formats` is given: 4:2:0 as deep as the frames are, or the first that is."""
+    deep = pixel_format is PixelFormat.YUV420P10LE
+    first = (PixelFormat.YUV420P10LE if deep else PixelFormat.YUV420P).value
+    if not formats or first in formats:
+        return first
+    found = next((name for name in formats if not deep or _bits(name) > 8), None)
+    if found is None:
+        raise ValueError(f"format={pixel_format}: {codec} takes 8 bits only: {', '.join(formats)}")
+    return found
+
+
+def _bits(name: str) -> int:
+    return max(component.bits for component in av.VideoFormat(name).components)

@@ -101,7 +101,9 @@ def test_subsampled_chroma_needs_even_frames() -> None:
     odd = OpenRules(specs=(msgspec.structs.replace(SPEC, spatial_factor=1),), max_pixels=1 << 10, allow_synthetic=True)
     for odd_size in (geometry(2, 3, 4), geometry(2, 4, 3)):
         for pixel_format in (pb.PIXEL_FORMAT_YUV420P, pb.PIXEL_FORMAT_YUV420P10LE):
-            with pytest.raises(InvalidInput, match=r"=yuv420p\w*: must be one of rgb24, gbrpf16le for frames of \dx\d pix"):
+            with pytest.raises(
+                InvalidInput, match=r"=yuv420p\w*: must be one of rgb24, gbrpf16le for frames of \dx\d pix"
+            ):
                 check_open(opening(geometry=odd_size, pixel_format=pixel_format), None, odd)
 
 
