@@ -42,8 +42,8 @@ def convert(frames: Tensor, pixel_format: PixelFormat, out: Tensor) -> None:
         pixel_format: the layout to write.
         out: `[F, frame_bytes] uint8` on the same device, contiguous.
     """
-    fused = _fused(frames.device) if frames.is_cuda else None
-    (fused or convert_by_torch)(frames, pixel_format, out)
+    by_kernels = fused(frames.device) if frames.is_cuda else None
+    (by_kernels or convert_by_torch)(frames, pixel_format, out)
 
 
 def convert_by_torch(frames: Tensor, pixel_format: PixelFormat, out: Tensor) -> None:
@@ -57,7 +57,7 @@ def convert_by_torch(frames: Tensor, pixel_format: PixelFormat, out: Tensor) -> 
 
 
 @functools.cache
-def _fused(device: torch.device) -> Convert | None:
+def fused(device: torch.device) -> Convert | None:
     """The kernels, after a trial: Triton may be missing, or lack the C compiler that it needs at run time."""
     try:
         from framehaul_pipeline.convert_kernels import convert_by_triton

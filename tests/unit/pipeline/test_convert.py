@@ -7,7 +7,7 @@ import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from framehaul_pipeline.convert import convert
+from framehaul_pipeline.convert import convert, fused
 from framehaul_pipeline.spec import PixelFormat
 
 HEIGHT, WIDTH = 96, 160
@@ -112,6 +112,14 @@ def test_primaries_have_the_standards_codes(rgb: tuple[int, ...], yuv: tuple[int
     """The 8-bit codes of BT.709 colour bars at full amplitude."""
     frame = torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     assert converted(frame, PixelFormat.YUV420P)[0, [0, 4, 5]].tolist() == list(yuv)
+
+
+def test_torch_converts_where_triton_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    """A machine without a driver, like this device, or without a compiler: the log says so, once."""
+    for _ in range(2):
+        assert fused(torch.device("cpu")) is None
+    (record,) = caplog.records
+    assert "frames are converted by torch" in record.message
 
 
 @pytest.mark.parametrize("pixel_format", list(PixelFormat))

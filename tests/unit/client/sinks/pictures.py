@@ -41,7 +41,8 @@ def yuv_frames(num_frames: int) -> np.ndarray[Any, Any]:
 def deep_frames(num_frames: int) -> np.ndarray[Any, Any]:
     """Those in 10 bits, with levels between those of 8: `[N, H * 3 / 2, W] uint16`."""
     y, x = np.mgrid[0 : HEIGHT * 3 // 2, 0:WIDTH]
-    return (yuv_frames(num_frames).astype(np.uint16) * 4 + ((x + y) % 4).astype(np.uint16)).astype("<u2")
+    deep: np.ndarray[Any, Any] = (yuv_frames(num_frames).astype(np.uint16) * 4 + (x + y) % 4).astype("<u2")
+    return deep
 
 
 def half_frames(num_frames: int) -> np.ndarray[Any, Any]:
