@@ -18,7 +18,7 @@ from framehaul_client.config import (
 from framehaul_client.exits import MEANINGS
 from framehaul_client.frames import PixelFormat
 from framehaul_client.latents_file import DEFAULT_TENSOR
-from framehaul_client.sinks.video import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
+from framehaul_client.sinks.video_options import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
 from framehaul_client.stream_command import DEFAULT_FPS, StreamConfig
 
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"

@@ -5,7 +5,8 @@ import pytest
 from framehaul_client.frames import PixelFormat
 from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.images import ImageSink
-from framehaul_client.sinks.video import VideoOptions, VideoSink
+from framehaul_client.sinks.video import VideoSink
+from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.sinks.y4m import Y4mSink
 
 RGB, YUV, DEEP, HALF = PixelFormat.RGB24, PixelFormat.YUV420P, PixelFormat.YUV420P10LE, PixelFormat.GBRPF16LE

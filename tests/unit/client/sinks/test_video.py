@@ -12,7 +12,8 @@ from av.bitstream import BitStreamFilterContext
 
 from framehaul_client.errors import OutputError
 from framehaul_client.frames import FrameLayout, PixelFormat
-from framehaul_client.sinks.video import VideoOptions, VideoSink
+from framehaul_client.sinks.video import VideoSink
+from framehaul_client.sinks.video_options import VideoOptions
 from tests.unit.client.sinks.pictures import (
     HEIGHT,
     WIDTH,
