@@ -55,6 +55,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/errors.py \
 	client/framehaul_client/config.py \
 	client/framehaul_client/frames.py \
+	client/framehaul_client/sinks/exr.py \
 	client/framehaul_client/latents.py \
 	client/framehaul_client/reassembly.py \
 	client/framehaul_client/window.py \

@@ -24,7 +24,8 @@ from framehaul_client.client import FrameClient
 from framehaul_client.encoder import Encoder
 from framehaul_client.frames import PixelFormat
 from framehaul_client.latents_file import LatentsFile
-from framehaul_client.sinks.video import VideoOptions, VideoSink
+from framehaul_client.sinks.video import VideoSink
+from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.stream_command import SAMPLE
 
 _FACTOR: Final = 8

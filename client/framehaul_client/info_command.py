@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 from framehaul_client.client import FrameClient
+from framehaul_client.frames import PixelFormat
 from framehaul_client.info import ServerInfo
 from framehaul_client.model_table import model_lines
 
@@ -34,7 +35,10 @@ def info_text(target: str, info: ServerInfo) -> str:
         f"{info.num_sessions} of {info.max_sessions} sessions, {info.num_slots_in_use} of {info.num_slots} slots in use"
     ]
     lines += [f"  {line}" for line in model_lines(info.models)]
-    lines.append(f"  frames as {', '.join(info.pixel_formats)}, up to {info.max_pixels} pixels each")
+    lines.append(
+        f"  frames as {', '.join(info.pixel_formats)}, up to {info.max_pixels} pixels each "
+        f"({PixelFormat.GBRPF16LE}: half of that)"
+    )
     lines.append(f"  latents as {', '.join(info.dtypes)}, up to {info.chunk_latents} decoded together")
     if info.synthetic:
         lines.append("  synthetic latents are allowed")

@@ -7,7 +7,7 @@ from typing import Final
 
 from framehaul_pipeline.messages import MAX_MESSAGE_BYTES, encode
 from framehaul_pipeline.models import TINY, Model
-from framehaul_pipeline.spec import DecoderSpec, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
 
 _MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
 
@@ -16,8 +16,9 @@ _MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
 class WorkerConfig:
     """What the supervisor starts a worker with.
 
-    Slots are sized by the largest frame (`max_pixels`): a frame slot holds at least the frames of one latent in the
-    widest pixel format, an inlet slot one latent in the widest dtype. Smaller frames fit several latents to a slot.
+    Slots are sized by the largest frame (`max_pixels`): a frame slot holds at least the frames of one latent at 3
+    bytes a pixel, an inlet slot one latent in the widest dtype. Smaller frames fit several latents to a slot; frames of
+    a wider pixel format must be smaller.
     """
 
     device: str = "auto"
@@ -75,7 +76,7 @@ class WorkerConfig:
     def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
         """Payload bytes of a frame slot: one latent's frames and those lookahead held back, at `max_pixels`."""
         frames = max(max(spec.first_frames, spec.temporal_factor) * (1 + spec.lookahead_latents) for spec in specs)
-        return frames * max(pixel_format.frame_bytes(1, self.max_pixels) for pixel_format in PixelFormat)
+        return frames * self.max_pixels * SLOT_BYTES_PER_PIXEL
 
     def inlet_slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
         """Payload bytes of an inlet slot: one float32 latent at `max_pixels`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -26,6 +27,10 @@ class LatentDtype(str, Enum):
         return 4 if self is LatentDtype.FLOAT32 else 2
 
 
+SLOT_BYTES_PER_PIXEL: Final = 3
+"""What frame slots have room for at the server's largest size; frames of a wider format must be smaller."""
+
+
 class PixelFormat(str, Enum):
     """Layout of one frame on the wire; names are FFmpeg's."""
 
@@ -33,11 +38,31 @@ class PixelFormat(str, Enum):
     """`[H, W, 3] uint8`, full range."""
     YUV420P = "yuv420p"
     """Planes Y `[H, W]`, U and V `[H/2, W/2]`, `uint8`, BT.709, limited range, packed without padding."""
+    YUV420P10LE = "yuv420p10le"
+    """The same in 10 bits, each in a little-endian `uint16`."""
+    GBRPF16LE = "gbrpf16le"
+    """Planes G, B, R `[H, W]`, little-endian `float16`, full range 0..1."""
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether two by two pixels share their chroma: height and width must be even."""
+        return self in (PixelFormat.YUV420P, PixelFormat.YUV420P10LE)
 
     def frame_bytes(self, height: int, width: int) -> int:
         """Bytes of one frame of `height` x `width` pixels."""
-        pixels = height * width
-        return pixels * 3 if self is PixelFormat.RGB24 else pixels * 3 // 2
+        return height * width * _HALF_BYTES_PER_PIXEL[self] // 2
+
+    def max_pixels(self, slot_pixels: int) -> int:
+        """Pixels of the largest frame where slots have room for `slot_pixels`."""
+        return min(slot_pixels, slot_pixels * SLOT_BYTES_PER_PIXEL * 2 // _HALF_BYTES_PER_PIXEL[self])
+
+
+_HALF_BYTES_PER_PIXEL: Final = {
+    PixelFormat.RGB24: 6,
+    PixelFormat.YUV420P: 3,
+    PixelFormat.YUV420P10LE: 6,
+    PixelFormat.GBRPF16LE: 12,
+}
 
 
 class Exactness(str, Enum):

@@ -30,7 +30,9 @@ EXIT_WORKER_FAILED: Final = 4
 _ENVIRONMENT_PREFIX: Final = "FRAMEHAUL_"
 _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
-Frames leave as rgb24 or yuv420p. There is no TLS yet, so other than loopback addresses need --insecure.
+Frames leave as rgb24, yuv420p, yuv420p10le (10 bits) or gbrpf16le (half float), as each client asks. --max-size is for
+the first three; half-float frames take twice the bytes, so the largest has half the pixels.
+There is no TLS yet, so other than loopback addresses need --insecure.
 
 The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
 The second ends the process at once.

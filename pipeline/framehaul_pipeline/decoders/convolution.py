@@ -114,7 +114,7 @@ class Convolutions:
         if self.plans is None:
             return
         try:
-            import cudnn  # type: ignore[import-not-found]
+            import cudnn
         except ImportError:
             _log.warning(
                 "convolutions run through PyTorch, up to 1.5 times slower: pip install 'framehaul[cuda]' gives "

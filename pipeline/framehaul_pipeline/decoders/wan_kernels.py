@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 

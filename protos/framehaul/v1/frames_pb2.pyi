@@ -54,6 +54,10 @@ class _PixelFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """[H, W, 3] uint8, full range"""
     PIXEL_FORMAT_YUV420P: _PixelFormat.ValueType  # 2
     """planes Y, U, V, uint8, BT.709 limited range, chroma in the centre, unpadded"""
+    PIXEL_FORMAT_YUV420P10LE: _PixelFormat.ValueType  # 3
+    """the same with 10 bits, each in a little-endian uint16"""
+    PIXEL_FORMAT_GBRPF16LE: _PixelFormat.ValueType  # 4
+    """planes G, B, R [H, W], little-endian float16 in 0..1"""
 
 class PixelFormat(_PixelFormat, metaclass=_PixelFormatEnumTypeWrapper): ...
 
@@ -63,6 +67,10 @@ PIXEL_FORMAT_RGB24: PixelFormat.ValueType  # 1
 """[H, W, 3] uint8, full range"""
 PIXEL_FORMAT_YUV420P: PixelFormat.ValueType  # 2
 """planes Y, U, V, uint8, BT.709 limited range, chroma in the centre, unpadded"""
+PIXEL_FORMAT_YUV420P10LE: PixelFormat.ValueType  # 3
+"""the same with 10 bits, each in a little-endian uint16"""
+PIXEL_FORMAT_GBRPF16LE: PixelFormat.ValueType  # 4
+"""planes G, B, R [H, W], little-endian float16 in 0..1"""
 Global___PixelFormat: typing_extensions.TypeAlias = PixelFormat
 
 class _Mode:
@@ -635,7 +643,7 @@ class Limits(google.protobuf.message.Message):
     CHUNK_LATENTS_FIELD_NUMBER: builtins.int
     max_sessions: builtins.int
     max_pixels: builtins.int
-    """of one frame"""
+    """of one frame of up to 3 bytes a pixel; wider formats fewer"""
     max_request_bytes: builtins.int
     max_response_bytes: builtins.int
     chunk_latents: builtins.int

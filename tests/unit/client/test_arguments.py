@@ -6,7 +6,7 @@ import pytest
 from framehaul_client.arguments import make_parser, stream_config
 from framehaul_client.exits import MEANINGS
 from framehaul_client.frames import PixelFormat
-from framehaul_client.sinks.video import VideoOptions
+from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.stream_command import StreamConfig
 
 

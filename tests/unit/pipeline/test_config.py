@@ -37,7 +37,7 @@ def test_a_value_out_of_range_is_refused_by_name(change: dict[str, Any], message
 
 
 def test_slots_hold_a_latents_frames_at_the_largest_size() -> None:
-    """In the widest pixel format, and the latent in the widest dtype."""
+    """At three bytes a pixel, and the latent in the widest dtype."""
     config = WorkerConfig(device="cuda:1", max_pixels=480 * 832)
     assert config.slot_bytes((TINY_SPEC,)) == 4 * 480 * 832 * 3
     assert config.inlet_slot_bytes((TINY_SPEC,)) == 16 * 60 * 104 * 4

@@ -30,9 +30,21 @@ def test_bytes_of_a_latent(dtype: LatentDtype, num_bytes: int) -> None:
 
 
 def test_bytes_of_a_frame() -> None:
-    """Three bytes a pixel, or one and a half."""
+    """Three bytes a pixel, one and a half, or six."""
     assert PixelFormat.RGB24.frame_bytes(480, 832) == 1_198_080
     assert PixelFormat.YUV420P.frame_bytes(480, 832) == 599_040
+    assert PixelFormat.YUV420P10LE.frame_bytes(480, 832) == 1_198_080
+    assert PixelFormat.GBRPF16LE.frame_bytes(480, 832) == 2_396_160
+
+
+def test_pixels_of_a_frame_that_a_slot_holds() -> None:
+    """Slots have three bytes for each of the largest frame's: narrower formats win nothing, wider ones hold fewer."""
+    assert [each.max_pixels(1001) for each in PixelFormat] == [1001, 1001, 1001, 500]
+
+
+def test_chroma_of_two_by_two_pixels() -> None:
+    """Those formats need even frames."""
+    assert [each for each in PixelFormat if each.subsampled] == [PixelFormat.YUV420P, PixelFormat.YUV420P10LE]
 
 
 @pytest.mark.parametrize(

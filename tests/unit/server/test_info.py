@@ -34,6 +34,6 @@ def test_the_answer_lists_models_formats_and_dtypes() -> None:
         version="1", device="cpu", epoch=7, specs=(SPEC,), limits=pb.Limits(), load=pb.Load(sessions=2), synthetic=True
     )
     assert [model.name for model in info.models] == ["toy"]
-    assert list(info.pixel_formats) == [pb.PIXEL_FORMAT_RGB24, pb.PIXEL_FORMAT_YUV420P]
+    assert list(info.pixel_formats) == [1, 2, 3, 4]
     assert list(info.dtypes) == [pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16, pb.DATA_TYPE_FLOAT32]
     assert (info.epoch, info.load.sessions, info.synthetic) == (7, 2, True)
