@@ -16,8 +16,9 @@ _MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
 class WorkerConfig:
     """What the supervisor starts a worker with.
 
-    Slots are sized by the largest frame (`max_pixels`): a frame slot holds at least the frames of one latent in the
-    widest pixel format, an inlet slot one latent in the widest dtype. Smaller frames fit several latents to a slot.
+    Slots are sized by the largest frame (`max_pixels`): a frame slot holds what a chunk of one latent can give in the
+    widest pixel format (a whole tile's frames for decoders with tiles), an inlet slot one latent in the widest dtype.
+    Smaller frames fit several latents to a slot.
     """
 
     device: str = "auto"
@@ -73,8 +74,8 @@ class WorkerConfig:
         return tuple(model.spec for model in self.models)
 
     def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
-        """Payload bytes of a frame slot: one latent's frames and those lookahead held back, at `max_pixels`."""
-        frames = max(max(spec.first_frames, spec.temporal_factor) * (1 + spec.lookahead_latents) for spec in specs)
+        """Payload bytes of a frame slot: the most frames that a chunk of one latent can give, at `max_pixels`."""
+        frames = max(spec.most_frames(1) for spec in specs)
         return frames * max(pixel_format.frame_bytes(1, self.max_pixels) for pixel_format in PixelFormat)
 
     def inlet_slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
