@@ -32,6 +32,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/wan_statistics.py \
 	pipeline/framehaul_pipeline/weights_files.py \
 	pipeline/framehaul_pipeline/errors.py \
+	pipeline/framehaul_pipeline/hunyuan_video_config.py \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \
 	server/framehaul_server/admission.py \

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from framehaul_pipeline.decoders.autoencoder_kl import load_autoencoder_kl
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.hunyuan_video import load_hunyuan_video
 from framehaul_pipeline.decoders.tiny import load_tiny
 from framehaul_pipeline.errors import NotFound
 from framehaul_pipeline.models import Model, ModelKind
@@ -20,5 +22,9 @@ def load_decoder(model: Model, device: torch.device) -> Decoder:
     match model.kind:
         case ModelKind.TINY:
             return load_tiny(device, torch.float16 if device.type == "cuda" else torch.float32)
+        case ModelKind.AUTOENCODER_KL:
+            return load_autoencoder_kl(model, device)
+        case ModelKind.HUNYUAN_VIDEO:
+            return load_hunyuan_video(model, device)
         case _:
             raise NotFound(f"model {model.spec.name}: this build has no decoder for kind={model.kind.value}")
