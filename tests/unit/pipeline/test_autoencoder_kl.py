@@ -1,6 +1,7 @@
 """AutoencoderKL through the contract, against the library: small random configurations, float32, on the CPU."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ FLUX = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small run many times faster without others to wait for, on a busy machine above all."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def random_vae(**changes: Any) -> AutoencoderKL:

@@ -1,6 +1,6 @@
 """HunyuanVideo's temporal tiles, against the library's default decode: a small random VAE, float32, on the CPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import hypothesis.strategies as st
@@ -22,10 +22,20 @@ from framehaul_pipeline.hunyuan_video_config import (
 )
 from framehaul_pipeline.models import describe_model
 from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.warm_up import warm_up
 from tests.live_memory import peak_bytes
 
 GEOMETRY = Geometry(channels=4, height=2, width=3)
 Loaded = tuple[AutoencoderKLHunyuanVideo, HunyuanVideoDecoder]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small run many times faster without others to wait for, on a busy machine above all."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +130,14 @@ def test_a_chunk_ends_where_a_tile_is_full(loaded: Loaded) -> None:
     assert [decoder.next_chunk(index, 9, 9, ended=False) for index in range(9)] == [5, 4, 3, 2, 1, 3, 2, 1, 3]
     assert decoder.next_chunk(0, 0, 4, ended=True) == 0
     assert decoder.flush(decoder.open(GEOMETRY, None)) is None
+
+
+def test_warming_up_decodes_a_whole_tile(loaded: Loaded, caplog: pytest.LogCaptureFixture) -> None:
+    """Latents come until there are frames: what fills a tile costs nothing to warm up."""
+    _, decoder = loaded
+    with caplog.at_level("INFO"):
+        warm_up([decoder], torch.device("cpu"), [(24, 16)], chunk_latents=2, slot_bytes=1 << 20)
+    assert "size=24x16 chunks=1,1,1,1,1,2,1 " in caplog.text
 
 
 def test_state_is_what_the_specification_says(loaded: Loaded) -> None:
