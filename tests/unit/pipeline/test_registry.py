@@ -13,5 +13,5 @@ def test_tiny_computes_in_float32_on_the_cpu() -> None:
 
 
 def test_a_kind_without_a_decoder_is_refused() -> None:
-    with pytest.raises(NotFound, match="model tiny: this build has no decoder for kind=hunyuan-video"):
-        load_decoder(msgspec.structs.replace(TINY, kind=ModelKind.HUNYUAN_VIDEO), torch.device("cpu"))
+    with pytest.raises(NotFound, match="model tiny: this build has no decoder for kind=wan"):
+        load_decoder(msgspec.structs.replace(TINY, kind=ModelKind.WAN), torch.device("cpu"))
