@@ -11,7 +11,7 @@ TORCH_INDEX_URL ?=
 # OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench
+SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench docs/examples
 
 # Files without I/O, which tests can hold in full.
 comma := ,
@@ -32,6 +32,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/wan_statistics.py \
 	pipeline/framehaul_pipeline/weights_files.py \
 	pipeline/framehaul_pipeline/errors.py \
+	pipeline/framehaul_pipeline/hunyuan_video_config.py \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \
 	server/framehaul_server/admission.py \
@@ -107,7 +108,7 @@ format: setup ## Rewrite sources in the house format
 
 types: setup ## mypy --strict
 	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client client/demo.py \
-		tests bench
+		tests bench docs/examples
 	cd pipeline && ../$(BIN)/mypy --config-file ../pyproject.toml training
 
 layers: setup ## Who may import whom

@@ -25,7 +25,7 @@ def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) ->
                 str(model.channels),
                 f"{model.spatial_factor}x{model.spatial_factor}",
                 _chunk_rule(model),
-                _latents(model.lookahead_latents),
+                _lookahead(model),
                 "all latents" if model.receptive_latents is None else _latents(model.receptive_latents),
                 model.exactness,
                 "yes" if model.normalization else "no",
@@ -46,6 +46,12 @@ def _chunk_rule(model: Model) -> str:
     each = "n" if model.temporal_factor == 1 else f"{model.temporal_factor} n"
     extra = model.first_frames - model.temporal_factor
     return each if extra == 0 else f"{each} {'-' if extra < 0 else '+'} {abs(extra)}"
+
+
+def _lookahead(model: Model) -> str:
+    if model.tile_latents:
+        return f"tiles of {model.tile_latents} every {model.tile_stride_latents}"
+    return _latents(model.lookahead_latents)
 
 
 def _latents(count: int) -> str:

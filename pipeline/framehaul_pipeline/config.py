@@ -16,9 +16,9 @@ _MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
 class WorkerConfig:
     """What the supervisor starts a worker with.
 
-    Slots are sized by the largest frame (`max_pixels`): a frame slot holds at least the frames of one latent at 3
-    bytes a pixel, an inlet slot one latent in the widest dtype. Smaller frames fit several latents to a slot; frames of
-    a wider pixel format must be smaller.
+    Slots are sized by the largest frame (`max_pixels`): a frame slot holds what a chunk of one latent can give (a whole
+    tile's frames for decoders with tiles) at 3 bytes a pixel, an inlet slot one latent in the widest dtype. Smaller
+    frames fit several latents to a slot; frames of a wider pixel format must be smaller.
     """
 
     device: str = "auto"
@@ -74,8 +74,8 @@ class WorkerConfig:
         return tuple(model.spec for model in self.models)
 
     def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
-        """Payload bytes of a frame slot: one latent's frames and those lookahead held back, at `max_pixels`."""
-        frames = max(max(spec.first_frames, spec.temporal_factor) * (1 + spec.lookahead_latents) for spec in specs)
+        """Payload bytes of a frame slot: the most frames that a chunk of one latent can give, at `max_pixels`."""
+        frames = max(spec.most_frames(1) for spec in specs)
         return frames * self.max_pixels * SLOT_BYTES_PER_PIXEL
 
     def inlet_slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:

@@ -149,7 +149,8 @@ class Launcher:
                     f"decoder {place.decoder.spec.name!r} gave {frames.shape[0]} frames for latents "
                     f"{chunk.first_latent}..{chunk.first_latent + num_latents - 1}: must be {chunk.num_frames}"
                 )
-            convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
+            if chunk.num_frames:
+                convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
 
         if turn.decoded is not None:
             self._upload.wait(turn.decoded)
@@ -158,7 +159,7 @@ class Launcher:
         self._compute.wait(self._upload.record())
         if turn.copied is not None:
             self._compute.wait(turn.copied)
-        if chunk.num_frames:
+        if num_latents or chunk.num_frames:  # latents change the state even when they give no frame yet
             self._compute.run(decode)
         turn.decoded = self._compute.record()
         self._copy.wait(turn.decoded)

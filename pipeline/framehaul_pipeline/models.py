@@ -16,6 +16,7 @@ import msgspec
 
 from framehaul_pipeline.autoencoder_kl_config import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.hunyuan_video_config import hunyuan_video_spec, parse_hunyuan_video_config
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 from framehaul_pipeline.wan_config import WanConfig, parse_wan_config, wan_spec
 from framehaul_pipeline.wan_file import infer_wan_config
@@ -132,9 +133,15 @@ def _describe_autoencoder_kl(name: str, config: Mapping[str, Any]) -> Described:
     return ModelKind.AUTOENCODER_KL, parsed, autoencoder_kl_spec(name, parsed)
 
 
+def _describe_hunyuan_video(name: str, config: Mapping[str, Any]) -> Described:
+    parsed = parse_hunyuan_video_config(config)
+    return ModelKind.HUNYUAN_VIDEO, parsed, hunyuan_video_spec(name, parsed)
+
+
 _CLASSES: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Described]]] = {
     "AutoencoderKLWan": _describe_wan,
     "AutoencoderKLQwenImage": _describe_wan,
     "AutoencoderKL": _describe_autoencoder_kl,
+    "AutoencoderKLHunyuanVideo": _describe_hunyuan_video,
 }
 """How each class of diffusers' is described."""

@@ -40,8 +40,7 @@ class Chunk:
 
 def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, chunk_latents: int) -> int:
     """How many latents can be decoded together: at most `chunk_latents`, and their frames must fit a slot."""
-    frames_per_slot = slot_bytes // frame_bytes
-    return max(1, min(chunk_latents, frames_per_slot // spec.temporal_factor - spec.lookahead_latents))
+    return max(1, min(chunk_latents, spec.chunk_within(slot_bytes // frame_bytes)))
 
 
 @dataclass(slots=True, eq=False)

@@ -72,17 +72,21 @@ def warm_up(
 
 @torch.inference_mode()
 def _decode(decoder: Decoder, device: torch.device, geometry: Geometry, wanted: Iterable[int]) -> str:
-    """Decode one chunk after the other, as long as `wanted` or as near as the decoder allows; gives their lengths."""
+    """Decode one chunk after the other, as long as `wanted` or as near as the decoder allows; gives their lengths.
+
+    A decoder that gives no frame for a chunk, because it waits for a lookahead or a whole tile, gets more like it.
+    """
     state = decoder.open(geometry, None)
     num_decoded, chunks = 0, []
     for length in wanted:
-        count = _next_chunk(decoder, num_decoded, length)
-        if count:
+        while count := _next_chunk(decoder, num_decoded, length):
             shape = (count, geometry.channels, geometry.height, geometry.width)
             frames, state = decoder.step(torch.zeros(shape, device=device, dtype=decoder.dtype), state)
-            frames[-1:].cpu()
             num_decoded += count
             chunks.append(str(count))
+            if len(frames):
+                frames[-1:].cpu()
+                break
     return ",".join(chunks)
 
 

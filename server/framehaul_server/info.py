@@ -33,6 +33,8 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
         receptive_latents=spec.receptive_latents,
         state_bytes_per_pixel=spec.state_bytes_per_pixel,
         normalization=bool(spec.latent_std),
+        tile_latents=spec.tile_latents,
+        tile_stride_latents=spec.tile_stride_latents,
     )
 
 

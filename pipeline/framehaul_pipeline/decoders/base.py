@@ -14,7 +14,7 @@ from torch import Tensor
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 State = list[Tensor]
-"""A session's temporal state: a flat list of tensors of fixed shapes, zeros at open."""
+"""A session's temporal state: a flat list of tensors, whose meaning and shapes the decoder alone knows."""
 
 
 @runtime_checkable

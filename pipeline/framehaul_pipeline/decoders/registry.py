@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from framehaul_pipeline.decoders.autoencoder_kl import load_autoencoder_kl
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.hunyuan_video import load_hunyuan_video
 from framehaul_pipeline.decoders.tiny import load_tiny
 from framehaul_pipeline.decoders.wan import load_wan
-from framehaul_pipeline.errors import NotFound
 from framehaul_pipeline.models import Model, ModelKind
 
 
@@ -15,7 +16,6 @@ def load_decoder(model: Model, device: torch.device) -> Decoder:
     """Load a model's decoder onto a device.
 
     Raises:
-        NotFound: this build has no decoder of the model's kind.
         InvalidInput: the weights are not what they should be.
     """
     match model.kind:
@@ -23,5 +23,7 @@ def load_decoder(model: Model, device: torch.device) -> Decoder:
             return load_tiny(device, torch.float16 if device.type == "cuda" else torch.float32)
         case ModelKind.WAN:
             return load_wan(model, device)
-        case _:
-            raise NotFound(f"model {model.spec.name}: this build has no decoder for kind={model.kind.value}")
+        case ModelKind.AUTOENCODER_KL:
+            return load_autoencoder_kl(model, device)
+        case ModelKind.HUNYUAN_VIDEO:
+            return load_hunyuan_video(model, device)

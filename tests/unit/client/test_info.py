@@ -9,7 +9,7 @@ MESSAGE = pb.ServerInfo(
     models=[
         pb.ModelInfo(name="tiny", channels=16, spatial_factor=8, temporal_factor=4, first_frames=4,
                      exactness=pb.EXACTNESS_LIBRARY_TILES, receptive_latents=0,
-                     state_bytes_per_pixel=138.0, normalization=True),
+                     state_bytes_per_pixel=138.0, normalization=True, tile_latents=5, tile_stride_latents=3),
         pb.ModelInfo(name="big"),
     ],
     pixel_formats=[pb.PIXEL_FORMAT_RGB24],
@@ -27,6 +27,7 @@ def test_every_field_is_carried_over() -> None:
     assert (info.chunk_latents, info.num_sessions, info.num_slots, info.num_slots_in_use) == (5, 6, 8, 7)
     assert [model.name for model in info.models] == ["tiny", "big"]
     assert [model.receptive_latents for model in info.models] == [0, None]
+    assert [(model.tile_latents, model.tile_stride_latents) for model in info.models] == [(5, 3), (0, 0)]
     assert [model.exactness for model in info.models] == ["library-tiles", "unspecified"]
     assert [model.state_bytes_per_pixel for model in info.models] == [138.0, 0.0]
     assert [model.normalization for model in info.models] == [True, False]

@@ -15,13 +15,15 @@ TINY = Model(
     receptive_latents=5,
     state_bytes_per_pixel=138.0,
     normalization=False,
+    tile_latents=0,
+    tile_stride_latents=0,
 )
 WAN = replace(
     TINY, name="wan2.2", spatial_factor=16, first_frames=1, receptive_latents=None, state_bytes_per_pixel=3569.2,
     normalization=True,
 )  # fmt: skip
 PICTURES = replace(TINY, name="sd", temporal_factor=1, first_frames=1, receptive_latents=1, lookahead_latents=2)
-TILES = replace(TINY, name="tiles", first_frames=5)
+TILES = replace(TINY, name="tiles", first_frames=5, lookahead_latents=4, tile_latents=5, tile_stride_latents=3)
 
 
 def test_columns_are_aligned() -> None:
@@ -31,7 +33,7 @@ def test_columns_are_aligned() -> None:
     for heading, cells in {
         "cell": ["8x8", "16x16", "8x8", "8x8"],
         "frames of n latents": ["4 n", "4 n - 3", "n", "4 n + 1"],
-        "lookahead": ["0 latents", "0 latents", "2 latents", "0 latents"],
+        "lookahead": ["0 latents", "0 latents", "2 latents", "tiles of 5 every 3"],
         "looks back": ["5 latents", "all latents", "1 latent", "5 latents"],
         "mean, std": ["no", "yes", "no", "no"],
         "state": ["138 B a pixel", "3569 B a pixel", "138 B a pixel", "138 B a pixel"],

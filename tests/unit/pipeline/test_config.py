@@ -40,6 +40,10 @@ def test_slots_hold_a_latents_frames_at_the_largest_size() -> None:
     """At three bytes a pixel, and the latent in the widest dtype."""
     config = WorkerConfig(device="cuda:1", max_pixels=480 * 832)
     assert config.slot_bytes((TINY_SPEC,)) == 4 * 480 * 832 * 3
+    tiled = msgspec.structs.replace(
+        TINY_SPEC, first_frames=1, lookahead_latents=4, tile_latents=5, tile_stride_latents=3
+    )
+    assert config.slot_bytes((TINY_SPEC, tiled)) == 17 * 480 * 832 * 3
     assert config.inlet_slot_bytes((TINY_SPEC,)) == 16 * 60 * 104 * 4
 
 

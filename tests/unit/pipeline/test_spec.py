@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from framehaul_pipeline.errors import InvalidInput
@@ -19,6 +20,46 @@ def test_lookahead_holds_frames_back_until_the_end() -> None:
     )
     assert [spec.frames_after(n, ended=False) for n in range(5)] == [0, 0, 0, 1, 3]
     assert spec.frames_after(4, ended=True) == 7
+
+
+TILED = msgspec.structs.replace(
+    FAKE_SPEC, temporal_factor=4, lookahead_latents=4, tile_latents=5, tile_stride_latents=3
+)
+
+
+def test_a_tile_gives_its_frames_at_once() -> None:
+    """Thirteen frames with the fifth latent, twelve with every third after it, the rest at the end."""
+    assert [TILED.frames_after(n, ended=False) for n in range(12)] == [0, 0, 0, 0, 0, 13, 13, 13, 25, 25, 25, 37]
+    assert [TILED.frames_after(n, ended=True) for n in (1, 4, 5, 7, 8)] == [1, 13, 17, 25, 29]
+
+
+def test_the_most_frames_of_a_chunk() -> None:
+    """The latent that fills the first tile may be the last and bring the whole tile."""
+    assert [TILED.most_frames(n) for n in (1, 2)] == [17, 21]
+    assert [TILED.chunk_within(frames) for frames in (16, 17, 20, 21)] == [0, 1, 1, 2]
+    assert TINY_SPEC.most_frames(2) == 8
+    assert msgspec.structs.replace(FAKE_SPEC, first_frames=8, lookahead_latents=1).most_frames(1) == 10
+
+
+def test_latents_whose_frames_fit() -> None:
+    """Without tiles the lookahead's latents give none yet; with tiles none of a tile's does before its last."""
+    assert [TINY_SPEC.latents_within(frames) for frames in (3, 4, 8)] == [0, 1, 2]
+    assert [TILED.latents_within(frames) for frames in (0, 12, 13, 24, 25)] == [4, 4, 7, 7, 10]
+    assert [TILED.latents_whole(frames) for frames in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tile_stride_latents": 5}, r"tile_stride_latents=5: must be 1\.\.4 in tiles of 5"),
+        ({"tile_stride_latents": 0}, r"tile_stride_latents=0: must be 1\.\.4 in tiles of 5"),
+        ({"lookahead_latents": 3}, r"lookahead_latents=3: must be 4 in tiles of 5"),
+    ],
+)
+def test_tiles_that_can_not_be_are_refused_by_name(change: dict[str, int], message: str) -> None:
+    """Tiles overlap, and the first frame waits for the first tile's last latent."""
+    with pytest.raises(ValueError, match=message):
+        msgspec.structs.replace(TILED, **change)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ def test_a_model_says_what_a_client_needs_to_count_frames() -> None:
     assert info.exactness == pb.EXACTNESS_FULL
     assert info.receptive_latents == 5
     assert info.state_bytes_per_pixel == 1.0
+    assert (info.tile_latents, info.tile_stride_latents) == (0, 0)
+    tiled = msgspec.structs.replace(SPEC, lookahead_latents=4, tile_latents=5, tile_stride_latents=3)
+    assert (model_info(tiled).tile_latents, model_info(tiled).tile_stride_latents) == (5, 3)
 
 
 def test_a_model_says_whether_it_has_a_mean_and_deviation() -> None:
