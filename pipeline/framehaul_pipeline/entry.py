@@ -26,6 +26,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.launch import InFlight
+from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import Configure, Ready, Shutdown
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.warm_up import warm_up
@@ -60,7 +61,15 @@ def main() -> int:
     try:
         device = open_device(configure.device)
         decoders = {model.spec.name: load_decoder(model, device.torch_device) for model in configure.models}
-        worker = Worker(device, ring, inlet, decoders, chunk_latents=configure.chunk_latents, send=channel.send)
+        worker = Worker(
+            device,
+            ring,
+            inlet,
+            decoders,
+            chunk_latents=configure.chunk_latents,
+            limits=MemoryLimits(device_bytes=configure.device_memory_bytes, park_bytes=configure.park_bytes),
+            send=channel.send,
+        )
         worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
     except PipelineError as error:
         _log.error("worker can't start: %s", error)

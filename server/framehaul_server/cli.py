@@ -14,6 +14,7 @@ import uvloop
 from framehaul.allocator import tune_allocator
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.memory_limits import default_park_bytes
 from framehaul_pipeline.models import TINY_SPEC, Model, describe_model
 from framehaul_pipeline.supervisor import WorkerFailed
 from framehaul_server import logs
@@ -101,6 +102,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
                 num_slots=given.slots,
                 chunk_latents=given.chunk_latents,
                 warm_up=given.warm_up,
+                device_memory_bytes=given.device_memory_gib,
+                park_bytes=given.park_gib,
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
@@ -171,6 +174,21 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "WIDTHxHEIGHT",
     )
     option(
+        "--device-memory-gib",
+        _read_gib,
+        None,
+        "device memory for sessions' state; default is what is free once models are loaded; on the CPU no limit",
+        "GIB",
+    )
+    option(
+        "--park-gib",
+        _read_gib,
+        f"{_default_park_gib():g}",
+        "host memory for the state of sessions that stand still; 0 keeps it on the device; "
+        "default is a quarter of the memory, at most 16",
+        "GIB",
+    )
+    option(
         "--session-window-mib",
         int,
         str(defaults.session_window_bytes >> 20),
@@ -206,6 +224,18 @@ def _reader(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
             raise argparse.ArgumentTypeError(f"{text!r}: must be {kind}" if kind else str(error)) from error
 
     return checked
+
+
+def _read_gib(text: str) -> int:
+    try:
+        return int(float(text) * (1 << 30))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r}: must be a number of GiB") from None
+
+
+def _default_park_gib() -> float:
+    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return round(default_park_bytes(host_bytes) / (1 << 30), 1)
 
 
 def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> bool:
