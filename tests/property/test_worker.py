@@ -5,7 +5,7 @@ from collections import deque
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.memory_limits import MemoryLimits
@@ -249,7 +249,42 @@ class SimulatedWorker(RuleBasedStateMachine):
             session.levels += [frame[0] for frame in frames]
 
 
-class ParkingWorker(SimulatedWorker):
+class CrowdedWorker(SimulatedWorker):
+    """Several sessions from the start, which all run for a while between two other events."""
+
+    @initialize(priorities=st.lists(st.integers(0, 1), min_size=3, max_size=4))
+    def crowd(self, priorities: list[int]) -> None:
+        for priority in priorities:
+            self.open(priority)
+
+    @rule(seed=st.integers(0, 1 << 30), num_steps=st.integers(1, 60))
+    def all_run(self, seed: int, num_steps: int) -> None:
+        """Threads, device and server each go on now and then, in an order that the seed decides."""
+        self.turn = seed
+        for _ in range(num_steps):
+            match self.choose(7):
+                case 0 | 1:
+                    self._launch()
+                case 2 | 3:
+                    self.device.advance()
+                case 4 if self.launched:
+                    self.complete()
+                case 5 if self.completed:
+                    self.publish()
+                case 6 if self.to_server:
+                    self.receive()
+                case _ if self.held:
+                    self.release(0)
+
+    @rule(value=st.integers(0, 255))
+    def everyone_sends(self, value: int) -> None:
+        for number, session in self._open_sessions():
+            if self.inlet_slots.num_free:
+                self._send_latent(number, value)
+                session.sent.append(value)
+
+
+class ParkingWorker(CrowdedWorker):
     """Up to four sessions, and a device that has room for two: they take turns, and their frames are the same."""
 
     limits = MemoryLimits(device_bytes=2 * STATE_BYTES, park_bytes=3 * STATE_BYTES, page_bytes=STATE_BYTES // 2)
@@ -259,7 +294,7 @@ class ParkingWorker(SimulatedWorker):
         assert not any(session.refused for session in self.sessions.values())
 
 
-class SwappingWorker(SimulatedWorker):
+class SwappingWorker(CrowdedWorker):
     """A device with room for one session, and a host with room for two: a third is refused."""
 
     limits = MemoryLimits(device_bytes=STATE_BYTES, park_bytes=2 * STATE_BYTES, page_bytes=STATE_BYTES // 2)
@@ -268,6 +303,6 @@ class SwappingWorker(SimulatedWorker):
 TestWorker = SimulatedWorker.TestCase
 TestWorker.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestParkingWorker = ParkingWorker.TestCase
-TestParkingWorker.settings = settings(max_examples=60, stateful_step_count=80, deadline=None)
+TestParkingWorker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestSwappingWorker = SwappingWorker.TestCase
-TestSwappingWorker.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
+TestSwappingWorker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
