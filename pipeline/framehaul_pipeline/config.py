@@ -30,8 +30,9 @@ class WorkerConfig:
     chunk_latents: int = 4
     device_memory_bytes: int | None = None
     """Device memory for sessions' state; None: what the device offers, or no limit where it has none of its own."""
-    park_bytes: int = 0
-    """Host memory for the state of sessions that stand still; 0: it stays on the device."""
+    park_bytes: int | None = None
+    """Host memory for the state of sessions that stand still; 0: it stays on the device; None: a quarter of the host's
+    memory, at most 16 GiB."""
     warm_up: tuple[tuple[int, int], ...] = ()
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 600.0
@@ -71,7 +72,7 @@ class WorkerConfig:
                 PAGE_BYTES,
                 1 << 50,
             ),
-            ("park_bytes", self.park_bytes, 0, 1 << 50),
+            ("park_bytes", self.park_bytes or 0, 0, 1 << 50),
             ("max_restarts", self.max_restarts, 0, 1000),
         ):
             if not low <= value <= high:

@@ -79,7 +79,8 @@ class _CudaEvent:
         self.event.synchronize()
 
     def done(self) -> bool:
-        return self.event.query()
+        reached: bool = self.event.query()
+        return reached
 
 
 class _CudaStream:

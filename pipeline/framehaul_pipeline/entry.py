@@ -26,7 +26,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.launch import InFlight
-from framehaul_pipeline.memory_limits import MemoryLimits
+from framehaul_pipeline.memory_limits import MemoryLimits, default_park_bytes
 from framehaul_pipeline.messages import Configure, Ready, Shutdown
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.warm_up import warm_up
@@ -67,7 +67,7 @@ def main() -> int:
             inlet,
             decoders,
             chunk_latents=configure.chunk_latents,
-            limits=MemoryLimits(device_bytes=configure.device_memory_bytes, park_bytes=configure.park_bytes),
+            limits=_limits(configure),
             send=channel.send,
         )
         worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
@@ -83,6 +83,13 @@ def main() -> int:
     _log.info("worker ready pid=%d epoch=%d device=%s", os.getpid(), configure.epoch, json.dumps(device.name))
     _serve(worker, channel)
     return 0
+
+
+def _limits(configure: Configure) -> MemoryLimits:
+    park_bytes = configure.park_bytes
+    if park_bytes is None:
+        park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return MemoryLimits(device_bytes=configure.device_memory_bytes, park_bytes=park_bytes)
 
 
 def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder, State
-from framehaul_pipeline.parking import Parking
+from framehaul_pipeline.parking import Layout, Parking
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.scheduler import Chunk
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
@@ -40,8 +40,8 @@ class Place:
     state: State
     scale: tuple[Tensor, Tensor] | None
     """Standard deviation and mean, each `[1, C, 1, 1]`, that undo the latents' normalisation; None: nothing to undo."""
-    layouts: tuple[Tensor, ...] = ()
-    """Shapes, strides and dtypes of a parked state, as tensors without memory."""
+    layouts: tuple[Layout, ...] = ()
+    """Of a parked state."""
 
     @property
     def frame_bytes(self) -> int:

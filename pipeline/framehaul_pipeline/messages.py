@@ -31,8 +31,8 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     chunk_latents: int
     device_memory_bytes: int | None
     """For sessions' state; None: what the device offers."""
-    park_bytes: int
-    """Host memory for sessions that stand still."""
+    park_bytes: int | None
+    """Host memory for sessions that stand still; None: a part of what the host has."""
     warm_up: tuple[tuple[int, int], ...]
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
 

@@ -7,6 +7,7 @@ events tell when they are done. `memory` decides who moves where. Imports torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,11 +17,20 @@ from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.streams import Device, Event, Stream
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A tensor without its memory. One on torch's meta device would do, but its first use imports for seconds."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class Parkable(Protocol):
     """A session's place on the device."""
 
     state: State
-    layouts: tuple[Tensor, ...]
+    layouts: tuple[Layout, ...]
 
 
 class Parking:
@@ -49,12 +59,9 @@ class Parking:
 
         @torch.inference_mode()
         def copy() -> None:
-            place.layouts = tuple(torch.empty_like(tensor, device="meta") for tensor in place.state)
             # A tensor with gaps, a slice of a larger one, is parked without them.
-            place.state = [
-                tensor if tensor.stride() == layout.stride() else tensor.clone()
-                for tensor, layout in zip(place.state, place.layouts, strict=True)
-            ]
+            place.state = [tensor if _is_dense(tensor) else tensor.clone() for tensor in place.state]
+            place.layouts = tuple(Layout(tensor.shape, tensor.stride(), tensor.dtype) for tensor in place.state)
             for page, part in self._parts(place, pages):
                 page.copy_(part, non_blocking=True)
 
@@ -72,7 +79,10 @@ class Parking:
         @torch.inference_mode()
         def allocate() -> None:
             # On the compute stream, as all state: the allocator gives its memory on in that stream's order.
-            place.state = [torch.empty_like(layout, device=self._device.torch_device) for layout in place.layouts]
+            place.state = [
+                torch.empty_strided(each.shape, each.stride, dtype=each.dtype, device=self._device.torch_device)
+                for each in place.layouts
+            ]
 
         @torch.inference_mode()
         def copy() -> None:
@@ -109,6 +119,17 @@ class Parking:
 def forget(place: Parkable) -> None:
     """Free a parked session's state on the device."""
     place.state = []
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor's elements fill a stretch of memory, in whatever order."""
+    filled = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != filled:
+                return False
+            filled *= size
+    return True
 
 
 def _bytes(tensor: Tensor) -> Tensor:

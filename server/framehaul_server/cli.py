@@ -14,7 +14,6 @@ import uvloop
 from framehaul.allocator import tune_allocator
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.memory_limits import default_park_bytes
 from framehaul_pipeline.models import TINY_SPEC, Model, describe_model
 from framehaul_pipeline.supervisor import WorkerFailed
 from framehaul_server import logs
@@ -183,9 +182,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     option(
         "--park-gib",
         _read_gib,
-        f"{_default_park_gib():g}",
+        None,
         "host memory for the state of sessions that stand still; 0 keeps it on the device; "
-        "default is a quarter of the memory, at most 16",
+        "default is a quarter of the host's memory, at most 16",
         "GIB",
     )
     option(
@@ -231,11 +230,6 @@ def _read_gib(text: str) -> int:
         return int(float(text) * (1 << 30))
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r}: must be a number of GiB") from None
-
-
-def _default_park_gib() -> float:
-    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return round(default_park_bytes(host_bytes) / (1 << 30), 1)
 
 
 def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> bool:

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.devices import CpuDevice
-from framehaul_pipeline.parking import Parking, forget
+from framehaul_pipeline.parking import Layout, Parking, forget
 from tests.simulated_device import SimulatedDevice
 
 PAGE_BYTES = 64
@@ -18,7 +17,7 @@ PAGE_BYTES = 64
 @dataclass
 class Place:
     state: State
-    layouts: tuple[Tensor, ...] = field(default=())
+    layouts: tuple[Layout, ...] = field(default=())
 
 
 def some_state() -> State:
@@ -57,6 +56,7 @@ def test_a_parked_state_comes_back_bit_exact_whichever_stream_runs_ahead(order: 
         assert found.dtype == wanted.dtype
         assert torch.equal(found, wanted)
     assert place.state[1].is_contiguous(memory_format=torch.channels_last)
+    assert place.state[3].is_contiguous()
 
 
 def test_two_states_on_interleaved_pages() -> None:

@@ -173,6 +173,29 @@ def test_sessions_take_turns_on_a_device_with_room_for_one() -> None:
     bench.close()
 
 
+@pytest.mark.usefixtures("no_collector")
+def test_a_parked_session_holds_no_device_memory() -> None:
+    """Its state's tensors are gone once they are copied."""
+
+    class WatchedDecoder(FakeDecoder):
+        def __init__(self) -> None:
+            self.states: list[weakref.ref[Tensor]] = []
+
+        def open(self, geometry: Geometry, num_latents: int | None) -> State:
+            state = super().open(geometry, num_latents)
+            self.states.append(weakref.ref(state[0]))
+            return state
+
+    decoder = WatchedDecoder()
+    bench = Bench(CpuDevice(), ONE_AND_ONE, watched=decoder)
+    for session in (1, 2):
+        bench.open(session, model="watched")
+        bench.run()
+    assert used(bench).num_parked == 1
+    assert [reference() is None for reference in decoder.states] == [True, False]
+    bench.close()
+
+
 def test_a_third_session_is_refused_where_swapping_needs_the_place() -> None:
     """The reason counts those that are parked."""
     bench = Bench(CpuDevice(), ONE_AND_ONE)
