@@ -78,6 +78,8 @@ def test_sixteen_models_of_wans_size_fit_the_message_to_the_worker() -> None:
         num_inlet_slots=32,
         inlet_slot_bytes=1 << 30,
         chunk_latents=4,
+        device_memory_bytes=1 << 40,
+        park_bytes=1 << 40,
         warm_up=config.warm_up,
     )
     assert len(encode(configure)) <= MAX_MESSAGE_BYTES
