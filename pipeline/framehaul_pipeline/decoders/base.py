@@ -19,7 +19,8 @@ State = list[Tensor]
 class Decoder(Protocol):
     """A video VAE decoder whose temporal state is a value, not a part of the module.
 
-    Many sessions share one decoder's weights. All methods run on the launch thread, inside the compute stream.
+    Many sessions share one decoder's weights. What makes or takes a state runs on the launch thread, inside the compute
+    stream; the others answer any thread at once, from numbers alone.
     """
 
     spec: DecoderSpec
@@ -64,7 +65,7 @@ class Decoder(Protocol):
         ...
 
     def state_bytes(self, geometry: Geometry) -> int:
-        """Device memory of one session's state."""
+        """Device memory of one session's state: never less than its tensors hold, and at most 10 % more."""
         ...
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
