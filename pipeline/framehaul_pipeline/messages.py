@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from framehaul_pipeline.models import Model
-from framehaul_pipeline.spec import DecoderSpec, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 
 MAX_MESSAGE_BYTES: Final = 64 << 10
 
@@ -50,6 +50,11 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     normalized: bool
     pixel_format: PixelFormat
     priority: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the session's latents."""
+        return Geometry(channels=self.channels, height=self.latent_height, width=self.latent_width)
 
 
 class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):

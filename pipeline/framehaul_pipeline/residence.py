@@ -7,15 +7,16 @@ for every thread under the worker's lock. Imports torch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
+from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.jobs import MoveJob, OpenJob, ParkJob, PinJob, RestoreJob, SettleJob
-from framehaul_pipeline.launch import Place
+from framehaul_pipeline.launch import Launcher, Place
 from framehaul_pipeline.memory import Enter, Park, Pin, Restore, SessionMemory
 from framehaul_pipeline.memory_limits import MemoryLimits
-from framehaul_pipeline.messages import MemoryUsed, OpenSession, ToServer
-from framehaul_pipeline.parking import Parking, forget
+from framehaul_pipeline.messages import MemoryUsed, OpenSession, SessionOpened, ToServer
+from framehaul_pipeline.parking import forget
 from framehaul_pipeline.streams import Device, Event
 
 
@@ -33,10 +34,18 @@ class Residence:
     """The places of a worker's sessions. Methods are called under the worker's lock, all but `start`."""
 
     def __init__(
-        self, device: Device, parking: Parking, limits: MemoryLimits, *, send: Callable[[ToServer], None]
+        self,
+        device: Device,
+        launcher: Launcher,
+        decoders: Mapping[str, Decoder],
+        limits: MemoryLimits,
+        *,
+        send: Callable[[ToServer], None],
     ) -> None:
         """Share out what `device` offers now, within `limits`; `send` tells the server how much is used."""
-        self._parking = parking
+        self._launcher, self._parking = launcher, launcher.parking
+        self._decoders = decoders
+        self._made: Place | None = None
         self._page_bytes = limits.page_bytes
         self._send = send
         self.memory = SessionMemory(
@@ -52,10 +61,14 @@ class Residence:
         self._told: MemoryUsed | None = None
         self.tell()
 
-    def admit(self, request: OpenSession, *, state_bytes: int, workspace_bytes: int) -> str | None:
-        """Let a session in; gives the reason if there is no room for it."""
+    def admit(self, request: OpenSession, max_latents: int) -> str | None:
+        """Let a session with chunks of at most `max_latents` in; gives the reason if there is no room for it."""
+        decoder = self._decoders[request.model]
         refusal = self.memory.admit(
-            request.session, priority=request.priority, state_bytes=state_bytes, workspace_bytes=workspace_bytes
+            request.session,
+            priority=request.priority,
+            state_bytes=decoder.state_bytes(request.geometry),
+            workspace_bytes=decoder.workspace_bytes(request.geometry, max_latents),
         )
         if refusal is None:
             self._requests[request.session] = request
@@ -86,20 +99,39 @@ class Residence:
                 return PinJob(session, num_pages)
         return None
 
-    def start(self, job: ParkJob | RestoreJob | PinJob) -> None:
-        """Launch a copy of state, or make host pages; on the launch thread, without the lock.
+    def start(self, job: MoveJob) -> None:
+        """Make a state, launch a copy of one, or make host pages; on the launch thread, without the lock.
 
         Raises:
-            torch.OutOfMemoryError: the device has no room for a state that comes back.
+            torch.OutOfMemoryError: the device has no room for a state.
             RuntimeError: the host has no memory for pages.
         """
         match job:
+            case OpenJob(request):
+                self._made = self._launcher.open(
+                    self._decoders[request.model],
+                    request.geometry,
+                    num_latents=request.num_latents,
+                    dtype=request.dtype,
+                    normalized=request.normalized,
+                    pixel_format=request.pixel_format,
+                )
             case ParkJob(session, place, pages):
                 self._copies.append(_Copy(session, place, self._parking.park(place, pages), parks=True))
             case RestoreJob(session, place, pages):
                 self._copies.append(_Copy(session, place, self._parking.restore(place, pages), parks=False))
             case PinJob():
                 self._parking.pin(job.num_pages, self._page_bytes)
+
+    def started(self, job: MoveJob, *, wanted: bool) -> None:
+        """Note what `start` has made; a session may have been closed meanwhile, and is not `wanted` any more."""
+        made, self._made = self._made, None
+        if isinstance(job, PinJob):
+            self.memory.pinned(job.num_pages)
+        elif made is not None and wanted:
+            self.places[job.session] = made
+            self.tell()
+            self._send(SessionOpened(session=job.session))
 
     def collect(self) -> None:
         """Note the copies that are done; on the launch thread."""

@@ -29,7 +29,6 @@ from framehaul_pipeline.messages import (
     OpenSession,
     SessionEnded,
     SessionFailed,
-    SessionOpened,
     SlotReturned,
     ToServer,
 )
@@ -37,7 +36,6 @@ from framehaul_pipeline.residence import Residence
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.scheduler import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.slots import SlotTable
-from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.stamp import stamp
 from framehaul_pipeline.streams import Device
 
@@ -212,16 +210,12 @@ class Worker:
 
     def _admit(self, request: OpenSession) -> None:
         decoder, session = self._decoders[request.model], request.session
-        spec, geometry = decoder.spec, _geometry(request)
-        frame_bytes = request.pixel_format.frame_bytes(*geometry.frame_size(spec))
+        spec = decoder.spec
+        frame_bytes = request.pixel_format.frame_bytes(*request.geometry.frame_size(spec))
         max_latents = max_chunk_latents(
             spec, frame_bytes=frame_bytes, slot_bytes=self._ring.slot_bytes, chunk_latents=self._chunk_latents
         )
-        refusal = self._residence.admit(
-            request,
-            state_bytes=decoder.state_bytes(geometry),
-            workspace_bytes=decoder.workspace_bytes(geometry, max_latents),
-        )
+        refusal = self._residence.admit(request, max_latents)
         if refusal is not None:
             _log.info("session refused session=%d: %s", session, refusal)
             self._send(SessionFailed(session=session, reason=refusal, overloaded=True))
@@ -252,35 +246,15 @@ class Worker:
     # Below: without it
 
     def _share_out(self) -> Residence:
-        return Residence(self._device, self._launcher.parking, self._limits, send=self._send)
+        return Residence(self._device, self._launcher, self._decoders, self._limits, send=self._send)
 
     def _do(self, job: MoveJob | ChunkJob) -> InFlight | None:
         if isinstance(job, ChunkJob):
             return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
-        if isinstance(job, OpenJob):
-            self._open(job.request)
-            return None
         self._residence.start(job)
-        if isinstance(job, PinJob):
-            with self._changed:
-                self._residence.memory.pinned(job.num_pages)
-        return None
-
-    def _open(self, request: OpenSession) -> None:
-        place = self._launcher.open(
-            self._decoders[request.model],
-            _geometry(request),
-            num_latents=request.num_latents,
-            dtype=request.dtype,
-            normalized=request.normalized,
-            pixel_format=request.pixel_format,
-        )
         with self._changed:
-            if request.session not in self._scheduler:
-                return
-            self._residence.places[request.session] = place
-            self._residence.tell()
-        self._send(SessionOpened(session=request.session))
+            self._residence.started(job, wanted=job.session in self._scheduler)
+        return None
 
     def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
         self._launcher.settle()
@@ -308,10 +282,6 @@ class Worker:
     def _return_inlet(self, latents: Iterable[InletSlot]) -> None:
         for latent in latents:
             self._send(InletReturned(slot=latent.slot, generation=latent.generation))
-
-
-def _geometry(request: OpenSession) -> Geometry:
-    return Geometry(channels=request.channels, height=request.latent_height, width=request.latent_width)
 
 
 def _next_chunk(decoder: Decoder, index: int, available: int, wanted: int, ended: bool) -> int:
