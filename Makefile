@@ -21,6 +21,8 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/slots.py \
 	pipeline/framehaul_pipeline/ring.py \
 	pipeline/framehaul_pipeline/feeder.py \
+	pipeline/framehaul_pipeline/memory.py \
+	pipeline/framehaul_pipeline/memory_limits.py \
 	pipeline/framehaul_pipeline/scheduler.py \
 	pipeline/framehaul_pipeline/spec.py \
 	pipeline/framehaul_pipeline/config.py \

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from framehaul_pipeline.memory_limits import PAGE_BYTES
 from framehaul_pipeline.messages import MAX_MESSAGE_BYTES, encode
 from framehaul_pipeline.models import TINY, Model
 from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
@@ -28,6 +29,11 @@ class WorkerConfig:
     num_slots: int = 8
     num_inlet_slots: int = 32
     chunk_latents: int = 4
+    device_memory_bytes: int | None = None
+    """Device memory for sessions' state; None: what the device offers, or no limit where it has none of its own."""
+    park_bytes: int | None = None
+    """Host memory for the state of sessions that stand still; 0: it stays on the device; None: a quarter of the host's
+    memory, at most 16 GiB."""
     warm_up: tuple[tuple[int, int], ...] = ()
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 600.0
@@ -61,6 +67,13 @@ class WorkerConfig:
             ("num_slots", self.num_slots, 2, 1024),
             ("chunk_latents", self.chunk_latents, 1, 64),
             ("num_inlet_slots", self.num_inlet_slots, 4 * self.chunk_latents, 1 << 16),
+            (
+                "device_memory_bytes",
+                PAGE_BYTES if self.device_memory_bytes is None else self.device_memory_bytes,
+                PAGE_BYTES,
+                1 << 50,
+            ),
+            ("park_bytes", self.park_bytes or 0, 0, 1 << 50),
             ("max_restarts", self.max_restarts, 0, 1000),
         ):
             if not low <= value <= high:

@@ -26,6 +26,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.launch import InFlight
+from framehaul_pipeline.memory_limits import MemoryLimits, default_park_bytes
 from framehaul_pipeline.messages import Configure, Ready, Shutdown
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.warm_up import warm_up
@@ -60,7 +61,15 @@ def main() -> int:
     try:
         device = open_device(configure.device)
         decoders = {model.spec.name: load_decoder(model, device.torch_device) for model in configure.models}
-        worker = Worker(device, ring, inlet, decoders, chunk_latents=configure.chunk_latents, send=channel.send)
+        worker = Worker(
+            device,
+            ring,
+            inlet,
+            decoders,
+            chunk_latents=configure.chunk_latents,
+            limits=_limits(configure),
+            send=channel.send,
+        )
         worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
     except PipelineError as error:
         _log.error("worker can't start: %s", error)
@@ -74,6 +83,13 @@ def main() -> int:
     _log.info("worker ready pid=%d epoch=%d device=%s", os.getpid(), configure.epoch, json.dumps(device.name))
     _serve(worker, channel)
     return 0
+
+
+def _limits(configure: Configure) -> MemoryLimits:
+    park_bytes = configure.park_bytes
+    if park_bytes is None:
+        park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return MemoryLimits(device_bytes=configure.device_memory_bytes, park_bytes=park_bytes)
 
 
 def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:

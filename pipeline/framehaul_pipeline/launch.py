@@ -15,6 +15,7 @@ from torch import Tensor
 
 from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.parking import Layout, Parking
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.scheduler import Chunk
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
@@ -30,7 +31,7 @@ _TORCH_DTYPES = {
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A session's place on the device. `state` changes on the compute stream only."""
+    """A session's place on the device. Streams change it, so that the launch thread sees a late state."""
 
     decoder: Decoder
     geometry: Geometry
@@ -39,6 +40,8 @@ class Place:
     state: State
     scale: tuple[Tensor, Tensor] | None
     """Standard deviation and mean, each `[1, C, 1, 1]`, that undo the latents' normalisation; None: nothing to undo."""
+    layouts: tuple[Layout, ...] = ()
+    """Of a parked state."""
 
     @property
     def frame_bytes(self) -> int:
@@ -78,6 +81,8 @@ class Launcher:
         self._ring, self._inlet = ring, inlet
         self._ring_memory, self._inlet_memory = device.attach(ring), device.attach(inlet)
         self._upload, self._compute, self._copy = device.stream(), device.stream(), device.stream()
+        self.parking = Parking(device, self._compute)
+        """Moves sessions' state to the host and back."""
 
         def empty(num_bytes: int) -> Tensor:
             return torch.empty(num_bytes, dtype=torch.uint8, device=device.torch_device)
@@ -172,6 +177,7 @@ class Launcher:
         """Wait until the device is done with all that was launched; after a failed launch, before slots are reused."""
         for stream in (self._upload, self._compute, self._copy):
             stream.record().synchronize()
+        self.parking.settle()
 
     def close(self) -> None:
         """Let go of the rings, once nothing is in flight."""

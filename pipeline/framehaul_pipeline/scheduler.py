@@ -39,8 +39,11 @@ class Chunk:
 
 
 def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, chunk_latents: int) -> int:
-    """How many latents can be decoded together: at most `chunk_latents`, and their frames must fit a slot."""
-    return max(1, min(chunk_latents, spec.chunk_within(slot_bytes // frame_bytes)))
+    """How many latents can be decoded together: at most `chunk_latents`, and their frames must fit a slot.
+
+    A session's last chunk, which gives what lookahead held back as well, may have to be shorter.
+    """
+    return max(1, min(chunk_latents, slot_bytes // frame_bytes // spec.temporal_factor))
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +52,7 @@ class _Session:
     spec: DecoderSpec
     rule: NextChunk
     max_latents: int
+    max_frames: int
     waiting: deque[InletSlot] = field(default_factory=deque)
     num_decoded: int = 0
     num_frames: int = 0
@@ -58,8 +62,22 @@ class _Session:
         if not self.waiting:
             return 0
         # A session's first chunk is as short as the decoder allows: the first frame leaves sooner.
-        wanted = self.max_latents if self.num_decoded else 1
+        wanted = self._fitting() if self.num_decoded else 1
         return self.rule(self.num_decoded, len(self.waiting), wanted, self.ended)
+
+    def frames_after(self, size: int) -> int:
+        """Frames that are out after a chunk of `size` more latents."""
+        return self.spec.frames_after(self.num_decoded + size, ended=self.ended and size == len(self.waiting))
+
+    def runnable(self) -> bool:
+        return self.next_size() > 0 or (self.ended and not self.waiting)
+
+    def _fitting(self) -> int:
+        """The most latents whose frames, with what lookahead held back when they are the last, fit a slot."""
+        size = min(self.max_latents, len(self.waiting))
+        while size > 1 and self.frames_after(size) - self.num_frames > self.max_frames:
+            size -= 1
+        return size
 
 
 class Scheduler:
@@ -73,9 +91,20 @@ class Scheduler:
         """Whether the session is open."""
         return session in self._sessions
 
-    def open(self, session: int, *, priority: int, spec: DecoderSpec, rule: NextChunk, max_latents: int) -> None:
-        """Add a session, behind those of the same priority; chunks have at most `max_latents` latents."""
-        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents)
+    def open(
+        self, session: int, *, priority: int, spec: DecoderSpec, rule: NextChunk, max_latents: int, max_frames: int
+    ) -> None:
+        """Add a session, behind those of the same priority.
+
+        Args:
+            session: its number.
+            priority: the higher, the sooner.
+            spec: what a chunk gives.
+            rule: the decoder's partition rule.
+            max_latents: of one chunk.
+            max_frames: of one chunk; a single latent's frames must fit.
+        """
+        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents, max_frames)
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:
@@ -101,9 +130,16 @@ class Scheduler:
         state = self._sessions.pop(session, None)
         return tuple(state.waiting) if state is not None else ()
 
-    def pick(self) -> Chunk | None:
-        """Take the next chunk, None when no session can run. A session's last chunk closes it."""
+    def runnable(self, session: int) -> bool:
+        """Whether the session has a chunk to decode; False when it is closed."""
+        state = self._sessions.get(session)
+        return state is not None and state.runnable()
+
+    def pick(self, resident: Callable[[int], bool]) -> Chunk | None:
+        """Take the next chunk of a `resident` session, None when none can run. A session's last chunk closes it."""
         for session, state in self._sessions.items():
+            if not resident(session):
+                continue
             size = state.next_size()
             if size > 0:
                 return self._take(session, state, size)
@@ -112,11 +148,11 @@ class Scheduler:
         return None
 
     def _take(self, session: int, state: _Session, size: int) -> Chunk:
+        first_latent, first_frame = state.num_decoded, state.num_frames
+        state.num_frames = state.frames_after(size)
         latents = tuple(state.waiting.popleft() for _ in range(size))
         last = state.ended and not state.waiting
-        first_latent, first_frame = state.num_decoded, state.num_frames
         state.num_decoded += size
-        state.num_frames = state.spec.frames_after(state.num_decoded, ended=last)
         if last:
             del self._sessions[session]
         return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, last)

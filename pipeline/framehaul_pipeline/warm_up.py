@@ -13,7 +13,9 @@ from contextlib import nullcontext
 from typing import Final
 
 import torch
+from torch import Tensor
 
+from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder, Preparing
 from framehaul_pipeline.scheduler import max_chunk_latents
 from framehaul_pipeline.spec import Geometry, PixelFormat
@@ -33,7 +35,7 @@ def warm_up(
     chunk_latents: int,
     slot_bytes: int,
 ) -> None:
-    """Decode a small latent with each decoder; then, of each size, a first chunk and the fullest for each pixel format.
+    """Decode a small latent with each decoder; then, of each size, chunks of all lengths that clients can get.
 
     Args:
         decoders: all that are served.
@@ -85,9 +87,20 @@ def _decode(decoder: Decoder, device: torch.device, geometry: Geometry, wanted: 
             num_decoded += count
             chunks.append(str(count))
             if len(frames):
-                frames[-1:].cpu()
+                _convert(frames)
+            frames[-1:].cpu()
                 break
     return ",".join(chunks)
+
+
+def _convert(frames: Tensor) -> None:
+    """Convert frames `[F, 3, H, W]` to each pixel format, for the sake of its kernel."""
+    height, width = frames.shape[2:]
+    if not len(frames):
+        return
+    for pixel_format in PixelFormat:
+        num_bytes = pixel_format.frame_bytes(height, width)
+        convert(frames, pixel_format, torch.empty(len(frames), num_bytes, dtype=torch.uint8, device=frames.device))
 
 
 def _next_chunk(decoder: Decoder, num_decoded: int, wanted: int) -> int:

@@ -122,7 +122,7 @@ class App:
         )
 
     def _info(self) -> pb.ServerInfo:
-        config, rings = self._config, self._supervisor.statistics()
+        config, worker = self._config, self._supervisor.statistics()
         return server_info(
             version=version("framehaul"),
             device=self._supervisor.device,
@@ -135,7 +135,14 @@ class App:
                 max_response_bytes=max_response_bytes(config.worker.max_pixels),
                 chunk_latents=config.worker.chunk_latents,
             ),
-            load=pb.Load(sessions=self._admission.num_sessions, slots=rings.num_slots, slots_in_use=rings.num_leased),
+            load=pb.Load(
+                sessions=self._admission.num_sessions,
+                slots=worker.num_slots,
+                slots_in_use=worker.num_leased,
+                session_memory_bytes=worker.session_memory_bytes,
+                session_memory_used_bytes=worker.session_memory_used_bytes,
+                sessions_parked=worker.num_parked,
+            ),
             synthetic=config.allow_synthetic,
         )
 
@@ -143,6 +150,9 @@ class App:
         models = ", ".join(spec.name for spec in self._specs)
         device_bytes = self._supervisor.memory_bytes
         memory = f" with {device_bytes / 1e9:.0f} GB" if device_bytes else ""
+        session_bytes = self._supervisor.statistics().session_memory_bytes
+        if session_bytes:
+            memory += f", {session_bytes / 1e9:.1f} GB of device memory for sessions"
         return (
             f"framehaul: serving {models} on {address}, device {self._supervisor.device}{memory}, "
             f"{self._supervisor.shared_bytes / 1e6:.0f} MB shared memory, up to {self._config.max_sessions} sessions"

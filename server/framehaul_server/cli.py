@@ -103,6 +103,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
                 num_slots=given.slots,
                 chunk_latents=given.chunk_latents,
                 warm_up=given.warm_up,
+                device_memory_bytes=given.device_memory_gib,
+                park_bytes=given.park_gib,
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
@@ -173,6 +175,21 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "WIDTHxHEIGHT",
     )
     option(
+        "--device-memory-gib",
+        _read_gib,
+        None,
+        "device memory for sessions' state; default is what is free once models are loaded; on the CPU no limit",
+        "GIB",
+    )
+    option(
+        "--park-gib",
+        _read_gib,
+        None,
+        "host memory for the state of sessions that stand still; 0 keeps it on the device; "
+        "default is a quarter of the host's memory, at most 16",
+        "GIB",
+    )
+    option(
         "--session-window-mib",
         int,
         str(defaults.session_window_bytes >> 20),
@@ -208,6 +225,13 @@ def _reader(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
             raise argparse.ArgumentTypeError(f"{text!r}: must be {kind}" if kind else str(error)) from error
 
     return checked
+
+
+def _read_gib(text: str) -> int:
+    try:
+        return int(float(text) * (1 << 30))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r}: must be a number of GiB") from None
 
 
 def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> bool:

@@ -29,7 +29,8 @@ class Preparing(Protocol):
 class Decoder(Protocol):
     """A video VAE decoder whose temporal state is a value, not a part of the module.
 
-    Many sessions share one decoder's weights. All methods run on the launch thread, inside the compute stream.
+    Many sessions share one decoder's weights. What makes or takes a state runs on the launch thread, inside the compute
+    stream; the others answer any thread at once, from numbers alone.
     """
 
     spec: DecoderSpec
@@ -65,7 +66,8 @@ class Decoder(Protocol):
                 returned one may be used.
 
         Returns:
-            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, and the new state.
+            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, which the next step may overwrite, and the new
+            state.
         """
         ...
 
@@ -74,7 +76,7 @@ class Decoder(Protocol):
         ...
 
     def state_bytes(self, geometry: Geometry) -> int:
-        """Device memory of one session's state."""
+        """Device memory of one session's state: never less than its tensors hold, and at most 10 % more."""
         ...
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:

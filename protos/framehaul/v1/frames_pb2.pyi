@@ -677,17 +677,28 @@ class Load(google.protobuf.message.Message):
     SESSIONS_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
     SLOTS_IN_USE_FIELD_NUMBER: builtins.int
+    SESSION_MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    SESSION_MEMORY_USED_BYTES_FIELD_NUMBER: builtins.int
+    SESSIONS_PARKED_FIELD_NUMBER: builtins.int
     sessions: builtins.int
     slots: builtins.int
     slots_in_use: builtins.int
+    session_memory_bytes: builtins.int
+    """of the device, for sessions' state; 0: no limit"""
+    session_memory_used_bytes: builtins.int
+    sessions_parked: builtins.int
+    """stand still, with their state in host memory"""
     def __init__(
         self,
         *,
         sessions: builtins.int = ...,
         slots: builtins.int = ...,
         slots_in_use: builtins.int = ...,
+        session_memory_bytes: builtins.int = ...,
+        session_memory_used_bytes: builtins.int = ...,
+        sessions_parked: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["sessions", b"sessions", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["session_memory_bytes", b"session_memory_bytes", "session_memory_used_bytes", b"session_memory_used_bytes", "sessions", b"sessions", "sessions_parked", b"sessions_parked", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
 
 Global___Load: typing_extensions.TypeAlias = Load
 

@@ -17,6 +17,8 @@ CONFIGURE = Configure(
     num_inlet_slots=4,
     inlet_slot_bytes=5,
     chunk_latents=6,
+    device_memory_bytes=None,
+    park_bytes=0,
     warm_up=((64, 32),),
 )
 

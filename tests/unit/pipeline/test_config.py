@@ -21,6 +21,8 @@ HUGE = msgspec.structs.replace(TINY, spec=msgspec.structs.replace(TINY_SPEC, nam
         ({"num_slots": 1}, r"num_slots=1: must be 2\.\.1024"),
         ({"chunk_latents": 65}, r"chunk_latents=65: must be 1\.\.64"),
         ({"num_inlet_slots": 15}, r"num_inlet_slots=15: must be 16\.\."),
+        ({"device_memory_bytes": 0}, r"device_memory_bytes=0: must be 16777216\.\."),
+        ({"park_bytes": -1}, r"park_bytes=-1: must be 0\.\."),
         ({"max_restarts": -1}, r"max_restarts=-1: must be 0\.\."),
         ({"models": (TINY, TINY)}, "models=tiny,tiny: must each have a name of its own"),
         ({"models": (TINY, HUGE)}, "models=tiny,huge: descriptions must be at most 61440 bytes together"),
@@ -80,6 +82,8 @@ def test_sixteen_models_of_wans_size_fit_the_message_to_the_worker() -> None:
         num_inlet_slots=32,
         inlet_slot_bytes=1 << 30,
         chunk_latents=4,
+        device_memory_bytes=1 << 40,
+        park_bytes=1 << 40,
         warm_up=config.warm_up,
     )
     assert len(encode(configure)) <= MAX_MESSAGE_BYTES

@@ -137,7 +137,7 @@ def test_warming_up_decodes_a_whole_tile(loaded: Loaded, caplog: pytest.LogCaptu
     _, decoder = loaded
     with caplog.at_level("INFO"):
         warm_up([decoder], torch.device("cpu"), [(24, 16)], chunk_latents=2, slot_bytes=1 << 20)
-    assert "size=24x16 chunks=1,1,1,1,1,2,1 " in caplog.text
+    assert "size=24x16 chunks=1,1,1,1,1,1,1,1,2,1 " in caplog.text
 
 
 def test_state_is_what_the_specification_says(loaded: Loaded) -> None:

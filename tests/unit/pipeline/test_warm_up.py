@@ -51,19 +51,19 @@ def test_without_sizes_one_small_latent_is_decoded() -> None:
 
 
 def test_a_size_is_decoded_in_the_chunks_that_sessions_get(caplog: pytest.LogCaptureFixture) -> None:
-    """A first one, then the fullest that fits a slot: for yuv420p that is twice as long as for rgb24."""
+    """A first one, then all lengths up to the fullest that fits a slot: for yuv420p twice as long as for rgb24."""
     decoder = Noting()
     with caplog.at_level(logging.INFO):
         warm_up([decoder], CPU, [SIZE], chunk_latents=4, slot_bytes=4 * FRAME_BYTES)
-    assert [shape[0] for shape in decoder.shapes[1:]] == [1, 2, 4]
+    assert [shape[0] for shape in decoder.shapes[1:]] == [1, 1, 2, 3, 4]
     assert {shape[1:] for shape in decoder.shapes[1:]} == {(1, 8, 16)}
-    assert "warm-up model=fake size=32x16 chunks=1,2,4 seconds=0." in caplog.text
+    assert "warm-up model=fake size=32x16 chunks=1,1,2,3,4 seconds=0." in caplog.text
 
 
 def test_chunks_are_as_long_as_the_worker_allows() -> None:
     decoder = Noting()
     warm_up([decoder], CPU, [SIZE], chunk_latents=3, slot_bytes=100 * FRAME_BYTES)
-    assert [shape[0] for shape in decoder.shapes[1:]] == [1, 3]
+    assert [shape[0] for shape in decoder.shapes[1:]] == [1, 1, 2, 3]
 
 
 def test_every_decoder_warms_up_by_its_own_rule_and_factor() -> None:
@@ -71,5 +71,5 @@ def test_every_decoder_warms_up_by_its_own_rule_and_factor() -> None:
     pairs, at_the_end = Pairs(), AtTheEnd()
     pairs.spec = msgspec.structs.replace(FAKE_SPEC, spatial_factor=4)
     warm_up([pairs, at_the_end], CPU, [SIZE], chunk_latents=4, slot_bytes=100 * FRAME_BYTES)
-    assert pairs.shapes == [(2, 1, 8, 8), (2, 1, 4, 8), (2, 1, 4, 8)]
+    assert pairs.shapes == [(2, 1, 8, 8), *5 * [(2, 1, 4, 8)]]
     assert at_the_end.shapes == []

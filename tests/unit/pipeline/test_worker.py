@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.devices import CpuDevice
+from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
     EndOfLatents,
     InletReturned,
@@ -25,6 +26,8 @@ from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.worker import Worker
 from tests.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels
+
+NO_LIMITS = MemoryLimits()
 
 
 class FullDecoder(FakeDecoder):
@@ -59,12 +62,14 @@ class BrokenDevice(CpuDevice):
 class Bench:
     """A worker with its rings, its messages caught in a list."""
 
-    def __init__(self, device: CpuDevice) -> None:
+    def __init__(self, device: CpuDevice, limits: MemoryLimits = NO_LIMITS, **more: Decoder) -> None:
         self.ring = Ring.create("framehaul-worker", num_slots=3, slot_bytes=48)
         self.inlet = Ring.create("framehaul-worker-inlet", num_slots=4, slot_bytes=4)
         self.sent: list[ToServer] = []
-        decoders = {"fake": FakeDecoder(), "full": FullDecoder(), "late": LateDecoder()}
-        self.worker = Worker(device, self.ring, self.inlet, decoders, chunk_latents=2, send=self.sent.append)
+        decoders: dict[str, Decoder] = {"fake": FakeDecoder(), "full": FullDecoder(), "late": LateDecoder(), **more}
+        self.worker = Worker(
+            device, self.ring, self.inlet, decoders, chunk_latents=2, limits=limits, send=self.sent.append
+        )
 
     def open(self, session: int, model: str = "fake") -> None:
         self.worker.apply(
@@ -176,7 +181,11 @@ def test_a_session_without_room_on_the_device_is_overloaded(bench: Bench) -> Non
     bench.run()
     bench.latent(1, 0, 1)
     assert bench.sent == [
-        SessionFailed(session=1, reason="device memory is full", overloaded=True),
+        SessionFailed(
+            session=1,
+            reason="device memory is full: a session of this size needs 0.02 GiB for its state and 0.00 GiB to decode",
+            overloaded=True,
+        ),
         InletReturned(slot=0, generation=1),
     ]
 

@@ -97,3 +97,16 @@ def test_help_names_the_variables_and_the_exit_codes(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     for expected in ("FRAMEHAUL_LISTEN", "FRAMEHAUL_ALLOW_SYNTHETIC", "exit codes:", "143"):
         assert expected in text
+
+
+def test_memory_is_given_in_gib() -> None:
+    """Fractions are fine."""
+    config = parse(["--device-memory-gib", "1.5", "--park-gib", "0"], {})
+    assert (config.worker.device_memory_bytes, config.worker.park_bytes) == (3 << 29, 0)
+
+
+@pytest.mark.parametrize("value", ["much", "inf", "nan"])
+def test_memory_that_is_no_number_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--park-gib", value], {})
+    assert f"'{value}': must be a number of GiB" in capsys.readouterr().err
