@@ -88,7 +88,7 @@ def _decode(decoder: Decoder, device: torch.device, geometry: Geometry, wanted: 
             chunks.append(str(count))
             if len(frames):
                 _convert(frames)
-            frames[-1:].cpu()
+                frames[-1:].cpu()
                 break
     return ",".join(chunks)
 
@@ -96,8 +96,6 @@ def _decode(decoder: Decoder, device: torch.device, geometry: Geometry, wanted: 
 def _convert(frames: Tensor) -> None:
     """Convert frames `[F, 3, H, W]` to each pixel format, for the sake of its kernel."""
     height, width = frames.shape[2:]
-    if not len(frames):
-        return
     for pixel_format in PixelFormat:
         num_bytes = pixel_format.frame_bytes(height, width)
         convert(frames, pixel_format, torch.empty(len(frames), num_bytes, dtype=torch.uint8, device=frames.device))
