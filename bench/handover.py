@@ -125,6 +125,9 @@ async def read(case: str, count: int) -> list[float]:
             num_inlet_slots=0,
             inlet_slot_bytes=0,
             chunk_latents=1,
+            device_memory_bytes=None,
+            park_bytes=0,
+            warm_up=(),
         )
         reader.channel.send_configure(configure, [ring.fd])
         await reader.done.wait()

@@ -176,7 +176,7 @@ class Server:
 
     def __init__(self, spec: DecoderSpec) -> None:
         self.spec = spec
-        self.specs = (spec,)
+        self.specs: tuple[DecoderSpec, ...] = (spec,)
         self.session: ServerSession | None = None
         self.link: Link | None = None
         """The connection that serves the session."""

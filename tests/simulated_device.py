@@ -23,6 +23,9 @@ class SimulatedEvent:
         while not self.reached:
             assert self._device.advance(), "the streams wait for each other"
 
+    def done(self) -> bool:
+        return self.reached
+
 
 class SimulatedStream:
     def __init__(self, device: "SimulatedDevice") -> None:
@@ -59,7 +62,6 @@ class SimulatedStream:
 
 class SimulatedDevice:
     torch_device = torch.device("cpu")
-    dtype = torch.float32
     name = "simulated"
     memory_bytes = 0
 
@@ -73,8 +75,9 @@ class SimulatedDevice:
         return self._streams[-1]
 
     def run_first(self, order: tuple[int, ...]) -> None:
-        """Prefer streams in this order, by their number of creation, over the chooser's."""
-        self._streams = [self._streams[number] for number in order]
+        """Prefer streams in this order, by their number of creation, and the others after them."""
+        rest = [stream for number, stream in enumerate(self._streams) if number not in order]
+        self._streams = [self._streams[number] for number in order] + rest
 
     def advance(self) -> bool:
         """Run one piece of work; False when there is none that can run."""
@@ -88,6 +91,15 @@ class SimulatedDevice:
         return torch.frombuffer(ring.memory, dtype=torch.uint8)
 
     def detach(self, ring: Ring) -> None:
+        pass
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def release_cached(self) -> None:
         pass
 
     def healthy(self) -> bool:

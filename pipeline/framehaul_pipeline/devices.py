@@ -18,6 +18,9 @@ class _Done:
     def synchronize(self) -> None:
         return
 
+    def done(self) -> bool:
+        return True
+
 
 class _CpuStream:
     def run(self, work: Callable[[], None]) -> None:
@@ -31,10 +34,9 @@ class _CpuStream:
 
 
 class CpuDevice:
-    """The CPU, in float32."""
+    """The CPU."""
 
     torch_device = torch.device("cpu")
-    dtype = torch.float32
     memory_bytes = 0
 
     def __init__(self) -> None:
@@ -52,9 +54,33 @@ class CpuDevice:
     def detach(self, ring: Ring) -> None:
         """Nothing to undo."""
 
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        """Any memory will do."""
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+    def free_bytes(self) -> int | None:
+        """None: sessions share the host's memory with all else, and only the user can say how much is theirs."""
+        return None
+
+    def release_cached(self) -> None:
+        """Nothing is kept."""
+
     def healthy(self) -> bool:
         """A processor that runs this is."""
         return True
+
+
+class _CudaEvent:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self.event = torch.cuda.Event(blocking=True)
+        self.event.record(stream)
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+    def done(self) -> bool:
+        reached: bool = self.event.query()
+        return reached
 
 
 class _CudaStream:
@@ -66,19 +92,15 @@ class _CudaStream:
             work()
 
     def record(self) -> Event:
-        event = torch.cuda.Event(blocking=True)
-        event.record(self._stream)
-        return event
+        return _CudaEvent(self._stream)
 
     def wait(self, event: Event) -> None:
-        assert isinstance(event, torch.cuda.Event)
-        self._stream.wait_event(event)
+        assert isinstance(event, _CudaEvent)
+        self._stream.wait_event(event.event)
 
 
 class CudaDevice:
-    """One GPU, in float16, with the rings registered as pinned memory."""
-
-    dtype = torch.float16
+    """One GPU, with the rings registered as pinned memory."""
 
     def __init__(self, index: int) -> None:
         """Create the CUDA context of GPU `index`."""
@@ -112,6 +134,24 @@ class CudaDevice:
         """
         memory = torch.frombuffer(ring.memory, dtype=torch.uint8)
         _check(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        """Page-locked memory.
+
+        Raises:
+            RuntimeError: CUDA can't lock so much.
+        """
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def free_bytes(self) -> int | None:
+        """What the driver has left, and what torch's allocator keeps and doesn't use."""
+        free_bytes, _ = torch.cuda.mem_get_info(self.torch_device)
+        cached_bytes = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
+        return free_bytes + cached_bytes
+
+    def release_cached(self) -> None:
+        """Empty torch's cache; waits for the device."""
+        torch.cuda.empty_cache()
 
     def healthy(self) -> bool:
         """Whether the context still answers; after an error inside a kernel it never does again."""

@@ -22,6 +22,7 @@ from framehaul_pipeline.messages import (
     EndOfLatents,
     InletReturned,
     LatentReady,
+    MemoryUsed,
     OpenSession,
     Published,
     Ready,
@@ -72,6 +73,8 @@ class Epoch:
         self._on_exit = on_exit
         self.lost = False
         """The worker can't be talked to any more."""
+        self.memory = MemoryUsed(used_bytes=0, total_bytes=0, num_parked=0)
+        """Of the device, by sessions."""
         self._specs = specs
         self._ring = Ring.create(
             f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=config.slot_bytes(specs)
@@ -100,6 +103,9 @@ class Epoch:
                 num_inlet_slots=self._inlet.num_slots,
                 inlet_slot_bytes=self._inlet.slot_bytes,
                 chunk_latents=config.chunk_latents,
+                device_memory_bytes=config.device_memory_bytes,
+                park_bytes=config.park_bytes,
+                warm_up=config.warm_up,
             ),
             [self._ring.fd, self._inlet.fd],
         )
@@ -209,6 +215,8 @@ class Epoch:
                 events = self._sessions.get(message.session)
                 if events is not None:
                     events.on_opened()
+            case MemoryUsed():
+                self.memory = message
             case SessionEnded():
                 events = self._forget(message.session)
                 if events is not None:

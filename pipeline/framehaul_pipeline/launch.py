@@ -7,6 +7,7 @@ staging memory alternate, each guarded by the events of the chunk that used it l
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.parking import Layout, Parking
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.scheduler import Chunk
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
@@ -29,7 +31,7 @@ _TORCH_DTYPES = {
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A session's place on the device. `state` changes on the compute stream only."""
+    """A session's place on the device. Streams change it, so that the launch thread sees a late state."""
 
     decoder: Decoder
     geometry: Geometry
@@ -38,6 +40,8 @@ class Place:
     state: State
     scale: tuple[Tensor, Tensor] | None
     """Standard deviation and mean, each `[1, C, 1, 1]`, that undo the latents' normalisation; None: nothing to undo."""
+    layouts: tuple[Layout, ...] = ()
+    """Of a parked state."""
 
     @property
     def frame_bytes(self) -> int:
@@ -77,6 +81,8 @@ class Launcher:
         self._ring, self._inlet = ring, inlet
         self._ring_memory, self._inlet_memory = device.attach(ring), device.attach(inlet)
         self._upload, self._compute, self._copy = device.stream(), device.stream(), device.stream()
+        self.parking = Parking(device, self._compute)
+        """Moves sessions' state to the host and back."""
 
         def empty(num_bytes: int) -> Tensor:
             return torch.empty(num_bytes, dtype=torch.uint8, device=device.torch_device)
@@ -86,6 +92,10 @@ class Launcher:
             for _ in range(_NUM_TURNS)
         ]
         self._next_turn = 0
+
+    def run_on_compute_stream(self, work: Callable[[], None]) -> None:
+        """Run `work` where chunks are decoded."""
+        self._compute.run(work)
 
     def open(
         self,
@@ -144,7 +154,8 @@ class Launcher:
                     f"decoder {place.decoder.spec.name!r} gave {frames.shape[0]} frames for latents "
                     f"{chunk.first_latent}..{chunk.first_latent + num_latents - 1}: must be {chunk.num_frames}"
                 )
-            convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
+            if chunk.num_frames:
+                convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
 
         if turn.decoded is not None:
             self._upload.wait(turn.decoded)
@@ -153,7 +164,7 @@ class Launcher:
         self._compute.wait(self._upload.record())
         if turn.copied is not None:
             self._compute.wait(turn.copied)
-        if chunk.num_frames:
+        if num_latents or chunk.num_frames:  # latents change the state even when they give no frame yet
             self._compute.run(decode)
         turn.decoded = self._compute.record()
         self._copy.wait(turn.decoded)
@@ -166,6 +177,7 @@ class Launcher:
         """Wait until the device is done with all that was launched; after a failed launch, before slots are reused."""
         for stream in (self._upload, self._compute, self._copy):
             stream.record().synchronize()
+        self.parking.settle()
 
     def close(self) -> None:
         """Let go of the rings, once nothing is in flight."""
@@ -184,7 +196,7 @@ class Launcher:
             if place.scale is not None:
                 std, mean = place.scale
                 latents = latents.float() * std + mean
-            frames, place.state = decoder.step(latents.to(self._device.dtype), place.state)
+            frames, place.state = decoder.step(latents.to(decoder.dtype), place.state)
             parts.append(frames)
         if last:
             held_back = decoder.flush(place.state)

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from framehaul_pipeline.spec import DecoderSpec, LatentDtype, PixelFormat
+from framehaul_pipeline.models import Model
+from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 
 MAX_MESSAGE_BYTES: Final = 64 << 10
 
@@ -22,12 +23,18 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     epoch: int
     device: str
-    models: tuple[str, ...]
+    models: tuple[Model, ...]
     num_slots: int
     slot_bytes: int
     num_inlet_slots: int
     inlet_slot_bytes: int
     chunk_latents: int
+    device_memory_bytes: int | None
+    """For sessions' state; None: what the device offers."""
+    park_bytes: int | None
+    """Host memory for sessions that stand still; None: a part of what the host has."""
+    warm_up: tuple[tuple[int, int], ...]
+    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -49,6 +56,11 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """That part, against the weights of other tenants."""
     chunks: tuple[int, ...] = ()
     """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the session's latents."""
+        return Geometry(channels=self.channels, height=self.latent_height, width=self.latent_width)
 
 
 class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -101,6 +113,15 @@ class SessionOpened(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     session: int
 
 
+class MemoryUsed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sessions' device memory has changed; not sent where it has no limit."""
+
+    used_bytes: int
+    total_bytes: int
+    num_parked: int
+    """Sessions whose state is in host memory alone."""
+
+
 class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker is done with an inlet slot."""
 
@@ -142,7 +163,7 @@ class SessionFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Shutdown
-ToServer = Ready | SessionOpened | InletReturned | Published | SessionEnded | SessionFailed
+ToServer = Ready | SessionOpened | MemoryUsed | InletReturned | Published | SessionEnded | SessionFailed
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_to_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode

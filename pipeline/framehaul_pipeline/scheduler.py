@@ -40,12 +40,21 @@ class Chunk:
     """Numbers of latents of the chunks since the last one with frames, up to this one."""
 
 
+def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, chunk_latents: int) -> int:
+    """How many latents can be decoded together: at most `chunk_latents`, and their frames must fit a slot.
+
+    A session's last chunk, which gives what lookahead held back as well, may have to be shorter.
+    """
+    return max(1, min(chunk_latents, slot_bytes // frame_bytes // spec.temporal_factor))
+
+
 @dataclass(slots=True, eq=False)
 class _Session:
     order: tuple[int, int]
     spec: DecoderSpec
     rule: NextChunk
     max_latents: int
+    max_frames: int
     planned: deque[int]
     """Sizes that the next chunks must have."""
     waiting: deque[InletSlot] = field(default_factory=deque)
@@ -61,8 +70,26 @@ class _Session:
         if self.planned:
             return self.planned[0] if len(self.waiting) >= self.planned[0] else 0
         # A session's first chunk is as short as the decoder allows: the first frame leaves sooner.
-        wanted = self.max_latents if self.num_decoded else 1
+        wanted = self._fitting() if self.num_decoded else 1
         return self.rule(self.num_decoded, len(self.waiting), wanted, self.ended)
+
+    def frames_after(self, size: int) -> int:
+        """Frames that are out after a chunk of `size` more latents."""
+        return self.spec.frames_after(self.num_decoded + size, ended=self.is_last(size))
+
+    def is_last(self, size: int) -> bool:
+        """Whether no chunk follows one of `size`; what was planned was not the last the first time."""
+        return self.ended and size == len(self.waiting) and not (size and self.planned)
+
+    def runnable(self) -> bool:
+        return self.next_size() > 0 or (self.ended and not self.waiting)
+
+    def _fitting(self) -> int:
+        """The most latents whose frames, with what lookahead held back when they are the last, fit a slot."""
+        size = min(self.max_latents, len(self.waiting))
+        while size > 1 and self.frames_after(size) - self.num_frames > self.max_frames:
+            size -= 1
+        return size
 
 
 class Scheduler:
@@ -84,19 +111,22 @@ class Scheduler:
         spec: DecoderSpec,
         rule: NextChunk,
         max_latents: int,
+        max_frames: int,
         chunks: Iterable[int] = (),
     ) -> None:
         """Add a session, behind those of the same priority.
 
         Args:
             session: its number.
-            priority: higher is served first.
-            spec: of its decoder.
-            rule: of its decoder.
-            max_latents: of a chunk.
-            chunks: sizes of the first chunks, whatever `rule` says.
+            priority: the higher, the sooner.
+            spec: what a chunk gives.
+            rule: the decoder's partition rule.
+            max_latents: of one chunk.
+            max_frames: of one chunk; a single latent's frames must fit.
+            chunks: sizes of the first chunks, whatever `rule` says. None of them is a session's last.
         """
-        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents, deque(chunks))
+        order = (-priority, session)
+        self._sessions[session] = _Session(order, spec, rule, max_latents, max_frames, deque(chunks))
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:
@@ -122,9 +152,16 @@ class Scheduler:
         state = self._sessions.pop(session, None)
         return tuple(state.waiting) if state is not None else ()
 
-    def pick(self) -> Chunk | None:
-        """Take the next chunk, None when no session can run. A session's last chunk closes it."""
+    def runnable(self, session: int) -> bool:
+        """Whether the session has a chunk to decode; False when it is closed."""
+        state = self._sessions.get(session)
+        return state is not None and state.runnable()
+
+    def pick(self, resident: Callable[[int], bool]) -> Chunk | None:
+        """Take the next chunk of a `resident` session, None when none can run. A session's last chunk closes it."""
         for session, state in self._sessions.items():
+            if not resident(session):
+                continue
             size = state.next_size()
             if size > 0:
                 return self._take(session, state, size)
@@ -133,13 +170,13 @@ class Scheduler:
         return None
 
     def _take(self, session: int, state: _Session, size: int) -> Chunk:
-        latents = tuple(state.waiting.popleft() for _ in range(size))
-        last = state.ended and not state.waiting
         first_latent, first_frame = state.num_decoded, state.num_frames
-        if size and state.planned:
+        last = state.is_last(size)
+        state.num_frames = state.frames_after(size)
+        latents = tuple(state.waiting.popleft() for _ in range(size))
+        if state.planned:
             state.planned.popleft()
         state.num_decoded += size
-        state.num_frames = state.spec.frames_after(state.num_decoded, ended=last)
         sizes = (*state.sizes, size)
         state.sizes = () if state.num_frames > first_frame else sizes
         if last:

@@ -22,6 +22,10 @@ class Event(Protocol):
         """Block the calling thread until the work before this point is done, without holding the GIL."""
         ...
 
+    def done(self) -> bool:
+        """Whether the work before this point is done; doesn't block."""
+        ...
+
 
 class Stream(Protocol):
     """Work that runs in order."""
@@ -43,8 +47,6 @@ class Device(Protocol):
     """A processor that decodes."""
 
     torch_device: torch.device
-    dtype: torch.dtype
-    """Element type that decoders compute in."""
     name: str
     memory_bytes: int
 
@@ -62,6 +64,22 @@ class Device(Protocol):
 
     def detach(self, ring: Ring) -> None:
         """Undo `attach`."""
+        ...
+
+    def pinned(self, num_bytes: int) -> torch.Tensor:
+        """Make host memory for asynchronous copies, `[num_bytes] uint8`.
+
+        Raises:
+            RuntimeError: the host has no such memory left.
+        """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Device memory that could be allocated now; None: the device has no memory of its own."""
+        ...
+
+    def release_cached(self) -> None:
+        """Give memory that the allocator keeps for later back to the device, so that it can be cut anew."""
         ...
 
     def healthy(self) -> bool:

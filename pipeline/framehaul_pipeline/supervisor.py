@@ -21,7 +21,7 @@ from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.messages import OpenSession
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 
-__all__ = ["RingStatistics", "SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState"]
+__all__ = ["SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState", "WorkerStatistics"]
 
 _STOP_TIMEOUT_S = 15.0
 
@@ -43,14 +43,19 @@ class WorkerState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class RingStatistics:
-    """How full the rings are now."""
+class WorkerStatistics:
+    """How full the rings and the device's memory are now."""
 
     num_slots: int
     num_leased: int
     num_inlet_slots: int
     num_inlet_free: int
     num_sessions: int
+    session_memory_bytes: int
+    """Device memory for sessions; 0: unlimited."""
+    session_memory_used_bytes: int
+    num_parked: int
+    """Sessions whose state is in host memory."""
 
 
 class WorkerSession:
@@ -170,15 +175,18 @@ class Supervisor:
         )
         return WorkerSession(epoch, session)
 
-    def statistics(self) -> RingStatistics:
-        """How full the rings are now."""
+    def statistics(self) -> WorkerStatistics:
+        """How full the rings and the device's memory are now."""
         epoch = self._current()
-        return RingStatistics(
+        return WorkerStatistics(
             num_slots=epoch.num_slots,
             num_leased=epoch.num_leased,
             num_inlet_slots=self._config.num_inlet_slots,
             num_inlet_free=epoch.num_inlet_free,
             num_sessions=epoch.num_sessions,
+            session_memory_bytes=epoch.memory.total_bytes,
+            session_memory_used_bytes=epoch.memory.used_bytes,
+            num_parked=epoch.memory.num_parked,
         )
 
     async def aclose(self) -> None:

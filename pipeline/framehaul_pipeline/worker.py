@@ -3,65 +3,46 @@
 Four threads call it (`entry`), each by one method. *Control* applies the server's messages. *Launch* takes jobs and
 puts chunks on the device; it waits for latents, a free slot and fewer than two chunks in flight, and for nothing else.
 *Completion* waits for copies in order. *Checksum* stamps and publishes. The shared state has one lock, which is never
-held while the device works.
+held while the device works. The launch thread also moves sessions' state (`memory` says when, `parking` how), and
+waits for such a copy only when it has nothing else to do. All that has the lock stands in this one file.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import crc32c
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
-from framehaul_pipeline.launch import InFlight, Launcher, Place
+from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, RestoreJob, SettleJob
+from framehaul_pipeline.launch import InFlight, Launcher
+from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
     CloseSession,
     EndOfLatents,
     InletReturned,
     LatentReady,
     OpenSession,
-    Published,
     SessionEnded,
     SessionFailed,
-    SessionOpened,
     SlotReturned,
     ToServer,
 )
-from framehaul_pipeline.ring import Ring, SlotHeader
-from framehaul_pipeline.scheduler import Chunk, InletSlot, Scheduler
+from framehaul_pipeline.residence import Residence
+from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.scheduler import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.slots import SlotTable
-from framehaul_pipeline.spec import DecoderSpec, Geometry
+from framehaul_pipeline.stamp import stamp
 from framehaul_pipeline.streams import Device
 
 MAX_IN_FLIGHT: Final = 2
 """One chunk on the compute stream while the one before it is copied."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenJob:
-    """Make a session's state on the device."""
-
-    request: OpenSession
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkJob:
-    """Launch a chunk into a slot."""
-
-    chunk: Chunk
-    place: Place
-    slot: int
-    generation: int
 
 
 class Worker:
@@ -75,6 +56,7 @@ class Worker:
         decoders: Mapping[str, Decoder],
         *,
         chunk_latents: int,
+        limits: MemoryLimits,
         send: Callable[[ToServer], None],
     ) -> None:
         """Use `decoders` by name on `device`; `send` takes messages to the server and may be called by any thread."""
@@ -83,15 +65,22 @@ class Worker:
         self._decoders = decoders
         self._chunk_latents = chunk_latents
         self._send = send
+        self._limits = limits
         self._launcher = Launcher(device, ring, inlet, chunk_latents=chunk_latents)
         self._changed = threading.Condition()
         # All below are guarded by `_changed`.
         self._scheduler = Scheduler()
+        self._residence = self._share_out()
         self._slots = SlotTable(ring.num_slots)
-        self._opening: deque[OpenJob] = deque()
-        self._places: dict[int, Place] = {}
-        self._num_in_flight = 0
+        self._in_flight: list[int] = []
+        """Session of each chunk on the device."""
+        self._chunk_is_next = False
         self._stopping = False
+
+    def before_serving(self, work: Callable[[], None]) -> None:
+        """Run `work` where decoding runs; on the launch thread, before it takes jobs. Sessions get what is left."""
+        self._launcher.run_on_compute_stream(work)
+        self._residence = self._share_out()
 
     # Control thread
 
@@ -104,16 +93,7 @@ class Worker:
         with self._changed:
             match message:
                 case OpenSession():
-                    decoder = self._decoders[message.model]
-                    self._scheduler.open(
-                        message.session,
-                        priority=message.priority,
-                        spec=decoder.spec,
-                        rule=partial(_next_chunk, decoder),
-                        max_latents=self._max_latents(message, decoder.spec),
-                        chunks=message.chunks,
-                    )
-                    self._opening.append(OpenJob(message))
+                    self._admit(message)
                 case LatentReady():
                     latent = InletSlot(message.slot, message.generation)
                     if not self._scheduler.add_latent(message.session, latent):
@@ -122,7 +102,7 @@ class Worker:
                     self._scheduler.end(message.session)
                 case CloseSession():
                     self._return_inlet(self._scheduler.close(message.session))
-                    self._places.pop(message.session, None)
+                    self._residence.release(message.session)
                 case SlotReturned():
                     self._slots.give_back(message.slot, message.generation)
             self._changed.notify_all()
@@ -135,41 +115,58 @@ class Worker:
 
     # Launch thread
 
-    def next_job(self, *, wait: bool) -> OpenJob | ChunkJob | None:
+    def next_job(self, *, wait: bool) -> Job | None:
         """Take the next thing to do on the device.
+
+        Chunks and moves of state take turns, so that neither newcomers nor running sessions wait for long.
 
         Args:
             wait: block until there is something; None then means that the worker stops.
         """
         with self._changed:
             while not self._stopping:
-                if self._opening:
-                    return self._opening.popleft()
-                if self._num_in_flight < MAX_IN_FLIGHT and self._slots.num_free:
-                    chunk = self._scheduler.pick()
-                    if chunk is not None:
-                        slot, generation = self._slots.acquire()
-                        self._num_in_flight += 1
-                        return ChunkJob(chunk, self._places[chunk.session], slot, generation)
+                self._residence.collect()
+                if self._chunk_is_next:
+                    job = self._take_chunk() or self._take_move()
+                else:
+                    job = self._take_move() or self._take_chunk()
+                if job is not None:
+                    self._chunk_is_next = not isinstance(job, ChunkJob)
+                    return job
+                copy = None if self._in_flight else self._residence.oldest_copy()
+                if copy is not None:
+                    return copy
                 if not wait:
                     return None
                 self._changed.wait()
         return None
 
-    def run(self, job: OpenJob | ChunkJob) -> InFlight | None:
+    def run(self, job: Job) -> InFlight | None:
         """Do a job without waiting for the device; a chunk that was launched must go to `complete`.
 
         Raises:
             RuntimeError: the device no longer works.
         """
-        try:
-            if isinstance(job, OpenJob):
-                self._open(job.request)
-                return None
-            return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
-        except Exception as error:
-            self._fail(job, error)
+        if isinstance(job, SettleJob):
+            job.copied.synchronize()
             return None
+        # A chunk isn't tried again: its step may have changed the session's state.
+        tries_left = 1 if isinstance(job, OpenJob | RestoreJob) else 0
+        while True:
+            try:
+                return self._do(job)
+            except torch.OutOfMemoryError as error:
+                if not tries_left:
+                    self._fail(job, error)
+            except Exception as error:
+                self._fail(job, error)
+                return None
+            # Only here, where the error's traceback is gone, are the failed work's tensors free.
+            self._launcher.settle()
+            self._device.release_cached()
+            if not tries_left:
+                return None
+            tries_left -= 1
 
     def drain(self) -> None:
         """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
@@ -184,99 +181,108 @@ class Worker:
             RuntimeError: the device failed.
         """
         flight.copied.synchronize()
+        chunk = flight.chunk
         with self._changed:
-            self._num_in_flight -= 1
+            self._in_flight.remove(chunk.session)
+            if chunk.last:
+                self._residence.release(chunk.session)
             self._changed.notify_all()
-        self._return_inlet(flight.chunk.latents)
+        self._return_inlet(chunk.latents)
 
     # Checksum thread
 
     def publish(self, flight: InFlight) -> None:
         """Checksum a completed chunk's frames, stamp the slot and tell the server."""
         chunk = flight.chunk
-        published = self._stamp(flight) if chunk.num_frames else None
+        published = stamp(self._ring, flight) if chunk.num_frames else None
         with self._changed:
             if published is not None:
                 self._slots.publish(flight.slot, flight.generation)
             else:
                 self._slots.abandon(flight.slot, flight.generation)
-            if chunk.last:
-                self._places.pop(chunk.session, None)
             self._changed.notify_all()
         if published is not None:
             self._send(published)
         if chunk.last:
             self._send(SessionEnded(session=chunk.session, num_frames=chunk.first_frame + chunk.num_frames))
 
-    def _stamp(self, flight: InFlight) -> Published:
-        chunk, frame_bytes = flight.chunk, flight.frame_bytes
-        decode_ns = time.monotonic_ns() - flight.launched_ns
-        with self._ring.payload(flight.slot) as payload:
-            checksums = tuple(
-                crc32c.crc32c(payload[start : start + frame_bytes])
-                for start in range(0, chunk.num_frames * frame_bytes, frame_bytes)
-            )
-        header = SlotHeader(flight.generation, chunk.session, chunk.first_frame, chunk.num_frames, frame_bytes)
-        self._ring.write_header(flight.slot, header)
-        return Published(
-            session=chunk.session,
-            slot=flight.slot,
-            generation=flight.generation,
-            first_frame=chunk.first_frame,
-            frame_bytes=frame_bytes,
-            crc32c=checksums,
-            num_latents=len(chunk.latents),
-            chunks=chunk.sizes,
-            decode_ns=decode_ns,
+    # Below: under the lock
+
+    def _admit(self, request: OpenSession) -> None:
+        decoder, session = self._decoders[request.model], request.session
+        spec = decoder.spec
+        frame_bytes = request.pixel_format.frame_bytes(*request.geometry.frame_size(spec))
+        max_latents = max_chunk_latents(
+            spec, frame_bytes=frame_bytes, slot_bytes=self._ring.slot_bytes, chunk_latents=self._chunk_latents
+        )
+        refusal = self._residence.admit(request, max_latents)
+        if refusal is not None:
+            _log.info("session refused session=%d: %s", session, refusal)
+            self._send(SessionFailed(session=session, reason=refusal, overloaded=True))
+            return
+        self._scheduler.open(
+            session,
+            priority=request.priority,
+            spec=spec,
+            rule=partial(_next_chunk, decoder),
+            max_latents=max_latents,
+            max_frames=self._ring.slot_bytes // frame_bytes,
+            chunks=request.chunks,
         )
 
-    def _max_latents(self, request: OpenSession, spec: DecoderSpec) -> int:
-        frame_bytes = request.pixel_format.frame_bytes(*_geometry(request).frame_size(spec))
-        frames_per_slot = self._ring.slot_bytes // frame_bytes
-        return max(1, min(self._chunk_latents, frames_per_slot // spec.temporal_factor - spec.lookahead_latents))
+    def _take_chunk(self) -> ChunkJob | None:
+        if len(self._in_flight) == MAX_IN_FLIGHT or not self._slots.num_free:
+            return None
+        chunk = self._scheduler.pick(self._residence.memory.resident)
+        if chunk is None:
+            return None
+        slot, generation = self._slots.acquire()
+        self._in_flight.append(chunk.session)
+        self._residence.memory.ran(chunk.session)
+        return ChunkJob(chunk, self._residence.places[chunk.session], slot, generation)
 
-    def _open(self, request: OpenSession) -> None:
-        place = self._launcher.open(
-            self._decoders[request.model],
-            _geometry(request),
-            num_latents=request.num_latents,
-            dtype=request.dtype,
-            normalized=request.normalized,
-            pixel_format=request.pixel_format,
-        )
+    def _take_move(self) -> MoveJob | None:
+        return self._residence.take(runnable=self._scheduler.runnable, in_flight=self._in_flight)
+
+    # Below: without it
+
+    def _share_out(self) -> Residence:
+        return Residence(self._device, self._launcher, self._decoders, self._limits, send=self._send)
+
+    def _do(self, job: MoveJob | ChunkJob) -> InFlight | None:
+        if isinstance(job, ChunkJob):
+            return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
+        self._residence.start(job)
         with self._changed:
-            if request.session not in self._scheduler:
-                return
-            self._places[request.session] = place
-        self._send(SessionOpened(session=request.session))
+            self._residence.started(job, wanted=job.session in self._scheduler)
+        return None
 
-    def _fail(self, job: OpenJob | ChunkJob, error: Exception) -> None:
+    def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
         self._launcher.settle()
         if not self._device.healthy():
             raise error
-        session = job.request.session if isinstance(job, OpenJob) else job.chunk.session
-        overloaded = isinstance(error, torch.OutOfMemoryError)
+        session = job.session
+        overloaded = isinstance(error, torch.OutOfMemoryError) or isinstance(job, PinJob)
         _log.exception("session failed session=%d overloaded=%s", session, overloaded)
         unused: list[InletSlot] = []
         with self._changed:
+            full = self._residence.memory.describe(session)
             if isinstance(job, ChunkJob):
                 unused.extend(job.chunk.latents)
                 self._slots.abandon(job.slot, job.generation)
-                self._num_in_flight -= 1
+                self._in_flight.remove(session)
+            else:
+                self._residence.fail(job)
             unused.extend(self._scheduler.close(session))
-            self._places.pop(session, None)
+            self._residence.release(session)
             self._changed.notify_all()
         self._return_inlet(unused)
-        reason = "device memory is full" if overloaded else "the decoder failed on this session's latents"
+        reason = full if overloaded else "the decoder failed on this session's latents"
         self._send(SessionFailed(session=session, reason=reason, overloaded=overloaded))
 
     def _return_inlet(self, latents: Iterable[InletSlot]) -> None:
         for latent in latents:
             self._send(InletReturned(slot=latent.slot, generation=latent.generation))
-
-
-def _geometry(request: OpenSession) -> Geometry:
-    return Geometry(channels=request.channels, height=request.latent_height, width=request.latent_width)
 
 
 def _next_chunk(decoder: Decoder, index: int, available: int, wanted: int, ended: bool) -> int:

@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha import reflection
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
-from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.admission import Admission
@@ -50,7 +49,7 @@ class App:
         """Prepare; `on_ready` gets the line that says what is served, once it is. Needs a running loop."""
         self._config = config
         self._on_ready = on_ready
-        self._specs = tuple(MODELS[name] for name in config.worker.models)
+        self._specs = config.worker.specs
         self._callers = AnyCaller()
         self._admission = Admission(config.max_sessions)
         self._health = Health()
@@ -130,7 +129,7 @@ class App:
         )
 
     def _info(self) -> pb.ServerInfo:
-        config, rings = self._config, self._supervisor.statistics()
+        config, worker = self._config, self._supervisor.statistics()
         return server_info(
             version=version("framehaul"),
             device=self._supervisor.device,
@@ -143,7 +142,14 @@ class App:
                 max_response_bytes=max_response_bytes(config.worker.max_pixels),
                 chunk_latents=config.worker.chunk_latents,
             ),
-            load=pb.Load(sessions=self._admission.num_sessions, slots=rings.num_slots, slots_in_use=rings.num_leased),
+            load=pb.Load(
+                sessions=self._admission.num_sessions,
+                slots=worker.num_slots,
+                slots_in_use=worker.num_leased,
+                session_memory_bytes=worker.session_memory_bytes,
+                session_memory_used_bytes=worker.session_memory_used_bytes,
+                sessions_parked=worker.num_parked,
+            ),
             synthetic=config.allow_synthetic,
         )
 
@@ -151,6 +157,9 @@ class App:
         models = ", ".join(spec.name for spec in self._specs)
         device_bytes = self._supervisor.memory_bytes
         memory = f" with {device_bytes / 1e9:.0f} GB" if device_bytes else ""
+        session_bytes = self._supervisor.statistics().session_memory_bytes
+        if session_bytes:
+            memory += f", {session_bytes / 1e9:.1f} GB of device memory for sessions"
         return (
             f"framehaul: serving {models} on {address}, device {self._supervisor.device}{memory}, "
             f"{self._supervisor.shared_bytes / 1e6:.0f} MB shared memory, up to {self._config.max_sessions} sessions"
@@ -190,6 +199,8 @@ def log_config(config: ServerConfig) -> None:
     told = asdict(config)
     worker = told.pop("worker")
     told["listen"] = config.listen
+    worker["models"] = ",".join(f"{model.spec.name}={model.path or 'shipped'}" for model in config.worker.models)
+    worker["warm_up"] = ",".join(f"{width}x{height}" for width, height in config.worker.warm_up) or None
     _log.info("%s", logs.line("config", **told, **{f"worker.{key}": value for key, value in worker.items()}))
 
 

@@ -110,11 +110,9 @@ class Journal:
         settled = self._replay_from == self._start or (
             history is not None and known.first_latent >= self._replay_from + history
         )
-        # The last chunk of the first time may come with frames that were held back then.
-        num_known = len(known.crc32c)
-        if settled and (known.first_frame != first_frame or known.crc32c != crc32c[:num_known]):
+        if settled and (known.first_frame, known.crc32c) != (first_frame, crc32c):
             raise DataLoss(
-                f"frames {first_frame}..{first_frame + num_known - 1}: decoded again after a worker's death, they "
+                f"frames {first_frame}..{first_frame + len(crc32c) - 1}: decoded again after a worker's death, they "
                 "differ from the first time"
             )
 

@@ -5,30 +5,34 @@ from collections import deque
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from framehaul_pipeline.launch import InFlight
+from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
     CloseSession,
     EndOfLatents,
     InletReturned,
     LatentReady,
+    MemoryUsed,
     OpenSession,
     Published,
     SessionEnded,
+    SessionFailed,
     SessionOpened,
     SlotReturned,
     ToServer,
 )
 from framehaul_pipeline.ring import Ring, SlotHeader
 from framehaul_pipeline.slots import LeaseTable, SlotTable
-from framehaul_pipeline.spec import LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.worker import MAX_IN_FLIGHT, Worker
 from tests.fake_decoder import FakeDecoder, expected_levels
 from tests.simulated_device import SimulatedDevice
 
 NUM_SLOTS, NUM_INLET_SLOTS, CHUNK_LATENTS = 3, 6, 2
 FRAME_BYTES = 2 * 2 * 3
+STATE_BYTES = FakeDecoder().state_bytes(Geometry(channels=1, height=1, width=1))
 
 
 class Session:
@@ -37,10 +41,13 @@ class Session:
         self.levels: list[int] = []
         self.ended = False
         self.closed = False
+        self.refused = False
         self.num_frames: int | None = None
 
 
 class SimulatedWorker(RuleBasedStateMachine):
+    limits = MemoryLimits()
+
     def __init__(self) -> None:
         super().__init__()
         self.turn = 0
@@ -54,6 +61,7 @@ class SimulatedWorker(RuleBasedStateMachine):
             self.inlet,
             {"fake": FakeDecoder()},
             chunk_latents=CHUNK_LATENTS,
+            limits=self.limits,
             send=self.to_server.append,
         )
         self.inlet_slots = SlotTable(NUM_INLET_SLOTS)
@@ -123,6 +131,13 @@ class SimulatedWorker(RuleBasedStateMachine):
                 self.inlet_slots.give_back(message.slot, message.generation)
             case SessionEnded():
                 self.sessions[message.session].num_frames = message.num_frames
+            case MemoryUsed():
+                assert message.used_bytes <= message.total_bytes == self.limits.device_bytes
+            case SessionFailed():
+                assert message.overloaded
+                session = self.sessions[message.session]
+                assert not session.levels
+                session.closed = session.refused = True
             case SessionOpened():
                 assert not self.sessions[message.session].levels
 
@@ -234,5 +249,60 @@ class SimulatedWorker(RuleBasedStateMachine):
             session.levels += [frame[0] for frame in frames]
 
 
+class CrowdedWorker(SimulatedWorker):
+    """Several sessions from the start, which all run for a while between two other events."""
+
+    @initialize(priorities=st.lists(st.integers(0, 1), min_size=3, max_size=4))
+    def crowd(self, priorities: list[int]) -> None:
+        for priority in priorities:
+            self.open(priority)
+
+    @rule(seed=st.integers(0, 1 << 30), num_steps=st.integers(1, 60))
+    def all_run(self, seed: int, num_steps: int) -> None:
+        """Threads, device and server each go on now and then, in an order that the seed decides."""
+        self.turn = seed
+        for _ in range(num_steps):
+            match self.choose(7):
+                case 0 | 1:
+                    self._launch()
+                case 2 | 3:
+                    self.device.advance()
+                case 4 if self.launched:
+                    self.complete()
+                case 5 if self.completed:
+                    self.publish()
+                case 6 if self.to_server:
+                    self.receive()
+                case _ if self.held:
+                    self.release(0)
+
+    @rule(value=st.integers(0, 255))
+    def everyone_sends(self, value: int) -> None:
+        for number, session in self._open_sessions():
+            if self.inlet_slots.num_free:
+                self._send_latent(number, value)
+                session.sent.append(value)
+
+
+class ParkingWorker(CrowdedWorker):
+    """Up to four sessions, and a device that has room for two: they take turns, and their frames are the same."""
+
+    limits = MemoryLimits(device_bytes=2 * STATE_BYTES, park_bytes=3 * STATE_BYTES, page_bytes=STATE_BYTES // 2)
+
+    def teardown(self) -> None:
+        super().teardown()
+        assert not any(session.refused for session in self.sessions.values())
+
+
+class SwappingWorker(CrowdedWorker):
+    """A device with room for one session, and a host with room for two: a third is refused."""
+
+    limits = MemoryLimits(device_bytes=STATE_BYTES, park_bytes=2 * STATE_BYTES, page_bytes=STATE_BYTES // 2)
+
+
 TestWorker = SimulatedWorker.TestCase
 TestWorker.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestParkingWorker = ParkingWorker.TestCase
+TestParkingWorker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSwappingWorker = SwappingWorker.TestCase
+TestSwappingWorker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

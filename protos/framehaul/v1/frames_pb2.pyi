@@ -54,6 +54,10 @@ class _PixelFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """[H, W, 3] uint8, full range"""
     PIXEL_FORMAT_YUV420P: _PixelFormat.ValueType  # 2
     """planes Y, U, V, uint8, BT.709 limited range, chroma in the centre, unpadded"""
+    PIXEL_FORMAT_YUV420P10LE: _PixelFormat.ValueType  # 3
+    """the same with 10 bits, each in a little-endian uint16"""
+    PIXEL_FORMAT_GBRPF16LE: _PixelFormat.ValueType  # 4
+    """planes G, B, R [H, W], little-endian float16 in 0..1"""
 
 class PixelFormat(_PixelFormat, metaclass=_PixelFormatEnumTypeWrapper): ...
 
@@ -63,6 +67,10 @@ PIXEL_FORMAT_RGB24: PixelFormat.ValueType  # 1
 """[H, W, 3] uint8, full range"""
 PIXEL_FORMAT_YUV420P: PixelFormat.ValueType  # 2
 """planes Y, U, V, uint8, BT.709 limited range, chroma in the centre, unpadded"""
+PIXEL_FORMAT_YUV420P10LE: PixelFormat.ValueType  # 3
+"""the same with 10 bits, each in a little-endian uint16"""
+PIXEL_FORMAT_GBRPF16LE: PixelFormat.ValueType  # 4
+"""planes G, B, R [H, W], little-endian float16 in 0..1"""
 Global___PixelFormat: typing_extensions.TypeAlias = PixelFormat
 
 class _Mode:
@@ -385,6 +393,7 @@ class Opened(google.protobuf.message.Message):
     temporal_factor: builtins.int
     """frames of every later latent"""
     lookahead_latents: builtins.int
+    """the most latents after its own that a frame waits for"""
     next_latent: builtins.int
     """the latent the server expects next"""
     history_latents: builtins.int
@@ -599,6 +608,9 @@ class ModelInfo(google.protobuf.message.Message):
     EXACTNESS_FIELD_NUMBER: builtins.int
     RECEPTIVE_LATENTS_FIELD_NUMBER: builtins.int
     STATE_BYTES_PER_PIXEL_FIELD_NUMBER: builtins.int
+    TILE_LATENTS_FIELD_NUMBER: builtins.int
+    TILE_STRIDE_LATENTS_FIELD_NUMBER: builtins.int
+    NORMALIZATION_FIELD_NUMBER: builtins.int
     name: builtins.str
     channels: builtins.int
     spatial_factor: builtins.int
@@ -609,6 +621,12 @@ class ModelInfo(google.protobuf.message.Message):
     receptive_latents: builtins.int
     """unset: all past latents"""
     state_bytes_per_pixel: builtins.float
+    tile_latents: builtins.int
+    """cross-faded temporal tiles of so many latents; 0: no tiles"""
+    tile_stride_latents: builtins.int
+    """from one tile's start to the next one's"""
+    normalization: builtins.bool
+    """it has a mean and std of its own, which Open.normalized applies"""
     def __init__(
         self,
         *,
@@ -621,9 +639,12 @@ class ModelInfo(google.protobuf.message.Message):
         exactness: Global___Exactness.ValueType = ...,
         receptive_latents: builtins.int | None = ...,
         state_bytes_per_pixel: builtins.float = ...,
+        tile_latents: builtins.int = ...,
+        tile_stride_latents: builtins.int = ...,
+        normalization: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "receptive_latents", b"receptive_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_receptive_latents", b"_receptive_latents"]) -> typing.Literal["receptive_latents"] | None: ...
 
 Global___ModelInfo: typing_extensions.TypeAlias = ModelInfo
@@ -639,7 +660,7 @@ class Limits(google.protobuf.message.Message):
     CHUNK_LATENTS_FIELD_NUMBER: builtins.int
     max_sessions: builtins.int
     max_pixels: builtins.int
-    """of one frame"""
+    """of one frame of up to 3 bytes a pixel; wider formats fewer"""
     max_request_bytes: builtins.int
     max_response_bytes: builtins.int
     chunk_latents: builtins.int
@@ -664,17 +685,28 @@ class Load(google.protobuf.message.Message):
     SESSIONS_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
     SLOTS_IN_USE_FIELD_NUMBER: builtins.int
+    SESSION_MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    SESSION_MEMORY_USED_BYTES_FIELD_NUMBER: builtins.int
+    SESSIONS_PARKED_FIELD_NUMBER: builtins.int
     sessions: builtins.int
     slots: builtins.int
     slots_in_use: builtins.int
+    session_memory_bytes: builtins.int
+    """of the device, for sessions' state; 0: no limit"""
+    session_memory_used_bytes: builtins.int
+    sessions_parked: builtins.int
+    """stand still, with their state in host memory"""
     def __init__(
         self,
         *,
         sessions: builtins.int = ...,
         slots: builtins.int = ...,
         slots_in_use: builtins.int = ...,
+        session_memory_bytes: builtins.int = ...,
+        session_memory_used_bytes: builtins.int = ...,
+        sessions_parked: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["sessions", b"sessions", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["session_memory_bytes", b"session_memory_bytes", "session_memory_used_bytes", b"session_memory_used_bytes", "sessions", b"sessions", "sessions_parked", b"sessions_parked", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
 
 Global___Load: typing_extensions.TypeAlias = Load
 

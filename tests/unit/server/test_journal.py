@@ -69,11 +69,6 @@ def test_frames_that_come_out_differently_are_data_loss() -> None:
         made.publish(1, (2,), 4, (4, 5, 6, 7, 8, 9, 10, 99))
 
 
-def test_frames_may_follow_that_were_held_back_the_first_time() -> None:
-    made = journal(num_latents=3, chunks=(1, 2))
-    made.publish(1, (2,), 4, tuple(range(4, 14)))
-
-
 def test_the_first_frames_of_a_decode_that_starts_in_the_middle_are_not_compared() -> None:
     """Their latents lack a past; the last chunk's don't."""
     made = journal(FINITE, num_latents=9, chunks=(1, 2, 2, 2))

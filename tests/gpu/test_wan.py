@@ -1,0 +1,130 @@
+"""Wan's decoder as CUDA runs it, with random weights at the published size: error, graphs, sessions, kernels, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.wan import CudaWanDecoder, PortableWanDecoder
+from framehaul_pipeline.decoders.wan_net import WanNet
+from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.wan_config import parse_wan_config, wan_spec
+
+pytestmark = pytest.mark.needs_cuda
+
+CUDA = torch.device("cuda", 0)
+CONFIG = parse_wan_config({})
+GEOMETRY = Geometry(channels=16, height=16, width=24)
+MAX_ERROR = 0.012
+"""Relative, against float32; diffusers in bfloat16 has 0.018 with such weights."""
+ALLOCATION_BYTES = 64 << 20
+"""Slack for the allocator and for libraries' own workspaces."""
+
+
+def build_net() -> WanNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = WanNet(CONFIG)
+    for parameter in net.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def wan() -> Iterator[CudaWanDecoder]:
+    yield CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA)
+    torch.cuda.empty_cache()
+
+
+def random_latents(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 16, 16, 24, generator=generator).to(CUDA, torch.bfloat16)
+
+
+def decode(decoder: CudaWanDecoder | PortableWanDecoder, latents: Tensor, chunks: list[int]) -> Tensor:
+    state = decoder.open(GEOMETRY, None)
+    parts = []
+    for part in latents.to(decoder.dtype).split(chunks):
+        frames, state = decoder.step(part, state)
+        parts.append(frames.clone())
+    return torch.cat(parts)
+
+
+def test_error_is_below_bfloat16s_in_any_chunking(wan: CudaWanDecoder) -> None:
+    """Against the portable form in float32; with pairs of frames and without."""
+    latents = random_latents(6)
+    reference = PortableWanDecoder(wan.spec, build_net().to(CUDA))
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        expected = decode(reference, latents, [1, 2, 3])
+    assert (expected.abs() < 1).float().mean() > 0.9
+    for chunks in ([1] * 6, [1, 2, 3], [1, 5], [1, 4, 1]):
+        error = (decode(wan, latents, chunks).float() - expected).norm() / expected.norm()
+        assert error < MAX_ERROR, chunks
+
+
+def test_recorded_chunks_equal_eager_ones_to_the_bit(wan: CudaWanDecoder) -> None:
+    """A graph replays the same kernels, on whichever session's state is set."""
+    latents = random_latents(6)
+    with wan.preparing():
+        decode(wan, latents, [1, 2, 3])
+    recorded = decode(wan, latents, [1, 2, 3])
+    eager = CudaWanDecoder(wan.spec, build_net(), CUDA)
+    assert torch.equal(decode(eager, latents, [1, 2, 3]), recorded)
+    assert torch.equal(decode(wan, random_latents(6, 1), [1, 2, 3]), decode(eager, random_latents(6, 1), [1, 2, 3]))
+
+
+def test_interleaved_sessions_equal_lone_ones_to_the_bit(wan: CudaWanDecoder) -> None:
+    """Also when the states went to the host and came back to other places, as parked ones do."""
+    clips = [random_latents(5, seed) for seed in (1, 2, 3)]
+    alone = [decode(wan, clip, [1, 2, 2]) for clip in clips]
+    states: list[State] = [wan.open(GEOMETRY, None) for _ in clips]
+    together: list[list[Tensor]] = [[] for _ in clips]
+    for start, length in ((0, 1), (1, 2), (3, 2)):
+        for i, clip in enumerate(clips):
+            frames, states[i] = wan.step(clip[start : start + length], states[i])
+            together[i].append(frames.clone())
+        states = [[tensor.cpu() for tensor in state] for state in states]
+        states = [[tensor.to(CUDA) for tensor in state] for state in states]
+    for parts, expected in zip(together, alone, strict=True):
+        assert torch.equal(torch.cat(parts), expected)
+
+
+def test_no_kernel_converts_a_layout(wan: CudaWanDecoder) -> None:
+    """Channels stay last from the first convolution to the pixels."""
+    latents = random_latents(5)
+    state = wan.open(GEOMETRY, None)
+    _, state = wan.step(latents[:1], state)
+    _, state = wan.step(latents[1:3], state)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        wan.step(latents[3:], state)
+        torch.cuda.synchronize()
+    names = {event.key for event in profiler.key_averages()}
+    assert any("fprop" in name for name in names)
+    assert not [name for name in names if "nchw" in name.lower() or "transpose" in name.lower()]
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 832), (720, 1280)])
+def test_it_says_what_it_needs(wan: CudaWanDecoder, height: int, width: int) -> None:
+    """State within 10 %; a chunk's workspace at least the measured peak, and at most twice that."""
+    geometry = Geometry(channels=16, height=height // 8, width=width // 8)
+    before = torch.cuda.memory_allocated()
+    state = wan.open(geometry, None)
+    held = torch.cuda.memory_allocated() - before
+    assert abs(wan.state_bytes(geometry) - held) <= 0.1 * held
+    latents = torch.randn(4, 16, geometry.height, geometry.width, device=CUDA).to(wan.dtype)
+    _, state = wan.step(latents[:1], state)
+    for num_latents in (1, 2, 4):
+        _, state = wan.step(latents[:num_latents], state)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        _, state = wan.step(latents[:num_latents], state)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - allocated
+        said = wan.workspace_bytes(geometry, num_latents)
+        assert peak - ALLOCATION_BYTES <= said <= 2 * peak + ALLOCATION_BYTES, num_latents
