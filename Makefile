@@ -40,16 +40,21 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/admission.py \
 	server/framehaul_server/callers.py \
 	server/framehaul_server/config.py \
+	server/framehaul_server/decoding.py \
 	server/framehaul_server/delivery.py \
 	server/framehaul_server/descriptors.py \
 	server/framehaul_server/grant.py \
 	server/framehaul_server/info.py \
 	server/framehaul_server/input.py \
+	server/framehaul_server/journal.py \
 	server/framehaul_server/logs.py \
 	server/framehaul_server/outbox.py \
 	server/framehaul_server/packing.py \
+	server/framehaul_server/production.py \
 	server/framehaul_server/requests.py \
 	server/framehaul_server/responses.py \
+	server/framehaul_server/resumable.py \
+	server/framehaul_server/resume.py \
 	server/framehaul_server/session.py \
 	server/framehaul_server/status.py \
 	server/framehaul_server/synthetic.py \
@@ -63,6 +68,8 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/sinks/exr.py \
 	client/framehaul_client/latents.py \
 	client/framehaul_client/reassembly.py \
+	client/framehaul_client/resume.py \
+	client/framehaul_client/history.py \
 	client/framehaul_client/window.py \
 	client/framehaul_client/credit.py \
 	client/framehaul_client/opening.py \

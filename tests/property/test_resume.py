@@ -187,4 +187,4 @@ class ResumeWithEndlessMemory(Resume):
 TestResume = Resume.TestCase
 TestResume.settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
 TestResumeWithEndlessMemory = ResumeWithEndlessMemory.TestCase
-TestResumeWithEndlessMemory.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestResumeWithEndlessMemory.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -188,3 +188,33 @@ def test_how_many_latents_a_slot_has_room_for(frame_bytes: int, lookahead: int, 
         max_chunk_latents(spec(lookahead=lookahead), frame_bytes=frame_bytes, slot_bytes=48, chunk_latents=5)
         == expected
     )
+
+
+def test_planned_chunks_come_first_and_none_of_them_is_the_last() -> None:
+    """As they were the first time: whatever the rule would like, however many latents wait, ended or not."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(lookahead=1), rule=pairs, max_latents=4, max_frames=99, chunks=(1, 3, 2))
+    add(scheduler, 1, 3)
+    taken = [scheduler.pick(everyone)]
+    assert scheduler.pick(everyone) is None
+    add(scheduler, 1, 3)
+    scheduler.end(1)
+    taken += [scheduler.pick(everyone) for _ in range(3)]
+    assert [len(chunk.latents) for chunk in taken if chunk] == [1, 3, 2, 0]
+    assert [chunk.last for chunk in taken if chunk] == [False, False, False, True]
+    assert [chunk.num_frames for chunk in taken if chunk] == [0, 9, 8, 4]
+
+
+def test_a_chunk_tells_of_those_before_it_that_gave_no_frame() -> None:
+    """So that the server, which hears of chunks with frames alone, knows how all latents were cut."""
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(lookahead=4), rule=any_size, max_latents=2, max_frames=99)
+    add(scheduler, 1, 8)
+    chunks = [chunk for _ in range(5) if (chunk := scheduler.pick(everyone))]
+    assert [(chunk.num_frames > 0, chunk.sizes) for chunk in chunks] == [
+        (False, (1,)),
+        (False, (1, 2)),
+        (True, (1, 2, 2)),
+        (True, (2,)),
+        (True, (1,)),
+    ]

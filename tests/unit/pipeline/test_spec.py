@@ -109,3 +109,19 @@ def test_a_geometry_that_fits() -> None:
         geometry = Geometry(channels=16, height=height, width=width)
         geometry.check(TINY_SPEC, max_pixels=4096)
         assert geometry.frame_size(TINY_SPEC) == (8 * height, 8 * width)
+
+
+@pytest.mark.parametrize(
+    ("receptive", "first_frames", "lookahead", "history"),
+    [(5, 4, 0, 4), (1, 4, 0, 0), (None, 4, 0, None), (5, 1, 0, None), (5, 4, 1, None)],
+)
+def test_a_decode_may_start_in_the_middle_when_memory_is_finite_and_all_latents_are_alike(
+    receptive: int | None, first_frames: int, lookahead: int, history: int | None
+) -> None:
+    """Else it starts at the clip's first latent, whichever frame is wanted."""
+    spec = msgspec.structs.replace(
+        TINY_SPEC, receptive_latents=receptive, first_frames=first_frames, lookahead_latents=lookahead
+    )
+    assert spec.history_latents == history
+    assert spec.first_latent_for(43) == (0 if history is None else 10 - history)
+    assert spec.first_latent_for(0) == 0
