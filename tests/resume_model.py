@@ -152,6 +152,7 @@ class ServerSession:
 
     def on_fed(self, num_fed: int) -> None:
         self.grant.fed(num_fed)
+        self.outbox.append(Outgoing(message=b""))
 
     def on_frames(self, chunk: PublishedChunk) -> None:
         # Copied, one frame a message.
@@ -281,7 +282,7 @@ class Server:
         assert link is not None
         outgoing = session.outbox.popleft()
         session.retention.sent(outgoing, keep=True)
-        kind = "done" if outgoing.last else "frame"
+        kind = "done" if outgoing.last else "frame" if outgoing.num_frames else "grant"
         link.to_client.append((kind, outgoing.first_frame, bytes([session.grant.until]) + outgoing.message))
 
     def run(self, links: list[Link]) -> None:
@@ -344,6 +345,8 @@ class Client:
             self.next_latent, self.until = payload
             assert self.next_latent >= self.kept_from, "latents that were forgotten are not asked for"
             self.link.to_server.append(("ack", self.window.repeat().next_frame))
+        elif kind == "grant":
+            self.until = max(self.until, payload[0])
         elif kind == "frame":
             assert number == len(self.frames), "every frame once, in order"
             self.window.receive(1)

@@ -109,12 +109,11 @@ class LatentHistory:
         self._kept.clear()
 
     def _from_kept(self) -> LatentArray:
-        start = self._first_kept
-        for block in self._kept:
-            if self.position < start + len(block):
-                return block[self.position - start :]
+        start, blocks = self._first_kept, iter(self._kept)
+        # What was pulled and not forgotten is kept.
+        while self.position >= start + len(block := next(blocks)):
             start += len(block)
-        raise AssertionError("what was pulled and not forgotten is kept")
+        return block[self.position - start :]
 
     async def _pull_next(self) -> LatentArray | None:
         if self._pull is None:

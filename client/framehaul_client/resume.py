@@ -23,11 +23,6 @@ class Retry:
         self._failed_s = 0.0
         """When the first of them was."""
 
-    @property
-    def failing(self) -> bool:
-        """The last attempt failed."""
-        return self._num_failures > 0
-
     def progressed(self) -> None:
         """Something came: the next failure is the first again."""
         self._num_failures = 0

@@ -93,14 +93,14 @@ class ResumableSessions:
         self._stop_timer(entry)
         self.remove(entry.session)
         entry.session.close()
-        if entry.place is not None:
-            entry.place.release()
+        assert entry.place is not None, "only detached sessions are dropped here"
+        entry.place.release()
         self._on_dropped(entry.session)
 
     def _stop_timer(self, entry: _Entry) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
+        assert entry.timer is not None, "set while detached"
+        entry.timer.cancel()
+        entry.timer = None
 
 
 def _key(session_id: bytes) -> bytes:

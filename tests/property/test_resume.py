@@ -185,6 +185,6 @@ class ResumeWithEndlessMemory(Resume):
 
 
 TestResume = Resume.TestCase
-TestResume.settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
+TestResume.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestResumeWithEndlessMemory = ResumeWithEndlessMemory.TestCase
 TestResumeWithEndlessMemory.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

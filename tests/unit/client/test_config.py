@@ -49,3 +49,10 @@ def test_other_fps_are_refused(text: str) -> None:
     """The text shows what would do."""
     with pytest.raises(ValueError, match="must be a number over 0 and up to 1000"):
         parse_fps(text)
+
+
+@pytest.mark.parametrize("retry_for_s", [-1.0, 1e9])
+def test_the_time_to_try_again_has_a_range(retry_for_s: float) -> None:
+    """Up to a week."""
+    with pytest.raises(ValueError, match=r"retry_for_s=.*: must be 0\.\.604800"):
+        SessionConfig(retry_for_s=retry_for_s)

@@ -57,3 +57,17 @@ def test_frames_that_have_not_come_cannot_be_consumed() -> None:
 def test_fit_window(wanted: int, least: int, most: int, expected: int) -> None:
     """Clamped as the server clamps; a limit of 0 is none."""
     assert fit_window(wanted, least, most) == expected
+
+
+def test_a_new_server_may_send_its_first_window_from_where_it_starts() -> None:
+    """However little of the old window was left; and what was told last is told again."""
+    window = FrameWindow(4)
+    window.receive(4)
+    assert window.room == 0
+    assert window.num_waiting == 4
+    window.reopen(2)
+    window.receive(2)
+    with pytest.raises(ProtocolError):
+        window.receive(1)
+    assert window.repeat() == Acknowledgement(0, 4)
+    assert window.everything() == Acknowledgement(6, 4)

@@ -445,3 +445,14 @@ async def test_a_session_may_start_at_any_frame(start_frame: int, first_latent: 
         assert worker.opened[0]["num_latents"] == 6 - first_latent
         context.half_close()
         await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_the_servers_own_is_not_a_lost_connection() -> None:
+    """The call was used after its end: who knows what state the session is in."""
+    async with serving() as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        context.write_error = grpc.aio.UsageError("the call has ended")
+        context.send(request(latents(1)))
+        assert (await status(context, task))[0] is grpc.StatusCode.INTERNAL
+        assert server.admission.num_sessions == 0
