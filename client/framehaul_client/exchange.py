@@ -134,8 +134,6 @@ class Exchange:
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)
 
-    # The calls
-
     async def _live(self, call: Call | None) -> None:
         try:
             while call is not None:
@@ -220,7 +218,6 @@ class Exchange:
 
     async def _accept(self, asked: pb.Open, answer: wire.Envelope[pb.StreamResponse]) -> None:
         opened = read_opened(answer.header.opened, self._config)
-        _LOG.debug("opened: %s", opened)
         if self._opened is None:
             self._reassembly = Reassembly(opened.layout)
             self._window = FrameWindow(opened.window_frames)
@@ -236,8 +233,6 @@ class Exchange:
         self._opened = opened
         self._session_id = opened.session_id
         await self._history.rewind(opened.next_latent)
-
-    # What comes in
 
     def receive(self, message: wire.Envelope[pb.StreamResponse] | None) -> bool:
         """See `Receiver`."""
@@ -294,14 +289,11 @@ class Exchange:
     def _finish(self) -> None:
         self._finished = True
         self._changed.set()
-        _LOG.debug("done: %s", self._statistics)
 
     def _is_complete(self) -> bool:
         """Every frame has come, though Done has not."""
-        if self._opened is None:
-            return False
         num_latents = self._num_latents
-        return num_latents is not None and self._reassembly.next_frame == self._opened.num_frames(num_latents)
+        return num_latents is not None and self._reassembly.next_frame == self.opened.num_frames(num_latents)
 
     def _post(self, acknowledgement: Acknowledgement | None) -> None:
         if acknowledgement is not None and self._call is not None:
