@@ -22,6 +22,10 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/ring.py \
 	pipeline/framehaul_pipeline/feeder.py \
 	pipeline/framehaul_pipeline/scheduler.py \
+	pipeline/framehaul_pipeline/chunk_limits.py \
+	pipeline/framehaul_pipeline/restarts.py \
+	pipeline/framehaul_pipeline/running.py \
+	pipeline/framehaul_pipeline/watchdog.py \
 	pipeline/framehaul_pipeline/spec.py \
 	pipeline/framehaul_pipeline/config.py \
 	pipeline/framehaul_pipeline/config_fields.py \
@@ -48,6 +52,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/requests.py \
 	server/framehaul_server/responses.py \
 	server/framehaul_server/session.py \
+	server/framehaul_server/stall.py \
 	server/framehaul_server/status.py \
 	server/framehaul_server/synthetic.py \
 	server/framehaul_server/transport.py \

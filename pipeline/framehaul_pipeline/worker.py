@@ -23,11 +23,13 @@ import torch
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.launch import InFlight, Launcher, Place
 from framehaul_pipeline.messages import (
+    Alive,
     CloseSession,
     EndOfLatents,
     InletReturned,
     LatentReady,
     OpenSession,
+    Probe,
     Published,
     SessionEnded,
     SessionFailed,
@@ -36,6 +38,7 @@ from framehaul_pipeline.messages import (
     ToServer,
 )
 from framehaul_pipeline.ring import Ring, SlotHeader
+from framehaul_pipeline.running import Running
 from framehaul_pipeline.scheduler import Chunk, InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.slots import SlotTable
 from framehaul_pipeline.spec import DecoderSpec, Geometry
@@ -91,6 +94,7 @@ class Worker:
         self._opening: deque[OpenJob] = deque()
         self._places: dict[int, Place] = {}
         self._num_in_flight = 0
+        self._running = Running()
         self._stopping = False
 
     def before_serving(self, work: Callable[[], None]) -> None:
@@ -99,7 +103,7 @@ class Worker:
 
     # Control thread
 
-    def apply(self, message: OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned) -> None:
+    def apply(self, message: OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe) -> None:
         """Apply one message of the server.
 
         Raises:
@@ -128,6 +132,8 @@ class Worker:
                     self._places.pop(message.session, None)
                 case SlotReturned():
                     self._slots.give_back(message.slot, message.generation)
+                case Probe():
+                    self._send(Alive(oldest=self._running.oldest(time.monotonic_ns())))
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -147,12 +153,15 @@ class Worker:
         with self._changed:
             while not self._stopping:
                 if self._opening:
-                    return self._opening.popleft()
+                    opening = self._opening.popleft()
+                    self._running.begin(opening.request.session, None, 0, time.monotonic_ns())
+                    return opening
                 if self._num_in_flight < MAX_IN_FLIGHT and self._slots.num_free:
                     chunk = self._scheduler.pick()
                     if chunk is not None:
                         slot, generation = self._slots.acquire()
                         self._num_in_flight += 1
+                        self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), time.monotonic_ns())
                         return ChunkJob(chunk, self._places[chunk.session], slot, generation)
                 if not wait:
                     return None
@@ -189,6 +198,7 @@ class Worker:
         flight.copied.synchronize()
         with self._changed:
             self._num_in_flight -= 1
+            self._running.finish(flight.chunk.session, flight.chunk.first_latent, time.monotonic_ns())
             self._changed.notify_all()
         self._return_inlet(flight.chunk.latents)
 
@@ -250,6 +260,7 @@ class Worker:
             pixel_format=request.pixel_format,
         )
         with self._changed:
+            self._running.finish(request.session, None, time.monotonic_ns())
             if request.session not in self._scheduler:
                 return
             self._places[request.session] = place
@@ -268,6 +279,8 @@ class Worker:
                 unused.extend(job.chunk.latents)
                 self._slots.abandon(job.slot, job.generation)
                 self._num_in_flight -= 1
+            first_latent = job.chunk.first_latent if isinstance(job, ChunkJob) else None
+            self._running.finish(session, first_latent, time.monotonic_ns())
             unused.extend(self._scheduler.close(session))
             self._places.pop(session, None)
             self._changed.notify_all()
