@@ -23,6 +23,8 @@ _ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 
+ENTRY_MODULE = "framehaul_pipeline.start"
+
 
 class WorkerProcess:
     """A process that speaks over one socket; `connection` is our end, and the caller's to own."""
@@ -34,7 +36,7 @@ class WorkerProcess:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "framehaul_pipeline.start", str(theirs.fileno())],
+                [sys.executable, "-m", ENTRY_MODULE, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=_ENVIRONMENT | os.environ,
