@@ -105,6 +105,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
                 warm_up=given.warm_up,
                 standby=given.standby,
                 chunk_timeout_s=given.chunk_timeout,
+                max_restarts=given.max_restarts,
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
@@ -195,6 +196,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--standby",
         "keep a process ready to take over from a worker that dies; it holds about STANDBY_MB of memory",
         default=True,
+    )
+    option(
+        "--max-restarts",
+        int,
+        str(worker.max_restarts),
+        f"replace a worker that died so often in {worker.restart_window_s / 60:g} minutes; after that the server ends",
+        "N",
     )
     option(
         "--chunk-timeout",

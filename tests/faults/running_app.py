@@ -1,7 +1,9 @@
-"""A server with a real worker in the test's own process, so that its sessions, slots, tasks and descriptors are seen."""
+"""A server with a real worker in the test's own process: its sessions, slots, tasks and descriptors can be seen."""
 
 import asyncio
+import gc
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -79,6 +81,14 @@ class Stream:
         assert self.done.num_frames == self.num_frames
         return self.num_frames
 
+    async def finish(self) -> int:
+        """End the input of an EXPLICIT session and acknowledge all frames that come; gives their number."""
+        await self.send(end_of_latents=True)
+        while self.done is None:
+            await self.send(ack=pb.Ack(next_frame=self.num_frames, window_frames=100))
+            assert await self.read()
+        return await self.read_to_end()
+
     async def status(self) -> tuple[grpc.StatusCode, str]:
         """How the call ended, once everything that came before was read."""
         with suppress(grpc.aio.AioRpcError):
@@ -95,7 +105,7 @@ class RunningApp:
         self.target = target
         self.stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._num_descriptors = 0
+        self._descriptors: Counter[str] = Counter()
 
     @property
     def supervisor(self) -> Supervisor:
@@ -112,7 +122,7 @@ class RunningApp:
     def remember(self) -> None:
         """What must be there again, and no more, once everybody has left."""
         self._tasks = set(asyncio.all_tasks())
-        self._num_descriptors = num_descriptors()
+        self._descriptors = descriptors()
 
     def held(self) -> dict[str, object]:
         """What is not as it was; empty when nothing is held."""
@@ -124,7 +134,7 @@ class RunningApp:
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,
             "tasks": tasks,
-            "descriptors": max(0, num_descriptors() - self._num_descriptors),
+            "descriptors": sorted((descriptors() - self._descriptors).elements()),
         }
         return {name: value for name, value in found.items() if value}
 
@@ -132,6 +142,7 @@ class RunningApp:
         """Every session, slot, task and descriptor comes back; gives the seconds that it took."""
         clock = asyncio.get_running_loop().time
         start_s = clock()
+        gc.collect()  # a client's call keeps its connection for as long as the object lives
         await eventually(lambda: not self.held(), self.held, timeout_s)
         return clock() - start_s
 
@@ -178,9 +189,13 @@ def task_name(task: asyncio.Task[Any]) -> str:
     return ACCEPTING if task is asyncio.current_task() else str(getattr(task.get_coro(), "__qualname__", task))
 
 
-def num_descriptors() -> int:
-    """Open descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
+def descriptors() -> Counter[str]:
+    """Open descriptors of this process: sockets by kind alone, others by what they are."""
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own
+            found[os.readlink(f"/proc/self/fd/{number}").partition(":[")[0]] += 1
+    return found
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +18,7 @@ import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.faults.proxy import FaultProxy
-from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, running_app
+from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
 from tests.integration.server.server_process import latents, opening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -141,15 +140,14 @@ async def test_ending(
 ) -> None:
     app.remember()
     async with FaultProxy(app.target) as proxy:
-        async with grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS) as channel:
+        channel = grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS)
+        async with channel:
             stream = Stream(channel, timeout_s=0.5 if end is pass_deadline else None)
             await moment(stream)
             assert app.num_sessions == 1
             await end(Scene(app, proxy, channel, stream))
             left_s = asyncio.get_running_loop().time()
-            while app.num_sessions:
-                await asyncio.sleep(0.005)
-                assert asyncio.get_running_loop().time() < left_s + 20, app.held()
+            await eventually(lambda: not app.num_sessions, app.held)
             took_s = asyncio.get_running_loop().time() - left_s
     await app.expect_idle()
     recovered(f"ending by {end.__name__} -> place free", took_s)
@@ -160,17 +158,19 @@ async def test_ending(
 async def test_blocked_reader_that_stalls_is_ended_and_hears_why_when_it_reads_on(app: RunningApp) -> None:
     """AUTO: its frames fill every buffer on the way, so that the server's write is what waits."""
     app.remember()
-    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        stream = Stream(channel)
-        clip = pb.Synthetic(num_latents=1000, height=512, width=512, seed=1)
-        await stream.send(open=opening(geometry=None), synthetic=clip, end_of_latents=True)
-        await stream.read_frames(4)
-        supervisor = app.supervisor
-        while supervisor.statistics().num_sessions:
-            await asyncio.sleep(0.05)
-        assert (await asyncio.wait_for(stream.status(), 20))[0] is grpc.StatusCode.ABORTED
+    await stall_in_a_write(app)
     await app.expect_idle()
     await app.serves()
+
+
+async def stall_in_a_write(app: RunningApp) -> None:
+    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+        stream = Stream(channel)
+        clip = pb.Synthetic(num_latents=200, height=256, width=256, seed=1)
+        await stream.send(open=opening(geometry=None), synthetic=clip, end_of_latents=True)
+        await stream.read_frames(4)
+        await eventually(lambda: not app.supervisor.statistics().num_sessions, lambda: "the session's end", 60.0)
+        assert (await asyncio.wait_for(stream.status(), 20))[0] is grpc.StatusCode.ABORTED
 
 
 CLIENT = """
@@ -191,6 +191,7 @@ async def test_client_process_gets(
     app: RunningApp, number: signal.Signals, limit_s: float, recovered: Callable[[str, float], None]
 ) -> None:
     """SIGKILL closes its sockets; SIGSTOP leaves them open, and the server's ping is what notices."""
+    app.remember()
     code = textwrap.dedent(CLIENT.format(root=os.getcwd(), target=app.target))
     client = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -201,23 +202,21 @@ async def test_client_process_gets(
         assert app.num_sessions == 1
         client.send_signal(number)
         left_s = asyncio.get_running_loop().time()
-        while app.num_sessions:
-            await asyncio.sleep(0.005)
-            assert asyncio.get_running_loop().time() < left_s + 20, app.held()
+        await eventually(lambda: not app.num_sessions, app.held)
         took_s = asyncio.get_running_loop().time() - left_s
     finally:
-        client.kill()
+        if client.returncode is None:
+            client.kill()
         await client.communicate()
     recovered(f"client process gets {number.name} -> place free", took_s)
     assert took_s < limit_s
-    assert not {"sessions", "leased", "inlet"} & set(app.held())
+    await app.expect_idle()
     await app.serves()
 
 
 async def test_drain_ends_every_stream() -> None:
-    """A stream that finishes, one that waits and one that doesn't read: GOAWAY, then the grace, then nothing is left."""
+    """A stream that finishes, one that waits, one that doesn't read: GOAWAY, then the grace, then nothing is left."""
     async with running_app(grace_s=1.0) as app:
-        held: list[Any] = []
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
             finishing, waiting, stalled = (Stream(channel) for _ in range(3))
             await finishing.send(latents(4), open=EXPLICIT)
@@ -231,7 +230,6 @@ async def test_drain_ends_every_stream() -> None:
             await finishing.send(end_of_latents=True, ack=pb.Ack(next_frame=4, window_frames=100))
             assert await finishing.read_to_end() == 16
             assert (await waiting.status())[0] is grpc.StatusCode.UNAVAILABLE
-            held.append(await stalled.status())
-        while app.num_sessions:
-            await asyncio.sleep(0.005)
+            assert (await stalled.status())[0] is not grpc.StatusCode.OK
+        await eventually(lambda: not app.num_sessions, app.held)
     assert app.supervisor.standby_pid is None

@@ -13,7 +13,6 @@ import pytest
 
 from framehaul_pipeline import standby
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.epoch import Epoch
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.messages import Alive, RunningChunk, ToServer
 from framehaul_pipeline.models import TINY_SPEC
