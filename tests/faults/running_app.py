@@ -29,7 +29,7 @@ async def eventually(condition: Callable[[], bool], what: Callable[[], object], 
     """Wait for a state that sends no event to us."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert condition(), f"not within {timeout_s} s: {what()}"
 
