@@ -50,7 +50,7 @@ class App:
         self._on_ready = on_ready
         self._specs = config.worker.specs
         self._admission = Admission(config.max_sessions)
-        self._health = Health(config.worker.models)
+        self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
         self._server = grpc.aio.server(

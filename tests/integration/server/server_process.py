@@ -25,7 +25,7 @@ SIZE = 8  # latents of 8x8: frames of 64x64 pixels
 CHANNELS = 16
 LATENT_BYTES = CHANNELS * SIZE * SIZE * 2
 FRAME_BYTES = 64 * 64 * 3
-COMMON_OPTIONS = ("--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512")
+COMMON_OPTIONS = ("--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512", "--no-standby")
 START_TIMEOUT_S = 60.0
 
 
