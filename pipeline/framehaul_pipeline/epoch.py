@@ -78,14 +78,10 @@ class Epoch:
         self._on_exit = on_exit
         self.lost = False
         """The worker can't be talked to any more."""
-        self._specs = specs
-        self._ring = Ring.create(
-            f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=config.slot_bytes(specs)
-        )
+        slot_bytes, inlet_slot_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
+        self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
         self._inlet = Ring.create(
-            f"framehaul-latents-{number}",
-            num_slots=config.num_inlet_slots,
-            slot_bytes=config.inlet_slot_bytes(specs),
+            f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_slot_bytes
         )
         self._leases = LeaseTable(self._ring.num_slots)
         self._inlet_slots = SlotTable(self._inlet.num_slots)
@@ -203,17 +199,13 @@ class Epoch:
     def _receive(self, message: ToServer) -> None:
         try:
             self._dispatch(message)
-        except (SlotError, RingError):
-            _log.exception("worker broke the slot rules epoch=%d pid=%d: killed", self.number, self.pid)
-            self._abandon()
+        except (SlotError, RingError) as error:
+            self._give_up(f"broke the slot rules: {error}")
 
     def _give_up(self, reason: str) -> None:
-        _log.error("worker hangs epoch=%d pid=%d: %s: killed", self.number, self.pid, reason)
-        self._abandon()
-
-    def _abandon(self) -> None:
-        # Its sessions hear of it now: a process that hangs in a driver may take its time to die.
+        _log.error("worker killed epoch=%d pid=%d: it %s", self.number, self.pid, reason)
         self.kill()
+        # Its sessions hear of it now: a process that hangs in a driver may take its time to die.
         self._lose()
 
     def _dispatch(self, message: ToServer) -> None:

@@ -54,13 +54,13 @@ class Watchdog:
         busy_s, limit_s = alive.oldest.busy_ns / 1e9, self._limits.limit_s(shape)
         if busy_s > limit_s:
             self._give_up(
-                f"session {alive.oldest.session}: a chunk of {alive.oldest.num_latents} latents has taken "
-                f"{busy_s:.1f} s, its limit is {limit_s:.1f} s"
+                f"hangs in a chunk of {alive.oldest.num_latents} latents of session {alive.oldest.session}: "
+                f"{busy_s:.1f} s, the limit is {limit_s:.1f} s"
             )
 
     def _ask(self) -> None:
         if self._num_unanswered == _PROBES - 1:
-            self._give_up(f"no answer for {self._chunk_timeout_s * self._num_unanswered / _PROBES:.1f} s")
+            self._give_up(f"gave no answer for {self._chunk_timeout_s * self._num_unanswered / _PROBES:.1f} s")
             return
         self._num_unanswered += 1
         self.start()

@@ -196,7 +196,7 @@ async def test_a_device_that_hangs_is_noticed_by_its_chunk(caplog: pytest.LogCap
 
         epoch._dispatch = dispatch_busy  # type: ignore[method-assign]
         assert isinstance(await asyncio.wait_for(events.failed(), 20), Unavailable)
-        assert "session 1: a chunk of 4 latents has taken 100.0 s" in caplog.text
+        assert "hangs in a chunk of 4 latents of session 1: 100.0 s" in caplog.text
         await states.reached(WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
         await decode_one(supervisor)
 

@@ -81,7 +81,7 @@ async def test_a_chunk_over_its_learnt_limit_is_a_hang() -> None:
     assert not watched.hung.done()
     watched.watchdog.answered(busy(1.1), SHAPE)
     reason = watched.hung.result()
-    assert "session 7: a chunk of 4 latents has taken 1.1 s, its limit is 1.0 s" in reason
+    assert "hangs in a chunk of 4 latents of session 7: 1.1 s, the limit is 1.0 s" in reason
     watched.watchdog.answered(busy(1.2), SHAPE)  # once is enough: a second result would raise
 
 
