@@ -24,6 +24,7 @@ _ENVIRONMENT: Final = {
 }
 
 ENTRY_MODULE = "framehaul_pipeline.start"
+"""What the process runs; benchmarks and tests of faults have their own, which end in the same."""
 
 
 class WorkerProcess:

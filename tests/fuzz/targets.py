@@ -4,8 +4,8 @@ Run by atheris (`make fuzz`), and for a moment by hypothesis in `make test`, ove
 """
 
 import json
+import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,8 @@ from tests.unit.server.fakes import latents, opening, rules
 CORPUS: Final = Path(__file__).parent / "corpus"
 _OPENING_RULES: Final = rules().opening
 _MESSAGES: Final[tuple[type[Message], ...]] = (pb.StreamRequest, pb.StreamResponse, pb.RenderRequest)
-_WEIGHTS: Final = Path(tempfile.gettempdir()) / "framehaul-fuzz.safetensors"
+_WEIGHTS_FD: Final = os.memfd_create("fuzzed weights")
+_WEIGHTS: Final = Path(f"/proc/self/fd/{_WEIGHTS_FD}")
 
 
 def codec(given: bytes) -> None:
@@ -77,7 +78,8 @@ def latents_header(given: bytes) -> None:
 
 def weights_header(given: bytes) -> None:
     """The worker's check of a weights file: refused by name, or whole and packed."""
-    _WEIGHTS.write_bytes(given)
+    os.ftruncate(_WEIGHTS_FD, len(given))
+    os.pwrite(_WEIGHTS_FD, given, 0)
     try:
         header = read_header(_WEIGHTS)
     except InvalidInput as error:
