@@ -191,7 +191,16 @@ class Supervisor:
         if self._restart is not None:
             self._restart.cancel()
             await asyncio.wait([self._restart])
-        await self._standby.aclose()
+        try:
+            await self._standby.aclose()
+            await self._stop_worker()
+        finally:
+            if self._epoch is not None:
+                self._epoch.kill()
+        if self._epoch is not None:
+            await self._epoch.exited.wait()
+
+    async def _stop_worker(self) -> None:
         epoch = self._epoch
         if epoch is None or epoch.exited.is_set():
             return
@@ -201,9 +210,6 @@ class Supervisor:
                 await epoch.exited.wait()
         except TimeoutError:
             _log.warning("worker doesn't stop epoch=%d pid=%d: killed", epoch.number, epoch.pid)
-        finally:
-            epoch.kill()
-        await epoch.exited.wait()
 
     def _current(self) -> Epoch:
         if self._epoch is None:
@@ -258,6 +264,7 @@ class Supervisor:
                 await self._start_epoch()
             except WorkerFailed as error:
                 _log.error("worker can't be restarted: %s", error)
+                await self._current().exited.wait()  # it may still hold the device
             else:
                 return
         _log.error("worker died %d times in %.0f s: given up", self._budget.num_deaths, self._config.restart_window_s)
