@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -190,11 +191,12 @@ def task_name(task: asyncio.Task[Any]) -> str:
 
 
 def descriptors() -> Counter[str]:
-    """Open descriptors of this process: sockets by kind alone, others by what they are."""
+    """Open descriptors of this process: sockets by kind alone, rings without their epoch, others by what they are."""
     found: Counter[str] = Counter()
     for number in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the listing's own
-            found[os.readlink(f"/proc/self/fd/{number}").partition(":[")[0]] += 1
+            name = os.readlink(f"/proc/self/fd/{number}").partition(":[")[0]
+            found[re.sub(r"-\d+ \(deleted\)$", "", name)] += 1
     return found
 
 
