@@ -153,9 +153,8 @@ class Worker:
         with self._changed:
             while not self._stopping:
                 if self._opening:
-                    opening = self._opening.popleft()
-                    self._running.begin(opening.request.session, None, 0, time.monotonic_ns())
-                    return opening
+                    self._running.begin(self._opening[0].request.session, None, 0, time.monotonic_ns())
+                    return self._opening.popleft()
                 if self._num_in_flight < MAX_IN_FLIGHT and self._slots.num_free:
                     chunk = self._scheduler.pick()
                     if chunk is not None:

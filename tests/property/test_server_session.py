@@ -171,7 +171,7 @@ def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     error = asyncio.run(any_session(first, steps))
     if error is not None:
         assert status_of(error) is not None or isinstance(error, grpc.aio.BaseError), repr(error)
-    context = asyncio.run(asyncio.wait_for(explicit_session([2, 1], 0, 4, [4], 1 << 20), 20))
+    context = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 20))
     assert context.done().num_latents == 3
 
 
