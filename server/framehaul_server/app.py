@@ -50,11 +50,15 @@ class App:
         self._on_ready = on_ready
         self._specs = config.worker.specs
         self._admission = Admission(config.max_sessions)
-        self._health = Health()
+        self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            options=server_options(max_request_bytes=config.max_request_bytes, max_sessions=config.max_sessions)
+            options=server_options(
+                max_request_bytes=config.max_request_bytes,
+                max_sessions=config.max_sessions,
+                keepalive_s=config.keepalive_s,
+            )
         )
         self._epoch = time.time_ns()
 
@@ -113,6 +117,7 @@ class App:
                 window_bytes=config.session_window_bytes,
                 latent_bytes=config.session_latent_bytes,
                 chunk_latents=config.worker.chunk_latents,
+                stall_timeout_s=config.stall_timeout_s,
             ),
             first_request_timeout_s=config.first_request_timeout_s,
             identity=ServiceIdentity(

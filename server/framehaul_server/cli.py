@@ -105,12 +105,17 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
                 warm_up=given.warm_up,
                 device_memory_bytes=given.device_memory_gib,
                 park_bytes=given.park_gib,
+                standby=given.standby,
+                chunk_timeout_s=given.chunk_timeout,
+                max_restarts=given.max_restarts,
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
             session_window_bytes=given.session_window_mib << 20,
             max_request_bytes=given.max_request_mib << 20,
             grace_s=given.grace,
+            keepalive_s=given.keepalive,
+            stall_timeout_s=given.stall_timeout,
             allow_synthetic=given.allow_synthetic,
             reflection=given.reflection,
             insecure=given.insecure,
@@ -143,13 +148,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
             help=f"{description} [{variable}{shown}]",
         )
 
-    def switch(flag: str, description: str) -> None:
-        variable = _variable(flag)
+    def switch(flag: str, description: str, *, default: bool = False) -> None:
+        variable, shown = _variable(flag), "0" if default else "1"
         parser.add_argument(
             flag,
             action=argparse.BooleanOptionalAction,
-            default=_read_switch(parser, variable, environment.get(variable, "0")),
-            help=f"{description} [{variable}=1]",
+            default=_read_switch(parser, variable, environment.get(variable, str(int(default)))),
+            help=f"{description} [{variable}={shown}]",
         )
 
     option("--listen", Address.parse, str(defaults.listen), "where to listen; port 0 picks a free one", "HOST:PORT")
@@ -204,6 +209,39 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "MIB",
     )
     option("--grace", float, f"{defaults.grace_s:g}", "time for running sessions after the first signal", "SECONDS")
+    switch(
+        "--standby",
+        "keep a process ready to take over from a worker that dies: 0.5 GB of memory, none of the device",
+        default=True,
+    )
+    option(
+        "--max-restarts",
+        int,
+        str(worker.max_restarts),
+        f"replace a worker that died so often in {worker.restart_window_s / 60:g} minutes; after that the server ends",
+        "N",
+    )
+    option(
+        "--chunk-timeout",
+        float,
+        f"{worker.chunk_timeout_s:g}",
+        "a worker that doesn't answer for so long, or takes so long (or 20 times the usual) for a chunk, is replaced",
+        "SECONDS",
+    )
+    option(
+        "--keepalive",
+        float,
+        f"{defaults.keepalive_s:g}",
+        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
+        "SECONDS",
+    )
+    option(
+        "--stall-timeout",
+        float,
+        f"{defaults.stall_timeout_s:g}",
+        "end a session whose client has neither taken a frame nor sent a latent for so long",
+        "SECONDS",
+    )
     option("--advertise", str, None, "address that Locate answers; default is the bound one", "HOST:PORT")
     switch("--insecure", "allow addresses other than loopback, without TLS")
     switch("--allow-synthetic", "allow clips that the server makes from a seed, for load tests")

@@ -73,6 +73,10 @@ class ServerConfig:
     """Latents received, and not yet taken over by the worker, of one session."""
     max_request_bytes: int = 64 << 20
     first_request_timeout_s: float = 30.0
+    keepalive_s: float = 10.0
+    """Silence after which a connection is pinged."""
+    stall_timeout_s: float = 600.0
+    """A client that takes no frame and sends no latent for so long loses its session."""
     grace_s: float = 30.0
     """From the first signal until running sessions are ended."""
     allow_synthetic: bool = False
@@ -102,6 +106,8 @@ class ServerConfig:
             ("session_latent_bytes", self.session_latent_bytes, 1 << 10, 1 << 40),
             ("max_request_bytes", self.max_request_bytes, 64 << 10, (1 << 31) - 1),
             ("first_request_timeout_s", self.first_request_timeout_s, 0.01, 3600.0),
+            ("keepalive_s", self.keepalive_s, 0.1, 3600.0),
+            ("stall_timeout_s", self.stall_timeout_s, 0.1, 86400.0),
             ("grace_s", self.grace_s, 0.0, 3600.0),
         ):
             if not low <= value <= high:

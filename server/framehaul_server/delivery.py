@@ -48,6 +48,8 @@ class Delivery:
         self._outbox = Outbox()
         self._num_sent = 0
         """Frames handed to the transport."""
+        self.num_published = 0
+        """Frames that the worker has made."""
         self._done_sent = False
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
@@ -57,12 +59,18 @@ class Delivery:
         """Frames below this one fit the window."""
         return self._window.frames_until
 
+    @property
+    def num_taken(self) -> int:
+        """Frames that the client has taken."""
+        return self._window.num_taken
+
     def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a response without frames; an urgent one passes the frames that wait."""
         self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
 
     def publish(self, lease: FrameLease, *, latents_until: int) -> None:
         """Copy a lease's frames into responses and release it."""
+        self.num_published += lease.num_frames
         with lease:
             for outgoing in pack(lease, self._frames_to_a_message, latents_until):
                 self._outbox.put(outgoing)

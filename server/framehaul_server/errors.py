@@ -18,6 +18,10 @@ class ClientSilent(ServerError):
     """A session's first message didn't come in time."""
 
 
+class ClientStalled(ServerError):
+    """The client took no frame and sent no latent for too long."""
+
+
 class GrantExceeded(ServerError):
     """The client sent more than it was granted; sending the same again would fail again."""
 

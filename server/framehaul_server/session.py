@@ -19,11 +19,12 @@ from framehaul_pipeline.lease import FrameLease
 from framehaul_server import responses
 from framehaul_server.boundary import leading_error
 from framehaul_server.delivery import Delivery, WritableContext
-from framehaul_server.errors import ServerError, SessionCancelled
+from framehaul_server.errors import ClientStalled, ServerError, SessionCancelled
 from framehaul_server.grant import LatentGrant, latent_budget
 from framehaul_server.input import LatentInput, check_finite
 from framehaul_server.logs import SessionRecord
 from framehaul_server.requests import Request, Requests
+from framehaul_server.stall import StallTimer
 from framehaul_server.synthetic import SyntheticFeed
 from framehaul_server.validation import OpenRules, check_synthetic, read_open
 from framehaul_server.window import WindowLimits, allowed_latents
@@ -41,6 +42,7 @@ class SessionRules:
     window_bytes: int
     latent_bytes: int
     chunk_latents: int
+    stall_timeout_s: float
 
 
 class Session:
@@ -67,6 +69,7 @@ class Session:
         self._grant = LatentGrant(
             latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
         )
+        self._stall = StallTimer(rules.stall_timeout_s, position=self._position, stalled=self._stalled)
         self._handle: WorkerHandle | None = None
         self._fed = asyncio.Event()
         """Pulsed when the worker took over latents."""
@@ -111,6 +114,7 @@ class Session:
 
     def close(self) -> None:
         """Give everything back; twice is fine."""
+        self._stall.stop()
         if self._handle is not None:
             self._handle.close()
         self._delivery.close()
@@ -170,6 +174,7 @@ class Session:
         announced = self._grant.announce() if self._explicit else 0
         self._delivery.put(responses.opened(request, self._limits, latents_until=announced), urgent=True)
         self._allow()
+        self._stall.start()
 
     async def _read(self, requests: Requests) -> None:
         request: Request | None = self._first
@@ -255,6 +260,20 @@ class Session:
     async def _send(self, context: WritableContext) -> None:
         await self._delivery.run(context)
         self._over.set()
+
+    # A client that does nothing
+
+    def _position(self) -> object:
+        request, delivery = self._request, self._delivery
+        num_received, num_published = self._input.num_received, delivery.num_published
+        num_latents = min(num_received, allowed_latents(request.spec, delivery.frames_until, self._input.num_latents))
+        if request.spec.frames_after(num_latents, ended=self._input.ended) > num_published:
+            return object()  # it is the worker's turn: unlike any other position
+        return num_received, num_published, delivery.num_taken
+
+    def _stalled(self) -> None:
+        timeout_s = self._rules.stall_timeout_s
+        self.fail(ClientStalled(f"no frame was taken and no latent sent for {timeout_s:g} s"))
 
     # The worker's handle
 

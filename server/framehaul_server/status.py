@@ -20,6 +20,7 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (pipeline.DataLoss, grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (server.ClientStalled, grpc.StatusCode.ABORTED),
     (server.GrantExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (server.NotPermitted, grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled, grpc.StatusCode.CANCELLED),

@@ -1,4 +1,4 @@
-"""Wan's decoder as CUDA runs it, with random weights at the published size: error, graphs, sessions, kernels, memory."""
+"""Wan's decoder as CUDA runs it, with random weights at the published size."""
 
 from __future__ import annotations
 

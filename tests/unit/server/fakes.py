@@ -41,12 +41,14 @@ def rules(
     window_bytes: int = 1 << 20,
     latent_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
+    stall_timeout_s: float = 600.0,
 ) -> SessionRules:
     return SessionRules(
         opening=OpenRules(specs=(spec,), max_pixels=1 << 16, allow_synthetic=allow_synthetic),
         window_bytes=window_bytes,
         latent_bytes=latent_bytes,
         chunk_latents=4,
+        stall_timeout_s=stall_timeout_s,
     )
 
 

@@ -17,6 +17,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.Unavailable("draining"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (server.NotPermitted("synthetic"), grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled("cancel"), grpc.StatusCode.CANCELLED),
