@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 import uvloop
@@ -18,8 +19,9 @@ from framehaul_pipeline.supervisor import WorkerFailed
 from framehaul_server import logs
 from framehaul_server.app import App, log_config
 from framehaul_server.config import Address, ServerConfig
-from framehaul_server.errors import CannotListen
+from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.signals import StopSignals
+from framehaul_server.tls import TlsFiles
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2
@@ -29,14 +31,15 @@ EXIT_WORKER_FAILED: Final = 4
 _ENVIRONMENT_PREFIX: Final = "FRAMEHAUL_"
 _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
-Frames leave as rgb24 or yuv420p. There is no TLS yet, so other than loopback addresses need --insecure.
+Frames leave as rgb24 or yuv420p. Addresses other than loopback need TLS and tokens: see
+docs/operations.md.
 
 The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
 The second ends the process at once.
 
 exit codes:
   0    stopped by a signal, after draining
-  2    an option is wrong
+  2    an option is wrong, or a file that it names
   3    the address can't be listened on
   4    the worker doesn't start, or died too often
   130  second signal was SIGINT
@@ -55,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
+    except UnusableFile as error:
+        return _complain(error, EXIT_USAGE)
     except CannotListen as error:
         return _complain(error, EXIT_CANNOT_LISTEN)
     except WorkerFailed as error:
@@ -106,6 +111,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             grace_s=given.grace,
             allow_synthetic=given.allow_synthetic,
             reflection=given.reflection,
+            tls=_tls(given),
+            tokens=given.tokens,
             insecure=given.insecure,
             log_level=given.log_level,
         )
@@ -168,11 +175,24 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     option("--grace", float, f"{defaults.grace_s:g}", "time for running sessions after the first signal", "SECONDS")
     option("--advertise", str, None, "address that Locate answers; default is the bound one", "HOST:PORT")
-    switch("--insecure", "allow addresses other than loopback, without TLS")
+    option("--tls-cert", Path, None, "serve with TLS: this certificate and those above it, PEM", "FILE")
+    option("--tls-key", Path, None, "its key, PEM; changed files are read again", "FILE")
+    option("--tls-client-ca", Path, None, "let in only clients with a certificate of these authorities, PEM", "FILE")
+    option("--tokens", Path, None, "let in only clients with a token of this file; see docs/operations.md", "FILE")
+    switch("--insecure", "allow addresses other than loopback even without TLS or tokens")
     switch("--allow-synthetic", "allow clips that the server makes from a seed, for load tests")
     switch("--reflection", "serve gRPC reflection")
     option("--log-level", str, defaults.log_level, ", ".join(logs.LEVELS), "LEVEL")
     return parser
+
+
+def _tls(given: argparse.Namespace) -> TlsFiles | None:
+    if given.tls_cert and given.tls_key:
+        return TlsFiles(certificate=given.tls_cert, key=given.tls_key, client_ca=given.tls_client_ca)
+    if given.tls_cert or given.tls_key or given.tls_client_ca:
+        missing = " and ".join(flag for flag in ("tls_cert", "tls_key") if not getattr(given, flag))
+        raise ValueError(f"{missing}=unset: must be given too, TLS needs --tls-cert and --tls-key")
+    return None
 
 
 def _variable(flag: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.logs import LEVELS
+from framehaul_server.tls import TlsFiles
 
 _MAX_PORT = 65535
 
@@ -77,8 +79,12 @@ class ServerConfig:
     """From the first signal until running sessions are ended."""
     allow_synthetic: bool = False
     reflection: bool = False
+    tls: TlsFiles | None = None
+    """Serve with these certificates; None: without TLS."""
+    tokens: Path | None = None
+    """Tenants and the digests of their tokens; None: everybody is let in, as one tenant."""
     insecure: bool = False
-    """Listen beyond loopback without TLS."""
+    """Listen beyond loopback even without TLS, or without asking who calls."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -87,10 +93,10 @@ class ServerConfig:
         Raises:
             ValueError: names the field, its value and the range.
         """
-        if not (self.listen.is_loopback or self.insecure):
+        if self.exposed and not self.insecure:
             raise ValueError(
-                f"listen={self.listen}: must be a loopback address, since there is no TLS yet; "
-                "--insecure allows others, for networks where every machine is trusted"
+                f"listen={self.listen}: others than this machine reach it, which needs {self.exposed}; --insecure does "
+                "without, for networks where every machine is trusted"
             )
         if self.advertise is not None:
             Address.parse(self.advertise)
@@ -106,3 +112,13 @@ class ServerConfig:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+
+    @property
+    def exposed(self) -> str:
+        """What a server that other machines reach lacks; empty when it lacks nothing, or only this one reaches it."""
+        if self.listen.is_loopback:
+            return ""
+        lacking = [] if self.tls else ["TLS (--tls-cert and --tls-key)"]
+        if not (self.tokens or (self.tls and self.tls.client_ca)):
+            lacking.append("tokens (--tokens) or clients' certificates (--tls-client-ca)")
+        return " and ".join(lacking)

@@ -14,6 +14,10 @@ class CannotListen(ServerError):
     """The listening address can't be bound."""
 
 
+class UnusableFile(ServerError):
+    """A certificate, key or tokens' file that the server can't start with."""
+
+
 class ClientSilent(ServerError):
     """A session's first message didn't come in time."""
 

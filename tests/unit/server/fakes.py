@@ -17,6 +17,7 @@ from framehaul_pipeline.messages import Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
 from framehaul_server.logs import SessionRecord
 from framehaul_server.session import SessionRules
+from framehaul_server.status import Trailers
 from framehaul_server.tenants import EVERYONE, Caller
 from framehaul_server.validation import OpenRules
 
@@ -214,7 +215,7 @@ class FakeContext:
         self.open_gate.set()
         self.written = asyncio.Condition()
         self.write_error: Exception | None = None
-        self.aborted: tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] | None = None
+        self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
 
     def send(self, envelope: Envelope[pb.StreamRequest]) -> None:
         self.requests.put_nowait(wire.join(envelope.header, (envelope.payload,)))
@@ -246,9 +247,7 @@ class FakeContext:
             self.responses.append(wire.split_response(message))
             self.written.notify_all()
 
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
-    ) -> Never:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         self.aborted = (code, details, trailing_metadata)
         raise Aborted("aborted")
 
