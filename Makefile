@@ -20,6 +20,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	protos/framehaul/wire.py \
 	pipeline/framehaul_pipeline/slots.py \
 	pipeline/framehaul_pipeline/ring.py \
+	pipeline/framehaul_pipeline/fairness.py \
 	pipeline/framehaul_pipeline/feeder.py \
 	pipeline/framehaul_pipeline/scheduler.py \
 	pipeline/framehaul_pipeline/spec.py \

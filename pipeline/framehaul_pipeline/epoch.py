@@ -137,7 +137,7 @@ class Epoch:
     def open(self, request: OpenSession, events: SessionEvents) -> None:
         """Open a session."""
         self._sessions[request.session] = events
-        self._feeder.open(request.session, priority=request.priority)
+        self._feeder.open(request.session, priority=request.priority, tenant=request.tenant, weight=request.weight)
         self._channel.send(request)
 
     def push(self, session: int, latent: memoryview) -> None:

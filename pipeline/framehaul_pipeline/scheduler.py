@@ -1,19 +1,25 @@
 """Which session's chunk is decoded next: pure, run by the worker under its lock.
 
-Order: priority, then arrival, so that earlier requests finish first. A session runs while it has latents; when it
-waits, the next one fills the gap; a higher priority takes over at a chunk boundary.
+Order: priority, then tenants by their shares of the device (`fairness`), then arrival, so that a tenant's earlier
+requests finish first. A session runs while it has latents; when it waits, the next one fills the gap; a higher priority
+takes over at a chunk boundary.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
+from framehaul_pipeline.fairness import Shares
 from framehaul_pipeline.spec import DecoderSpec
 
 NextChunk = Callable[[int, int, int, bool], int]
 """A decoder's partition rule: `(index, available, wanted, ended) -> latents to decode now`, 0 to wait for more."""
+
+_CREDIT_NS: Final = 1_000_000_000
+"""A second of device time: a tenant's chunks come and go with its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +42,14 @@ class Chunk:
     """What the latents give, with what lookahead held back when this is the last chunk."""
     last: bool
     """No chunk follows: flush the decoder. A last chunk may have no latents."""
+    tenant: str = ""
+    """Whose share it is taken from."""
 
 
 @dataclass(slots=True, eq=False)
 class _Session:
     order: tuple[int, int]
+    tenant: str
     spec: DecoderSpec
     rule: NextChunk
     max_latents: int
@@ -63,14 +72,27 @@ class Scheduler:
     def __init__(self) -> None:
         """Start without sessions."""
         self._sessions: dict[int, _Session] = {}
+        """By priority and arrival."""
+        self._shares = Shares(_CREDIT_NS)
 
     def __contains__(self, session: int) -> bool:
         """Whether the session is open."""
         return session in self._sessions
 
-    def open(self, session: int, *, priority: int, spec: DecoderSpec, rule: NextChunk, max_latents: int) -> None:
-        """Add a session, behind those of the same priority; chunks have at most `max_latents` latents."""
-        self._sessions[session] = _Session((-priority, session), spec, rule, max_latents)
+    def open(
+        self,
+        session: int,
+        *,
+        priority: int,
+        spec: DecoderSpec,
+        rule: NextChunk,
+        max_latents: int,
+        tenant: str = "",
+        weight: float = 1.0,
+    ) -> None:
+        """Add a session, behind those of its tenant and priority; chunks have at most `max_latents` latents."""
+        self._shares.open(tenant, weight)
+        self._sessions[session] = _Session((-priority, session), tenant, spec, rule, max_latents)
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:
@@ -94,11 +116,18 @@ class Scheduler:
             Inlet slots it no longer needs.
         """
         state = self._sessions.pop(session, None)
-        return tuple(state.waiting) if state is not None else ()
+        if state is None:
+            return ()
+        self._shares.close(state.tenant)
+        return tuple(state.waiting)
+
+    def charge(self, chunk: Chunk, device_ns: int) -> None:
+        """Count the device time that a chunk has taken."""
+        self._shares.charge(chunk.tenant, device_ns)
 
     def pick(self) -> Chunk | None:
         """Take the next chunk, None when no session can run. A session's last chunk closes it."""
-        for session, state in self._sessions.items():
+        for session, state in self._in_order():
             size = state.next_size()
             if size > 0:
                 return self._take(session, state, size)
@@ -106,12 +135,25 @@ class Scheduler:
                 return self._take(session, state, 0)
         return None
 
+    def _in_order(self) -> Iterable[tuple[int, _Session]]:
+        if self._shares.num_tenants <= 1:
+            return self._sessions.items()
+        shares = self._shares
+
+        def order(item: tuple[int, _Session]) -> tuple[int, float, int]:
+            rank, arrival = item[1].order
+            return rank, shares.order(item[1].tenant), arrival
+
+        return sorted(self._sessions.items(), key=order)
+
     def _take(self, session: int, state: _Session, size: int) -> Chunk:
         latents = tuple(state.waiting.popleft() for _ in range(size))
         last = state.ended and not state.waiting
         first_latent, first_frame = state.num_decoded, state.num_frames
         state.num_decoded += size
         state.num_frames = state.spec.frames_after(state.num_decoded, ended=last)
+        self._shares.serve(state.tenant)
         if last:
-            del self._sessions[session]
-        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, last)
+            self.close(session)
+        num_frames = state.num_frames - first_frame
+        return Chunk(session, first_latent, latents, first_frame, num_frames, last, state.tenant)

@@ -91,6 +91,8 @@ class Worker:
         self._opening: deque[OpenJob] = deque()
         self._places: dict[int, Place] = {}
         self._num_in_flight = 0
+        self._completed_ns = 0
+        """When the newest completed chunk was."""
         self._stopping = False
 
     # Control thread
@@ -111,6 +113,8 @@ class Worker:
                         spec=decoder.spec,
                         rule=partial(_next_chunk, decoder),
                         max_latents=self._max_latents(message, decoder.spec),
+                        tenant=message.tenant,
+                        weight=message.weight,
                     )
                     self._opening.append(OpenJob(message))
                 case LatentReady():
@@ -183,8 +187,12 @@ class Worker:
             RuntimeError: the device failed.
         """
         flight.copied.synchronize()
+        completed_ns = time.monotonic_ns()
         with self._changed:
             self._num_in_flight -= 1
+            # Chunks overlap: the device is a chunk's own only once the one before is out.
+            self._scheduler.charge(flight.chunk, completed_ns - max(flight.launched_ns, self._completed_ns))
+            self._completed_ns = completed_ns
             self._changed.notify_all()
         self._return_inlet(flight.chunk.latents)
 

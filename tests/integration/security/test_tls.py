@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ async def test_new_certificates_are_shown_without_a_restart_and_broken_ones_neve
     first = serial(server)
     feeding = asyncio.Event()
 
-    async def latents():  # type: ignore[no-untyped-def]
+    async def latents() -> AsyncIterator[np.ndarray[tuple[int, ...], np.dtype[np.float16]]]:
         yield np.zeros((1, 16, 8, 8), np.float16)
         await feeding.wait()
         yield np.zeros((1, 16, 8, 8), np.float16)

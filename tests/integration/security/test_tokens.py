@@ -49,18 +49,18 @@ async def num_frames(server: ServerProcess, given: Access, **options: Any) -> in
         return len([frame async for frame in session])
 
 
-def methods(channel: grpc.Channel) -> dict[str, Callable[..., Any]]:
+def methods(channel: Any) -> dict[str, Callable[..., Any]]:
     """Every method of the service, and one that doesn't exist, as a call with nothing in it."""
     descriptor = pb.DESCRIPTOR.services_by_name["FrameService"]
     calls: dict[str, Callable[..., Any]] = {}
     for method in descriptor.methods:
         path = f"/{wire.SERVICE}/{method.name}"
         if method.client_streaming:
-            calls[method.name] = lambda path=path, **given: next(channel.stream_stream(path)(iter([b""]), **given))  # type: ignore[misc]
+            calls[method.name] = lambda path=path, **given: next(channel.stream_stream(path)(iter([b""]), **given))
         elif method.server_streaming:
-            calls[method.name] = lambda path=path, **given: next(channel.unary_stream(path)(b"", **given))  # type: ignore[misc]
+            calls[method.name] = lambda path=path, **given: next(channel.unary_stream(path)(b"", **given))
         else:
-            calls[method.name] = lambda path=path, **given: channel.unary_unary(path)(b"", **given)  # type: ignore[misc]
+            calls[method.name] = lambda path=path, **given: channel.unary_unary(path)(b"", **given)
     calls["Unknown"] = lambda **given: channel.unary_unary("/no.Such/Method")(b"", **given)
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     listing = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -180,6 +180,6 @@ def test_a_status_of_overload_has_retry_info(start_server: StartServer, tokens: 
         assert b"type.googleapis.com/google.rpc.RetryInfo" in trailers["grpc-status-details-bin"]
 
 
-def load(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> str:
-    method: Any = channel.unary_unary(f"/{wire.SERVICE}/GetServerInfo")
+def load(channel: Any, metadata: tuple[tuple[str, str], ...]) -> str:
+    method = channel.unary_unary(f"/{wire.SERVICE}/GetServerInfo")
     return str(pb.ServerInfo.FromString(method(b"", metadata=metadata)).load)
