@@ -59,8 +59,9 @@ class Feeder:
     has latents in the worker, which shares the device out. Where the inlet is too small for all tenants at a time, they
     take turns (`fairness`). A chunk that was begun is filled up first, so that parts of many don't keep each other out.
 
-    A session has at most `per_session` inlet slots, and the last `per_session` free ones are kept for the session that
-    is first by priority and arrival: whatever the others hold, it goes on, and then the next one.
+    A session has at most `per_session` inlet slots, and as many are kept for the session that is first by priority and
+    arrival: whatever the others hold, it goes on, and then the next one. The last `per_session` free ones are for it
+    and for tenants with less than two chunks in the inlet, so that the many sessions of one can't fill it up.
     """
 
     def __init__(self, per_session: int) -> None:
@@ -104,21 +105,25 @@ class Feeder:
 
     def next_latent(self, num_free: int) -> NextLatent | None:
         """Take the latent that goes next, given `num_free` free inlet slots; None when there is none."""
-        if not num_free:
+        first = next(iter(self._feeds.values()), None)
+        if first is None or not num_free:
             return None
-        if num_free <= self._per_session:
-            first = next(iter(self._feeds.values()), None)
-            return self._take(first) if first is not None and self._is_able(first) else None
+        kept = self._per_session - first.num_in_inlet
+        if num_free <= kept:
+            return self._take(first) if self._is_able(first) else None
         turn, self._turn = self._turn, None
-        if turn is not None and self._is_able(turn):
+        if turn is not None and self._may_go(turn, first, num_free):
             return self._take(turn)
-        able = (feed for feed in self._feeds.values() if self._is_able(feed))
-        if self._shares.num_tenants <= 1:
-            feed = next(able, None)
-        else:
-            feed = min(able, key=self._order, default=None)
-            self._num_left = self._chunk
-        return self._take(feed) if feed is not None else None
+        able = [feed for feed in self._feeds.values() if self._may_go(feed, first, num_free)]
+        if not able:
+            return None
+        self._num_left = self._chunk
+        return self._take(able[0] if self._shares.num_tenants <= 1 else min(able, key=self._order))
+
+    def _may_go(self, feed: Feed, first: Feed, num_free: int) -> bool:
+        if not self._is_able(feed):
+            return False
+        return num_free > self._per_session or feed is first or self._held[feed.tenant] < 2 * self._chunk
 
     def _is_able(self, feed: Feed) -> bool:
         return feed.has_latent and feed.num_in_inlet < self._per_session

@@ -13,7 +13,7 @@ from tests.integration.security.test_tokens import write_tokens
 
 SIZE = 64
 NUM_LATENTS = 1 << 20
-COUNTED_FRAMES = 1600
+COUNTED_FRAMES = 480
 
 
 class Load:
