@@ -20,6 +20,7 @@ from typing import Final
 
 import torch
 
+from framehaul_pipeline import core_dumps
 from framehaul_pipeline.channel import WorkerChannel
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
@@ -40,6 +41,7 @@ _log = logging.getLogger("framehaul_pipeline.worker")
 
 def main() -> int:
     """Serve until the server says stop or goes away."""
+    core_dumps.forbid()
     # Only the server decides when a worker stops: a terminal's or a service manager's signal reaches both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import uvloop
 
 from framehaul.allocator import tune_allocator
+from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import WorkerFailed
@@ -51,6 +52,7 @@ ValueT = TypeVar("ValueT")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until it is told to stop; gives the exit code."""
     config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
     os.environ[_variable("--log-level")] = config.log_level  # for the worker

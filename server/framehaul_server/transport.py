@@ -7,6 +7,8 @@ from typing import Final
 _KEEPALIVE_MS: Final = 10_000
 _PING_TIMEOUT_MS: Final = 5_000
 _HANDSHAKE_TIMEOUT_MS: Final = 10_000
+_MAX_METADATA_BYTES: Final = 8 << 10
+"""A token, and what proxies and tracing add."""
 _CONTROL_STREAMS: Final = 64
 """Health, Locate and server information beside the sessions of one connection."""
 
@@ -20,6 +22,9 @@ def server_options(*, max_request_bytes: int, max_sessions: int) -> list[tuple[s
         ("grpc.max_send_message_length", -1),
         # Over this many, a client's gRPC library queues in secret; so admission must refuse long before.
         ("grpc.max_concurrent_streams", 2 * max_sessions + _CONTROL_STREAMS),
+        # Both: between them, gRPC refuses calls at random.
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
