@@ -41,6 +41,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/packing.py \
 	server/framehaul_server/requests.py \
 	server/framehaul_server/responses.py \
+	server/framehaul_server/rich_status.py \
 	server/framehaul_server/session.py \
 	server/framehaul_server/status.py \
 	server/framehaul_server/synthetic.py \

@@ -19,10 +19,9 @@ from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import WorkerFailed
 from framehaul_server import logs
 from framehaul_server.app import App, log_config
-from framehaul_server.config import Address, ServerConfig
+from framehaul_server.config import Address, ServerConfig, TlsFiles
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.signals import StopSignals
-from framehaul_server.tls import TlsFiles
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from framehaul_server.cli import parse
-from framehaul_server.config import ServerConfig
+from framehaul_server.config import ServerConfig, TlsFiles
 
 
 def test_without_options_the_defaults_count() -> None:
@@ -13,6 +15,7 @@ def test_options_are_taken_over() -> None:
         [
             *("--listen", "[::1]:0", "--device", "cuda:1", "--max-sessions", "3", "--max-size", "1280x720"),
             *("--slots", "5", "--chunk-latents", "2", "--session-window-mib", "8", "--grace", "1.5"),
+            *("--tls-cert", "c.pem", "--tls-key", "c.key", "--tls-client-ca", "ca.pem", "--tokens", "t.toml"),
             *("--advertise", "farm:1", "--reflection", "--allow-synthetic", "--log-level", "debug"),
         ],
         {},
@@ -23,6 +26,8 @@ def test_options_are_taken_over() -> None:
     assert (config.max_sessions, config.session_window_bytes, config.grace_s) == (3, 8 << 20, 1.5)
     assert (config.advertise, config.reflection, config.allow_synthetic) == ("farm:1", True, True)
     assert config.log_level == "debug"
+    assert config.tls == TlsFiles(certificate=Path("c.pem"), key=Path("c.key"), client_ca=Path("ca.pem"))
+    assert config.tokens == Path("t.toml")
 
 
 def test_the_command_line_counts_before_the_environment() -> None:
@@ -47,6 +52,8 @@ def test_the_command_line_counts_before_the_environment() -> None:
         (["--model", "wan"], {}, "'wan': must be one of tiny"),
         (["--max-size", "1080p"], {}, "'1080p': must be WIDTHxHEIGHT"),
         ([], {"FRAMEHAUL_REFLECTION": "yes"}, "FRAMEHAUL_REFLECTION='yes': must be 0 or 1"),
+        (["--tls-cert", "c"], {}, "tls_key=unset: must be given too"),
+        (["--tls-client-ca", "c"], {}, "tls_cert and tls_key=unset: must be given too"),
         (["--refl"], {}, "unrecognized arguments: --refl"),
     ],
 )

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_server.tls import Certificates, TlsFiles
+from framehaul_server.config import TlsFiles
+from framehaul_server.tls import Certificates
 from tests.certificates import Authority
 
 
