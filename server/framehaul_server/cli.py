@@ -17,7 +17,7 @@ from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import WorkerFailed
-from framehaul_server import logs
+from framehaul_server import grpc_log, logs
 from framehaul_server.app import App, log_config
 from framehaul_server.config import Address, ServerConfig, TlsFiles
 from framehaul_server.errors import CannotListen, UnusableFile
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
+    grpc_log.quieten()
     os.environ[_variable("--log-level")] = config.log_level  # for the worker
     log_config(config)
     try:

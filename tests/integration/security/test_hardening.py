@@ -67,6 +67,7 @@ def test_a_gzip_bomb_is_refused_and_the_server_stays_small(server: ServerProcess
                 assert b"grpc-status" in answer[1]
     assert serves(server)
     assert peak_bytes(server) - before < 64 * MIB
+    assert "Traceback" not in server.log, "a client can fill the log"
 
 
 def test_silent_sockets_are_dropped_on_time_and_meanwhile_others_are_served(server: ServerProcess) -> None:
