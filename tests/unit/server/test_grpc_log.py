@@ -2,7 +2,7 @@ import logging
 
 import grpc
 import pytest
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from framehaul_server.grpc_log import is_news, quieten
 
