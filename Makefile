@@ -11,7 +11,7 @@ TORCH_INDEX_URL ?=
 # OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench
+SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench docs/examples
 
 # Files without I/O, which tests can hold in full.
 comma := ,
@@ -25,7 +25,15 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/scheduler.py \
 	pipeline/framehaul_pipeline/spec.py \
 	pipeline/framehaul_pipeline/config.py \
+	pipeline/framehaul_pipeline/config_fields.py \
+	pipeline/framehaul_pipeline/models.py \
+	pipeline/framehaul_pipeline/autoencoder_kl_config.py \
+	pipeline/framehaul_pipeline/wan_config.py \
+	pipeline/framehaul_pipeline/wan_file.py \
+	pipeline/framehaul_pipeline/wan_statistics.py \
+	pipeline/framehaul_pipeline/weights_files.py \
 	pipeline/framehaul_pipeline/errors.py \
+	pipeline/framehaul_pipeline/hunyuan_video_config.py \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \
 	server/framehaul_server/admission.py \
@@ -52,12 +60,14 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/errors.py \
 	client/framehaul_client/config.py \
 	client/framehaul_client/frames.py \
+	client/framehaul_client/sinks/exr.py \
 	client/framehaul_client/latents.py \
 	client/framehaul_client/reassembly.py \
 	client/framehaul_client/window.py \
 	client/framehaul_client/credit.py \
 	client/framehaul_client/opening.py \
 	client/framehaul_client/info.py \
+	client/framehaul_client/model_table.py \
 	client/framehaul_client/status.py \
 	client/framehaul_client/statistics.py \
 	client/framehaul_client/exits.py \
@@ -102,7 +112,7 @@ format: setup ## Rewrite sources in the house format
 
 types: setup ## mypy --strict
 	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client client/demo.py \
-		tests bench
+		tests bench docs/examples
 	cd pipeline && ../$(BIN)/mypy --config-file ../pyproject.toml training
 
 layers: setup ## Who may import whom

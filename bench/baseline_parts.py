@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
-from framehaul_client.sinks.video import VideoOptions
+from framehaul_client.sinks.video_options import VideoOptions
 
 _FPS: Final = Fraction(24)
 

@@ -41,7 +41,7 @@ class Control:
         self._folder.cleanup()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Send `start`, `stop` or `copied` and wait for the answer; a failure there is an answer with `error`."""
+        """Send `start`, `stop`, `copied` or `memory`; the answer has `error` where that failed."""
         if self._connection is None:
             self._connection, _ = self._listener.accept()
             self._connection.settimeout(_ANSWER_TIMEOUT_S)

@@ -13,18 +13,22 @@ from torch.nn import functional
 from bench.specs import FREE_SPEC, STAND_IN_SPEC
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.registry import load_decoder
+from framehaul_pipeline.models import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 STAND_IN_CHANNELS: Final = 96
 STAND_IN_CONVOLUTIONS: Final = 51
 """2 x 9 x 96^2 x 480 x 832 operations each: 3.4 TFLOP a frame, as 275 TFLOP for Wan's 81 frames of that size."""
 _NUM_WEIGHTS: Final = 6
+DIFFUSERS: Final = "diffusers"
+"""The name under which a model is decoded by diffusers."""
 
 
 class _Stateless:
     """A decoder whose latents don't depend on each other."""
 
     spec: DecoderSpec
+    dtype: torch.dtype
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         """Nothing to remember."""
@@ -46,11 +50,20 @@ class _Stateless:
         del geometry
         return 0
 
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        """Not said: nothing is measured near the device's limits."""
+        del geometry, num_latents
+        return 0
+
 
 class FreeDecoder(_Stateless):
     """Every frame is one grey, the first value of its latent."""
 
     spec = FREE_SPEC
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Give frames in `dtype`."""
+        self.dtype = dtype
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Decode `[T, C, h, w]` to `[4 T, 3, 8 h, 8 w]`, a view of `T` values."""
@@ -72,6 +85,7 @@ class StandInDecoder(_Stateless):
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         """Draw the weights; FRAMEHAUL_BENCH_CONVOLUTIONS shortens the chain for a try on the CPU."""
+        self.dtype = dtype
         self._count = int(os.environ.get("FRAMEHAUL_BENCH_CONVOLUTIONS", STAND_IN_CONVOLUTIONS))
         generator = torch.Generator().manual_seed(0)
 
@@ -95,10 +109,15 @@ class StandInDecoder(_Stateless):
         return frames, state
 
 
-def load(name: str, device: torch.device, dtype: torch.dtype) -> Decoder:
+def load(model: Model, device: torch.device) -> Decoder:
     """Load a decoder of the product's or of the benchmarks'."""
-    if name == FREE_SPEC.name:
-        return FreeDecoder()
-    if name == STAND_IN_SPEC.name:
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if model.spec == FREE_SPEC:
+        return FreeDecoder(dtype)
+    if model.spec == STAND_IN_SPEC:
         return StandInDecoder(device, dtype)
-    return load_decoder(name, device, dtype)
+    if model.spec.name == DIFFUSERS:
+        from bench.wan_decoders import DiffusersDecoder  # needs a package that only this one does
+
+        return DiffusersDecoder(model, device)
+    return load_decoder(model, device)

@@ -9,67 +9,18 @@ import argparse
 import contextlib
 import os
 import statistics
-import subprocess
-import threading
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
-from bench.control import VARIABLE, Control
+from bench.budget import Budget, gpu_name
+from bench.contest import MODES, Contest
 from bench.gpu_stream import Plan, run_streams
 from bench.harness import Results, table
-from bench.processes import Peer, Server, python_environment
 from bench.specs import STAND_IN_SPEC
 from framehaul_pipeline.models import TINY_SPEC
 
 _CASE_RESERVE_S: Final = 15.0
-_GRACE_S: Final = 15.0
-MODES: Final = {"serial": "one process, serial", "overlapped": "one process, overlapped", "framehaul": "Framehaul"}
-
-
-class Contest:
-    """The same clips through each of the three, with one decoder."""
-
-    def __init__(self, device: str, decoder: str, size: tuple[int, int], stack: contextlib.ExitStack) -> None:
-        """Start the baseline's process, the server and as many clients as sessions at most."""
-        self._size, self._decoder = size, decoder
-        self._baseline = stack.enter_context(Peer("bench.gpu_baseline", device))
-        self._control = stack.enter_context(Control())
-        env = python_environment(**{VARIABLE: self._control.path})
-        options = ("--device", device, "--model", decoder)
-        self._server = stack.enter_context(Server(*options, module="bench.server", env=env))
-        self._clients = [stack.enter_context(Peer("bench.stream_client")) for _ in range(8)]
-        for client in self._clients:
-            client.receive()
-
-    def run(self, mode: str, sessions: int, latents: int, sink: str) -> dict[str, Any]:
-        """Run `sessions` clips of `latents` at once."""
-        height, width = self._size
-        request = {"height": height, "width": width, "latents": latents, "sink": sink}
-        if mode == "framehaul":
-            return self._framehaul(request | {"target": self._server.target, "model": self._decoder}, sessions)
-        return self._baseline.ask(request | {"mode": mode, "decoder": self._decoder, "sessions": sessions, "chunk": 4})
-
-    def _framehaul(self, request: dict[str, Any], sessions: int) -> dict[str, Any]:
-        clients = self._clients[:sessions]
-        started = self._control.ask("start")
-        begun_ns = time.monotonic_ns()
-        for client in clients:
-            client.send(request)
-        runs = [client.receive()["sessions"][0] for client in clients]
-        ended_ns = max(run["ended_ns"] for run in runs)
-        profile = started if "error" in started else self._control.ask("stop")
-        return {
-            "wall_s": (ended_ns - begun_ns) / 1e9,
-            "sessions_s": [(run["ended_ns"] - begun_ns) / 1e9 for run in runs],
-            "first_frames_s": [(run["messages"][0][0] - begun_ns) / 1e9 for run in runs],
-            "num_frames": sum(run["num_frames"] for run in runs),
-            "profile": profile,
-        }
 
 
 def run_contest(given: argparse.Namespace, results: Results, remaining_s: Callable[[], float]) -> None:
@@ -83,7 +34,8 @@ def run_contest(given: argparse.Namespace, results: Results, remaining_s: Callab
     for decoder, latents, sinks in plans:
         found: dict[str, dict[str, Any]] = {}
         with contextlib.ExitStack() as stack:
-            contest = Contest(given.device, decoder, size, stack)
+            server = ("--model", decoder)
+            contest = Contest(given.device, size, stack, baseline=decoder, model=decoder, server=server)
             for mode in MODES:
                 for few in (2, 3, 4, 9):  # libraries choose their algorithms for every length of chunk
                     contest.run(mode, 1, few, "discard")
@@ -145,57 +97,17 @@ def main() -> None:
     given = parser.parse_args()
     if given.toy:
         os.environ["FRAMEHAUL_BENCH_CONVOLUTIONS"] = "2"
-    started_s = time.monotonic()
-
-    def remaining_s() -> float:
-        return float(given.budget) - (time.monotonic() - started_s)
-
-    results = Results(name="gpu", title="GPU", device=_gpu_name(given.device))
-    _watch(results, given.out, given.budget + _GRACE_S)
+    budget = Budget(given.budget, given.out)
+    results = Results(name="gpu", title="GPU", device=gpu_name(given.device))
+    budget.watch()
     sizes = ((64, 64), (64, 96)) if given.toy else ((480, 832), (720, 1280))
-    plan = Plan(device=given.device, sizes=sizes, seconds=given.seconds, remaining_s=remaining_s)
+    plan = Plan(device=given.device, sizes=sizes, seconds=given.seconds, remaining_s=budget.remaining_s)
     parts: list[tuple[str, Callable[[], None]]] = [
         ("streams", lambda: run_streams(plan, results)),
-        ("contest", lambda: run_contest(given, results, remaining_s)),
+        ("contest", lambda: run_contest(given, results, budget.remaining_s)),
     ]
-    for name, part in parts:
-        if name not in given.parts:
-            continue
-        try:
-            part()
-        except Exception:
-            results.figures[f"{name} error"] = traceback.format_exc()
-            results.say(f"{name}: failed\n\n```\n{traceback.format_exc()}```")
-        results.write(given.out)
-    results.figures["elapsed_s"] = time.monotonic() - started_s
-    results.write(given.out)
+    budget.run(results, [(name, part) for name, part in parts if name in given.parts])
     print(results.markdown())
-
-
-def _gpu_name(device: str) -> str | None:
-    if device == "cpu":
-        return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "a CUDA device"
-
-
-def _watch(results: Results, out: Path, budget_s: float) -> None:
-    """End everything when the budget is well past, so that a part that hangs doesn't cost the others their figures."""
-
-    def stop() -> None:
-        results.figures["error"] = f"stopped after {budget_s:g} s"
-        results.write(out)
-        print(results.markdown(), flush=True)
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
-        os._exit(3)
-
-    timer = threading.Timer(budget_s, stop)
-    timer.daemon = True
-    timer.start()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The baseline of the field, like for like: one process with a thread for each session, serial or overlapped.
 
 A process of its own, asked by lines of JSON: `mode` (`serial`, `overlapped`), `decoder`, `sessions`, `latents`,
-`chunk`, `height`, `width`, `sink`. Both modes use the very decoder and conversion that the product's worker runs.
+`chunk`, `height`, `width`, `sink`, and `profile`, whether to record kernels. Both modes use the very decoder and
+conversion that the product's worker runs; `diffusers=FOLDER` is diffusers' own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor
 from bench.baseline_parts import Encoder, Stream
 from bench.decoders import load
 from bench.profiling import DeviceProfiler
-from bench.stream_client import picture_latents
+from bench.specs import describe
+from bench.stream_client import SUFFIXES, picture_latents
 from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.spec import Geometry, PixelFormat
@@ -34,9 +36,9 @@ _NUM_BUFFERS: Final = 3
 class Job:
     """One session's work."""
 
-    def __init__(self, request: dict[str, Any], decoder: Decoder, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, request: dict[str, Any], decoder: Decoder, device: torch.device) -> None:
         """Prepare its latents on the host."""
-        self.decoder, self.device, self.dtype = decoder, device, dtype
+        self.decoder, self.device, self.dtype = decoder, device, decoder.dtype
         self.height, self.width = request["height"], request["width"]
         self.num_latents, self.chunk = request["latents"], request["chunk"]
         clip = picture_latents(self.height, self.width)
@@ -118,9 +120,10 @@ class Job:
             free.put(host)
 
 
-def _run(request: dict[str, Any], decoder: Decoder, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    jobs = [Job(request, decoder, device, dtype) for _ in range(request["sessions"])]
-    profiler = DeviceProfiler()
+def _run(request: dict[str, Any], decoder: Decoder, device: torch.device) -> dict[str, Any]:
+    jobs = [Job(request, decoder, device) for _ in range(request["sessions"])]
+    profiler = DeviceProfiler() if request["profile"] else None
+    suffix = SUFFIXES.get(request["sink"])
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         warm, go = threading.Barrier(len(jobs) + 1), threading.Barrier(len(jobs) + 1)
 
@@ -134,28 +137,27 @@ def _run(request: dict[str, Any], decoder: Decoder, device: torch.device, dtype:
             job.ended_s = time.monotonic()
 
         threads = [
-            threading.Thread(
-                target=work, args=(job, Path(folder) / f"{index}.mkv" if request["sink"] == "x264" else None)
-            )
+            threading.Thread(target=work, args=(job, Path(folder) / f"{index}{suffix}" if suffix else None))
             for index, job in enumerate(jobs)
         ]
         for thread in threads:
             thread.start()
         warm.wait()
-        profiler.start()
+        if profiler is not None:
+            profiler.start()
         started_s = time.monotonic()
         go.wait()
         for thread in threads:
             thread.join()
         wall_s = time.monotonic() - started_s
-        profile = profiler.stop()
+        profile = {} if profiler is None else profiler.stop()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the others need the memory
     return {
         "wall_s": wall_s,
         "sessions_s": [job.ended_s - started_s for job in jobs],
         "first_frames_s": [job.first_frame_s - started_s for job in jobs],
-        "num_frames": sum(job.num_latents for job in jobs) * decoder.spec.temporal_factor,
+        "num_frames": sum(decoder.spec.num_frames(job.num_latents) for job in jobs),
         "profile": profile,
     }
 
@@ -163,14 +165,14 @@ def _run(request: dict[str, Any], decoder: Decoder, device: torch.device, dtype:
 def main() -> None:
     """Answer requests until the input ends: `python -m bench.gpu_baseline DEVICE`."""
     device = torch.device(sys.argv[1])
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
     torch.backends.cudnn.benchmark = True
     decoders: dict[str, Decoder] = {}
     for line in sys.stdin:
         request = json.loads(line)
         name = request["decoder"]
-        decoder = decoders.setdefault(name, load(name, device, dtype)) if name not in decoders else decoders[name]
-        print(json.dumps(_run(request, decoder, device, dtype)), flush=True)
+        if name not in decoders:
+            decoders[name] = load(describe(name), device)
+        print(json.dumps(_run(request, decoders[name], device)), flush=True)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ async def read(case: str, count: int) -> list[float]:
             num_inlet_slots=0,
             inlet_slot_bytes=0,
             chunk_latents=1,
+            warm_up=(),
         )
         reader.channel.send_configure(configure, [ring.fd])
         await reader.done.wait()

@@ -62,6 +62,15 @@ def union_length(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Rise for each unit of the way, by least squares over `(x, y)`; NaN where all points have one x."""
+    if not points:
+        return math.nan
+    mean_x, mean_y = (statistics.fmean(values) for values in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else math.nan
+
+
 def rotated(cases: Sequence[CaseT], round_index: int) -> list[CaseT]:
     """`cases` beginning at another one each round, so that none always runs after the same neighbour's mess."""
     start = round_index % len(cases) if cases else 0

@@ -5,9 +5,11 @@ Everything started here is stopped by its own process id when its context ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -59,13 +61,16 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
 
-    def receive(self) -> dict[str, Any]:
-        """Wait for the next answer.
+    def receive(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Wait for the next answer; there is one for each request, so that none lies read ahead.
 
         Raises:
             RuntimeError: the process ended instead.
+            TimeoutError: nothing came within `timeout_s`.
         """
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+            raise TimeoutError(f"process {self._process.args!r} gave no answer within {timeout_s:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"process {self._process.args!r} ended with code {self._process.wait()}")
@@ -77,10 +82,15 @@ class Peer:
         self.send(request)
         return self.receive()
 
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
     def close(self) -> None:
         """End it: end-of-file on its input first, a signal if that isn't enough."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it is gone already
+                self._process.stdin.close()
         end_process(self._process, hint=False)
 
 

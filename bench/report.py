@@ -11,9 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import MODES
+from bench.contest import MODES
 from bench.plots import bars
 from bench.transport import TITLES
+from bench.wan_decode import CONTENDERS
+from bench.wan_serving import HEADLINE_TITLES
 
 
 def fill(page: str, name: str, section: str) -> str:
@@ -48,7 +50,26 @@ def contest_plot(figures: dict[str, Any]) -> str:
     return bars("Decoder tiny, every frame encoded with x264", rows, "frames/s", "Framehaul")
 
 
-PLOTS = {"transport": transport_plot, "gpu": contest_plot}
+def wan_decode_plot(figures: dict[str, Any]) -> str:
+    """TFLOP/s of all ways to decode the first size."""
+    flop, contenders = figures["flop"][0], figures["sizes"][0]
+    rows = [(CONTENDERS[kind].replace("*", ""), flop / each["seconds"] / 1e12) for kind, each in contenders.items()]
+    clip = figures["error_clip"]
+    return bars(f"Decoding {clip['height']}x{clip['width']}, Wan's arithmetic over time", rows, "TFLOP/s", "Framehaul")
+
+
+def wan_headline_plot(figures: dict[str, Any]) -> str:
+    """Seconds to the closed file."""
+    rows = [(HEADLINE_TITLES[mode].replace("*", ""), each["wall_s"]) for mode, each in figures["headline"].items()]
+    return bars("From the first latent to the closed mp4", rows, "s", "Framehaul")
+
+
+PLOTS = {
+    "transport": transport_plot,
+    "gpu": contest_plot,
+    "wan-decode": wan_decode_plot,
+    "wan-headline": wan_headline_plot,
+}
 
 
 def main() -> None:
@@ -62,8 +83,8 @@ def main() -> None:
     for section in sorted(given.results.glob("*.md")):
         name = section.stem
         page = fill(page, name, section.read_text())
-        if name in PLOTS:
-            figures = json.loads(section.with_suffix(".json").read_text())["figures"]
+        figures = json.loads(section.with_suffix(".json").read_text())["figures"]
+        if name in PLOTS and not any(key == "error" or key.endswith(" error") for key in figures):
             images = given.docs / "images"
             images.mkdir(exist_ok=True)
             (images / f"bench-{name}.svg").write_text(PLOTS[name](figures))

@@ -10,8 +10,9 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import framehaul_pipeline.models
-from bench.specs import SPECS
+import framehaul_pipeline.process as process
+from bench.specs import describe
+from framehaul_server import cli
 
 PRODUCT_WORKER = "framehaul_pipeline.entry"
 BENCH_WORKER = "bench.worker"
@@ -23,11 +24,7 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 def main() -> int:
     """Run the server."""
-    framehaul_pipeline.models.MODELS = SPECS  # type: ignore[misc]
-    # Only now: these modules take the models' table when they are imported.
-    import framehaul_pipeline.process as process
-    from framehaul_server import cli
-
+    cli.describe_model = describe  # type: ignore[attr-defined]
     process.subprocess = SimpleNamespace(Popen=_spawn, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined, assignment]
     return cli.main()
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Final
 
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.models import TINY_SPEC, Model, ModelKind, describe_model
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
 FREE_SPEC: Final = DecoderSpec(
@@ -34,4 +33,10 @@ STAND_IN_SPEC: Final = DecoderSpec(
 )
 """Not a video decoder: as much arithmetic a frame as the Wan 2.1 VAE, see `decoders.StandInDecoder`."""
 
-SPECS: Final = MappingProxyType({spec.name: spec for spec in (TINY_SPEC, FREE_SPEC, STAND_IN_SPEC)})
+
+def describe(text: str) -> Model:
+    """Read `--model` as the product does, and the names of these."""
+    for spec in (FREE_SPEC, STAND_IN_SPEC):
+        if text == spec.name:
+            return Model(kind=ModelKind.TINY, spec=spec)
+    return describe_model(text)

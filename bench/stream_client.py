@@ -1,7 +1,7 @@
 """A client process for the benchmarks: the client library, its encoder and its sinks, driven by lines of JSON.
 
-A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `sink` (`discard` or `x264`),
-either `seconds` to leave after or `latents` to send, and `fps` for latents that come at a pace.
+A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `sink` (`discard` or a key of
+`SUFFIXES`), either `seconds` to leave after or `latents` to send, and `fps` for latents that come at a pace.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from framehaul_client.client import FrameClient
 from framehaul_client.encoder import Encoder
 from framehaul_client.frames import PixelFormat
 from framehaul_client.latents_file import LatentsFile
-from framehaul_client.sinks.video import VideoOptions, VideoSink
+from framehaul_client.sinks.video import VideoSink
+from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.stream_command import SAMPLE
 
 _FACTOR: Final = 8
 _FRAMES_A_LATENT: Final = 4
 _FPS: Final = Fraction(24)
+SUFFIXES: Final = {"x264": ".mkv", "mp4": ".mp4"}
+"""Sinks that encode, and what files they write."""
 
 
 def picture_latents(height: int, width: int) -> NDArray[np.float16]:
@@ -67,7 +70,7 @@ async def _session(
         priority=request.get("priority", 0),
     ) as session:
         encoder = None
-        if request["sink"] == "x264":
+        if request["sink"] in SUFFIXES:
             sink = VideoSink(out, PixelFormat.YUV420P, _FPS, VideoOptions())
             sink.prepare()
             encoder = Encoder(sink, session.opened.layout)
@@ -99,12 +102,12 @@ async def _session(
 
 async def _run(request: dict[str, Any]) -> dict[str, Any]:
     clip = picture_latents(request["height"], request["width"])
-    cpu_s = time.process_time()
+    cpu_s, suffix = time.process_time(), SUFFIXES.get(request["sink"], "")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with FrameClient(request["target"], tune_allocator=True) as client:
             sessions = await asyncio.gather(
                 *(
-                    _session(client, request, clip, Path(folder) / f"{index}.mkv")
+                    _session(client, request, clip, Path(folder) / f"{index}{suffix}")
                     for index in range(request.get("sessions", 1))
                 )
             )

@@ -1,4 +1,4 @@
-"""The product's worker, with the benchmarks' decoders and two things noted: when copies were done, what the GPU did.
+"""The product's worker, with the benchmarks' decoders and notes of copies, kernels and device memory.
 
 Started by `bench.server` in place of `framehaul_pipeline.entry`. One more thread obeys `control.Control`.
 """
@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from typing import Any
+
+import torch
 
 from bench.control import VARIABLE
 from bench.decoders import load
@@ -48,6 +50,12 @@ def _obey(profiler: DeviceProfiler, command: str) -> dict[str, Any]:
         return {}
     if command == "stop":
         return dict(profiler.stop())
+    if command == "memory":
+        on_cuda = torch.cuda.is_available()
+        return {
+            "allocated": torch.cuda.memory_allocated() if on_cuda else 0,
+            "reserved": torch.cuda.memory_reserved() if on_cuda else 0,
+        }
     taken = list(_copied)
     _copied.clear()
     return {"copied": taken}

@@ -23,6 +23,7 @@ class FakeDecoder:
     """Latents are whole numbers; frame levels are their running sum modulo 256."""
 
     spec = FAKE_SPEC
+    dtype = torch.float32
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         return [torch.zeros(2)]
@@ -49,6 +50,9 @@ class FakeDecoder:
 
     def state_bytes(self, geometry: Geometry) -> int:
         return 8
+
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        return 0
 
 
 def expected_levels(values: list[int]) -> list[int]:

@@ -59,7 +59,6 @@ class SimulatedStream:
 
 class SimulatedDevice:
     torch_device = torch.device("cpu")
-    dtype = torch.float32
     name = "simulated"
     memory_bytes = 0
 

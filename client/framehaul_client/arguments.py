@@ -29,7 +29,7 @@ from framehaul_client.config import (
 from framehaul_client.exits import MEANINGS
 from framehaul_client.frames import PixelFormat
 from framehaul_client.latents_file import DEFAULT_TENSOR
-from framehaul_client.sinks.video import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
+from framehaul_client.sinks.video_options import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
 from framehaul_client.stream_command import DEFAULT_FPS, StreamConfig
 
 _ACCESS_OPTIONS: Final = {
@@ -48,6 +48,8 @@ examples:
   client stream clip.safetensors --out video.mp4 --target gpu7:50051 --crf 14 --preset slow
   client stream clip.safetensors --out - | ffplay -     watch it while it is decoded
   client stream clip.safetensors --out 'frames/%06d.png'
+  client stream clip.safetensors --out 'plates/%06d.exr'                      half floats, for grading
+  client stream clip.safetensors --out master.mp4 --format yuv420p10le        10 bits
 """
 
 ValueT = TypeVar("ValueT")
@@ -65,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_stream(commands, f"{_EXAMPLES}\nexit codes:\n{codes}")
     _add_info(commands)
+    _add_models(commands)
     return parser
 
 
@@ -125,8 +128,8 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
         "--out",
         required=True,
         metavar="OUT",
-        help="video.mp4, .mov or .mkv; a pattern of images such as 'frames/%%06d.png'; or - for raw video (y4m) on "
-        "stdout. Folders are made as needed",
+        help="video.mp4, .mov or .mkv; a pattern of images such as 'frames/%%06d.png' or .exr; or - for raw video "
+        "(y4m) on stdout. Folders are made as needed",
     )
     _add_target(parser)
     parser.add_argument(
@@ -135,8 +138,9 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
     parser.add_argument(
         "--format",
         choices=[pixel_format.value for pixel_format in PixelFormat],
-        help="how frames cross the network (default: yuv420p for video, half the bytes and no conversion on this "
-        "machine; rgb24 for images)",
+        help="how frames cross the network (default: what suits the output). yuv420p: video, the fewest bytes and no "
+        "conversion on this machine. yuv420p10le: 10-bit video, the default where the encoder takes no 8 bits. rgb24: "
+        "8-bit PNG. gbrpf16le: half floats, for EXR and 16-bit PNG",
     )
     parser.add_argument(
         "--fps",
@@ -167,7 +171,7 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
         "--preset", help=f"speed against size, ultrafast to veryslow (default: {DEFAULT_PRESET} for libx264)"
     )
     video.add_argument(
-        "--pix-fmt", metavar="NAME", help="the encoder's pixel format (default: yuv420p if it takes that)"
+        "--pix-fmt", metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"
     )
     _add_json(parser, "report", " (stderr with --out -)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no text; errors and --json still come")
@@ -182,6 +186,26 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Says which models and formats a server offers, and its load.",
     )
     _add_target(parser)
+    _add_json(parser, "answer")
+    _add_debug(parser)
+
+
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "models",
+        allow_abbrev=False,
+        help="say which models a server has",
+        description="Says for each model of a server how latents become frames: channels of a latent, pixels of one of "
+        "its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
+        "normalisation, and how much device memory a session holds.",
+    )
+    _add_target(parser)
+    parser.add_argument(
+        "--size",
+        type=_number(_size),
+        metavar="WIDTHxHEIGHT",
+        help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
+    )
     _add_json(parser, "answer")
     _add_debug(parser)
 
@@ -245,6 +269,13 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 
 def _priority(text: str) -> int:
     return check_priority(int(text))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not all(side.isascii() and side.isdecimal() and 0 < int(side) < 1 << 20 for side in (width, height)):
+        raise ValueError(f"{text}: must be WIDTHxHEIGHT in pixels, like 832x480")
+    return int(width), int(height)
 
 
 def _seconds(text: str) -> float:

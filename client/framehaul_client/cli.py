@@ -15,6 +15,7 @@ from framehaul_client.arguments import access, make_parser, stream_config
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
 from framehaul_client.exits import Exit, exit_code
 from framehaul_client.info_command import fetch_info, info_json, info_text
+from framehaul_client.model_table import model_lines, models_json
 from framehaul_client.progress import choose_progress
 from framehaul_client.sinks.choice import STDOUT
 from framehaul_client.stream_command import stream
@@ -65,12 +66,16 @@ def _run(given: argparse.Namespace) -> Exit:
         info = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout, access(given))))
         text = info_json(info) if given.json else info_text(given.target, info)
         out = sys.stdout
+    elif given.command == "models":
+        models = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout, access(given)))).models
+        text = models_json(models, given.size) if given.json else "\n".join(model_lines(models, given.size))
+        out = sys.stdout
     else:
         with choose_progress(quiet=given.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(stream_config(given), progress)))
         text = report.as_json() if given.json else report.as_text()
         out = sys.stderr if given.out == STDOUT else sys.stdout
-    if given.json or given.command == "info" or not given.quiet:
+    if given.json or given.command != "stream" or not given.quiet:
         out.write(f"{text}\n")
         out.flush()
     return Exit.OK

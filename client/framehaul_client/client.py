@@ -120,7 +120,7 @@ class FrameClient:
                 rank 4. An async iterable runs on this event loop, a plain one on a thread of its own. It is advanced
                 when the server has room for more, and closed with the session if it is a generator.
             model: the decoder's name; empty for the server's default.
-            pixel_format: `rgb24` or `yuv420p`.
+            pixel_format: `rgb24`, `yuv420p`, `yuv420p10le` or `gbrpf16le`; see `PixelFormat` for the arrays.
             dtype: `bfloat16` for bit patterns held as uint16; else taken from the first array.
             num_latents: take exactly so many; some decoders must know it. Known anyway when `latents` is an array.
             normalized: the latents have zero mean and unit variance, and the server must undo that.

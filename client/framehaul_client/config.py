@@ -12,8 +12,8 @@ from framehaul_client.latents import LatentType
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 TARGET_VARIABLE: Final = "FRAMEHAUL_TARGET"
 DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
-# Room for one rgb24 frame of 3840x2160; servers choose smaller messages where frames are small.
-DEFAULT_MAX_MESSAGE_BYTES: Final = 32 << 20
+# Room for one gbrpf16le frame of 3840x2160; servers choose smaller messages where frames are small.
+DEFAULT_MAX_MESSAGE_BYTES: Final = 64 << 20
 _PRIORITIES: Final = range(-100, 101)
 
 

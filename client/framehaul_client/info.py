@@ -19,9 +19,13 @@ class Model:
         spatial_factor: pixels of a frame for each latent cell, in each direction.
         temporal_factor: frames of every latent after the first.
         first_frames: frames of the first latent.
-        lookahead_latents: how many later latents it waits for.
+        lookahead_latents: the most later latents that a frame waits for.
         exactness: how streamed frames compare with a whole-clip decode.
         receptive_latents: how far back a frame depends on latents; None for all of them.
+        state_bytes_per_pixel: device memory of a session, for each pixel of a frame.
+        normalization: it has a mean and deviation of its own, which it applies to normalised latents.
+        tile_latents: latents of a temporal tile, whose frames come together; 0 for decoders without tiles.
+        tile_stride_latents: latents from one tile's start to the next one's; 0 for decoders without tiles.
     """
 
     name: str
@@ -32,6 +36,17 @@ class Model:
     lookahead_latents: int
     exactness: str
     receptive_latents: int | None
+    state_bytes_per_pixel: float
+    normalization: bool
+    tile_latents: int
+    tile_stride_latents: int
+
+    def state_bytes(self, width: int, height: int) -> int | None:
+        """Device memory of a session with frames of this size; None if there can be none of it."""
+        cell = max(1, self.spatial_factor)  # a server may leave it unsaid
+        if width % cell or height % cell:
+            return None
+        return round(self.state_bytes_per_pixel * width * height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,4 +140,8 @@ def _read_model(model: pb.ModelInfo) -> Model:
         lookahead_latents=model.lookahead_latents,
         exactness=exactness,
         receptive_latents=model.receptive_latents if model.HasField("receptive_latents") else None,
+        state_bytes_per_pixel=model.state_bytes_per_pixel,
+        normalization=model.normalization,
+        tile_latents=model.tile_latents,
+        tile_stride_latents=model.tile_stride_latents,
     )

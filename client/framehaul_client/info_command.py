@@ -1,4 +1,4 @@
-"""`client info`: what a server offers, for people and for programs."""
+"""`client info` and `client models`: what a server offers, for people and for programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
+from framehaul_client.frames import PixelFormat
 from framehaul_client.info import ServerInfo
+from framehaul_client.model_table import model_lines
 
 
 async def fetch_info(target: str, connect_timeout_s: float, access: Access) -> ServerInfo:
@@ -33,15 +35,11 @@ def info_text(target: str, info: ServerInfo) -> str:
         f"{target}: framehaul {info.version} on {info.device}, "
         f"{info.num_sessions} of {info.max_sessions} sessions, {info.num_slots_in_use} of {info.num_slots} slots in use"
     ]
-    for index, model in enumerate(info.models):
-        receptive = "all" if model.receptive_latents is None else str(model.receptive_latents)
-        lines.append(
-            f"  model {model.name}{' (default)' if index == 0 else ''}: {model.channels} channels, "
-            f"{model.spatial_factor}x{model.spatial_factor} pixels and {model.temporal_factor} frames a latent "
-            f"({model.first_frames} for the first), lookahead {model.lookahead_latents}, "
-            f"depends on {receptive} past latents, {model.exactness}"
-        )
-    lines.append(f"  frames as {', '.join(info.pixel_formats)}, up to {info.max_pixels} pixels each")
+    lines += [f"  {line}" for line in model_lines(info.models)]
+    lines.append(
+        f"  frames as {', '.join(info.pixel_formats)}, up to {info.max_pixels} pixels each "
+        f"({PixelFormat.GBRPF16LE}: half of that)"
+    )
     lines.append(f"  latents as {', '.join(info.dtypes)}, up to {info.chunk_latents} decoded together")
     if info.synthetic:
         lines.append("  synthetic latents are allowed")

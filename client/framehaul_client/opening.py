@@ -26,7 +26,7 @@ class Opened:
         layout: size and pixel format of every frame.
         first_frames: frames of the first latent.
         temporal_factor: frames of every later latent.
-        lookahead_latents: how many later latents the decoder waits for.
+        lookahead_latents: the most later latents that a frame waits for.
         window_frames: frames that may wait at the client.
     """
 

@@ -94,7 +94,7 @@ class Session:
             )
 
     def __aiter__(self) -> AsyncIterator[Pixels]:
-        """Iterate over frames: `[H, W, 3]` (rgb24) or `[H * 3 / 2, W]` (yuv420p), uint8, read-only views."""
+        """Iterate over frames, read-only arrays in the shape and type that `PixelFormat` says."""
         return self
 
     async def __anext__(self) -> Pixels:

@@ -22,7 +22,7 @@ from framehaul_client.report import Meanwhile, Report, Timeline
 from framehaul_client.session import Session
 from framehaul_client.sinks.base import Sink
 from framehaul_client.sinks.choice import choose_sink
-from framehaul_client.sinks.video import VideoOptions
+from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.statistics import SessionStatistics
 
 _LOG: Final = logging.getLogger(__name__)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from framehaul_pipeline.spec import DecoderSpec, LatentDtype, PixelFormat
+from framehaul_pipeline.messages import MAX_MESSAGE_BYTES, encode
+from framehaul_pipeline.models import TINY, Model
+from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
+
+_MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """What the supervisor starts a worker with.
 
-    Slots are sized by the largest frame (`max_pixels`): a frame slot holds at least the frames of one latent in the
-    widest pixel format, an inlet slot one latent in the widest dtype. Smaller frames fit several latents to a slot.
+    Slots are sized by the largest frame (`max_pixels`): a frame slot holds what a chunk of one latent can give (a whole
+    tile's frames for decoders with tiles) at 3 bytes a pixel, an inlet slot one latent in the widest dtype. Smaller
+    frames fit several latents to a slot; frames of a wider pixel format must be smaller.
     """
 
     device: str = "auto"
-    models: tuple[str, ...] = ("tiny",)
+    models: tuple[Model, ...] = (TINY,)
+    """The first is the default."""
     max_pixels: int = 1088 * 1920
     num_slots: int = 8
     num_inlet_slots: int = 32
     chunk_latents: int = 4
-    startup_timeout_s: float = 120.0
+    warm_up: tuple[tuple[int, int], ...] = ()
+    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
+    startup_timeout_s: float = 600.0
+    """For loading weights and warming up: gigabytes, and a choice of kernels for each shape."""
     max_restarts: int = 3
     restart_window_s: float = 300.0
 
@@ -37,6 +47,15 @@ class WorkerConfig:
             raise ValueError(f"device={self.device}: must be auto, cpu, cuda or cuda:N")
         if not self.models:
             raise ValueError("models=(): must name at least one model")
+        names = [spec.name for spec in self.specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models={','.join(names)}: must each have a name of its own")
+        # They travel to the worker in one message, and their specs come back in one.
+        models_bytes = sum(len(encode(model)) for model in self.models)
+        if models_bytes > _MAX_MODELS_BYTES:
+            raise ValueError(
+                f"models={','.join(names)}: descriptions must be at most {_MAX_MODELS_BYTES} bytes together"
+            )
         for name, value, low, high in (
             ("max_pixels", self.max_pixels, 64, 1 << 26),
             ("num_slots", self.num_slots, 2, 1024),
@@ -46,11 +65,18 @@ class WorkerConfig:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+        for width, height in self.warm_up:
+            self._check_warm_up(width, height)
+
+    @property
+    def specs(self) -> tuple[DecoderSpec, ...]:
+        """Of the models, in their order."""
+        return tuple(model.spec for model in self.models)
 
     def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
-        """Payload bytes of a frame slot: one latent's frames and those lookahead held back, at `max_pixels`."""
-        frames = max(max(spec.first_frames, spec.temporal_factor) * (1 + spec.lookahead_latents) for spec in specs)
-        return frames * max(pixel_format.frame_bytes(1, self.max_pixels) for pixel_format in PixelFormat)
+        """Payload bytes of a frame slot: the most frames that a chunk of one latent can give, at `max_pixels`."""
+        frames = max(spec.most_frames(1) for spec in specs)
+        return frames * self.max_pixels * SLOT_BYTES_PER_PIXEL
 
     def inlet_slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
         """Payload bytes of an inlet slot: one float32 latent at `max_pixels`."""
@@ -58,3 +84,11 @@ class WorkerConfig:
             spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
             for spec in specs
         )
+
+    def _check_warm_up(self, width: int, height: int) -> None:
+        field = f"warm_up={width}x{height}"
+        if not 0 < width * height <= self.max_pixels:
+            raise ValueError(f"{field}: must be a size of up to {self.max_pixels} pixels, as max_pixels says")
+        for spec in self.specs:
+            if width % spec.spatial_factor or height % spec.spatial_factor:
+                raise ValueError(f"{field}: must be multiples of {spec.spatial_factor} for model {spec.name!r}")

@@ -31,10 +31,9 @@ class _CpuStream:
 
 
 class CpuDevice:
-    """The CPU, in float32."""
+    """The CPU."""
 
     torch_device = torch.device("cpu")
-    dtype = torch.float32
     memory_bytes = 0
 
     def __init__(self) -> None:
@@ -76,9 +75,7 @@ class _CudaStream:
 
 
 class CudaDevice:
-    """One GPU, in float16, with the rings registered as pinned memory."""
-
-    dtype = torch.float16
+    """One GPU, with the rings registered as pinned memory."""
 
     def __init__(self, index: int) -> None:
         """Create the CUDA context of GPU `index`."""

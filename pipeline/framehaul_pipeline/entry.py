@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import torch
@@ -25,16 +25,16 @@ from framehaul_pipeline.channel import WorkerChannel
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
+from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.messages import Configure, Ready, Shutdown
 from framehaul_pipeline.ring import Ring
-from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.warm_up import warm_up
 from framehaul_pipeline.worker import Worker
 
 EXIT_FAULT: Final = 70
 """A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
 _STOP_TIMEOUT_S: Final = 10.0
-_WARM_UP_SIZE: Final = 8
 
 _log = logging.getLogger("framehaul_pipeline.worker")
 
@@ -61,12 +61,15 @@ def main() -> int:
     inlet = Ring(inlet_fd, num_slots=configure.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
     try:
         device = open_device(configure.device)
-        decoders = {name: load_decoder(name, device.torch_device, device.dtype) for name in configure.models}
-        for decoder in decoders.values():
-            _warm_up(decoder, device.torch_device, device.dtype)
+        decoders = {model.spec.name: load_decoder(model, device.torch_device) for model in configure.models}
         worker = Worker(device, ring, inlet, decoders, chunk_latents=configure.chunk_latents, send=channel.send)
+        worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
+    except PipelineError as error:
+        _log.error("worker can't start: %s", error)
+        return EXIT_FAULT
     except Exception:
-        _log.exception("worker can't start device=%s models=%s", configure.device, ",".join(configure.models))
+        models = ",".join(model.spec.name for model in configure.models)
+        _log.exception("worker can't start device=%s models=%s", configure.device, models)
         return EXIT_FAULT
     specs = tuple(decoder.spec for decoder in decoders.values())
     channel.send(Ready(device=device.name, memory_bytes=device.memory_bytes, specs=specs))
@@ -75,13 +78,14 @@ def main() -> int:
     return 0
 
 
-def _warm_up(decoder: Decoder, device: torch.device, dtype: torch.dtype) -> None:
-    """Decode one small latent, so that libraries and kernels are loaded before the first client comes."""
-    geometry = Geometry(channels=decoder.spec.channels, height=_WARM_UP_SIZE, width=_WARM_UP_SIZE)
-    with torch.inference_mode():
-        latents = torch.zeros(1, geometry.channels, geometry.height, geometry.width, device=device, dtype=dtype)
-        frames, _ = decoder.step(latents, decoder.open(geometry, None))
-        frames.cpu()
+def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:
+    warm_up(
+        decoders,
+        device,
+        configure.warm_up,
+        chunk_latents=configure.chunk_latents,
+        slot_bytes=configure.slot_bytes,
+    )
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

@@ -100,6 +100,7 @@ class Epoch:
                 num_inlet_slots=self._inlet.num_slots,
                 inlet_slot_bytes=self._inlet.slot_bytes,
                 chunk_latents=config.chunk_latents,
+                warm_up=config.warm_up,
             ),
             [self._ring.fd, self._inlet.fd],
         )

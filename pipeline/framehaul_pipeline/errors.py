@@ -16,7 +16,7 @@ class InvalidInput(PipelineError):
     def __init__(self, field: str, value: object, allowed: str) -> None:
         """Name the `field`, the `value` it held, and what is `allowed`."""
         super().__init__(f"{field}={value}: must be {allowed}")
-        self.field = field
+        self.field, self.value, self.allowed = field, value, allowed
 
 
 class NotFound(PipelineError):

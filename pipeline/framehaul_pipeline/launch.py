@@ -7,6 +7,7 @@ staging memory alternate, each guarded by the events of the chunk that used it l
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,10 @@ class Launcher:
         ]
         self._next_turn = 0
 
+    def run_on_compute_stream(self, work: Callable[[], None]) -> None:
+        """Run `work` where chunks are decoded."""
+        self._compute.run(work)
+
     def open(
         self,
         decoder: Decoder,
@@ -144,7 +149,8 @@ class Launcher:
                     f"decoder {place.decoder.spec.name!r} gave {frames.shape[0]} frames for latents "
                     f"{chunk.first_latent}..{chunk.first_latent + num_latents - 1}: must be {chunk.num_frames}"
                 )
-            convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
+            if chunk.num_frames:
+                convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
 
         if turn.decoded is not None:
             self._upload.wait(turn.decoded)
@@ -153,7 +159,7 @@ class Launcher:
         self._compute.wait(self._upload.record())
         if turn.copied is not None:
             self._compute.wait(turn.copied)
-        if chunk.num_frames:
+        if num_latents or chunk.num_frames:  # latents change the state even when they give no frame yet
             self._compute.run(decode)
         turn.decoded = self._compute.record()
         self._copy.wait(turn.decoded)
@@ -184,7 +190,7 @@ class Launcher:
             if place.scale is not None:
                 std, mean = place.scale
                 latents = latents.float() * std + mean
-            frames, place.state = decoder.step(latents.to(self._device.dtype), place.state)
+            frames, place.state = decoder.step(latents.to(decoder.dtype), place.state)
             parts.append(frames)
         if last:
             held_back = decoder.flush(place.state)

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from framehaul_pipeline.models import Model
 from framehaul_pipeline.spec import DecoderSpec, LatentDtype, PixelFormat
 
 MAX_MESSAGE_BYTES: Final = 64 << 10
@@ -22,12 +23,14 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     epoch: int
     device: str
-    models: tuple[str, ...]
+    models: tuple[Model, ...]
     num_slots: int
     slot_bytes: int
     num_inlet_slots: int
     inlet_slot_bytes: int
     chunk_latents: int
+    warm_up: tuple[tuple[int, int], ...]
+    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):

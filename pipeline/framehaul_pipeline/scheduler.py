@@ -46,6 +46,11 @@ class Chunk:
     """Whose share it is taken from."""
 
 
+def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, chunk_latents: int) -> int:
+    """How many latents can be decoded together: at most `chunk_latents`, and their frames must fit a slot."""
+    return max(1, min(chunk_latents, spec.chunk_within(slot_bytes // frame_bytes)))
+
+
 @dataclass(slots=True, eq=False)
 class _Session:
     order: tuple[int, int]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -26,6 +27,10 @@ class LatentDtype(str, Enum):
         return 4 if self is LatentDtype.FLOAT32 else 2
 
 
+SLOT_BYTES_PER_PIXEL: Final = 3
+"""What frame slots have room for at the server's largest size; frames of a wider format must be smaller."""
+
+
 class PixelFormat(str, Enum):
     """Layout of one frame on the wire; names are FFmpeg's."""
 
@@ -33,11 +38,31 @@ class PixelFormat(str, Enum):
     """`[H, W, 3] uint8`, full range."""
     YUV420P = "yuv420p"
     """Planes Y `[H, W]`, U and V `[H/2, W/2]`, `uint8`, BT.709, limited range, packed without padding."""
+    YUV420P10LE = "yuv420p10le"
+    """The same in 10 bits, each in a little-endian `uint16`."""
+    GBRPF16LE = "gbrpf16le"
+    """Planes G, B, R `[H, W]`, little-endian `float16`, full range 0..1."""
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether two by two pixels share their chroma: height and width must be even."""
+        return self in (PixelFormat.YUV420P, PixelFormat.YUV420P10LE)
 
     def frame_bytes(self, height: int, width: int) -> int:
         """Bytes of one frame of `height` x `width` pixels."""
-        pixels = height * width
-        return pixels * 3 if self is PixelFormat.RGB24 else pixels * 3 // 2
+        return height * width * _HALF_BYTES_PER_PIXEL[self] // 2
+
+    def max_pixels(self, slot_pixels: int) -> int:
+        """Pixels of the largest frame where slots have room for `slot_pixels`."""
+        return min(slot_pixels, slot_pixels * SLOT_BYTES_PER_PIXEL * 2 // _HALF_BYTES_PER_PIXEL[self])
+
+
+_HALF_BYTES_PER_PIXEL: Final = {
+    PixelFormat.RGB24: 6,
+    PixelFormat.YUV420P: 3,
+    PixelFormat.YUV420P10LE: 6,
+    PixelFormat.GBRPF16LE: 12,
+}
 
 
 class Exactness(str, Enum):
@@ -66,7 +91,7 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     first_frames: int
     """Frames that the first latent gives (1 for decoders that treat it as a picture)."""
     lookahead_latents: int
-    """Latents after the current one that a frame depends on."""
+    """The most latents after its own that a frame depends on."""
     exactness: Exactness
     receptive_latents: int | None
     """How many latents back a frame depends on, its own included; None: on all of them."""
@@ -75,6 +100,24 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     """Per channel: `latents = normalized * std + mean`; empty: already in the decoder's own scale."""
+    tile_latents: int = 0
+    """Latents of a temporal tile, for decoders that cross-fade overlapping tiles; 0: no tiles."""
+    tile_stride_latents: int = 0
+    """Latents from one tile's start to the next one's; 0: no tiles."""
+
+    def __post_init__(self) -> None:
+        """Check that tiles overlap and that the lookahead is theirs.
+
+        Raises:
+            ValueError: names the field, its value and what is allowed.
+        """
+        tile = self.tile_latents
+        if not (tile == self.tile_stride_latents == 0 or 1 <= self.tile_stride_latents < tile):
+            raise ValueError(
+                f"tile_stride_latents={self.tile_stride_latents}: must be 1..{tile - 1} in tiles of {tile}"
+            )
+        if tile and self.lookahead_latents != tile - 1:
+            raise ValueError(f"lookahead_latents={self.lookahead_latents}: must be {tile - 1} in tiles of {tile}")
 
     def num_frames(self, num_latents: int) -> int:
         """Frames of a whole clip of `num_latents` latents."""
@@ -83,8 +126,43 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.first_frames + (num_latents - 1) * self.temporal_factor
 
     def frames_after(self, num_latents: int, *, ended: bool) -> int:
-        """Frames that can be out once `num_latents` are in; `ended`: no more will come."""
-        return self.num_frames(num_latents if ended else max(0, num_latents - self.lookahead_latents))
+        """Frames that can be out once `num_latents` are in; `ended`: no more will come.
+
+        A whole tile settles the frames of all latents up to the first of the next tile, that one included. Those
+        behind wait to be cross-faded with the next tile, or for the end.
+        """
+        if ended:
+            return self.num_frames(num_latents)
+        if not self.tile_latents:
+            return self.num_frames(max(0, num_latents - self.lookahead_latents))
+        num_tiles = (num_latents - self.tile_latents) // self.tile_stride_latents + 1
+        return self.num_frames(num_tiles * self.tile_stride_latents + 1) if num_tiles > 0 else 0
+
+    def latents_within(self, num_frames: int) -> int:
+        """The most latents that give no more than `num_frames` frames while others follow."""
+        fitting = self.latents_whole(num_frames)
+        if not self.tile_latents:
+            return fitting + self.lookahead_latents
+        num_tiles = max(0, fitting - 1) // self.tile_stride_latents
+        return num_tiles * self.tile_stride_latents + self.tile_latents - 1
+
+    def latents_whole(self, num_frames: int) -> int:
+        """The most latents of a whole clip that gives no more than `num_frames` frames."""
+        after_first = num_frames - self.first_frames
+        return 0 if after_first < 0 else 1 + after_first // self.temporal_factor
+
+    def most_frames(self, num_latents: int) -> int:
+        """The most frames of a chunk of `num_latents`, 1 or more: its own, and all that were held back before.
+
+        Most are held back just before the lookahead, or the first tile, is full. Before a later tile is full the
+        first latent's frames are out already.
+        """
+        own = self.first_frames if self.tile_latents else max(self.first_frames, self.temporal_factor)
+        return own + (self.lookahead_latents + num_latents - 1) * self.temporal_factor
+
+    def chunk_within(self, num_frames: int) -> int:
+        """The largest chunk, in latents, that never gives more than `num_frames` frames; below 1: there is none."""
+        return 1 + (num_frames - self.most_frames(1)) // self.temporal_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

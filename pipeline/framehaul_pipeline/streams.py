@@ -43,8 +43,6 @@ class Device(Protocol):
     """A processor that decodes."""
 
     torch_device: torch.device
-    dtype: torch.dtype
-    """Element type that decoders compute in."""
     name: str
     memory_bytes: int
 

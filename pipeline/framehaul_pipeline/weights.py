@@ -1,105 +1,101 @@
-"""Reads network weights from a safetensors file that is checked before it is believed. Imports torch.
+"""Reads network weights from safetensors files that are checked before they are believed. Imports torch.
 
-The header alone is read and compared with the module first, so a wrong file costs no memory and no device time, and
-nothing is ever unpickled.
+The headers alone are read and compared with what is wanted first, so a wrong file costs no memory and no device time.
+Tensors are views of the mapped files until they are copied to where they are wanted.
 """
 
 from __future__ import annotations
 
-import json
-import struct
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors.torch import load as load_safetensors
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.weights_files import check_sha256, find_weights, read_header, refused
 
 ASSETS: Final = Path(__file__).parent / "assets"
-MAX_FILE_BYTES: Final = 1 << 30
-MAX_HEADER_BYTES: Final = 1 << 20
-_LENGTH = struct.Struct("<Q")
-_DTYPES: Final = {"F16": 2, "BF16": 2, "F32": 4}
+
+Renaming = Callable[[Collection[str]], Mapping[str, str]]
+"""From the names of a file's tensors to the names that are wanted."""
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor entries of a safetensors file by name, checked to be whole, packed and of a floating type.
+def read_tensors(
+    path: Path | str,
+    wanted: Mapping[str, Collection[int]],
+    rename: Renaming | None = None,
+    *,
+    sha256: str | None = None,
+) -> dict[str, Tensor]:
+    """Tensors of a model by name, on the CPU, in the dtype they are stored in.
 
-    Source: the format section of the README of huggingface/safetensors: an 8-byte little-endian length, that much
-    JSON, then the tensors end to end.
+    Args:
+        path: a safetensors file, or a folder with one or with an index and its shards.
+        wanted: shapes by name. Tensors under other first parts of a name (`encoder.`, say) are left alone, but one
+            that isn't wanted under the first part of a wanted one is an error.
+        rename: gives the wanted names of a file's own; None: they are the same.
+        sha256: of the one file, in hexadecimal digits.
 
     Raises:
-        InvalidInput: names what is wrong with the file.
+        InvalidInput: a file is damaged or another than the pinned one, or a tensor is missing, left over, there twice,
+            of another shape, or not finite.
     """
-    try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(_LENGTH.size)
-            if len(prefix) < _LENGTH.size or size_bytes > MAX_FILE_BYTES:
-                raise _refused(
-                    path, f"{size_bytes} bytes", f"a safetensors file of {_LENGTH.size}..{MAX_FILE_BYTES} bytes"
-                )
-            (header_bytes,) = _LENGTH.unpack(prefix)
-            if header_bytes > min(MAX_HEADER_BYTES, size_bytes - _LENGTH.size):
-                raise _refused(path, f"header of {header_bytes} bytes", "a safetensors file that is whole")
-            raw = file.read(header_bytes)
-    except OSError as error:
-        raise _refused(path, error.strerror, "a readable safetensors file") from error
-    try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise _refused(path, "header that is not JSON", "a safetensors file") from error
-    if not isinstance(header, dict):
-        raise _refused(path, "header that is no object", "a safetensors file")
-    header.pop("__metadata__", None)
-    tensors_bytes = size_bytes - _LENGTH.size - header_bytes
-    _check_entries(path, header, tensors_bytes)
-    return header
+    files = find_weights(Path(path))
+    if sha256 is not None:
+        if len(files) != 1:
+            raise refused(Path(path), f"{len(files)} files with one sha256", "one file, or no sha256")
+        check_sha256(files[0], sha256)
+    places = _find(files, wanted, rename)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            for name, (place, stored_name) in places.items():
+                if place == file:
+                    tensors[name] = opened.get_tensor(stored_name)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise refused(places[name][0], f"{name} with NaN or infinity", "finite weights")
+    return tensors
 
 
 def load_weights(module: nn.Module, path: Path, prefix: str) -> None:
     """Fill every parameter of `module`, in place, from the tensors named `prefix` + its name.
 
     Raises:
-        InvalidInput: the file is damaged, or a tensor is missing, left over, or of another shape.
+        InvalidInput: see `read_tensors`.
     """
-    header = {name: entry for name, entry in read_header(path).items() if name.startswith(prefix)}
-    wanted = {prefix + name: tensor for name, tensor in module.state_dict().items()}
-    if missing := sorted(wanted.keys() - header.keys()):
-        raise _refused(path, f"no tensor {missing[0]}", f"weights with {len(wanted)} tensors {prefix}*")
-    if unknown := sorted(header.keys() - wanted.keys()):
-        raise _refused(path, f"tensor {unknown[0]}", "weights without it for this version")
-    for name, tensor in wanted.items():
-        if header[name]["shape"] != list(tensor.shape):
-            raise _refused(path, f"{name} of shape {header[name]['shape']}", f"{list(tensor.shape)}")
-    tensors = load_safetensors(path.read_bytes())
+    own = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    tensors = read_tensors(path, {name: tensor.shape for name, tensor in own.items()})
     with torch.no_grad():
-        for name, tensor in wanted.items():
-            if not torch.isfinite(tensors[name]).all():
-                raise _refused(path, f"{name} with NaN or infinity", "finite weights")
+        for name, tensor in own.items():
             tensor.copy_(tensors[name])
 
 
-def _check_entries(path: Path, header: dict[str, Any], tensors_bytes: int) -> None:
-    end = 0
-    try:
-        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        for name, entry in entries:
-            count = 1
-            for length in entry["shape"]:
-                count *= length
-            if entry["dtype"] not in _DTYPES:
-                raise _refused(path, f"{name} of type {entry['dtype']}", f"one of {', '.join(_DTYPES)}")
-            if entry["data_offsets"] != [end, end + count * _DTYPES[entry["dtype"]]]:
-                raise _refused(path, f"{name} at {entry['data_offsets']}", "tensors packed end to end")
-            end = entry["data_offsets"][1]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise _refused(path, "malformed header entry", "a safetensors file") from error
-    if end != tensors_bytes:
-        raise _refused(path, f"{tensors_bytes} bytes of tensors", f"{end} bytes as its header says: a whole file")
-
-
-def _refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
-    return InvalidInput(f"weights {path.name}", value, allowed)
+def _find(
+    files: tuple[Path, ...], wanted: Mapping[str, Collection[int]], rename: Renaming | None
+) -> dict[str, tuple[Path, str]]:
+    """Of each wanted tensor its file and its name there, once all headers agree with what is wanted."""
+    parts = {name.partition(".")[0] for name in wanted}
+    headers = {file: read_header(file) for file in files}
+    # Names are found for all files together: what a tensor is called may depend on which others there are.
+    stored_names = {name for header in headers.values() for name in header}
+    names = rename(stored_names) if rename is not None else {name: name for name in stored_names}
+    places: dict[str, tuple[Path, str]] = {}
+    for file, header in headers.items():
+        for stored_name, entry in header.items():
+            name = names[stored_name]
+            if name.partition(".")[0] not in parts:
+                continue
+            if name not in wanted:
+                raise refused(file, f"tensor {stored_name}", "weights without it for this model")
+            if name in places:
+                raise refused(file, f"tensor {stored_name} twice", "each tensor once")
+            if entry["shape"] != list(wanted[name]):
+                raise refused(file, f"{stored_name} of shape {entry['shape']}", f"{list(wanted[name])}")
+            places[name] = (file, stored_name)
+    if missing := sorted(wanted.keys() - places.keys()):
+        under = ", ".join(f"{part}.*" for part in sorted(parts))
+        raise refused(files[0], f"no tensor {missing[0]}", f"weights with {len(wanted)} tensors {under}")
+    return places

@@ -36,7 +36,7 @@ from framehaul_pipeline.messages import (
     ToServer,
 )
 from framehaul_pipeline.ring import Ring, SlotHeader
-from framehaul_pipeline.scheduler import Chunk, InletSlot, Scheduler
+from framehaul_pipeline.scheduler import Chunk, InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.slots import SlotTable
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_pipeline.streams import Device
@@ -94,6 +94,10 @@ class Worker:
         self._completed_ns = 0
         """When the newest completed chunk was."""
         self._stopping = False
+
+    def before_serving(self, work: Callable[[], None]) -> None:
+        """Run `work` where decoding runs; on the launch thread, before it takes jobs."""
+        self._launcher.run_on_compute_stream(work)
 
     # Control thread
 
@@ -237,9 +241,12 @@ class Worker:
         )
 
     def _max_latents(self, request: OpenSession, spec: DecoderSpec) -> int:
-        frame_bytes = request.pixel_format.frame_bytes(*_geometry(request).frame_size(spec))
-        frames_per_slot = self._ring.slot_bytes // frame_bytes
-        return max(1, min(self._chunk_latents, frames_per_slot // spec.temporal_factor - spec.lookahead_latents))
+        return max_chunk_latents(
+            spec,
+            frame_bytes=request.pixel_format.frame_bytes(*_geometry(request).frame_size(spec)),
+            slot_bytes=self._ring.slot_bytes,
+            chunk_latents=self._chunk_latents,
+        )
 
     def _open(self, request: OpenSession) -> None:
         place = self._launcher.open(

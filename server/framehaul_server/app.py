@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha import reflection
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
-from framehaul_pipeline.models import MODELS
 from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.admission import Admission
@@ -63,7 +62,7 @@ class App:
         except (OSError, ValueError) as error:
             raise UnusableFile(str(error)) from error
         self._on_ready = on_ready
-        self._specs = tuple(MODELS[name] for name in config.worker.models)
+        self._specs = config.worker.specs
         self._admission = Admission(config.max_sessions)
         self._health = Health()
         self._worker_failed = asyncio.Event()
@@ -211,6 +210,8 @@ def log_config(config: ServerConfig) -> None:
     worker = told.pop("worker")
     told["listen"] = config.listen
     told["tls"] = ",".join(map(str, config.tls.paths)) if config.tls else None
+    worker["models"] = ",".join(f"{model.spec.name}={model.path or 'shipped'}" for model in config.worker.models)
+    worker["warm_up"] = ",".join(f"{width}x{height}" for width, height in config.worker.warm_up) or None
     _log.info("%s", logs.line("config", **told, **{f"worker.{key}": value for key, value in worker.items()}))
 
 

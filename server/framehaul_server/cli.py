@@ -15,7 +15,8 @@ import uvloop
 from framehaul.allocator import tune_allocator
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.models import MODELS
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.models import TINY_SPEC, Model, describe_model
 from framehaul_pipeline.supervisor import WorkerFailed
 from framehaul_server import grpc_log, logs
 from framehaul_server.app import App, log_config
@@ -31,8 +32,9 @@ EXIT_WORKER_FAILED: Final = 4
 _ENVIRONMENT_PREFIX: Final = "FRAMEHAUL_"
 _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
-Frames leave as rgb24 or yuv420p. Addresses other than loopback need TLS and tokens: see
-docs/operations.md.
+Frames leave as rgb24, yuv420p, yuv420p10le (10 bits) or gbrpf16le (half float), as each client asks. --max-size is for
+the first three; half-float frames take twice the bytes, so the largest has half the pixels.
+Addresses other than loopback need TLS and tokens: see docs/operations.md.
 
 The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
 The second ends the process at once.
@@ -97,14 +99,16 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
     parser = _parser(environment)
     given = parser.parse_args(arguments)
     try:
+        texts = given.model or environment.get(_variable("--model"), TINY_SPEC.name).split(",")
         return ServerConfig(
             listen=given.listen,
             worker=WorkerConfig(
                 device=given.device,
-                models=(given.model,),
+                models=_read_models(texts),
                 max_pixels=given.max_size,
                 num_slots=given.slots,
                 chunk_latents=given.chunk_latents,
+                warm_up=given.warm_up,
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
@@ -118,7 +122,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             insecure=given.insecure,
             log_level=given.log_level,
         )
-    except ValueError as error:
+    except (ValueError, InvalidInput) as error:
         parser.error(str(error))
 
 
@@ -156,11 +160,26 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
     option("--listen", Address.parse, str(defaults.listen), "where to listen; port 0 picks a free one", "HOST:PORT")
     option("--device", str, worker.device, "auto, cpu, cuda or cuda:N", "DEVICE")
-    option("--model", _read_model, worker.models[0], f"model to serve: {', '.join(MODELS)}", "NAME")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME[=PATH]",
+        help="tiny, or a name and where its VAE lies: a folder as diffusers saves it, or a safetensors file, with "
+        "#sha256=HEX behind it to pin the weights. Several options serve several models, the first is the default "
+        f"[{_variable('--model')}, separated by commas, default {TINY_SPEC.name}]",
+    )
     option("--max-sessions", int, str(defaults.max_sessions), "sessions at a time; more are refused", "N")
-    option("--max-size", _read_size, "1920x1088", "largest frame, by its area; sizes the rings", "WIDTHxHEIGHT")
+    option("--max-size", _read_area, "1920x1088", "largest frame, by its area; sizes the rings", "WIDTHxHEIGHT")
     option("--slots", int, str(worker.num_slots), "chunks of frames in shared memory", "N")
     option("--chunk-latents", int, str(worker.chunk_latents), "most latents decoded together", "N")
+    option(
+        "--warm-up",
+        _read_sizes,
+        "",
+        "frame sizes, separated by commas, to decode once with each model before serving: their first client need not "
+        "wait while kernels are chosen",
+        "WIDTHxHEIGHT",
+    )
     option(
         "--session-window-mib",
         int,
@@ -218,17 +237,24 @@ def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> b
     return text == "1"
 
 
-def _read_model(text: str) -> str:
-    if text not in MODELS:
-        raise ValueError(f"{text!r}: must be one of {', '.join(MODELS)}")
-    return text
+def _read_models(texts: Sequence[str]) -> tuple[Model, ...]:
+    return tuple(describe_model(text) for text in texts)
 
 
-def _read_size(text: str) -> int:
+def _read_area(text: str) -> int:
+    width, height = _read_size(text)
+    return width * height
+
+
+def _read_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    return tuple(_read_size(part) for part in text.split(",")) if text else ()
+
+
+def _read_size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
         raise ValueError(f"{text!r}: must be WIDTHxHEIGHT in pixels, like 1920x1088")
-    return int(width) * int(height)
+    return int(width), int(height)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.spec import DecoderSpec, Exactness, PixelFormat
+from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, Exactness
 from framehaul_server.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 from framehaul_server.validation import DTYPES, PIXEL_FORMAT_NUMBERS
 
@@ -32,12 +32,15 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
         exactness=_EXACTNESS[spec.exactness],
         receptive_latents=spec.receptive_latents,
         state_bytes_per_pixel=spec.state_bytes_per_pixel,
+        normalization=bool(spec.latent_std),
+        tile_latents=spec.tile_latents,
+        tile_stride_latents=spec.tile_stride_latents,
     )
 
 
 def max_response_bytes(max_pixels: int) -> int:
     """Largest response of a server that makes frames of up to `max_pixels`."""
-    return max(DEFAULT_MESSAGE_BYTES, *(message_bytes(each.frame_bytes(1, max_pixels)) for each in PixelFormat))
+    return max(DEFAULT_MESSAGE_BYTES, message_bytes(max_pixels * SLOT_BYTES_PER_PIXEL))
 
 
 def server_info(

@@ -31,10 +31,12 @@ PIXEL_FORMATS: Final = MappingProxyType(
         pb.PIXEL_FORMAT_UNSPECIFIED: PixelFormat.RGB24,
         pb.PIXEL_FORMAT_RGB24: PixelFormat.RGB24,
         pb.PIXEL_FORMAT_YUV420P: PixelFormat.YUV420P,
+        pb.PIXEL_FORMAT_YUV420P10LE: PixelFormat.YUV420P10LE,
+        pb.PIXEL_FORMAT_GBRPF16LE: PixelFormat.GBRPF16LE,
     }
 )
 PIXEL_FORMAT_NUMBERS: Final = MappingProxyType(
-    {PixelFormat.RGB24: pb.PIXEL_FORMAT_RGB24, PixelFormat.YUV420P: pb.PIXEL_FORMAT_YUV420P}
+    {PIXEL_FORMATS[number]: number for number in PIXEL_FORMATS if number != pb.PIXEL_FORMAT_UNSPECIFIED}
 )
 _EXPLICIT_BY_MODE: Final = MappingProxyType({pb.MODE_UNSPECIFIED: False, pb.MODE_AUTO: False, pb.MODE_EXPLICIT: True})
 
@@ -122,10 +124,8 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
         raise Unsupported(f"open.start_frame={message.start_frame}: this server starts clips at frame 0 only")
     spec = find_model(message.model, rules.specs, field="open.model")
     geometry = _geometry(message, synthetic, spec, rules)
-    pixel_format = _known("open.pixel_format", message.pixel_format, PIXEL_FORMATS, pb.PixelFormat.Name)
     height, width = geometry.frame_size(spec)
-    if pixel_format is PixelFormat.YUV420P and (height % 2 or width % 2):
-        raise InvalidInput("open.pixel_format", pixel_format.value, f"rgb24 for frames of {height}x{width} pixels")
+    pixel_format = _pixel_format(message, height, width, rules.max_pixels)
     if abs(message.priority) > _MAX_PRIORITY:
         raise InvalidInput("open.priority", message.priority, f"{-_MAX_PRIORITY}..{_MAX_PRIORITY}")
     if message.num_latents > MAX_LATENTS:
@@ -195,6 +195,20 @@ def _geometry(message: pb.Open, synthetic: pb.Synthetic | None, spec: DecoderSpe
         raise InvalidInput("open.geometry", "unset", "set, or synthetic latents asked for in the same message")
     geometry.check(spec, rules.max_pixels)
     return geometry
+
+
+def _pixel_format(message: pb.Open, height: int, width: int, max_pixels: int) -> PixelFormat:
+    asked = _known("open.pixel_format", message.pixel_format, PIXEL_FORMATS, pb.PixelFormat.Name)
+    even, pixels = height % 2 == 0 and width % 2 == 0, height * width
+    fitting = [
+        each.value for each in PixelFormat if (even or not each.subsampled) and pixels <= each.max_pixels(max_pixels)
+    ]
+    if asked.value in fitting:
+        return asked
+    allowed = f"one of {', '.join(fitting)} for frames of {height}x{width} pixels"
+    if (room := asked.max_pixels(max_pixels)) < pixels:
+        allowed += f"; of this one the server has room for {room} pixels a frame (a larger --max-size makes more)"
+    raise InvalidInput("open.pixel_format", asked.value, allowed)
 
 
 def _dtype(message: pb.Open, *, synthetic: bool) -> LatentDtype:

@@ -25,7 +25,7 @@ class WindowLimits:
         The smallest window lets one latent more through, whatever was decoded before: with anything less, a session
         that doesn't know its last latent yet could wait for ever.
         """
-        min_frames = max(spec.first_frames, spec.temporal_factor) * (1 + spec.lookahead_latents)
+        min_frames = spec.most_frames(1)
         return cls(min_frames=min_frames, max_frames=max(min_frames, window_bytes // frame_bytes))
 
     def clamp(self, num_frames: int) -> int:
@@ -72,10 +72,9 @@ def allowed_latents(spec: DecoderSpec, frames_until: int, num_latents: int | Non
         spec: the decoder's shape rules.
         frames_until: first frame that doesn't fit any more.
         num_latents: of the whole clip; None while unknown. Then any latent may turn out to be the last, and frames
-            held back for the lookahead come with the last, so these must fit too.
+            that were held back come with the last, so these must fit too.
     """
-    after_first = frames_until - spec.first_frames
-    fitting = 0 if after_first < 0 else 1 + after_first // spec.temporal_factor
-    if num_latents is None or fitting >= num_latents:
-        return fitting
-    return min(num_latents - 1, fitting + spec.lookahead_latents)
+    whole = spec.latents_whole(frames_until)
+    if num_latents is None or whole >= num_latents:
+        return whole
+    return min(num_latents - 1, spec.latents_within(frames_until))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from framehaul_pipeline.convert import convert
+from framehaul_pipeline.convert import convert, convert_by_torch
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.tiny import load_tiny
 from framehaul_pipeline.devices import CudaDevice, open_device
@@ -168,17 +168,37 @@ def test_chunks_of_any_size_equal_the_whole(sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("pixel_format", list(PixelFormat))
-def test_conversion_on_the_gpu_equals_the_cpus(pixel_format: PixelFormat) -> None:
-    """To one level: both compute in float32, and may add in another order."""
-    frames = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(7)) * 2.2 - 1.1
-    outs = []
-    for device in ("cpu", "cuda"):
-        out = torch.zeros(2, pixel_format.frame_bytes(48, 80), dtype=torch.uint8, device=device)
-        convert(frames.to(device), pixel_format, out)
-        outs.append(out.cpu().int())
-    difference = (outs[0] - outs[1]).abs()
-    assert difference.max() <= 1
-    assert (difference > 0).float().mean() < 1e-3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [(48, 80), (30, 1042)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_conversion_on_the_gpu_equals_the_cpus(
+    pixel_format: PixelFormat, dtype: torch.dtype, size: tuple[int, int], memory_format: torch.memory_format
+) -> None:
+    """Byte for byte: the kernels, torch's operations on the GPU, and those on the CPU."""
+    values = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(7)) * 2.2 - 1.1
+    frames = values.to(dtype).contiguous(memory_format=memory_format)
+    expected, by_torch, by_kernels = (
+        torch.full((3, pixel_format.frame_bytes(*size)), 77, dtype=torch.uint8, device=device)
+        for device in ("cpu", "cuda", "cuda")
+    )
+    convert(frames, pixel_format, expected)
+    convert_by_torch(frames.cuda(), pixel_format, by_torch)
+    convert(frames.cuda(), pixel_format, by_kernels)
+    assert torch.equal(by_torch.cpu(), expected)
+    assert torch.equal(by_kernels.cpu(), expected)
+
+
+def test_conversion_on_the_gpu_is_one_kernel() -> None:
+    """Frames are read once: nothing is computed beside it, whatever the format."""
+    frames = torch.rand(4, 3, 64, 96, device="cuda", dtype=torch.float16)
+    for pixel_format in PixelFormat:
+        out = torch.empty(4, pixel_format.frame_bytes(64, 96), dtype=torch.uint8, device="cuda")
+        convert(frames, pixel_format, out)  # compiles
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            convert(frames, pixel_format, out)
+            torch.cuda.synchronize()
+        kernels = [event.name for event in profile.events() if event.device_type.name == "CUDA"]
+        assert len(kernels) == 1, kernels
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Whole sessions with a stand-in worker: any chunking of latents, any acknowledgements, any decoder's lookahead."""
+"""Whole sessions with a stand-in worker: any chunking of latents, any acknowledgements, any lookahead, any tiles."""
 
 import asyncio
 
@@ -7,6 +7,7 @@ import msgspec
 from hypothesis import given, settings
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.spec import DecoderSpec
 from framehaul_server.session import Session
 from tests.unit.server.fakes import (
     ANYBODY,
@@ -25,10 +26,9 @@ from tests.unit.server.fakes import (
 
 
 async def explicit_session(
-    messages: list[int], lookahead: int, window_frames: int, acks: list[int], max_message_bytes: int
+    messages: list[int], spec: DecoderSpec, window_frames: int, acks: list[int], max_message_bytes: int
 ) -> FakeContext:
     """Play a well-behaved EXPLICIT client; returns what it got."""
-    spec = msgspec.structs.replace(SPEC, lookahead_latents=lookahead, first_frames=1)
     worker = FakeWorker(spec)
     opened = opening(mode=pb.MODE_EXPLICIT, window_frames=window_frames, max_message_bytes=max_message_bytes)
     context, requests = FakeContext(), FakeRequests()
@@ -36,7 +36,7 @@ async def explicit_session(
     session = Session(request(open=opened), worker, session_rules, record(), ANYBODY)
     task = asyncio.ensure_future(session.run(requests, context))
     waiting, num_sent, granted, acknowledged = list(messages), 0, 0, 0
-    limits = (16 + lookahead * 4) + 4
+    limits = max(16, spec.most_frames(1)) + 4
     while not task.done():
         await asyncio.sleep(0)
         granted = max(granted, *(each.header.latents_until for each in context.responses), 0)
@@ -57,17 +57,21 @@ async def explicit_session(
 @settings(max_examples=60, deadline=None)
 @given(
     messages=st.lists(st.integers(1, 8), min_size=1, max_size=12),
-    lookahead=st.integers(0, 2),
+    ahead=st.integers(0, 2).map(lambda latents: {"lookahead_latents": latents})
+    | st.sampled_from([(5, 3), (3, 1), (3, 2)]).map(
+        lambda tile: {"lookahead_latents": tile[0] - 1, "tile_latents": tile[0], "tile_stride_latents": tile[1]}
+    ),
     window_frames=st.integers(0, 40),
     acks=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     frames_to_a_message=st.integers(1, 5),
 )
 def test_an_explicit_session_completes_with_every_frame_once_and_in_order(
-    messages: list[int], lookahead: int, window_frames: int, acks: list[int], frames_to_a_message: int
+    messages: list[int], ahead: dict[str, int], window_frames: int, acks: list[int], frames_to_a_message: int
 ) -> None:
     max_message_bytes = 64 + frames_to_a_message * (FRAME_BYTES + 4)
+    spec = msgspec.structs.replace(SPEC, first_frames=1, **ahead)
     context = asyncio.run(
-        asyncio.wait_for(explicit_session(messages, lookahead, window_frames, acks, max_message_bytes), 20)
+        asyncio.wait_for(explicit_session(messages, spec, window_frames, acks, max_message_bytes), 20)
     )
     num_frames = 1 + 4 * (sum(messages) - 1)
     assert context.frames() == [frame(index) for index in range(num_frames)]

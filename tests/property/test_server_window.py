@@ -10,16 +10,21 @@ from framehaul_server.window import FrameWindow, WindowLimits, allowed_latents
 
 @st.composite
 def specs(draw: st.DrawFn) -> DecoderSpec:
+    tile, stride = draw(
+        st.just((0, 0)) | st.integers(2, 6).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n - 1)))
+    )
     return DecoderSpec(
         name="any",
         channels=1,
         spatial_factor=1,
         temporal_factor=draw(st.integers(1, 8)),
         first_frames=draw(st.integers(1, 8)),
-        lookahead_latents=draw(st.integers(0, 3)),
+        lookahead_latents=tile - 1 if tile else draw(st.integers(0, 3)),
         exactness=Exactness.FULL,
         receptive_latents=None,
         state_bytes_per_pixel=0.0,
+        tile_latents=tile,
+        tile_stride_latents=stride,
     )
 
 
@@ -37,6 +42,22 @@ def test_what_is_allowed_fits_and_one_latent_more_would_not(
     assert frames(within) <= max(frames_until, 0)
     if num_latents is None or allowed < num_latents:
         assert frames(allowed + 1) > frames_until
+
+
+@given(specs(), st.integers(0, 40), st.integers(1, 8), st.integers(0, 100))
+def test_no_chunk_gives_more_frames_than_its_size_says(
+    spec: DecoderSpec, num_before: int, num_latents: int, room_frames: int
+) -> None:
+    """Whenever it comes and whether it is the last; and some chunk gives as many."""
+
+    def frames(before: int, count: int) -> int:
+        return spec.num_frames(before + count) - spec.frames_after(before, ended=False)
+
+    assert 0 <= frames(num_before, num_latents) <= spec.most_frames(num_latents)
+    assert spec.most_frames(num_latents) in {frames(before, num_latents) for before in range(10)}
+    largest = spec.chunk_within(room_frames)
+    assert largest < 1 or spec.most_frames(largest) <= room_frames
+    assert spec.most_frames(max(1, largest + 1)) > room_frames
 
 
 @given(specs(), st.integers(0, 200), st.integers(0, 60))

@@ -9,15 +9,17 @@ from pathlib import Path
 
 from framehaul_client.frames import PixelFormat
 from framehaul_client.sinks.base import Sink
+from framehaul_client.sinks.image_encoding import IMAGE_ENCODINGS
 from framehaul_client.sinks.images import ImageSink
-from framehaul_client.sinks.video import CONTAINERS, VideoOptions, VideoSink
-from framehaul_client.sinks.y4m import Y4mSink
+from framehaul_client.sinks.video import CONTAINERS, VIDEO_FORMATS, VideoSink
+from framehaul_client.sinks.video_options import VideoOptions, natural_format
+from framehaul_client.sinks.y4m import Y4M_FORMATS, Y4mSink
 
 STDOUT = "-"
 
 
 def choose_sink(out: str, pixel_format: PixelFormat | None, fps: Fraction, video: VideoOptions) -> Sink:
-    """Make the sink for `out`: `-`, a video file, or a pattern of PNG files.
+    """Make the sink for `out`: `-`, a video file, or a pattern of PNG or EXR files.
 
     Args:
         out: the output's name.
@@ -28,15 +30,19 @@ def choose_sink(out: str, pixel_format: PixelFormat | None, fps: Fraction, video
     Raises:
         ValueError: nothing is known by such a name, or it can't take this pixel format.
     """
-    sink: Sink
+    suffix = os.path.splitext(out)[1].lower()
     if out == STDOUT:
-        sink = Y4mSink(sys.stdout.fileno(), fps)
-    elif os.path.splitext(out)[1].lower() == ".png":
-        sink = ImageSink(out)
-    elif os.path.splitext(out)[1].lower() in CONTAINERS:
-        sink = VideoSink(Path(out), pixel_format or PixelFormat.YUV420P, fps, video)
-    else:
-        raise ValueError(f"out={out}: must be -, a name with % and .png, or end in {', '.join(CONTAINERS)}")
-    if pixel_format not in (None, sink.pixel_format):
-        raise ValueError(f"format={pixel_format}: out={out} takes {sink.pixel_format} only")
-    return sink
+        return Y4mSink(sys.stdout.fileno(), _chosen(pixel_format, Y4M_FORMATS, out), fps)
+    if suffix in IMAGE_ENCODINGS:
+        encodings = {encoding.pixel_format: encoding for encoding in IMAGE_ENCODINGS[suffix]}
+        return ImageSink(out, encodings[_chosen(pixel_format, tuple(encodings), out)])
+    if suffix in CONTAINERS:
+        return VideoSink(Path(out), _chosen(pixel_format or natural_format(video), VIDEO_FORMATS, out), fps, video)
+    raise ValueError(f"out={out}: must be -, a name with % and .png or .exr, or end in {', '.join(CONTAINERS)}")
+
+
+def _chosen(asked: PixelFormat | None, allowed: tuple[PixelFormat, ...], out: str) -> PixelFormat:
+    """What was asked for, or the first that the output takes."""
+    if asked not in (None, *allowed):
+        raise ValueError(f"format={asked}: must be {' or '.join(allowed)} for out={out}")
+    return asked or allowed[0]

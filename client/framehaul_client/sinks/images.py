@@ -1,18 +1,17 @@
-"""One PNG file for each frame, lossless; every file appears whole."""
+"""One PNG or OpenEXR file for each frame, lossless; every file appears whole."""
 
 from __future__ import annotations
 
 import os
 import re
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
-import av
 from av.video.codeccontext import VideoCodecContext
 
 from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat
 from framehaul_client.sinks.base import make_folder, output_error
+from framehaul_client.sinks.image_encoding import ImageEncoding
 
 _NUMBER: Final = re.compile(r"%(?:0\d+)?d")
 _TEMPORARY: Final = ".framehaul.partial"
@@ -32,8 +31,8 @@ def check_pattern(pattern: str) -> None:
 class ImageSink:
     """Numbers its files from 0, the index of the frame in the clip."""
 
-    def __init__(self, pattern: str) -> None:
-        """Write files named by `pattern`, such as `frames/%06d.png`.
+    def __init__(self, pattern: str, encoding: ImageEncoding) -> None:
+        """Write files named by `pattern`, such as `frames/%06d.png`, in `encoding`.
 
         Raises:
             ValueError: the pattern doesn't name one file for each frame.
@@ -41,13 +40,14 @@ class ImageSink:
         check_pattern(pattern)
         folder, self._name = os.path.split(pattern)
         self._folder = Path(folder)
+        self._encoding = encoding
         self._num_bytes = 0
         self._codec: VideoCodecContext | None = None
 
     @property
     def pixel_format(self) -> PixelFormat:
-        """Always rgb24."""
-        return PixelFormat.RGB24
+        """What frames must be in."""
+        return self._encoding.pixel_format
 
     @property
     def num_bytes(self) -> int:
@@ -70,14 +70,7 @@ class ImageSink:
 
     def start(self, layout: FrameLayout) -> None:
         """Open the encoder."""
-        codec = av.CodecContext.create("png", "w")
-        assert isinstance(codec, VideoCodecContext)
-        codec.width, codec.height = layout.width, layout.height
-        codec.pix_fmt = "rgb24"
-        codec.time_base = Fraction(1, 1)
-        # Frames are independent, and one at a time comes out again: threads would hold some back.
-        codec.thread_count = 1
-        self._codec = codec
+        self._codec = self._encoding.open(layout)
 
     def write(self, batch: FrameBatch) -> None:
         """Write one file for each frame.
@@ -87,10 +80,7 @@ class ImageSink:
         """
         assert self._codec is not None, "start comes first"
         for index, pixels in enumerate(batch.frames, batch.first_frame):
-            frame = av.VideoFrame.from_numpy_buffer(pixels, format="rgb24")
-            frame.pts = index
-            image = b"".join(bytes(packet) for packet in self._codec.encode(frame))
-            self._write_file(self._folder / (self._name % index), image)
+            self._write_file(self._folder / (self._name % index), self._encoding.encode(self._codec, pixels))
 
     def finish(self) -> None:
         """Do nothing: every file is whole already."""

@@ -1,18 +1,16 @@
-"""A video file by PyAV: frames that arrive as yuv420p go into the encoder without a conversion or a copy.
+"""A video file by PyAV: 4:2:0 frames go into the encoder without a conversion, those of 8 bits without a copy.
 
 Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever the wire format was.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
 import av
 import av.error
-from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
@@ -20,41 +18,15 @@ from av.video.stream import VideoStream
 from framehaul_client.errors import OutputError
 from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat, Pixels
 from framehaul_client.sinks.base import PartialFile
+from framehaul_client.sinks.planes import frame_of_planes, planes_of_420
+from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
 CONTAINERS: Final = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-DEFAULT_CODEC: Final = "libx264"
-DEFAULT_CRF: Final = 18
-DEFAULT_PRESET: Final = "veryfast"
-_DEFAULTS: Final = {"libx264": {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET}}
+VIDEO_FORMATS: Final = (PixelFormat.YUV420P, PixelFormat.YUV420P10LE, PixelFormat.RGB24)
+"""What frames may arrive in. Not half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
+_APPLE_TAGS: Final = {"hevc": "hvc1"}  # what QuickTime and editors on macOS want; FFmpeg's own choice is hev1
 _BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
 _RGB_MATRIX: Final = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoOptions:
-    """How to encode.
-
-    Attributes:
-        codec: FFmpeg's name of the encoder.
-        crf: quality, for encoders that have it: lower is better and larger.
-        preset: speed, for encoders that have it.
-        encoded_format: FFmpeg's name of the encoder's pixel format; None for yuv420p where the encoder takes it.
-    """
-
-    codec: str = DEFAULT_CODEC
-    crf: int | None = None
-    preset: str | None = None
-    encoded_format: str | None = None
-
-    @property
-    def encoder_options(self) -> dict[str, str]:
-        """Options for the encoder: what was asked for, over our defaults for it."""
-        options = dict(_DEFAULTS.get(self.codec, {}))
-        if self.crf is not None:
-            options["crf"] = str(self.crf)
-        if self.preset is not None:
-            options["preset"] = self.preset
-        return options
 
 
 class VideoSink:
@@ -65,7 +37,7 @@ class VideoSink:
 
         Args:
             target: the file, .mp4, .mov or .mkv.
-            pixel_format: what the frames will be in.
+            pixel_format: what the frames will be in, one of `VIDEO_FORMATS`.
             fps: frames a second.
             options: how to encode.
 
@@ -80,7 +52,7 @@ class VideoSink:
         self._pixel_format = pixel_format
         self._fps = fps
         self._options = options
-        self._encoded_format = _encoded_format(options)
+        self._encoded_format = encoded_format(options, pixel_format)
         self._file: PartialFile | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -172,6 +144,8 @@ class VideoSink:
         codec.width, codec.height = layout.width, layout.height
         codec.pix_fmt = self._encoded_format
         codec.time_base = 1 / self._fps
+        if self._container_format != "matroska" and codec.codec.canonical_name in _APPLE_TAGS:
+            codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
         codec.color_range = self._range
         codec.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
         codec.color_primaries = _BT709
@@ -188,7 +162,10 @@ class VideoSink:
         return int(ColorRange.JPEG if full else ColorRange.MPEG)
 
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
-        frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
+        if self._pixel_format is PixelFormat.YUV420P10LE:
+            frame = frame_of_planes(self._pixel_format.value, planes_of_420(pixels))
+        else:
+            frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
         from_rgb = self._pixel_format is PixelFormat.RGB24
         frame.color_range = int(ColorRange.JPEG if from_rgb else ColorRange.MPEG)
         if self._encoded_format != self._pixel_format.value:
@@ -235,23 +212,3 @@ class VideoSink:
                 container.close()
             except av.error.FFmpegError:
                 del container
-
-
-def _encoded_format(options: VideoOptions) -> str:
-    try:
-        codec = av.Codec(options.codec, "w")
-    except UnknownCodecError:
-        raise ValueError(f"codec={options.codec}: no such encoder in this build of FFmpeg") from None
-    if codec.type != "video":
-        raise ValueError(f"codec={options.codec}: must be a video encoder")
-    formats = [video_format.name for video_format in codec.video_formats or []]
-    wanted = options.encoded_format
-    if wanted is None:
-        return "yuv420p" if not formats or "yuv420p" in formats else formats[0]
-    if formats and wanted not in formats:
-        raise ValueError(f"pix_fmt={wanted}: {options.codec} takes {', '.join(formats)}")
-    try:
-        av.VideoFormat(wanted)
-    except ValueError:
-        raise ValueError(f"pix_fmt={wanted}: no such pixel format") from None
-    return wanted

@@ -1,8 +1,8 @@
 """Raw video to a pipe, as y4m: what `ffplay -` and `ffmpeg -i -` read.
 
 Header: https://wiki.multimedia.cx/index.php/YUV4MPEG2; `C420jpeg` is 4:2:0 with chroma in the centre (`C420mpeg2` would
-be on the left). y4m can't name the colour matrix: players take BT.709 for large frames and BT.601 for small ones unless
-they are told.
+be on the left); `C420p10`, its 10-bit form, can't say where chroma is. Nor can y4m name the colour matrix: players take
+BT.709 for large frames and BT.601 for small ones unless they are told.
 """
 
 from __future__ import annotations
@@ -10,34 +10,44 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from framehaul_client.errors import OutputClosed, OutputError
 from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat
 
-_FRAME = b"FRAME\n"
+_FRAME: Final = b"FRAME\n"
+_CHROMA: Final = {
+    PixelFormat.YUV420P: "C420jpeg XYSCSS=420JPEG",
+    PixelFormat.YUV420P10LE: "C420p10 XYSCSS=420P10",
+}
+Y4M_FORMATS: Final = tuple(_CHROMA)
+"""What the stream can hold."""
 
 
 def y4m_header(layout: FrameLayout, fps: Fraction) -> bytes:
     """Make the stream's first line."""
     return (
-        f"YUV4MPEG2 W{layout.width} H{layout.height} F{fps.numerator}:{fps.denominator} Ip A1:1 C420jpeg "
-        "XYSCSS=420JPEG XCOLORRANGE=LIMITED\n"
+        f"YUV4MPEG2 W{layout.width} H{layout.height} F{fps.numerator}:{fps.denominator} Ip A1:1 "
+        f"{_CHROMA[layout.pixel_format]} XCOLORRANGE=LIMITED\n"
     ).encode("ascii")
 
 
 class Y4mSink:
     """Writes to a file descriptor that it doesn't own."""
 
-    def __init__(self, file: int, fps: Fraction) -> None:
-        """Write to `file` at `fps` frames a second."""
+    def __init__(self, file: int, pixel_format: PixelFormat, fps: Fraction) -> None:
+        """Write frames of `pixel_format`, one of `Y4M_FORMATS`, to `file` at `fps` frames a second."""
         self._file = file
+        self._pixel_format = pixel_format
         self._fps = fps
         self._num_bytes = 0
 
     @property
     def pixel_format(self) -> PixelFormat:
-        """Always yuv420p."""
-        return PixelFormat.YUV420P
+        """What frames must be in."""
+        return self._pixel_format
 
     @property
     def num_bytes(self) -> int:
@@ -71,7 +81,7 @@ class Y4mSink:
             OutputError: the write failed.
         """
         for frame in batch.frames:
-            self._write([memoryview(_FRAME), frame.reshape(-1).data])
+            self._write([memoryview(_FRAME), frame.reshape(-1).view(np.uint8).data])
 
     def finish(self) -> None:
         """Do nothing: each frame was written at once."""

@@ -5,14 +5,25 @@ Imports torch: for the worker process alone.
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 State = list[Tensor]
-"""A session's temporal state: a flat list of tensors of fixed shapes, zeros at open."""
+"""A session's temporal state: a flat list of tensors, whose meaning and shapes the decoder alone knows."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A decoder that runs some shapes faster when it may get ready for them."""
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Within it, `step` takes time to find the fastest kernels for its chunks, and keeps them for later ones."""
+        ...
 
 
 class Decoder(Protocol):
@@ -22,6 +33,8 @@ class Decoder(Protocol):
     """
 
     spec: DecoderSpec
+    dtype: torch.dtype
+    """What `step` takes latents in, and computes in."""
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         """State of a new session, on the decoder's device.
@@ -48,7 +61,8 @@ class Decoder(Protocol):
 
         Args:
             latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device.
-            state: what `open` or the last step returned.
+            state: what `open` or the last step returned. It may be changed in place: once it was given here, only the
+                returned one may be used.
 
         Returns:
             Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, and the new state.
@@ -61,4 +75,8 @@ class Decoder(Protocol):
 
     def state_bytes(self, geometry: Geometry) -> int:
         """Device memory of one session's state."""
+        ...
+
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        """Device memory that a step of `num_latents` needs at its peak, beyond weights and state."""
         ...

@@ -1,21 +1,29 @@
-"""Which decoder belongs to which model name. For the worker process alone."""
+"""Which decoder runs which model. For the worker process alone."""
 
 from __future__ import annotations
 
 import torch
 
+from framehaul_pipeline.decoders.autoencoder_kl import load_autoencoder_kl
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.hunyuan_video import load_hunyuan_video
 from framehaul_pipeline.decoders.tiny import load_tiny
-from framehaul_pipeline.errors import NotFound
+from framehaul_pipeline.decoders.wan import load_wan
+from framehaul_pipeline.models import Model, ModelKind
 
 
-def load_decoder(name: str, device: torch.device, dtype: torch.dtype) -> Decoder:
+def load_decoder(model: Model, device: torch.device) -> Decoder:
     """Load a model's decoder onto a device.
 
     Raises:
-        NotFound: no such model in this build.
-        InvalidInput: its weights are not what they should be.
+        InvalidInput: the weights are not what they should be.
     """
-    if name == "tiny":
-        return load_tiny(device, dtype)
-    raise NotFound(f"model={name}: must be tiny")
+    match model.kind:
+        case ModelKind.TINY:
+            return load_tiny(device, torch.float16 if device.type == "cuda" else torch.float32)
+        case ModelKind.WAN:
+            return load_wan(model, device)
+        case ModelKind.AUTOENCODER_KL:
+            return load_autoencoder_kl(model, device)
+        case ModelKind.HUNYUAN_VIDEO:
+            return load_hunyuan_video(model, device)

@@ -154,13 +154,13 @@ class TinyDecoder:
         """Wrap a network that already is on its device, in its dtype and in evaluation mode."""
         self._net = net
         weight = net.enter.weight
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device, self.dtype = weight.device, weight.dtype
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         """Zeros: `tiny` starts every clip from nothing, however long it will be."""
         del num_latents
         height, width = geometry.frame_size(self.spec)
-        return self._net.zero_state(1, height, width, device=self._device, dtype=self._dtype)
+        return self._net.zero_state(1, height, width, device=self._device, dtype=self.dtype)
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
         """Take any number of latents: every partition gives the same frames."""
@@ -183,8 +183,18 @@ class TinyDecoder:
         """Device memory of one session's state."""
         height, width = geometry.frame_size(self.spec)
         elements = sum(c * (height // shrink) * (width // shrink) for c, shrink in self._net.state_shape)
-        itemsize_bytes: int = self._dtype.itemsize
+        itemsize_bytes: int = self.dtype.itemsize
         return elements * itemsize_bytes
+
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        """Every block's input, whose last frame is the new state, and the last block's four more of that size."""
+        height, width = geometry.frame_size(self.spec)
+        sizes = [
+            # A stage has as many times a latent's frames as it is larger than the latent.
+            c * (height // shrink) * (width // shrink) * num_latents * (self.spec.spatial_factor // shrink)
+            for c, shrink in self._net.state_shape
+        ]
+        return (sum(sizes) + 4 * max(sizes)) * self.dtype.itemsize
 
 
 def load_tiny(device: torch.device, dtype: torch.dtype) -> TinyDecoder:

@@ -54,6 +54,10 @@ class _PixelFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """[H, W, 3] uint8, full range"""
     PIXEL_FORMAT_YUV420P: _PixelFormat.ValueType  # 2
     """planes Y, U, V, uint8, BT.709 limited range, chroma in the centre, unpadded"""
+    PIXEL_FORMAT_YUV420P10LE: _PixelFormat.ValueType  # 3
+    """the same with 10 bits, each in a little-endian uint16"""
+    PIXEL_FORMAT_GBRPF16LE: _PixelFormat.ValueType  # 4
+    """planes G, B, R [H, W], little-endian float16 in 0..1"""
 
 class PixelFormat(_PixelFormat, metaclass=_PixelFormatEnumTypeWrapper): ...
 
@@ -63,6 +67,10 @@ PIXEL_FORMAT_RGB24: PixelFormat.ValueType  # 1
 """[H, W, 3] uint8, full range"""
 PIXEL_FORMAT_YUV420P: PixelFormat.ValueType  # 2
 """planes Y, U, V, uint8, BT.709 limited range, chroma in the centre, unpadded"""
+PIXEL_FORMAT_YUV420P10LE: PixelFormat.ValueType  # 3
+"""the same with 10 bits, each in a little-endian uint16"""
+PIXEL_FORMAT_GBRPF16LE: PixelFormat.ValueType  # 4
+"""planes G, B, R [H, W], little-endian float16 in 0..1"""
 Global___PixelFormat: typing_extensions.TypeAlias = PixelFormat
 
 class _Mode:
@@ -382,6 +390,7 @@ class Opened(google.protobuf.message.Message):
     temporal_factor: builtins.int
     """frames of every later latent"""
     lookahead_latents: builtins.int
+    """the most latents after its own that a frame waits for"""
     next_latent: builtins.int
     """the latent the server expects next"""
     def __init__(
@@ -591,6 +600,9 @@ class ModelInfo(google.protobuf.message.Message):
     EXACTNESS_FIELD_NUMBER: builtins.int
     RECEPTIVE_LATENTS_FIELD_NUMBER: builtins.int
     STATE_BYTES_PER_PIXEL_FIELD_NUMBER: builtins.int
+    TILE_LATENTS_FIELD_NUMBER: builtins.int
+    TILE_STRIDE_LATENTS_FIELD_NUMBER: builtins.int
+    NORMALIZATION_FIELD_NUMBER: builtins.int
     name: builtins.str
     channels: builtins.int
     spatial_factor: builtins.int
@@ -601,6 +613,12 @@ class ModelInfo(google.protobuf.message.Message):
     receptive_latents: builtins.int
     """unset: all past latents"""
     state_bytes_per_pixel: builtins.float
+    tile_latents: builtins.int
+    """cross-faded temporal tiles of so many latents; 0: no tiles"""
+    tile_stride_latents: builtins.int
+    """from one tile's start to the next one's"""
+    normalization: builtins.bool
+    """it has a mean and std of its own, which Open.normalized applies"""
     def __init__(
         self,
         *,
@@ -613,9 +631,12 @@ class ModelInfo(google.protobuf.message.Message):
         exactness: Global___Exactness.ValueType = ...,
         receptive_latents: builtins.int | None = ...,
         state_bytes_per_pixel: builtins.float = ...,
+        tile_latents: builtins.int = ...,
+        tile_stride_latents: builtins.int = ...,
+        normalization: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "receptive_latents", b"receptive_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_receptive_latents", b"_receptive_latents"]) -> typing.Literal["receptive_latents"] | None: ...
 
 Global___ModelInfo: typing_extensions.TypeAlias = ModelInfo
@@ -631,7 +652,7 @@ class Limits(google.protobuf.message.Message):
     CHUNK_LATENTS_FIELD_NUMBER: builtins.int
     max_sessions: builtins.int
     max_pixels: builtins.int
-    """of one frame"""
+    """of one frame of up to 3 bytes a pixel; wider formats fewer"""
     max_request_bytes: builtins.int
     max_response_bytes: builtins.int
     chunk_latents: builtins.int

@@ -111,6 +111,20 @@ async def test_info(target: str) -> None:
     assert json.loads(outcome.out)["models"][0]["name"] == "fake"
 
 
+async def test_models(target: str) -> None:
+    """A table for people, JSON for programs; both with a size when asked."""
+    outcome = await run_client("models", "--target", target, "--size", "64x32")
+    assert outcome.code == 0
+    heading, *models = outcome.out.decode().splitlines()
+    assert heading.endswith("state at 64x32")
+    assert [line.split()[0] for line in models] == ["fake"]
+    outcome = await run_client("models", "--json", FRAMEHAUL_TARGET=target)
+    assert [model["name"] for model in json.loads(outcome.out)] == ["fake"]
+    outcome = await run_client("models", "--size", "64", FRAMEHAUL_TARGET=target)
+    assert (outcome.code, outcome.out) == (2, b"")
+    assert "64: must be WIDTHxHEIGHT in pixels, like 832x480" in outcome.err
+
+
 async def test_a_bar_on_a_terminal(target: str, tmp_path: Path) -> None:
     """stderr is a terminal: the bar counts to the number of frames that the server's factors give."""
     make_file(tmp_path / "a.safetensors")

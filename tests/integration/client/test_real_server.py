@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -77,6 +78,20 @@ def test_yuv_and_rgb_are_the_same_pictures(server: RealServer) -> None:
 def _halved(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     halved: np.ndarray[Any, Any] = rgb.reshape(HEIGHT * 4, 2, WIDTH * 4, 2, 3).mean(axis=(1, 3))
     return halved
+
+
+def test_deep_formats_are_the_same_pictures(server: RealServer) -> None:
+    """Rounded to 8 bits they are what the 8-bit formats are, to one level."""
+    latents = make_latents(2)
+    rgb, yuv, deep, half = (
+        run(server.target, latents, pixel_format=name) for name in ("rgb24", "yuv420p", "yuv420p10le", "gbrpf16le")
+    )
+    assert (deep.dtype, half.dtype) == (np.uint16, np.float16)
+    assert half.shape == (8, 3, HEIGHT * 8, WIDTH * 8)
+    assert np.abs(np.rint(half[:, [2, 0, 1]].transpose(0, 2, 3, 1) * 255.0) - rgb).max() <= 1
+    assert np.abs(deep / 4 - yuv).max() <= 1
+    assert len(np.unique(half)) > len(np.unique(rgb)), "levels between those of 8 bits"
+    assert len(np.unique(deep % 4)) == 4
 
 
 def test_every_dtype_decodes_alike(server: RealServer) -> None:
@@ -148,6 +163,34 @@ def test_images_equal_the_python_api(server: RealServer, tmp_path: Path) -> None
             assert np.array_equal(np.asarray(image), frame)
 
 
+def test_graded_outputs_equal_the_python_api(server: RealServer, tmp_path: Path) -> None:
+    """OpenEXR bit for bit, PNG to its 16 bits, 10-bit video and y4m bit for bit; each by the natural format."""
+    latents = make_latents(2)
+    save_file({"latents": latents}, tmp_path / "a.safetensors")
+    half = run(server.target, latents, pixel_format="gbrpf16le")
+    deep = run(server.target, latents, pixel_format="yuv420p10le")
+
+    def to(out: str, *options: str) -> Outcome:
+        outcome = stream(server, tmp_path / "a.safetensors", "--out", out, "--quiet", *options)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    to(str(tmp_path / "%d.exr"))
+    to(str(tmp_path / "%d.png"), "--format", "gbrpf16le")
+    to(str(tmp_path / "v.mp4"), "--format", "yuv420p10le", "--crf", "0")
+    (tmp_path / "v.y4m").write_bytes(to("-", "--format", "yuv420p10le").out)
+    for index, planes in enumerate(half):
+        with OpenEXR.File(str(tmp_path / f"{index}.exr"), separate_channels=True) as file:
+            for name, plane in zip("GBR", planes, strict=True):
+                assert np.array_equal(file.channels()[name].pixels.view(np.uint16), plane.view(np.uint16))
+        with av.open(str(tmp_path / f"{index}.png")) as container:
+            levels = next(container.decode(video=0)).to_ndarray()
+        assert np.array_equal(levels, np.rint(planes[[2, 0, 1]].transpose(1, 2, 0).astype(np.float64) * 65535))
+    for name in ("v.mp4", "v.y4m"):
+        with av.open(str(tmp_path / name)) as container:
+            assert np.array_equal(np.stack([frame.to_ndarray() for frame in container.decode(video=0)]), deep)
+
+
 def test_the_sample_clip_streams(server: RealServer, tmp_path: Path) -> None:
     """Without a file it streams the clip that ships with the client: pictures, not noise."""
     outcome = stream(server, "--out", tmp_path / "v.mp4", "--json", "--preset", "ultrafast")
@@ -168,7 +211,7 @@ def test_info_says_what_the_server_offers(server: RealServer) -> None:
     info = json.loads(outcome.out)
     model = info["models"][0]
     assert (model["name"], model["channels"], model["spatial_factor"]) == ("tiny", 16, 8)
-    assert info["pixel_formats"] == ["rgb24", "yuv420p"]
+    assert info["pixel_formats"] == ["rgb24", "yuv420p", "yuv420p10le", "gbrpf16le"]
 
 
 # Bad input
@@ -241,7 +284,7 @@ ROWS = [
     (file_rank, "v.mp4", (), 2, "must be [T, C, h, w]"),
     (file_dtype, "v.mp4", (), 2, "dtype F64: must be F16, BF16 or F32"),
     (file_good, "v.avi", (), 2, "out="),
-    (file_good, "%d.png", ("--format", "yuv420p"), 2, "takes rgb24 only"),
+    (file_good, "%d.png", ("--format", "yuv420p"), 2, "must be rgb24 or gbrpf16le"),
     (file_good, "v.mp4", ("--codec", "nosuch"), 2, "codec=nosuch"),
     (file_good, "v.mp4", ("--preset", "nosuch"), 6, "preset=nosuch"),
     (file_good, "a.safetensors/v.mp4", (), 6, "a file is in its way"),

@@ -72,7 +72,7 @@ ROWS = [
     in_open("too many pixels", "geometry=600x600", geometry=geometry(height=75, width=75)),
     in_open("no dtype", "open.dtype=0", dtype=pb.DATA_TYPE_UNSPECIFIED),
     in_open("unknown dtype", "open.dtype=9", dtype=9),
-    in_open("unknown pixel format", "open.pixel_format=3", pixel_format=3),
+    in_open("unknown pixel format", "open.pixel_format=5", pixel_format=5),
     in_open("unknown mode", "open.mode=7", mode=7),
     in_open("priority out of range", "open.priority=101", priority=101),
     in_open("too many latents declared", "open.num_latents=4294967296", num_latents=1 << 32),

@@ -104,6 +104,8 @@ def test_frames_of_every_format_and_message_size_are_whole(server: ServerProcess
     for pixel_format, frame_bytes in (
         (pb.PIXEL_FORMAT_RGB24, FRAME_BYTES),
         (pb.PIXEL_FORMAT_YUV420P, 64 * 64 * 3 // 2),
+        (pb.PIXEL_FORMAT_YUV420P10LE, 64 * 64 * 3),
+        (pb.PIXEL_FORMAT_GBRPF16LE, 64 * 64 * 6),
     ):
         for max_message_bytes in (frame_bytes + 68, 3 * frame_bytes, 0):
             with server.channel() as channel, Client(channel) as client:

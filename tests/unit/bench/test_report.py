@@ -1,6 +1,6 @@
 import pytest
 from bench.plots import bars
-from bench.report import fill
+from bench.report import fill, wan_decode_plot, wan_headline_plot
 
 PAGE = "head\n<!-- bench:a -->\nold\n<!-- /bench:a -->\ntail\n"
 
@@ -24,3 +24,17 @@ def test_the_longest_bar_fills_the_room() -> None:
     assert 'width="175.0"' in chart
     assert 'width="350.0"' in chart
     assert "one &amp; ours" in chart
+
+
+def test_wans_plots_read_what_its_parts_write() -> None:
+    """One bar a way; ours stand out by their name, without the table's asterisks."""
+    decode = {
+        "flop": [275e12],
+        "sizes": [{"diffusers": {"seconds": 2.75}, "ours-2": {"seconds": 0.55}}],
+        "error_clip": {"height": 480, "width": 832},
+    }
+    chart = wan_decode_plot(decode)
+    assert "100 TFLOP/s" in chart
+    assert "500 TFLOP/s" in chart
+    assert ">Framehaul, 2 latents a step<" in chart
+    assert "6.05 s" in wan_headline_plot({"headline": {"serial": {"wall_s": 6.05}}})

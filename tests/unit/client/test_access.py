@@ -92,7 +92,7 @@ def test_the_environment_says_all_of_it(tmp_path: Path) -> None:
         Access.from_environment({"FRAMEHAUL_TLS": "yes"})
 
 
-@pytest.mark.parametrize("command", [("stream", "--out", "v.mp4"), ("info",)])
+@pytest.mark.parametrize("command", [("stream", "--out", "v.mp4"), ("info",), ("models",)])
 def test_options_count_before_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from framehaul_client.arguments import make_parser, stream_config
 from framehaul_client.exits import MEANINGS
 from framehaul_client.frames import PixelFormat
-from framehaul_client.sinks.video import VideoOptions
+from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.stream_command import StreamConfig
 
 
@@ -88,3 +88,13 @@ def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     for code, meaning in MEANINGS.items():
         assert f"{code.value:<5} {meaning}" in text
+
+
+def test_a_size_is_width_and_height() -> None:
+    """In pixels, both there and over 0."""
+    parser = make_parser()
+    assert parser.parse_args(["models"]).size is None
+    assert parser.parse_args(["models", "--size", "832x480"]).size == (832, 480)
+    for text in ("832", "832x", "0x480", "832x-480", "832x480x3", "8²x8", "1048576x8"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["models", "--size", text])

@@ -8,7 +8,8 @@ MESSAGE = pb.ServerInfo(
     epoch=5,
     models=[
         pb.ModelInfo(name="tiny", channels=16, spatial_factor=8, temporal_factor=4, first_frames=4,
-                     exactness=pb.EXACTNESS_LIBRARY_TILES, receptive_latents=0),
+                     exactness=pb.EXACTNESS_LIBRARY_TILES, receptive_latents=0,
+                     state_bytes_per_pixel=138.0, normalization=True, tile_latents=5, tile_stride_latents=3),
         pb.ModelInfo(name="big"),
     ],
     pixel_formats=[pb.PIXEL_FORMAT_RGB24],
@@ -26,7 +27,10 @@ def test_every_field_is_carried_over() -> None:
     assert (info.chunk_latents, info.num_sessions, info.num_slots, info.num_slots_in_use) == (5, 6, 8, 7)
     assert [model.name for model in info.models] == ["tiny", "big"]
     assert [model.receptive_latents for model in info.models] == [0, None]
+    assert [(model.tile_latents, model.tile_stride_latents) for model in info.models] == [(5, 3), (0, 0)]
     assert [model.exactness for model in info.models] == ["library-tiles", "unspecified"]
+    assert [model.state_bytes_per_pixel for model in info.models] == [138.0, 0.0]
+    assert [model.normalization for model in info.models] == [True, False]
 
 
 def test_values_of_a_newer_server_are_no_error() -> None:
@@ -47,8 +51,8 @@ def test_text_and_json() -> None:
     info = read_info(MESSAGE)
     text = info_text("host:1", info)
     assert "host:1: framehaul 0.1 on cuda:0, 6 of 64 sessions, 7 of 8 slots in use" in text
-    assert "model tiny (default)" in text
-    assert "depends on all past latents" in text
+    assert "\n  tiny (default)  16 " in text
+    assert "all latents" in text
     assert "synthetic" not in text
     assert '"name": "tiny"' in info_json(info)
     MESSAGE_SYNTHETIC = pb.ServerInfo.FromString(MESSAGE.SerializeToString())

@@ -21,6 +21,24 @@ def test_frames_come_out_as_views_of_the_payload() -> None:
     assert [int(frame[0, 0, 0]) for frame in batch.frames] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_samples_of_16_bits_are_aligned(offset: int) -> None:
+    """They are a view where they lie well, and else a copy; read-only in both cases."""
+    layout = FrameLayout(pixel_format=PixelFormat.GBRPF16LE, height=2, width=2)
+    samples = np.linspace(0, 1, 24, dtype="<f2")
+    memory = bytearray(64)
+    start = np.frombuffer(memory, np.uint8).ctypes.data % 2 + offset
+    memory[start : start + 48] = samples.tobytes()
+    message = memoryview(memory).toreadonly()[start : start + 48]
+    checksums = [crc32c.crc32c(message[:24]), crc32c.crc32c(message[24:])]
+    batch = Reassembly(layout).accept(0, 2, checksums, message)
+    assert np.array_equal(batch.frames.reshape(-1), samples)
+    assert (batch.frames.dtype, batch.frames.shape) == (np.dtype("<f2"), (2, 3, 2, 2))
+    assert batch.frames.flags.aligned
+    assert not batch.frames.flags.writeable
+    assert np.shares_memory(batch.frames, np.frombuffer(memory, np.uint8)) == (offset == 0)
+
+
 def test_messages_follow_each_other() -> None:
     """Any split into messages is fine as long as none is missing."""
     reassembly = Reassembly(LAYOUT)

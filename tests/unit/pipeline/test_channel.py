@@ -6,16 +6,18 @@ import pytest
 
 from framehaul_pipeline.channel import ServerChannel, WorkerChannel
 from framehaul_pipeline.messages import Configure, LatentReady, SessionOpened, ToServer
+from framehaul_pipeline.models import TINY
 
 CONFIGURE = Configure(
     epoch=1,
     device="cpu",
-    models=("tiny",),
+    models=(TINY,),
     num_slots=2,
     slot_bytes=3,
     num_inlet_slots=4,
     inlet_slot_bytes=5,
     chunk_latents=6,
+    warm_up=((64, 32),),
 )
 
 

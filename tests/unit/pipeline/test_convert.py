@@ -7,7 +7,7 @@ import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from framehaul_pipeline.convert import convert
+from framehaul_pipeline.convert import convert, fused
 from framehaul_pipeline.spec import PixelFormat
 
 HEIGHT, WIDTH = 96, 160
@@ -36,14 +36,19 @@ def test_rgb24_restores_every_level() -> None:
     assert np.array_equal(converted(frames, PixelFormat.RGB24).reshape(expected.shape), expected)
 
 
-def test_yuv420p_is_within_one_level_of_swscale_area() -> None:
-    """BT.709, limited range, chroma by the 2x2 mean."""
+@pytest.mark.parametrize("pixel_format", [PixelFormat.YUV420P, PixelFormat.YUV420P10LE])
+def test_yuv420p_is_within_one_level_of_swscale_area(pixel_format: PixelFormat) -> None:
+    """BT.709, limited range, chroma by the 2x2 mean, in 8 and in 10 bits.
+
+    swscale starts from 8 bits: it takes deeper RGB for 256/255 brighter than it is, so that its 10-bit white is 944.
+    """
     frames = pictures()
     rgb = converted(frames, PixelFormat.RGB24).reshape(-1, HEIGHT, WIDTH, 3)
-    ours = converted(frames, PixelFormat.YUV420P).reshape(-1, HEIGHT * 3 // 2, WIDTH)
+    dtype = "<u2" if pixel_format is PixelFormat.YUV420P10LE else "u1"
+    ours = converted(frames, pixel_format).view(dtype).reshape(-1, HEIGHT * 3 // 2, WIDTH)
     for picture, mine in zip(rgb, ours, strict=True):
         reference = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-            format="yuv420p",
+            format=pixel_format.value,
             dst_colorspace=Colorspace.ITU709,
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
@@ -52,6 +57,45 @@ def test_yuv420p_is_within_one_level_of_swscale_area() -> None:
         difference = np.abs(mine.astype(int) - reference.to_ndarray().astype(int))
         assert difference.max() <= 1
         assert difference.mean() < 0.1
+
+
+def test_yuv420p10_is_the_standards_formula() -> None:
+    """Y = 64 + 876 E_Y and C = 512 + 896 E_C, to the nearest level but for float32's error."""
+    frames = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    red, green, blue = (frames.double().numpy() * 0.5 + 0.5).transpose(1, 0, 2, 3)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    planes = [64 + 876 * luma]
+    planes += [
+        512 + 896 * difference.reshape(2, HEIGHT // 2, 2, WIDTH // 2, 2).mean(axis=(2, 4))
+        for difference in ((blue - luma) / 1.8556, (red - luma) / 1.5748)
+    ]
+    expected = np.concatenate([plane.reshape(2, -1) for plane in planes], axis=1)
+    ours = converted(frames, PixelFormat.YUV420P10LE).view("<u2")
+    assert np.abs(ours - expected).max() < 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_half_floats_are_the_nearest_to_the_values(dtype: torch.dtype) -> None:
+    """(x + 1) / 2, rounded to even once, in planes G, B, R."""
+    frames = (torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2)) * 2 - 1).to(dtype)
+    expected = ((frames.double() + 1) / 2).numpy().astype(np.float16)[:, [1, 2, 0]]
+    assert np.array_equal(converted(frames, PixelFormat.GBRPF16LE).view("<f2").reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "yuv"),
+    [
+        ((1, 1, 1), (940, 512, 512)),
+        ((-1, -1, -1), (64, 512, 512)),
+        ((1, -1, -1), (250, 409, 960)),
+        ((-1, 1, -1), (691, 167, 105)),
+        ((-1, -1, 1), (127, 960, 471)),
+    ],
+)
+def test_primaries_have_the_standards_codes_in_10_bits(rgb: tuple[int, ...], yuv: tuple[int, ...]) -> None:
+    """Y = 64 + 876 E, C = 512 + 896 E."""
+    frame = torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert converted(frame, PixelFormat.YUV420P10LE).view("<u2")[0, [0, 4, 5]].tolist() == list(yuv)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +112,14 @@ def test_primaries_have_the_standards_codes(rgb: tuple[int, ...], yuv: tuple[int
     """The 8-bit codes of BT.709 colour bars at full amplitude."""
     frame = torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     assert converted(frame, PixelFormat.YUV420P)[0, [0, 4, 5]].tolist() == list(yuv)
+
+
+def test_torch_converts_where_triton_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    """A machine without a driver, like this device, or without a compiler: the log says so, once."""
+    for _ in range(2):
+        assert fused(torch.device("cpu")) is None
+    (record,) = caplog.records
+    assert "frames are converted by torch" in record.message
 
 
 @pytest.mark.parametrize("pixel_format", list(PixelFormat))

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import torch
 
+from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.launch import Launcher
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.scheduler import Chunk, InletSlot
@@ -104,6 +105,37 @@ def test_a_decoder_that_gives_other_frames_than_its_spec_is_caught(rings: tuple[
     launcher.launch(Chunk(1, 0, (InletSlot(0, 1),), 0, 2, last=False), place, 0, generation=1)
     with pytest.raises(RuntimeError, match=r"gave 1 frames for latents 0\.\.0: must be 2"):
         launcher.settle()
+    launcher.close()
+
+
+def test_a_decoder_gets_latents_in_its_own_dtype(rings: tuple[Ring, Ring]) -> None:
+    """Whatever they come in."""
+    ring, inlet = rings
+    device = SimulatedDevice(lambda num_ready: 0)
+    launcher = Launcher(device, ring, inlet, chunk_latents=1)
+    given: list[torch.dtype] = []
+
+    class Half(FakeDecoder):
+        dtype = torch.bfloat16
+
+        def step(self, latents: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+            given.append(latents.dtype)
+            return super().step(latents, state)
+
+    for number, (dtype, form) in enumerate(((LatentDtype.FLOAT32, "<f"), (LatentDtype.FLOAT16, "<e"))):
+        place = launcher.open(
+            Half(),
+            Geometry(channels=1, height=1, width=1),
+            num_latents=None,
+            dtype=dtype,
+            normalized=False,
+            pixel_format=PixelFormat.RGB24,
+        )
+        with inlet.payload(number) as payload:
+            payload[: struct.calcsize(form)] = struct.pack(form, 3.0)
+        launcher.launch(Chunk(1, 0, (InletSlot(number, 1),), 0, 1, last=False), place, number, generation=1)
+        launcher.settle()
+    assert given == [torch.bfloat16, torch.bfloat16]
     launcher.close()
 
 

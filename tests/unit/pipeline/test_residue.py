@@ -12,13 +12,14 @@ import pytest
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import CpuDevice
 from framehaul_pipeline.messages import EndOfLatents, LatentReady, OpenSession, Published, ToServer
+from framehaul_pipeline.models import TINY
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.spec import LatentDtype, PixelFormat
 from framehaul_pipeline.worker import Worker
 
 RESIDUE = 0xA5
 LARGE, SMALL = 6, 3  # latents of so many by so many
-SLOT_BYTES = 4 * 3 * (8 * LARGE) ** 2
+SLOT_BYTES = 4 * 6 * (8 * LARGE) ** 2  # half floats
 LATENT_BYTES = 16 * LARGE * LARGE * 4
 
 
@@ -30,7 +31,7 @@ class Bench:
         self.ring = Ring.create("framehaul-residue", num_slots=2, slot_bytes=SLOT_BYTES)
         self.inlet = Ring.create("framehaul-residue-inlet", num_slots=4, slot_bytes=LATENT_BYTES)
         self.sent: list[ToServer] = []
-        decoders = {"tiny": load_decoder("tiny", device.torch_device, device.dtype)}
+        decoders = {"tiny": load_decoder(TINY, device.torch_device)}
         self.worker = Worker(device, self.ring, self.inlet, decoders, chunk_latents=2, send=self.sent.append)
 
     def decode(self, session: int, size: int, pixel_format: PixelFormat, dtype: LatentDtype) -> list[bytes]:

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from framehaul_pipeline.errors import InvalidInput
@@ -21,6 +22,46 @@ def test_lookahead_holds_frames_back_until_the_end() -> None:
     assert spec.frames_after(4, ended=True) == 7
 
 
+TILED = msgspec.structs.replace(
+    FAKE_SPEC, temporal_factor=4, lookahead_latents=4, tile_latents=5, tile_stride_latents=3
+)
+
+
+def test_a_tile_gives_its_frames_at_once() -> None:
+    """Thirteen frames with the fifth latent, twelve with every third after it, the rest at the end."""
+    assert [TILED.frames_after(n, ended=False) for n in range(12)] == [0, 0, 0, 0, 0, 13, 13, 13, 25, 25, 25, 37]
+    assert [TILED.frames_after(n, ended=True) for n in (1, 4, 5, 7, 8)] == [1, 13, 17, 25, 29]
+
+
+def test_the_most_frames_of_a_chunk() -> None:
+    """The latent that fills the first tile may be the last and bring the whole tile."""
+    assert [TILED.most_frames(n) for n in (1, 2)] == [17, 21]
+    assert [TILED.chunk_within(frames) for frames in (16, 17, 20, 21)] == [0, 1, 1, 2]
+    assert TINY_SPEC.most_frames(2) == 8
+    assert msgspec.structs.replace(FAKE_SPEC, first_frames=8, lookahead_latents=1).most_frames(1) == 10
+
+
+def test_latents_whose_frames_fit() -> None:
+    """Without tiles the lookahead's latents give none yet; with tiles none of a tile's does before its last."""
+    assert [TINY_SPEC.latents_within(frames) for frames in (3, 4, 8)] == [0, 1, 2]
+    assert [TILED.latents_within(frames) for frames in (0, 12, 13, 24, 25)] == [4, 4, 7, 7, 10]
+    assert [TILED.latents_whole(frames) for frames in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tile_stride_latents": 5}, r"tile_stride_latents=5: must be 1\.\.4 in tiles of 5"),
+        ({"tile_stride_latents": 0}, r"tile_stride_latents=0: must be 1\.\.4 in tiles of 5"),
+        ({"lookahead_latents": 3}, r"lookahead_latents=3: must be 4 in tiles of 5"),
+    ],
+)
+def test_tiles_that_can_not_be_are_refused_by_name(change: dict[str, int], message: str) -> None:
+    """Tiles overlap, and the first frame waits for the first tile's last latent."""
+    with pytest.raises(ValueError, match=message):
+        msgspec.structs.replace(TILED, **change)
+
+
 @pytest.mark.parametrize(
     ("dtype", "num_bytes"), [(LatentDtype.FLOAT16, 12), (LatentDtype.BFLOAT16, 12), (LatentDtype.FLOAT32, 24)]
 )
@@ -30,9 +71,21 @@ def test_bytes_of_a_latent(dtype: LatentDtype, num_bytes: int) -> None:
 
 
 def test_bytes_of_a_frame() -> None:
-    """Three bytes a pixel, or one and a half."""
+    """Three bytes a pixel, one and a half, or six."""
     assert PixelFormat.RGB24.frame_bytes(480, 832) == 1_198_080
     assert PixelFormat.YUV420P.frame_bytes(480, 832) == 599_040
+    assert PixelFormat.YUV420P10LE.frame_bytes(480, 832) == 1_198_080
+    assert PixelFormat.GBRPF16LE.frame_bytes(480, 832) == 2_396_160
+
+
+def test_pixels_of_a_frame_that_a_slot_holds() -> None:
+    """Slots have three bytes for each of the largest frame's: narrower formats win nothing, wider ones hold fewer."""
+    assert [each.max_pixels(1001) for each in PixelFormat] == [1001, 1001, 1001, 500]
+
+
+def test_chroma_of_two_by_two_pixels() -> None:
+    """Those formats need even frames."""
+    assert [each for each in PixelFormat if each.subsampled] == [PixelFormat.YUV420P, PixelFormat.YUV420P10LE]
 
 
 @pytest.mark.parametrize(

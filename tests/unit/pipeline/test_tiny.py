@@ -12,6 +12,7 @@ from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDeco
 from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.tiny_encoder import TinyEncoder, TinyEncoderNet, load_tiny_encoder
+from tests.live_memory import peak_bytes
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(channels=16, height=5, width=4)
@@ -125,6 +126,20 @@ def test_state_bytes_are_those_held(decoder: TinyDecoder) -> None:
     """Also after a step of many latents: a state may not keep a whole chunk's activations alive."""
     _, state = decoder.step(some_latents(6), decoder.open(GEOMETRY, None))
     assert decoder.state_bytes(GEOMETRY) == sum(tensor.untyped_storage().nbytes() for tensor in state)
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_workspace_is_the_most_that_a_step_holds(num_latents: int, dtype: torch.dtype) -> None:
+    """Of tensors; what a library's convolution takes for itself comes on top."""
+    with torch.device("meta"):
+        net = TinyDecoderNet().to(dtype).requires_grad_(False)
+        latents = torch.zeros(num_latents, 16, 60, 104, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    decoder, geometry = TinyDecoder(net), Geometry(channels=16, height=60, width=104)
+    state = decoder.open(geometry, None)
+    assert peak_bytes(net, latents, lambda given: decoder.step(given, state)) == decoder.workspace_bytes(
+        geometry, num_latents
+    )
 
 
 def test_state_bytes_per_pixel_is_that_of_float16() -> None:

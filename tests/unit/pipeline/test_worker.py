@@ -3,8 +3,10 @@
 import struct
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import torch
+from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.devices import CpuDevice
@@ -22,7 +24,7 @@ from framehaul_pipeline.messages import (
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.worker import Worker
-from tests.fake_decoder import FakeDecoder, expected_levels
+from tests.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels
 
 
 class FullDecoder(FakeDecoder):
@@ -30,6 +32,21 @@ class FullDecoder(FakeDecoder):
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         raise torch.OutOfMemoryError("no room")
+
+
+class LateDecoder(FakeDecoder):
+    """Gives a latent's frames when the next latent is there."""
+
+    spec = msgspec.structs.replace(FAKE_SPEC, name="late", lookahead_latents=1)
+
+    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
+        frames, new = super().step(latents, state[:1])
+        held = torch.cat([*state[1:], frames])
+        num_out = len(held) - (1 if new[0][1] == 1 else 2)
+        return held[:num_out], [*new, held[num_out:]]
+
+    def flush(self, state: State) -> Tensor | None:
+        return state[1]
 
 
 class BrokenDevice(CpuDevice):
@@ -46,7 +63,7 @@ class Bench:
         self.ring = Ring.create("framehaul-worker", num_slots=3, slot_bytes=48)
         self.inlet = Ring.create("framehaul-worker-inlet", num_slots=4, slot_bytes=4)
         self.sent: list[ToServer] = []
-        decoders = {"fake": FakeDecoder(), "full": FullDecoder()}
+        decoders = {"fake": FakeDecoder(), "full": FullDecoder(), "late": LateDecoder()}
         self.worker = Worker(device, self.ring, self.inlet, decoders, chunk_latents=2, send=self.sent.append)
 
     def open(self, session: int, model: str = "fake") -> None:
@@ -113,6 +130,24 @@ def test_a_session_from_open_to_end(bench: Bench) -> None:
             levels += [payload[12 * index] for index in range(len(message.crc32c))]
     assert levels == expected_levels([9, 5])
     assert bench.sent[-1] == SessionEnded(session=1, num_frames=3)
+
+
+def test_latents_that_give_no_frame_yet_are_decoded_all_the_same(bench: Bench) -> None:
+    """A chunk without frames publishes nothing and changes the state; what was held back comes at the end."""
+    bench.open(1, model="late")
+    for slot, value in enumerate([9, 5, 2]):
+        bench.latent(1, slot, value)
+        bench.run()
+    bench.worker.apply(EndOfLatents(session=1))
+    bench.run()
+    published = [message for message in bench.sent if isinstance(message, Published)]
+    assert [len(message.crc32c) for message in published] == [1, 2, 2]
+    levels = []
+    for message in published:
+        with bench.ring.payload(message.slot) as payload:
+            levels += [payload[12 * index] for index in range(len(message.crc32c))]
+    assert levels == expected_levels([9, 5, 2])
+    assert bench.sent[-1] == SessionEnded(session=1, num_frames=5)
 
 
 def test_a_decoder_that_fails_ends_its_session_alone(bench: Bench) -> None:

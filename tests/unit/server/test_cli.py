@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from framehaul_server.cli import parse
 from framehaul_server.config import ServerConfig, TlsFiles
@@ -39,6 +41,27 @@ def test_the_command_line_counts_before_the_environment() -> None:
     assert parse([], environment).reflection
 
 
+def test_several_models_are_served(tmp_path: Path) -> None:
+    """The first is the default; in the environment commas part them, and the command line counts first."""
+    for name in ("a", "b"):
+        save_file({"x": np.zeros(1, np.float32)}, tmp_path / f"{name}.safetensors")
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.safetensors").rename(tmp_path / name / "diffusion_pytorch_model.safetensors")
+        (tmp_path / name / "config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
+    texts = [f"a={tmp_path / 'a'}", "tiny", f"b.2={tmp_path / 'b'}"]
+    config = parse([part for text in texts for part in ("--model", text)], {"FRAMEHAUL_MODEL": "tiny"})
+    assert [model.spec.name for model in config.worker.models] == ["a", "tiny", "b.2"]
+    assert [model.path for model in config.worker.models] == [str(tmp_path / "a"), None, str(tmp_path / "b")]
+    assert parse([], {"FRAMEHAUL_MODEL": ",".join(texts)}) == config
+
+
+def test_sizes_to_warm_up_with_are_read() -> None:
+    """As many as are named; none by default."""
+    assert parse([], {}).worker.warm_up == ()
+    assert parse(["--warm-up", "832x480,480x832"], {}).worker.warm_up == ((832, 480), (480, 832))
+    assert parse([], {"FRAMEHAUL_WARM_UP": "64x64"}).worker.warm_up == ((64, 64),)
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "text"),
     [
@@ -49,7 +72,13 @@ def test_the_command_line_counts_before_the_environment() -> None:
         (["--grace", "long"], {}, "'long': must be a number"),
         (["--slots", "1"], {}, "num_slots=1: must be 2..1024"),
         (["--device", "tpu"], {}, "device=tpu: must be auto, cpu, cuda or cuda:N"),
-        (["--model", "wan"], {}, "'wan': must be one of tiny"),
+        (["--model", "wan"], {}, "model=wan: must be tiny, or NAME=PATH"),
+        ([], {"FRAMEHAUL_MODEL": "tiny,"}, "model=: must be tiny, or NAME=PATH"),
+        (["--model", "w=/nowhere"], {}, "model w=/nowhere: must be a folder with config.json"),
+        (["--model", "tiny", "--model", "tiny"], {}, "models=tiny,tiny: must each have a name of its own"),
+        (["--warm-up", "832x480,big"], {}, "'big': must be WIDTHxHEIGHT"),
+        (["--warm-up", "832x484"], {}, "warm_up=832x484: must be multiples of 8 for model 'tiny'"),
+        (["--warm-up", "4000x4000"], {}, "warm_up=4000x4000: must be a size of up to 2088960 pixels"),
         (["--max-size", "1080p"], {}, "'1080p': must be WIDTHxHEIGHT"),
         ([], {"FRAMEHAUL_REFLECTION": "yes"}, "FRAMEHAUL_REFLECTION='yes': must be 0 or 1"),
         (["--tls-cert", "c"], {}, "tls_key=unset: must be given too"),

@@ -66,7 +66,7 @@ def test_every_field_is_taken_over() -> None:
         ({"geometry": geometry(2, 40, 40)}, "geometry=80x80: must be at most 1024 pixels"),
         ({"dtype": pb.DATA_TYPE_UNSPECIFIED}, r"open.dtype=0: must be one of DATA_TYPE_FLOAT16 \(1\)"),
         ({"dtype": 77}, "open.dtype=77"),
-        ({"pixel_format": 3}, "open.pixel_format=3"),
+        ({"pixel_format": 5}, r"open.pixel_format=5: .*GBRPF16LE \(4\)"),
         ({"mode": 9}, "open.mode=9"),
         ({"priority": 101}, r"open.priority=101: must be -100\.\.100"),
         ({"priority": -101}, "open.priority=-101"),
@@ -100,8 +100,36 @@ def test_messages_grow_beyond_four_mebibytes_for_a_larger_frame_only() -> None:
 def test_subsampled_chroma_needs_even_frames() -> None:
     odd = OpenRules(specs=(msgspec.structs.replace(SPEC, spatial_factor=1),), max_pixels=1 << 10, allow_synthetic=True)
     for odd_size in (geometry(2, 3, 4), geometry(2, 4, 3)):
-        with pytest.raises(InvalidInput, match=r"open.pixel_format=yuv420p: must be rgb24 for frames of"):
-            check_open(opening(geometry=odd_size, pixel_format=pb.PIXEL_FORMAT_YUV420P), None, odd)
+        for pixel_format in (pb.PIXEL_FORMAT_YUV420P, pb.PIXEL_FORMAT_YUV420P10LE):
+            with pytest.raises(
+                InvalidInput, match=r"=yuv420p\w*: must be one of rgb24, gbrpf16le for frames of \dx\d pix"
+            ):
+                check_open(opening(geometry=odd_size, pixel_format=pixel_format), None, odd)
+
+
+@pytest.mark.parametrize(
+    ("number", "frame_bytes"),
+    [
+        (pb.PIXEL_FORMAT_RGB24, 288),
+        (pb.PIXEL_FORMAT_YUV420P, 144),
+        (pb.PIXEL_FORMAT_YUV420P10LE, 288),
+        (pb.PIXEL_FORMAT_GBRPF16LE, 576),
+    ],
+)
+def test_every_format_has_its_bytes(number: pb.PixelFormat, frame_bytes: int) -> None:
+    assert check_open(opening(pixel_format=number), None, RULES).frame_bytes == frame_bytes
+
+
+def test_a_format_that_slots_are_too_small_for_is_refused_with_those_that_fit() -> None:
+    """Slots have 3 bytes for each pixel of the largest frame, so half-float frames may have half as many."""
+    half_float = {"pixel_format": pb.PIXEL_FORMAT_GBRPF16LE}
+    assert check_open(opening(geometry=geometry(2, 8, 16), **half_float), None, RULES).frame_size == (16, 32)
+    text = (
+        "open.pixel_format=gbrpf16le: must be one of rgb24, yuv420p, yuv420p10le for frames of 18x32 pixels; "
+        r"of this one the server has room for 512 pixels a frame \(a larger --max-size makes more\)"
+    )
+    with pytest.raises(InvalidInput, match=text):
+        check_open(opening(geometry=geometry(2, 9, 16), **half_float), None, RULES)
 
 
 def test_reserved_fields_are_refused_and_not_ignored() -> None:

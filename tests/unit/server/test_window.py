@@ -11,6 +11,8 @@ LOOKING_AHEAD = msgspec.structs.replace(SPEC, first_frames=1, lookahead_latents=
 def test_smallest_window_holds_the_frames_of_one_latent_and_of_the_lookahead() -> None:
     assert WindowLimits.of(SPEC, 100, 0) == WindowLimits(min_frames=4, max_frames=4)
     assert WindowLimits.of(LOOKING_AHEAD, 100, 0) == WindowLimits(min_frames=12, max_frames=12)
+    tiled = msgspec.structs.replace(LOOKING_AHEAD, lookahead_latents=4, tile_latents=5, tile_stride_latents=3)
+    assert WindowLimits.of(tiled, 100, 0) == WindowLimits(min_frames=17, max_frames=17)
 
 
 def test_largest_window_is_set_by_bytes() -> None:

@@ -38,12 +38,27 @@ def yuv_frames(num_frames: int) -> np.ndarray[Any, Any]:
     return np.concatenate(planes, axis=1).astype(np.uint8).reshape(num_frames, HEIGHT * 3 // 2, WIDTH)
 
 
+def deep_frames(num_frames: int) -> np.ndarray[Any, Any]:
+    """Those in 10 bits, with levels between those of 8: `[N, H * 3 / 2, W] uint16`."""
+    y, x = np.mgrid[0 : HEIGHT * 3 // 2, 0:WIDTH]
+    deep: np.ndarray[Any, Any] = (yuv_frames(num_frames).astype(np.uint16) * 4 + (x + y) % 4).astype("<u2")
+    return deep
+
+
+def half_frames(num_frames: int) -> np.ndarray[Any, Any]:
+    """Planes G, B, R of half floats in 0..1, among them the very small ones: `[N, 3, H, W] float16`."""
+    noise = np.random.default_rng(5).random((num_frames, 3, HEIGHT, WIDTH))
+    noise[:, :, :20] **= 8
+    noise[:, :, -1, :3] = (0.0, 1.0, 2.0**-24)
+    return noise.astype("<f2")
+
+
 def batches(frames: np.ndarray[Any, Any], size: int = 3) -> list[FrameBatch]:
     """The frames as they would arrive: read-only views of messages."""
     found = []
     for start in range(0, len(frames), size):
         part = frames[start : start + size]
-        found.append(FrameBatch(start, np.frombuffer(part.tobytes(), np.uint8).reshape(part.shape)))
+        found.append(FrameBatch(start, np.frombuffer(part.tobytes(), part.dtype).reshape(part.shape)))
     return found
 
 

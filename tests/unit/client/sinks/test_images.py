@@ -1,22 +1,37 @@
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import Image
 
 from framehaul_client.errors import OutputError
 from framehaul_client.frames import FrameLayout, PixelFormat
+from framehaul_client.sinks.image_encoding import EXR, PNG, PNG16, ImageEncoding
 from framehaul_client.sinks.images import ImageSink, check_pattern
-from tests.unit.client.sinks.pictures import HEIGHT, WIDTH, batches, rgb_frames
+from tests.unit.client.sinks.pictures import HEIGHT, WIDTH, batches, half_frames, rgb_frames
 
 LAYOUT = FrameLayout(pixel_format=PixelFormat.RGB24, height=HEIGHT, width=WIDTH)
+HALF_LAYOUT = FrameLayout(pixel_format=PixelFormat.GBRPF16LE, height=HEIGHT, width=WIDTH)
+
+
+def write_half(pattern: Path, encoding: ImageEncoding, num_frames: int = 3) -> np.ndarray[Any, Any]:
+    frames = half_frames(num_frames)
+    sink = ImageSink(str(pattern), encoding)
+    sink.prepare()
+    sink.start(HALF_LAYOUT)
+    for batch in batches(frames):
+        sink.write(batch)
+    sink.finish()
+    return frames
 
 
 def test_every_image_equals_its_frame(tmp_path: Path) -> None:
     """Bit for bit, by two decoders, numbered from 0."""
     frames = rgb_frames(5)
-    sink = ImageSink(str(tmp_path / "new" / "frame-%04d.png"))
+    sink = ImageSink(str(tmp_path / "new" / "frame-%04d.png"), PNG)
     sink.prepare()
     sink.start(LAYOUT)
     for batch in batches(frames):
@@ -33,6 +48,38 @@ def test_every_image_equals_its_frame(tmp_path: Path) -> None:
             assert np.array_equal(next(container.decode(video=0)).to_ndarray(format="rgb24"), frame)
 
 
+def test_half_floats_are_16_bit_png(tmp_path: Path) -> None:
+    """Each the nearest of 65536 levels, in R, G, B."""
+    for index, planes in enumerate(write_half(tmp_path / "%d.png", PNG16)):
+        expected = np.rint(planes[[2, 0, 1]].transpose(1, 2, 0).astype(np.float64) * 65535)
+        with av.open(str(tmp_path / f"{index}.png")) as container:
+            frame = next(container.decode(video=0))
+            assert frame.format.name == "rgb48be"
+            assert np.array_equal(frame.to_ndarray(), expected)
+
+
+def test_half_floats_are_exr_bit_for_bit(tmp_path: Path) -> None:
+    """As OpenEXR's own library reads them; it demands the attributes that the format does."""
+    for index, planes in enumerate(write_half(tmp_path / "%d.exr", EXR)):
+        with OpenEXR.File(str(tmp_path / f"{index}.exr"), separate_channels=True) as file:
+            header, channels = file.header(), file.channels()
+            for name, plane in zip("GBR", planes, strict=True):
+                assert channels[name].pixels.dtype == np.float16
+                assert np.array_equal(channels[name].pixels.view(np.uint16), plane.view(np.uint16))
+            assert sorted(channels) == ["B", "G", "R"]
+            assert header["chromaticities"] == pytest.approx((0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329))
+            assert (header["compression"], header["pixelAspectRatio"]) == (OpenEXR.ZIPS_COMPRESSION, 1.0)
+
+
+def test_ffmpeg_reads_the_exr_files_too(tmp_path: Path) -> None:
+    """The table of chunks is right for those who trust it."""
+    (planes,) = write_half(tmp_path / "%d.exr", EXR, 1)
+    with av.open(str(tmp_path / "0.exr")) as container:
+        frame = next(container.decode(video=0))
+    for plane, expected in zip(frame.planes, planes, strict=True):
+        assert np.array_equal(np.frombuffer(memoryview(plane), "<f2").reshape(HEIGHT, -1)[:, :WIDTH], expected)
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["frame.png", "%s.png", "%%.png", "a%db%d.png", "%", "f/%d/x.png", "%d/%d.png", "%.png", "%c.png", "%6d%.png"],
@@ -40,7 +87,7 @@ def test_every_image_equals_its_frame(tmp_path: Path) -> None:
 def test_a_pattern_must_name_one_file_for_each_frame(pattern: str) -> None:
     """Else frames would overwrite each other."""
     with pytest.raises(ValueError, match="must hold one frame number"):
-        ImageSink(pattern)
+        ImageSink(pattern, PNG)
 
 
 def test_patterns_that_do() -> None:
@@ -53,12 +100,12 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path
     """A file is in the folder's place."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file: a file is in its way"):
-        ImageSink(str(tmp_path / "file" / "%d.png")).prepare()
+        ImageSink(str(tmp_path / "file" / "%d.png"), PNG).prepare()
 
 
 def test_an_image_that_cannot_be_written_leaves_no_part(tmp_path: Path) -> None:
     """The name is taken by a folder: the error names the file, and earlier images stay."""
-    sink = ImageSink(str(tmp_path / "%d.png"))
+    sink = ImageSink(str(tmp_path / "%d.png"), PNG)
     assert sink.abort() is None
     sink.prepare()
     sink.start(LAYOUT)

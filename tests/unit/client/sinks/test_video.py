@@ -5,16 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from framehaul_client.errors import OutputError
 from framehaul_client.frames import FrameLayout, PixelFormat
-from framehaul_client.sinks.video import VideoOptions, VideoSink
-from tests.unit.client.sinks.pictures import HEIGHT, WIDTH, batches, largest_file, psnr, rgb_frames, yuv_frames
+from framehaul_client.sinks.video import VideoSink
+from framehaul_client.sinks.video_options import VideoOptions
+from tests.unit.client.sinks.pictures import (
+    HEIGHT,
+    WIDTH,
+    batches,
+    deep_frames,
+    largest_file,
+    psnr,
+    rgb_frames,
+    yuv_frames,
+)
 
 FPS = Fraction(24000, 1001)
 YUV = FrameLayout(pixel_format=PixelFormat.YUV420P, height=HEIGHT, width=WIDTH)
+DEEP = FrameLayout(pixel_format=PixelFormat.YUV420P10LE, height=HEIGHT, width=WIDTH)
 RGB = FrameLayout(pixel_format=PixelFormat.RGB24, height=HEIGHT, width=WIDTH)
 
 
@@ -31,6 +44,19 @@ def write(target: Path, frames: np.ndarray[Any, Any], layout: FrameLayout, **opt
 def read(path: Path, pixel_format: str = "yuv420p") -> np.ndarray[Any, Any]:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format=pixel_format) for frame in container.decode(video=0)])
+
+
+def parameter_sets(path: Path) -> dict[str, int]:
+    """The fields of a stream's parameter sets, by their names in the standards."""
+    previous = av.logging.get_level()
+    av.logging.set_level(av.logging.VERBOSE)
+    try:
+        with av.open(str(path)) as container, av.logging.Capture() as lines:
+            BitStreamFilterContext("trace_headers", container.streams.video[0])
+    finally:
+        av.logging.set_level(previous)
+    fields = (text.split() for _, name, text in lines if name == "trace_headers" and " = " in text)
+    return {words[1]: int(words[-1]) for words in fields}
 
 
 def chroma_location(path: Path) -> int | None:
@@ -120,10 +146,59 @@ def test_a_lossless_encoder_keeps_every_bit(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "v.mkv"), frames)
 
 
-@pytest.mark.parametrize("layout", [YUV, RGB], ids=["yuv420p", "rgb24"])
+@pytest.mark.parametrize(("codec", "crf"), [("libx264", 0), ("ffv1", None)])
+@pytest.mark.parametrize("layout", [YUV, DEEP], ids=["8 bits", "10 bits"])
+def test_lossless_settings_are_so_at_any_depth(
+    tmp_path: Path, layout: FrameLayout, codec: str, crf: int | None
+) -> None:
+    """`--crf 0` says lossless to users of x264, which takes it so in 8 bits only."""
+    frames = yuv_frames(4) if layout is YUV else deep_frames(4)
+    write(tmp_path / "v.mkv", frames, layout, codec=codec, crf=crf)
+    assert np.array_equal(read(tmp_path / "v.mkv", layout.pixel_format.value), frames)
+
+
+@pytest.mark.parametrize(("codec", "profile"), [("libx264", "High 10"), ("libx265", "Main 10")])
+def test_ten_bits_stay_ten_bits(tmp_path: Path, codec: str, profile: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the profiles that players know; the encoder writes nothing on the terminal."""
+    frames = deep_frames(5)
+    write(tmp_path / "v.mp4", frames, DEEP, codec=codec, crf=8)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0].codec_context
+        assert (stream.pix_fmt, stream.profile) == ("yuv420p10le", profile)
+        assert stream.codec_tag == ("avc1" if codec == "libx264" else "hvc1")
+    assert abs(read(tmp_path / "v.mp4", "yuv420p10le").astype(int) - frames).mean() < 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_hevc_in_matroska_has_no_apple_tag(tmp_path: Path) -> None:
+    """Matroska has names of its own for codecs."""
+    write(tmp_path / "v.mkv", deep_frames(2), DEEP, codec="libx265")
+    assert read(tmp_path / "v.mkv", "yuv420p10le").shape == (2, *DEEP.shape)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_siting_is_in_the_parameter_sets(tmp_path: Path, codec: str) -> None:
+    """As FFmpeg's parser of H.264 and HEVC reads their bytes, 1 is the centre; with the rest of the colours."""
+    write(tmp_path / "v.mp4", deep_frames(2), DEEP, codec=codec)
+    parsed = parameter_sets(tmp_path / "v.mp4")
+    assert parsed["chroma_sample_loc_type_top_field"] == parsed["chroma_sample_loc_type_bottom_field"] == 1
+    assert parsed["video_full_range_flag"] == 0
+    assert parsed["colour_primaries"] == parsed["transfer_characteristics"] == parsed["matrix_coefficients"] == 1
+
+
+@pytest.mark.parametrize("layout", [YUV, DEEP], ids=["8 bits", "10 bits"])
+def test_matroska_says_the_siting_itself(tmp_path: Path, layout: FrameLayout) -> None:
+    """ChromaSitingHorz and ChromaSitingVert, 2 is half-way: for codecs that have no place for it."""
+    frames = yuv_frames(2) if layout is YUV else deep_frames(2)
+    write(tmp_path / "v.mkv", frames, layout, codec="ffv1")
+    assert b"\x55\xb7\x81\x02\x55\xb8\x81\x02" in (tmp_path / "v.mkv").read_bytes()
+
+
+@pytest.mark.parametrize("layout", [YUV, DEEP, RGB], ids=["yuv420p", "yuv420p10le", "rgb24"])
 def test_colours_are_tagged(tmp_path: Path, layout: FrameLayout) -> None:
     """BT.709, limited range, chroma in the centre: in the stream and in the container."""
-    write(tmp_path / "v.mp4", yuv_frames(3) if layout is YUV else rgb_frames(3), layout)
+    frames = {YUV: yuv_frames, DEEP: deep_frames, RGB: rgb_frames}[layout](3)
+    write(tmp_path / "v.mp4", frames, layout)
     with av.open(str(tmp_path / "v.mp4")) as container:
         codec = container.streams.video[0].codec_context
         assert (codec.color_range, codec.colorspace, codec.color_primaries, codec.color_trc) == (1, 1, 1, 1)
@@ -171,6 +246,11 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
         ("v.mp4", {"codec": "nosuch"}, "codec=nosuch: no such encoder"),
         ("v.mp4", {"codec": "aac"}, "codec=aac: must be a video encoder"),
         ("v.mp4", {"encoded_format": "pal8"}, "pix_fmt=pal8: libx264 takes yuv420p"),
+        (
+            "v.mp4",
+            {"codec": "mpeg4", "pixel_format": PixelFormat.YUV420P10LE},
+            "format=yuv420p10le: mpeg4 takes 8 bits",
+        ),
         ("v.mkv", {"codec": "rawvideo", "encoded_format": "nosuch"}, "pix_fmt=nosuch: no such pixel format"),
     ],
 )
@@ -178,8 +258,9 @@ def test_wrong_options_are_found_before_anything_is_written(
     tmp_path: Path, name: str, options: dict[str, Any], message: str
 ) -> None:
     """The text names the option, the value and what is allowed."""
+    pixel_format = options.pop("pixel_format", PixelFormat.YUV420P)
     with pytest.raises(ValueError, match=message):
-        VideoSink(tmp_path / name, PixelFormat.YUV420P, FPS, VideoOptions(**options))
+        VideoSink(tmp_path / name, pixel_format, FPS, VideoOptions(**options))
 
 
 @pytest.mark.parametrize(

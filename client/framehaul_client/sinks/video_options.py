@@ -1,0 +1,103 @@
+"""How to encode a video file: the user's choices, our defaults, and the pixel formats that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import av
+from av.codec.codec import UnknownCodecError
+
+from framehaul_client.frames import PixelFormat
+
+DEFAULT_CODEC: Final = "libx264"
+DEFAULT_CRF: Final = 18
+DEFAULT_PRESET: Final = "veryfast"
+_DEFAULTS: Final = {
+    "libx264": {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET},
+    "libx265": {"x265-params": "log-level=error"},  # it writes on stderr by itself
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoOptions:
+    """How to encode.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder.
+        crf: quality, for encoders that have it: lower is better and larger.
+        preset: speed, for encoders that have it.
+        encoded_format: FFmpeg's name of the encoder's pixel format; None for that of the frames, if the encoder
+            takes it.
+    """
+
+    codec: str = DEFAULT_CODEC
+    crf: int | None = None
+    preset: str | None = None
+    encoded_format: str | None = None
+
+    @property
+    def encoder_options(self) -> dict[str, str]:
+        """Options for the encoder: what was asked for, over our defaults for it."""
+        options = dict(_DEFAULTS.get(self.codec, {}))
+        if self.crf == 0 and self.codec == "libx264":
+            options.pop("crf")
+            options["qp"] = "0"  # lossless at any depth; crf=0 is so in 8 bits only
+        elif self.crf is not None:
+            options["crf"] = str(self.crf)
+        if self.preset is not None:
+            options["preset"] = self.preset
+        return options
+
+
+def natural_format(options: VideoOptions) -> PixelFormat:
+    """What frames should arrive in for these options: as deep as what the encoder takes.
+
+    Raises:
+        ValueError: no such encoder, or pixel format of it.
+    """
+    encoded = av.VideoFormat(encoded_format(options, PixelFormat.YUV420P))
+    if encoded.is_rgb:
+        return PixelFormat.RGB24
+    return PixelFormat.YUV420P if _bits(encoded.name) <= 8 else PixelFormat.YUV420P10LE
+
+
+def encoded_format(options: VideoOptions, pixel_format: PixelFormat) -> str:
+    """What the encoder is given when frames arrive in `pixel_format`, by FFmpeg's name.
+
+    Raises:
+        ValueError: no such encoder, or pixel format of it, or none that is as deep as the frames.
+    """
+    try:
+        codec = av.Codec(options.codec, "w")
+    except UnknownCodecError:
+        raise ValueError(f"codec={options.codec}: no such encoder in this build of FFmpeg") from None
+    if codec.type != "video":
+        raise ValueError(f"codec={options.codec}: must be a video encoder")
+    formats = [video_format.name for video_format in codec.video_formats or []]
+    wanted = options.encoded_format
+    if wanted is None:
+        return _default_format(options.codec, formats, pixel_format)
+    if formats and wanted not in formats:
+        raise ValueError(f"pix_fmt={wanted}: {options.codec} takes {', '.join(formats)}")
+    try:
+        av.VideoFormat(wanted)
+    except ValueError:
+        raise ValueError(f"pix_fmt={wanted}: no such pixel format") from None
+    return wanted
+
+
+def _default_format(codec: str, formats: list[str], pixel_format: PixelFormat) -> str:
+    """What an encoder of `formats` is given: 4:2:0 as deep as the frames are, or the first that is."""
+    deep = pixel_format is PixelFormat.YUV420P10LE
+    first = (PixelFormat.YUV420P10LE if deep else PixelFormat.YUV420P).value
+    if not formats or first in formats:
+        return first
+    found = next((name for name in formats if not deep or _bits(name) > 8), None)
+    if found is None:
+        raise ValueError(f"format={pixel_format}: {codec} takes 8 bits only: {', '.join(formats)}")
+    return found
+
+
+def _bits(name: str) -> int:
+    return max(component.bits for component in av.VideoFormat(name).components)

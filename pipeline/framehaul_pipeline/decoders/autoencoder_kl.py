@@ -1,0 +1,82 @@
+"""AutoencoderKL, the picture VAE of Stable Diffusion, SDXL, SD 3 and Flux, through the diffusers library.
+
+For the worker process alone. Every latent is a picture of its own, so there is no state. Pictures are decoded one by
+one: frames are the same to the bit in any chunking, memory is one picture's, and a single one fills a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
+from framehaul_pipeline.models import Model
+from framehaul_pipeline.spec import DecoderSpec, Geometry
+
+
+class AutoencoderKLDecoder:
+    """A picture VAE behind the decoder contract."""
+
+    def __init__(self, spec: DecoderSpec, vae: Any, widths: Sequence[int], dtype: torch.dtype) -> None:
+        """Wrap the library's module, which already is on its device; `widths` are its `block_out_channels`."""
+        self.spec = spec
+        self.dtype = dtype
+        self._vae = vae
+        self._widths = widths
+
+    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+        """Nothing is remembered."""
+        del geometry, num_latents
+        return []
+
+    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
+        """Take any number of latents."""
+        del index, ended
+        return max(0, min(available, wanted))
+
+    @torch.inference_mode()
+    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
+        """Decode `[T, C, h, w]` to frames `[T, 3, H, W]`."""
+        pictures = latents.contiguous(memory_format=layout(self.dtype)).split(1)
+        return torch.cat([self._vae.decode(picture, return_dict=False)[0] for picture in pictures]), state
+
+    def flush(self, state: State) -> Tensor | None:
+        """Nothing is held back."""
+        del state
+        return None
+
+    def state_bytes(self, geometry: Geometry) -> int:
+        """None."""
+        del geometry
+        return 0
+
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        """Of one picture, whatever the chunk, and the chunk's frames.
+
+        The most is held by the last block's first layer: its input, normalised, activated; a fourth for a copy to
+        another layout. Counted with diffusers 0.42.1 on torch's meta device, without libraries' workspaces and with
+        attention that is fused.
+        """
+        height, width = geometry.frame_size(self.spec)
+        channels = 4 * self._widths[min(1, len(self._widths) - 1)] + 3 * num_latents
+        return channels * height * width * self.dtype.itemsize
+
+
+def layout(dtype: torch.dtype) -> torch.memory_format:
+    """Channels last where matrix units like it; on the CPU the library's own, so that frames equal its bit by bit."""
+    return torch.contiguous_format if dtype is torch.float32 else torch.channels_last
+
+
+def load_autoencoder_kl(model: Model, device: torch.device) -> AutoencoderKLDecoder:
+    """Load a folder's weights into a decoder on `device`.
+
+    Raises:
+        InvalidInput: diffusers isn't installed, or the weights are not those of this model.
+    """
+    dtype = decoding_dtype(device)
+    vae = load_vae(model, "AutoencoderKL", device, dtype).to(memory_format=layout(dtype))
+    return AutoencoderKLDecoder(model.spec, vae, model.config["block_out_channels"], dtype)

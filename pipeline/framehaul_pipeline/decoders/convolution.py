@@ -1,0 +1,251 @@
+"""Convolutions over tensors with channels last, each run by the fastest of cuDNN's plans that this machine has timed.
+
+For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
+each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
+changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
+it is installed: while a worker warms up, all are timed once for a shape, the choice is kept in a file, and later
+processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
+fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MAX_WORKSPACE_BYTES: Final = 256 << 20
+_TIMED_RUNS: Final = 3
+_HEURISTIC_PLANS: Final = 4
+_HOPELESS: Final = 1.5
+"""A plan whose first run takes this many times the best plan's is not timed further."""
+
+_log = logging.getLogger(__name__)
+
+
+def torch_convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Convolve through PyTorch; arguments and result as in `Convolutions.run`."""
+    if weight.dim() == 5:
+        y = F.conv3d(x.permute(3, 0, 1, 2).unsqueeze(0), weight, padding=(0, padding, padding))
+        return y[0].permute(1, 2, 3, 0).contiguous()
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding).permute(0, 2, 3, 1).contiguous()
+
+
+class PlanFile:
+    """Which plan is the fastest for which convolution, on one kind of device with one version of cuDNN."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `path` if it is there; a file that can't be read counts as empty."""
+        self._path = path
+        self._names: dict[str, str] = {}
+        try:
+            names = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return
+        if isinstance(names, dict):
+            self._names = {str(key): str(name) for key, name in names.items()}
+
+    def get(self, size: str, weights: str) -> tuple[list[str], bool]:
+        """Names of the plans that were the fastest, the surest first, and whether this very convolution was timed.
+
+        Args:
+            size: of the input.
+            weights: the convolution but for the input's size.
+        """
+        alike = [name for key, name in self._names.items() if key.endswith(weights)]
+        known = self._names.get(size + weights)
+        names = dict.fromkeys(([known] if known else []) + sorted(alike, key=alike.count, reverse=True))
+        return list(names), known is not None
+
+    def put(self, size: str, weights: str, name: str) -> None:
+        """Keep a choice; a folder that can't be written costs only the next start its time."""
+        self._names[size + weights] = name
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            written = self._path.with_suffix(f".{os.getpid()}")
+            written.write_text(json.dumps(self._names, indent=1, sort_keys=True) + "\n")
+            written.replace(self._path)
+        except OSError as error:
+            _log.warning("convolution plans are not kept path=%s error=%s", self._path, error)
+
+
+def plan_file(device: torch.device) -> PlanFile:
+    """The file of plans for `device`, below `$XDG_CACHE_HOME/framehaul`."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = torch.cuda.get_device_name(device).replace(" ", "-")
+    return PlanFile(cache / "framehaul" / f"plans-{name}-cudnn-{torch.backends.cudnn.version()}.json")
+
+
+@dataclass(slots=True, eq=False)
+class _Graph:
+    """A convolution that is ready to run."""
+
+    graph: Any
+    x: Any
+    weight: Any
+    y: Any
+    plan: int
+    workspace: Tensor
+    shape: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Convolutions:
+    """Runs convolutions on one device; all on the launch thread."""
+
+    device: torch.device
+    plans: PlanFile | None
+    """None: always through PyTorch."""
+    timing: bool = False
+    """Whether a shape without a known plan has all of them timed, which takes seconds."""
+    _graphs: dict[tuple[Any, ...], _Graph] = field(default_factory=dict)
+    _cudnn: Any = None
+    _handle: Any = None
+
+    def __post_init__(self) -> None:
+        """Find NVIDIA's cudnn-frontend."""
+        if self.plans is None:
+            return
+        try:
+            import cudnn
+        except ImportError:
+            _log.warning(
+                "convolutions run through PyTorch, up to 1.5 times slower: pip install 'framehaul[cuda]' gives "
+                "cudnn-frontend"
+            )
+            self.plans = None
+            return
+        self._cudnn = cudnn
+        self._handle = cudnn.create_handle()
+
+    def run(self, x: Tensor, weight: Tensor, padding: int, out: Tensor | None = None) -> Tensor:
+        """Convolve without bias.
+
+        Args:
+            x: `[T, H, W, C]`, contiguous.
+            weight: `[C', C, kt, kh, kw]` in memory format channels_last_3d: frames are taken as they come, without
+                padding in time; or `[C', C, kh, kw]` in channels_last: each frame by itself.
+            padding: rows and columns of zeros on each side.
+            out: `[T - kt + 1, H', W', C']` that takes the result, contiguous.
+
+        Returns:
+            `out`, or a new tensor.
+        """
+        if self.plans is None:
+            y = torch_convolution(x, weight, padding)
+            return y if out is None else out.copy_(y)
+        key = (x.shape, weight.shape, padding, x.dtype)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._build(x, weight, padding)
+        y = x.new_empty(graph.shape) if out is None else out
+        self._cudnn.set_stream(handle=self._handle, stream=torch.cuda.current_stream(self.device).cuda_stream)
+        graph.graph.execute_plan_at_index(
+            {graph.x: x, graph.weight: weight, graph.y: y}, graph.workspace, graph.plan, handle=self._handle
+        )
+        return y
+
+    def _build(self, x: Tensor, weight: Tensor, padding: int) -> _Graph:
+        assert self.plans is not None
+        cudnn = self._cudnn
+        image = x.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else x.permute(0, 3, 1, 2)
+        kernel = weight.shape[2:]
+        pads = [0] * (len(kernel) - 2) + [padding] * 2
+        sizes = [size + 2 * pad - k + 1 for size, pad, k in zip(image.shape[2:], pads, kernel, strict=True)]
+        shape = (*sizes, weight.shape[0]) if weight.dim() == 5 else (x.shape[0], *sizes, weight.shape[0])
+        y = x.new_empty(shape)
+        result = y.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else y.permute(0, 3, 1, 2)
+        element = {torch.float16: cudnn.data_type.HALF, torch.bfloat16: cudnn.data_type.BFLOAT16}[x.dtype]
+        graph = cudnn.pygraph(
+            handle=self._handle,
+            io_data_type=element,
+            intermediate_data_type=cudnn.data_type.FLOAT,
+            compute_data_type=cudnn.data_type.FLOAT,
+        )
+
+        def tensor(name: str, like: Tensor) -> Any:
+            return graph.tensor(name=name, dim=list(like.shape), stride=list(like.stride()), data_type=element)
+
+        x_node, weight_node = tensor("x", image), tensor("weight", weight)
+        ones = [1] * len(pads)
+        y_node = graph.conv_fprop(
+            image=x_node, weight=weight_node, pre_padding=pads, post_padding=pads, stride=ones, dilation=ones
+        )
+        y_node.set_output(True).set_data_type(element)
+        y_node.set_dim(list(result.shape)).set_stride(list(result.stride()))
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+        graph.check_support()
+        ready = _Graph(graph, x_node, weight_node, y_node, 0, x.new_empty(0), shape)
+        weights = f" * {list(weight.shape)} + {padding} {x.dtype}"
+        self._choose(ready, str(list(x.shape)), weights, {x_node: x, weight_node: weight, y_node: y})
+        return ready
+
+    def _choose(self, ready: _Graph, size: str, weights: str, tensors: dict[Any, Tensor]) -> None:
+        """Build the plan that is known to be the fastest; when none is known, time all."""
+        assert self.plans is not None
+        graph = ready.graph
+        indices = range(graph.get_execution_plan_count())
+        # The heuristics name some plans twice, the best ones first.
+        names = {graph.get_plan_name_at_index(index): index for index in reversed(indices)}
+        known, surely = self.plans.get(size, weights)
+        if surely or not self.timing:
+            wanted = [names[name] for name in known if name in names]
+            if any(self._prepare(ready, index) for index in [*wanted, *([] if self.timing else indices)]):
+                return
+        if known:
+            # Plans for the same weights at another size are nearly always the fastest here too: timing all takes 10
+            # times as long.
+            names = {name: names[name] for name in [*known, *list(names)[-_HEURISTIC_PLANS:]] if name in names}
+        best_ms, best = float("inf"), None
+        for name, index in names.items():
+            if not self._prepare(ready, index):
+                continue
+            try:
+                taken_ms = self._time(ready, tensors, best_ms)
+            except RuntimeError:
+                continue
+            if taken_ms < best_ms:
+                best_ms, best = taken_ms, name
+        if best is None or not self._prepare(ready, names[best]):
+            raise RuntimeError(f"cuDNN has no plan for convolution {size}{weights}")
+        self.plans.put(size, weights, best)
+        _log.debug(
+            "convolution timed shape=%s%s plans=%d best_ms=%.3f plan=%s", size, weights, len(names), best_ms, best
+        )
+
+    def _prepare(self, ready: _Graph, index: int) -> bool:
+        try:
+            ready.graph.build_plan_at_index(index)
+            num_bytes = ready.graph.get_workspace_size_plan_at_index(index)
+        except RuntimeError:
+            return False
+        if num_bytes > _MAX_WORKSPACE_BYTES:
+            return False
+        ready.plan = index
+        ready.workspace = torch.empty(max(1, num_bytes), dtype=torch.uint8, device=self.device)
+        return True
+
+    def _time(self, ready: _Graph, tensors: dict[Any, Tensor], best_ms: float) -> float:
+        stream = torch.cuda.current_stream(self.device)
+        self._cudnn.set_stream(handle=self._handle, stream=stream.cuda_stream)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        taken_ms = float("inf")
+        for run in range(1 + _TIMED_RUNS):
+            start.record(stream)
+            ready.graph.execute_plan_at_index(tensors, ready.workspace, ready.plan, handle=self._handle)
+            end.record(stream)
+            end.synchronize()
+            if run:
+                taken_ms = min(taken_ms, start.elapsed_time(end))
+            if taken_ms > _HOPELESS * best_ms and run:
+                break
+        return taken_ms

@@ -1,0 +1,162 @@
+"""Finds and checks safetensors files without reading their tensors. Imports no torch: the server reads headers too.
+
+A file's header is held against its size before anything in it is believed, and nothing is ever unpickled. Source: the
+format section of the README of huggingface/safetensors: an 8-byte little-endian length, that much JSON, then the
+tensors end to end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+from framehaul_pipeline.errors import InvalidInput
+
+MAX_FILE_BYTES: Final = 64 << 30
+MAX_HEADER_BYTES: Final = 16 << 20
+MAX_JSON_BYTES: Final = 16 << 20
+SUFFIX: Final = ".safetensors"
+INDEX_NAME: Final = "diffusion_pytorch_model.safetensors.index.json"
+FILE_NAME: Final = "diffusion_pytorch_model.safetensors"
+_PICKLES: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+_LENGTH = struct.Struct("<Q")
+_DTYPES: Final = {"F16": 2, "BF16": 2, "F32": 4}
+
+
+def find_weights(path: Path) -> tuple[Path, ...]:
+    """The weights files of a model: a file itself; of a folder its one file, or the shards that its index names.
+
+    Raises:
+        InvalidInput: there are none, it isn't clear which, or they are pickles.
+    """
+    if not path.is_dir():
+        if path.suffix in _PICKLES:
+            raise InvalidInput(f"weights {path.name}", path.suffix, _no_pickle())
+        return (path,)
+    if (path / FILE_NAME).exists():
+        return (path / FILE_NAME,)
+    if (path / INDEX_NAME).exists():
+        return _read_index(path / INDEX_NAME)
+    found = sorted(path.glob(f"*{SUFFIX}"))
+    if len(found) == 1:
+        return (found[0],)
+    if found:
+        names = ", ".join(file.name for file in found)
+        raise InvalidInput(f"weights {path.name}", names, f"one file, or {FILE_NAME}: name the file meant")
+    if any(file.suffix in _PICKLES for file in path.iterdir()):
+        raise InvalidInput(f"weights {path.name}", "pickles alone", _no_pickle())
+    raise InvalidInput(f"weights {path.name}", "none", f"a folder with {FILE_NAME}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InvalidInput: the file can't be read, is too large or holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise InvalidInput(path.name, error.strerror, "a readable JSON file") from error
+    if len(raw) > MAX_JSON_BYTES:
+        raise InvalidInput(path.name, f"over {MAX_JSON_BYTES} bytes", "a smaller JSON file")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(path.name, "no JSON", "a JSON object") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(path.name, type(value).__name__, "a JSON object")
+    return value
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor entries of a safetensors file by name, checked to be whole, packed and of a floating type.
+
+    Raises:
+        InvalidInput: names what is wrong with the file.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(_LENGTH.size)
+            if len(prefix) < _LENGTH.size or size_bytes > MAX_FILE_BYTES:
+                allowed = f"a safetensors file of {_LENGTH.size}..{MAX_FILE_BYTES} bytes"
+                raise refused(path, f"{size_bytes} bytes", allowed)
+            (header_bytes,) = _LENGTH.unpack(prefix)
+            if header_bytes > min(MAX_HEADER_BYTES, size_bytes - _LENGTH.size):
+                raise refused(path, f"header of {header_bytes} bytes", "a safetensors file that is whole")
+            raw = file.read(header_bytes)
+    except OSError as error:
+        raise refused(path, error.strerror, "a readable safetensors file") from error
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise refused(path, "header that is not JSON", "a safetensors file") from error
+    if not isinstance(header, dict):
+        raise refused(path, "header that is no object", "a safetensors file")
+    header.pop("__metadata__", None)
+    _check_entries(path, header, size_bytes - _LENGTH.size - header_bytes)
+    return header
+
+
+def check_sha256(path: Path, sha256: str) -> None:
+    """Compare a whole file with its pin.
+
+    Raises:
+        InvalidInput: it is another file, or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise refused(path, error.strerror, "a readable safetensors file") from error
+    if found != sha256:
+        raise refused(path, f"sha256 {found}", f"the file whose sha256 is {sha256}")
+
+
+def refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
+    """An error about a weights file."""
+    return InvalidInput(f"weights {path.name}", value, allowed)
+
+
+def _read_index(path: Path) -> tuple[Path, ...]:
+    shards = read_json(path).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise InvalidInput(path.name, "no weight_map", "an index of shards")
+    names = set()
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIX):
+            raise InvalidInput(
+                f"{path.name} weight_map", repr(name)[:80], f"names of {SUFFIX} files in the same folder"
+            )
+        names.add(name)
+    return tuple(path.parent / name for name in sorted(names))
+
+
+def _check_entries(path: Path, header: dict[str, Any], tensors_bytes: int) -> None:
+    end = 0
+    try:
+        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+        for name, entry in entries:
+            shape = entry["shape"]
+            if not all(type(length) is int and length >= 0 for length in shape):
+                raise refused(path, f"{name} of shape {shape!r:.80}", "whole numbers from 0")
+            count = math.prod(shape)
+            if entry["dtype"] not in _DTYPES:
+                raise refused(path, f"{name} of type {entry['dtype']}", f"one of {', '.join(_DTYPES)}")
+            if entry["data_offsets"] != [end, end + count * _DTYPES[entry["dtype"]]]:
+                raise refused(path, f"{name} at {entry['data_offsets']}", "tensors packed end to end")
+            end = entry["data_offsets"][1]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise refused(path, "malformed header entry", "a safetensors file") from error
+    if end != tensors_bytes:
+        raise refused(path, f"{tensors_bytes} bytes of tensors", f"{end} bytes as its header says: a whole file")
+
+
+def _no_pickle() -> str:
+    return f"a {SUFFIX} file: pickles run code when they are read, so convert it first (safetensors.torch.save_file)"
