@@ -20,6 +20,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	protos/framehaul/wire.py \
 	pipeline/framehaul_pipeline/slots.py \
 	pipeline/framehaul_pipeline/ring.py \
+	pipeline/framehaul_pipeline/fairness.py \
 	pipeline/framehaul_pipeline/feeder.py \
 	pipeline/framehaul_pipeline/memory.py \
 	pipeline/framehaul_pipeline/memory_limits.py \
@@ -42,6 +43,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \
 	server/framehaul_server/admission.py \
+	server/framehaul_server/callers.py \
 	server/framehaul_server/config.py \
 	server/framehaul_server/delivery.py \
 	server/framehaul_server/descriptors.py \
@@ -53,10 +55,12 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/packing.py \
 	server/framehaul_server/requests.py \
 	server/framehaul_server/responses.py \
+	server/framehaul_server/rich_status.py \
 	server/framehaul_server/session.py \
 	server/framehaul_server/stall.py \
 	server/framehaul_server/status.py \
 	server/framehaul_server/synthetic.py \
+	server/framehaul_server/tenants.py \
 	server/framehaul_server/transport.py \
 	server/framehaul_server/validation.py \
 	server/framehaul_server/window.py \

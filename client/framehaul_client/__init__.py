@@ -1,13 +1,16 @@
 """The reference client: streams latents to a frame server and turns the frames into files or arrays."""
 
+from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.errors import (
     ConnectionLost,
     DataLoss,
     FramehaulError,
     InvalidLatents,
+    InvalidOption,
     InvalidRequest,
     LatentsFileError,
+    NotAuthenticated,
     NotFound,
     OutputClosed,
     OutputError,
@@ -26,6 +29,7 @@ from framehaul_client.session import Session
 from framehaul_client.statistics import SessionStatistics
 
 __all__ = [
+    "Access",
     "ConnectionLost",
     "DataLoss",
     "FrameBatch",
@@ -33,12 +37,14 @@ __all__ = [
     "FrameLayout",
     "FramehaulError",
     "InvalidLatents",
+    "InvalidOption",
     "InvalidRequest",
     "LatentType",
     "LatentsFile",
     "LatentsFileError",
     "Location",
     "Model",
+    "NotAuthenticated",
     "NotFound",
     "Opened",
     "OutputClosed",

@@ -12,6 +12,7 @@ from typing import Self
 
 import grpc.aio
 
+from framehaul_client.access import Metadata
 from framehaul_client.config import SessionConfig
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.exchange import Exchange
@@ -43,6 +44,7 @@ class Session:
         latents: Latents,
         config: SessionConfig,
         on_close: Callable[[Session], None],
+        metadata: Metadata = (),
     ) -> None:
         """Prepare; nothing is sent before the session is entered."""
         self._channel = channel
@@ -50,6 +52,7 @@ class Session:
         self._latents = latents
         self._config = config
         self._on_close = on_close
+        self._metadata = metadata
         self._statistics = SessionStatistics()
         self._source: LatentSource | None = None
         self._exchange: Exchange | None = None
@@ -191,7 +194,7 @@ class Session:
         if block is None:
             raise InvalidLatents("no latents: a session needs at least one")
         latents = latent_format(block, self._config.dtype)
-        await exchange.open(Stream(self._channel, self._target), block, latents)
+        await exchange.open(Stream(self._channel, self._target, self._metadata), block, latents)
         return exchange
 
     async def _next_message(self) -> FrameBatch | None:

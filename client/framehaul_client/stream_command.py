@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
+from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TARGET
 from framehaul_client.encoder import Encoder
@@ -44,6 +45,7 @@ class StreamConfig:
         pixel_format: what frames arrive in; None for what suits the output.
         fps: frames a second; None for what the file says.
         priority: of the session.
+        access: TLS, certificates and token.
         video: how to encode.
     """
 
@@ -57,6 +59,7 @@ class StreamConfig:
     pixel_format: PixelFormat | None = None
     fps: Fraction | None = None
     priority: int = 0
+    access: Access = field(default_factory=Access)
     video: VideoOptions = field(default_factory=VideoOptions)
 
 
@@ -104,7 +107,9 @@ class _Run:
     async def run(self) -> None:
         clock = _Clock()
         config, latents = self._config, self._latents
-        client = FrameClient(config.target, connect_timeout_s=config.connect_timeout_s, tune_allocator=True)
+        client = FrameClient(
+            config.target, connect_timeout_s=config.connect_timeout_s, access=config.access, tune_allocator=True
+        )
         async with client:
             self._connect_s = clock.lap()
             async with client.session(

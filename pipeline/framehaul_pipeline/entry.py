@@ -19,6 +19,7 @@ from typing import Final
 
 import torch
 
+from framehaul_pipeline import core_dumps
 from framehaul_pipeline.channel import WorkerChannel
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
@@ -40,6 +41,7 @@ _log = logging.getLogger("framehaul_pipeline.worker")
 
 def main() -> int:
     """Wait to be told what to be, then serve until the server says stop or goes away."""
+    core_dumps.forbid()
     # The server's log has the same form; both write to the same stderr.
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(

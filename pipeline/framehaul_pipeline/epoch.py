@@ -149,7 +149,7 @@ class Epoch:
         """Open a session."""
         self._sessions[request.session] = events
         self._requests[request.session] = request
-        self._feeder.open(request.session, priority=request.priority)
+        self._feeder.open(request.session, priority=request.priority, tenant=request.tenant, weight=request.weight)
         self._channel.send(request)
 
     def push(self, session: int, latent: memoryview) -> None:

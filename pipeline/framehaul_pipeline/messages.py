@@ -50,6 +50,10 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     normalized: bool
     pixel_format: PixelFormat
     priority: int
+    tenant: str = ""
+    """On whose behalf; sessions of one tenant share its part of the device."""
+    weight: float = 1.0
+    """That part, against the weights of other tenants."""
 
     @property
     def geometry(self) -> Geometry:

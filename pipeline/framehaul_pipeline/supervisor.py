@@ -150,6 +150,8 @@ class Supervisor:
         pixel_format: PixelFormat,
         priority: int,
         events: SessionEvents,
+        tenant: str = "",
+        weight: float = 1.0,
     ) -> WorkerSession:
         """Open a session; values must have been checked.
 
@@ -171,6 +173,8 @@ class Supervisor:
                 normalized=normalized,
                 pixel_format=pixel_format,
                 priority=priority,
+                tenant=tenant,
+                weight=weight,
             ),
             events,
         )

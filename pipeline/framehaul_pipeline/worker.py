@@ -80,6 +80,8 @@ class Worker:
         """Session of each chunk on the device."""
         self._chunk_is_next = False
         self._running = Running()
+        self._completed_ns = 0
+        """When the newest completed chunk was."""
         self._stopping = False
 
     def before_serving(self, work: Callable[[], None]) -> None:
@@ -188,10 +190,13 @@ class Worker:
             RuntimeError: the device failed.
         """
         flight.copied.synchronize()
-        chunk = flight.chunk
+        chunk, completed_ns = flight.chunk, time.monotonic_ns()
         with self._changed:
             self._in_flight.remove(chunk.session)
-            self._running.finish(chunk.session, chunk.first_latent, time.monotonic_ns())
+            self._running.finish(chunk.session, chunk.first_latent, completed_ns)
+            # Chunks overlap: the device is a chunk's own only once the one before is out.
+            self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns))
+            self._completed_ns = completed_ns
             if chunk.last:
                 self._residence.release(chunk.session)
             self._changed.notify_all()
@@ -235,6 +240,8 @@ class Worker:
             rule=partial(_next_chunk, decoder),
             max_latents=max_latents,
             max_frames=self._ring.slot_bytes // frame_bytes,
+            tenant=request.tenant,
+            weight=request.weight,
         )
 
     def _take_chunk(self) -> ChunkJob | None:

@@ -15,7 +15,7 @@ import grpc
 
 from framehaul_server import logs
 from framehaul_server.logs import SessionRecord
-from framehaul_server.status import Status, internal, status_of
+from framehaul_server.status import Status, Trailers, internal, status_of
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -24,9 +24,7 @@ ResultT = TypeVar("ResultT")
 class AbortableContext(Protocol):
     """What the boundary needs of a `ServicerContext`."""
 
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
-    ) -> Never:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         """End the RPC; raises `AbortError`."""
 
 

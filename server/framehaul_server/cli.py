@@ -7,19 +7,21 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 import uvloop
 
 from framehaul.allocator import tune_allocator
+from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models import TINY_SPEC, Model, describe_model
 from framehaul_pipeline.supervisor import WorkerFailed
-from framehaul_server import logs
+from framehaul_server import grpc_log, logs
 from framehaul_server.app import App, log_config
-from framehaul_server.config import Address, ServerConfig
-from framehaul_server.errors import CannotListen
+from framehaul_server.config import Address, ServerConfig, TlsFiles
+from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.signals import StopSignals
 
 EXIT_OK: Final = 0
@@ -32,14 +34,14 @@ _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
 Frames leave as rgb24, yuv420p, yuv420p10le (10 bits) or gbrpf16le (half float), as each client asks. --max-size is for
 the first three; half-float frames take twice the bytes, so the largest has half the pixels.
-There is no TLS yet, so other than loopback addresses need --insecure.
+Addresses other than loopback need TLS and tokens: see docs/operations.md.
 
 The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
 The second ends the process at once.
 
 exit codes:
   0    stopped by a signal, after draining
-  2    an option is wrong
+  2    an option is wrong, or a file that it names
   3    the address can't be listened on
   4    the worker doesn't start, or died too often
   130  second signal was SIGINT
@@ -51,13 +53,17 @@ ValueT = TypeVar("ValueT")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until it is told to stop; gives the exit code."""
     config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
+    grpc_log.quieten()
     os.environ[_variable("--log-level")] = config.log_level  # for the worker
     log_config(config)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
+    except UnusableFile as error:
+        return _complain(error, EXIT_USAGE)
     except CannotListen as error:
         return _complain(error, EXIT_CANNOT_LISTEN)
     except WorkerFailed as error:
@@ -118,6 +124,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             stall_timeout_s=given.stall_timeout,
             allow_synthetic=given.allow_synthetic,
             reflection=given.reflection,
+            tls=_tls(given),
+            tokens=given.tokens,
             insecure=given.insecure,
             log_level=given.log_level,
         )
@@ -243,11 +251,24 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "SECONDS",
     )
     option("--advertise", str, None, "address that Locate answers; default is the bound one", "HOST:PORT")
-    switch("--insecure", "allow addresses other than loopback, without TLS")
+    option("--tls-cert", Path, None, "serve with TLS: this certificate and those above it, PEM", "FILE")
+    option("--tls-key", Path, None, "its key, PEM; changed files are read again", "FILE")
+    option("--tls-client-ca", Path, None, "let in only clients with a certificate of these authorities, PEM", "FILE")
+    option("--tokens", Path, None, "let in only clients with a token of this file; see docs/operations.md", "FILE")
+    switch("--insecure", "allow addresses other than loopback even without TLS or tokens")
     switch("--allow-synthetic", "allow clips that the server makes from a seed, for load tests")
     switch("--reflection", "serve gRPC reflection")
     option("--log-level", str, defaults.log_level, ", ".join(logs.LEVELS), "LEVEL")
     return parser
+
+
+def _tls(given: argparse.Namespace) -> TlsFiles | None:
+    if given.tls_cert and given.tls_key:
+        return TlsFiles(certificate=given.tls_cert, key=given.tls_key, client_ca=given.tls_client_ca)
+    if given.tls_cert or given.tls_key or given.tls_client_ca:
+        missing = " and ".join(flag for flag in ("tls_cert", "tls_key") if not getattr(given, flag))
+        raise ValueError(f"{missing}=unset: must be given too, TLS needs --tls-cert and --tls-key")
+    return None
 
 
 def _variable(flag: str) -> str:

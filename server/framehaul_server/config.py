@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.logs import LEVELS
@@ -59,6 +60,22 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files."""
+
+    certificate: Path
+    """The server's own, followed by those between it and its authority."""
+    key: Path
+    client_ca: Path | None = None
+    """Authorities of clients' certificates; without it clients need none."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.certificate, self.key, *((self.client_ca,) if self.client_ca else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Everything the server process can be told."""
 
@@ -81,8 +98,12 @@ class ServerConfig:
     """From the first signal until running sessions are ended."""
     allow_synthetic: bool = False
     reflection: bool = False
+    tls: TlsFiles | None = None
+    """Serve with these certificates; None: without TLS."""
+    tokens: Path | None = None
+    """Tenants and the digests of their tokens; None: everybody is let in, as one tenant."""
     insecure: bool = False
-    """Listen beyond loopback without TLS."""
+    """Listen beyond loopback even without TLS, or without asking who calls."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -91,10 +112,10 @@ class ServerConfig:
         Raises:
             ValueError: names the field, its value and the range.
         """
-        if not (self.listen.is_loopback or self.insecure):
+        if self.exposed and not self.insecure:
             raise ValueError(
-                f"listen={self.listen}: must be a loopback address, since there is no TLS yet; "
-                "--insecure allows others, for networks where every machine is trusted"
+                f"listen={self.listen}: others than this machine reach it, which needs {self.exposed}; --insecure does "
+                "without, for networks where every machine is trusted"
             )
         if self.advertise is not None:
             Address.parse(self.advertise)
@@ -112,3 +133,13 @@ class ServerConfig:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+
+    @property
+    def exposed(self) -> str:
+        """What a server that other machines reach lacks; empty when it lacks nothing, or only this one reaches it."""
+        if self.listen.is_loopback:
+            return ""
+        lacking = [] if self.tls else ["TLS (--tls-cert and --tls-key)"]
+        if not (self.tokens or (self.tls and self.tls.client_ca)):
+            lacking.append("tokens (--tokens) or clients' certificates (--tls-client-ca)")
+        return " and ".join(lacking)

@@ -14,6 +14,10 @@ class CannotListen(ServerError):
     """The listening address can't be bound."""
 
 
+class UnusableFile(ServerError):
+    """A certificate, key or tokens' file that the server can't start with."""
+
+
 class ClientSilent(ServerError):
     """A session's first message didn't come in time."""
 
@@ -24,6 +28,14 @@ class ClientStalled(ServerError):
 
 class GrantExceeded(ServerError):
     """The client sent more than it was granted; sending the same again would fail again."""
+
+
+class NotAuthenticated(ServerError):
+    """The call's token is missing or unknown; the text is the same for both."""
+
+    def __init__(self) -> None:
+        """Say what a call needs."""
+        super().__init__("this server wants a known token: metadata `authorization: Bearer TOKEN`")
 
 
 class NotPermitted(ServerError):

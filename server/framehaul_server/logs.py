@@ -42,6 +42,7 @@ class SessionRecord:
     request_id: str
     peer: str
     method: str
+    tenant: str | None = None
     model: str | None = None
     size: str | None = None
     mode: str | None = None
@@ -68,6 +69,7 @@ class SessionRecord:
             id=self.request_id,
             peer=self.peer,
             method=self.method,
+            tenant=self.tenant,
             model=self.model,
             size=self.size,
             mode=self.mode,

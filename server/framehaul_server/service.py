@@ -20,10 +20,12 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.admission import Admission, Place
 from framehaul_server.boundary import guard
+from framehaul_server.callers import Callers
 from framehaul_server.errors import ClientSilent
 from framehaul_server.logs import SessionRecord
 from framehaul_server.requests import RenderRequests, Requests, StreamRequests
 from framehaul_server.session import Session, SessionRules
+from framehaul_server.tenants import Caller
 from framehaul_server.validation import find_model
 from framehaul_server.worker_link import WorkerOpener
 
@@ -50,14 +52,16 @@ class FrameService:
         self,
         *,
         worker: WorkerOpener,
+        callers: Callers,
         admission: Admission,
         rules: SessionRules,
         first_request_timeout_s: float,
         identity: ServiceIdentity,
         info: Callable[[], pb.ServerInfo],
     ) -> None:
-        """Serve with `worker`; `info` makes the answer of `GetServerInfo`."""
+        """Serve those whom `callers` knows with `worker`; `info` makes the answer of `GetServerInfo`."""
         self._worker = worker
+        self._callers = callers
         self._admission = admission
         self._rules = rules
         self._first_request_timeout_s = first_request_timeout_s
@@ -100,6 +104,7 @@ class FrameService:
         """Name this server."""
 
         async def answer() -> bytes:
+            self._caller(context, record)
             request = wire.split(raw, pb.LocateRequest).header
             if not request.session_id:
                 self._admission.check_open()
@@ -108,16 +113,19 @@ class FrameService:
                 target=self._identity.target, epoch=self._identity.epoch, lease_ms=_LEASE_MS
             ).SerializeToString()
 
-        return await guard(context, _record("Locate", context), answer())
+        record = _record("Locate", context)
+        return await guard(context, record, answer())
 
     async def get_server_info(self, raw: bytes, context: Context) -> bytes:
         """Tell what this server has."""
 
         async def answer() -> bytes:
+            self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
             return self._info().SerializeToString()
 
-        return await guard(context, _record("GetServerInfo", context), answer())
+        record = _record("GetServerInfo", context)
+        return await guard(context, record, answer())
 
     async def _serve(self, method: str, context: Context, requests: Callable[[], Requests]) -> None:
         record = _record(method, context)
@@ -130,18 +138,30 @@ class FrameService:
             _log.info("%s", record.line())
 
     async def _session(self, place: Place, requests: Requests, context: Context, record: SessionRecord) -> None:
-        place.take()
+        caller = self._caller(context, record)
+        place.take(caller.tenant)
         first = await _within(self._first_request_timeout_s, requests.read())
         if first is None:
             raise OutOfOrder("the request stream ended before its first request")
-        session = Session(first, self._worker, self._rules, record)
+        session = Session(first, self._worker, self._rules, record, caller)
         del first
         self._admission.check_open()
+        place.reserve(session.max_waiting_bytes)
         self._sessions.add(session)
         try:
             await session.run(requests, context)
         finally:
             self._sessions.discard(session)
+
+    def _caller(self, context: Context, record: SessionRecord) -> Caller:
+        """Who calls; every handler asks first.
+
+        Raises:
+            NotAuthenticated: nobody known.
+        """
+        caller = self._callers.identify(context.invocation_metadata() or ())
+        record.tenant = caller.tenant.name
+        return caller
 
 
 async def _within(timeout_s: float, work: Awaitable[ResultT]) -> ResultT:

@@ -26,6 +26,7 @@ from framehaul_server.logs import SessionRecord
 from framehaul_server.requests import Request, Requests
 from framehaul_server.stall import StallTimer
 from framehaul_server.synthetic import SyntheticFeed
+from framehaul_server.tenants import Caller
 from framehaul_server.validation import OpenRules, check_synthetic, read_open
 from framehaul_server.window import WindowLimits, allowed_latents
 from framehaul_server.worker_link import WorkerHandle, WorkerOpener
@@ -48,7 +49,9 @@ class SessionRules:
 class Session:
     """A session from its first request to its end."""
 
-    def __init__(self, first: Request, worker: WorkerOpener, rules: SessionRules, record: SessionRecord) -> None:
+    def __init__(
+        self, first: Request, worker: WorkerOpener, rules: SessionRules, record: SessionRecord, caller: Caller
+    ) -> None:
         """Check the first request; nothing is opened yet.
 
         Raises:
@@ -58,8 +61,11 @@ class Session:
         self._rules = rules
         self._worker = worker
         self._record = record
+        self.caller = caller
+        """The session's owner."""
         self._first = first
         self._open_message, self._request = read_open(first.header, rules.opening)
+        caller.tenant.check_priority(self._request.priority)
         self._explicit = self._request.explicit
         self._input = LatentInput(self._request)
         self._num_pushed = 0
@@ -80,6 +86,12 @@ class Session:
         record.model = self._request.spec.name
         record.size = f"{width}x{height}"
         record.mode = "explicit" if self._explicit else "auto"
+
+    @property
+    def max_waiting_bytes(self) -> int:
+        """Most bytes of latents and frames that can wait in the server for this session."""
+        request = self._request
+        return self._limits.max_frames * request.frame_bytes + self._grant.budget * request.latent_bytes
 
     async def run(self, requests: Requests, context: WritableContext) -> None:
         """Serve the session to its end; `Done` was sent when this returns.
@@ -169,6 +181,8 @@ class Session:
             normalized=request.normalized,
             pixel_format=request.pixel_format,
             priority=request.priority,
+            tenant=self.caller.tenant.name,
+            weight=self.caller.tenant.weight,
             events=self,
         )
         announced = self._grant.announce() if self._explicit else 0

@@ -6,6 +6,8 @@ from typing import Final
 
 _MIN_CLIENT_PING_MS: Final = 5_000
 _HANDSHAKE_TIMEOUT_MS: Final = 10_000
+_MAX_METADATA_BYTES: Final = 8 << 10
+"""A token, and what proxies and tracing add."""
 _CONTROL_STREAMS: Final = 64
 """Health, Locate and server information beside the sessions of one connection."""
 
@@ -21,6 +23,9 @@ def server_options(*, max_request_bytes: int, max_sessions: int, keepalive_s: fl
         ("grpc.max_send_message_length", -1),
         # Over this many, a client's gRPC library queues in secret; so admission must refuse long before.
         ("grpc.max_concurrent_streams", 2 * max_sessions + _CONTROL_STREAMS),
+        # Both: between them, gRPC refuses calls at random.
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", ping_timeout_ms),

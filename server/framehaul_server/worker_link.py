@@ -39,6 +39,8 @@ class WorkerOpener(Protocol):
         normalized: bool,
         pixel_format: PixelFormat,
         priority: int,
+        tenant: str,
+        weight: float,
         events: SessionEvents,
     ) -> WorkerHandle:
         """Open a session; raises `Unavailable`."""

@@ -16,6 +16,7 @@ from framehaul_server.errors import ServerError
 from framehaul_server.session import Session
 from framehaul_server.status import status_of
 from tests.unit.server.fakes import (
+    ANYBODY,
     FRAME_BYTES,
     LATENT_BYTES,
     SPEC,
@@ -39,7 +40,7 @@ async def explicit_session(
     opened = opening(mode=pb.MODE_EXPLICIT, window_frames=window_frames, max_message_bytes=max_message_bytes)
     context, requests = FakeContext(), FakeRequests()
     session_rules = rules(spec=spec, window_bytes=16 * FRAME_BYTES, latent_bytes=0)
-    session = Session(request(open=opened), worker, session_rules, record())
+    session = Session(request(open=opened), worker, session_rules, record(), ANYBODY)
     task = asyncio.ensure_future(session.run(requests, context))
     waiting, num_sent, granted, acknowledged = list(messages), 0, 0, 0
     limits = max(16, spec.most_frames(1)) + 4
@@ -130,7 +131,7 @@ async def any_session(first: Message, steps: list[str | Message]) -> Exception |
     worker, context, requests = FakeWorker(), FakeContext(), FakeRequests()
     session_rules = rules(window_bytes=4 * FRAME_BYTES, latent_bytes=0)
     try:
-        session = Session(request(first[1], **first[0]), worker, session_rules, record())
+        session = Session(request(first[1], **first[0]), worker, session_rules, record(), ANYBODY)
     except (PipelineError, ServerError) as error:
         return error
     task = asyncio.ensure_future(session.run(requests, context))
@@ -181,6 +182,6 @@ def test_any_bytes_are_a_request_or_malformed(raw: bytes) -> None:
     """What is a request opens a session or is refused with a status."""
     try:
         given_request = wire.split_request(raw)
-        Session(given_request, FakeWorker(), rules(), record())
+        Session(given_request, FakeWorker(), rules(), record(), ANYBODY)
     except (wire.MalformedMessage, PipelineError, ServerError) as error:
         assert status_of(error) is not None  # noqa: PT017

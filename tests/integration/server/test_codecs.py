@@ -11,6 +11,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
 from framehaul_server.admission import Admission
+from framehaul_server.callers import AnyCaller
 from framehaul_server.service import FrameService, ServiceIdentity
 from tests.unit.server.fakes import FakeWorker, frame, latents, opening, rules
 
@@ -44,6 +45,7 @@ class GeneratedServicer(frames_pb2_grpc.FrameServiceServicer):
 def our_handler() -> grpc.GenericRpcHandler:
     return FrameService(
         worker=FakeWorker(),
+        callers=AnyCaller(),
         admission=Admission(4),
         rules=rules(),
         first_request_timeout_s=5.0,

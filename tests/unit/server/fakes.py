@@ -17,6 +17,8 @@ from framehaul_pipeline.messages import Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
 from framehaul_server.logs import SessionRecord
 from framehaul_server.session import SessionRules
+from framehaul_server.status import Trailers
+from framehaul_server.tenants import EVERYONE, Caller
 from framehaul_server.validation import OpenRules
 
 SPEC = DecoderSpec(
@@ -30,6 +32,7 @@ SPEC = DecoderSpec(
     receptive_latents=None,
     state_bytes_per_pixel=1.0,
 )
+ANYBODY = Caller(tenant=EVERYONE)
 GEOMETRY = Geometry(channels=2, height=4, width=6)
 LATENT_BYTES = GEOMETRY.latent_bytes(LatentDtype.FLOAT16)
 FRAME_BYTES = PixelFormat.RGB24.frame_bytes(*GEOMETRY.frame_size(SPEC))
@@ -178,6 +181,8 @@ class FakeWorker:
         normalized: bool,
         pixel_format: PixelFormat,
         priority: int,
+        tenant: str,
+        weight: float,
         events: SessionEvents,
     ) -> FakeHandle:
         if not self.available:
@@ -203,6 +208,7 @@ class FakeContext:
     """A `ServicerContext`: the test puts requests in and takes responses out."""
 
     def __init__(self) -> None:
+        self.metadata: tuple[tuple[str, str], ...] = ()
         self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
         self.responses: list[Envelope[pb.StreamResponse]] = []
         self.raw: list[bytes] = []
@@ -211,13 +217,16 @@ class FakeContext:
         self.open_gate.set()
         self.written = asyncio.Condition()
         self.write_error: Exception | None = None
-        self.aborted: tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] | None = None
+        self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
 
     def send(self, envelope: Envelope[pb.StreamRequest]) -> None:
         self.requests.put_nowait(wire.join(envelope.header, (envelope.payload,)))
 
     def half_close(self) -> None:
         self.requests.put_nowait(grpc.aio.EOF)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
@@ -240,9 +249,7 @@ class FakeContext:
             self.responses.append(wire.split_response(message))
             self.written.notify_all()
 
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
-    ) -> Never:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         self.aborted = (code, details, trailing_metadata)
         raise Aborted("aborted")
 

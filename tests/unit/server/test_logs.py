@@ -35,7 +35,9 @@ def test_a_session_record_counts_what_was_sent_and_when_the_first_frame_left() -
     assert times[1] is not None
     assert times[2] == times[1]
     assert (noted.sent_bytes, noted.num_frames) == (2100, 8)
-    assert noted.line().startswith("session_end id=id peer=ipv4:127.0.0.1:1 method=Stream model=- size=- mode=-")
+    assert noted.line().startswith(
+        "session_end id=id peer=ipv4:127.0.0.1:1 method=Stream tenant=- model=- size=- mode=-"
+    )
 
 
 def test_the_log_goes_to_stderr_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:

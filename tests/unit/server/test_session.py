@@ -14,7 +14,9 @@ from framehaul.wire import Envelope
 from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable
 from framehaul_server.errors import ClientStalled, GrantExceeded, SessionCancelled
 from framehaul_server.session import Session, SessionRules
+from framehaul_server.tenants import Caller, Tenant
 from tests.unit.server.fakes import (
+    ANYBODY,
     FRAME_BYTES,
     LATENT_BYTES,
     SPEC,
@@ -49,7 +51,7 @@ class Running:
         self.requests = FakeRequests()
         self.record = record()
         self.worker = worker
-        self.session = Session(first, worker, session_rules, self.record)
+        self.session = Session(first, worker, session_rules, self.record, ANYBODY)
         self.task = asyncio.ensure_future(self.session.run(self.requests, self.context))
 
     @property
@@ -547,3 +549,10 @@ async def test_a_session_whose_worker_is_slow_is_not_the_clients_fault() -> None
         session.handle.advance()
         await session.end()
     assert len(session.context.frames()) == 8
+
+
+async def test_a_priority_over_the_tenants_ceiling_is_refused_by_name() -> None:
+    film = Caller(tenant=Tenant(name="film", max_priority=10))
+    Session(request(open=opening(priority=10)), FakeWorker(), rules(), record(), film)
+    with pytest.raises(InvalidInput, match=r"open.priority=11: must be -100..10 for tenant film"):
+        Session(request(open=opening(priority=11)), FakeWorker(), rules(), record(), film)
