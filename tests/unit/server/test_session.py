@@ -551,6 +551,7 @@ async def test_a_session_whose_worker_is_slow_is_not_the_clients_fault() -> None
     assert len(session.context.frames()) == 8
 
 
+@pytest.mark.asyncio
 async def test_a_priority_over_the_tenants_ceiling_is_refused_by_name() -> None:
     film = Caller(tenant=Tenant(name="film", max_priority=10))
     Session(request(open=opening(priority=10)), FakeWorker(), rules(), record(), film)
