@@ -20,10 +20,15 @@ PURE := $(subst $(space),$(comma),$(strip \
 	protos/framehaul/wire.py \
 	pipeline/framehaul_pipeline/slots.py \
 	pipeline/framehaul_pipeline/ring.py \
+	pipeline/framehaul_pipeline/fairness.py \
 	pipeline/framehaul_pipeline/feeder.py \
 	pipeline/framehaul_pipeline/memory.py \
 	pipeline/framehaul_pipeline/memory_limits.py \
 	pipeline/framehaul_pipeline/scheduler.py \
+	pipeline/framehaul_pipeline/chunk_limits.py \
+	pipeline/framehaul_pipeline/restarts.py \
+	pipeline/framehaul_pipeline/running.py \
+	pipeline/framehaul_pipeline/watchdog.py \
 	pipeline/framehaul_pipeline/spec.py \
 	pipeline/framehaul_pipeline/config.py \
 	pipeline/framehaul_pipeline/config_fields.py \
@@ -46,6 +51,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/grant.py \
 	server/framehaul_server/info.py \
 	server/framehaul_server/input.py \
+	server/framehaul_server/intake.py \
 	server/framehaul_server/journal.py \
 	server/framehaul_server/logs.py \
 	server/framehaul_server/outbox.py \
@@ -55,7 +61,10 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/responses.py \
 	server/framehaul_server/resumable.py \
 	server/framehaul_server/resume.py \
+	server/framehaul_server/rich_status.py \
 	server/framehaul_server/session.py \
+	server/framehaul_server/session_rules.py \
+	server/framehaul_server/stall.py \
 	server/framehaul_server/status.py \
 	server/framehaul_server/synthetic.py \
 	server/framehaul_server/tenants.py \
@@ -84,7 +93,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 include bench/targets.mk
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types layers proto proto-check coverage train-tiny clean
+.PHONY: help setup demo test check lint format types layers proto proto-check faults soak fuzz coverage train-tiny clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -144,6 +153,19 @@ proto-check: .venv-proto/.installed ## The stubs in the repository are those of 
 	$(PROTOC) --python_out=out/proto --grpc_python_out=out/proto --mypy_out=quiet:out/proto \
 		--mypy_grpc_out=quiet:out/proto protos/framehaul/v1/frames.proto
 	for file in out/proto/framehaul/v1/*; do diff -u protos/framehaul/v1/$$(basename $$file) $$file || exit 1; done
+
+faults: setup ## Break everything that may break, and print how long it took to recover
+	$(BIN)/python -m pytest -q tests/faults
+
+SECONDS ?= 60
+
+soak: setup ## Random kills and cuts against a real server for SECONDS=60
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 each
+	$(BIN)/python -m pip install --quiet --group fuzz
+	for target in codec validator latents_header weights_header; do \
+		$(BIN)/python -m tests.fuzz.run $$target --seconds $(SECONDS) || exit 1; done
 
 coverage: setup ## All tests; the pure files must be covered in every branch
 	$(BIN)/coverage erase

@@ -103,7 +103,9 @@ class Server:
         Raises:
             RuntimeError: it doesn't.
         """
-        command = [sys.executable, "-m", module, "--listen", "127.0.0.1:0", "--log-level", "warning", *options]
+        # A standby would take the processor just when measuring begins.
+        fixed = ("--listen", "127.0.0.1:0", "--log-level", "warning", "--no-standby")
+        command = [sys.executable, "-m", module, *fixed, *options]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env or python_environment()
         )

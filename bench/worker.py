@@ -1,6 +1,6 @@
 """The product's worker, with the benchmarks' decoders and notes of copies, kernels and device memory.
 
-Started by `bench.server` in place of `framehaul_pipeline.entry`. One more thread obeys `control.Control`.
+Started by `bench.server` in place of `framehaul_pipeline.start`. One more thread obeys `control.Control`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from bench.control import VARIABLE
 from bench.decoders import load
 from bench.profiling import DeviceProfiler
-from framehaul_pipeline import entry
+from framehaul_pipeline import entry, start
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.worker import Worker
 
@@ -67,7 +67,7 @@ def main() -> int:
     entry.load_decoder = load  # type: ignore[attr-defined]
     if path := os.environ.get(VARIABLE):
         threading.Thread(target=_answer, args=(path,), daemon=True).start()
-    return entry.main()
+    return start.main()
 
 
 if __name__ == "__main__":

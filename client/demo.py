@@ -16,7 +16,7 @@ def main() -> int:
     """Return the client's exit code, or the server's when it didn't start."""
     commands = Path(sys.executable).parent
     OUTPUT.parent.mkdir(exist_ok=True)
-    arguments = [str(commands / "server"), "--listen", "127.0.0.1:0", "--log-level", "warning"]
+    arguments = [str(commands / "server"), "--listen", "127.0.0.1:0", "--log-level", "warning", "--no-standby"]
     print("$ server --listen 127.0.0.1:0")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

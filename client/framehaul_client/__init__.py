@@ -1,5 +1,6 @@
 """The reference client: streams latents to a frame server and turns the frames into files or arrays."""
 
+from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.errors import (
     ConnectionLost,
@@ -7,8 +8,10 @@ from framehaul_client.errors import (
     FramehaulError,
     GaveUp,
     InvalidLatents,
+    InvalidOption,
     InvalidRequest,
     LatentsFileError,
+    NotAuthenticated,
     NotFound,
     OutputClosed,
     OutputError,
@@ -27,6 +30,7 @@ from framehaul_client.session import Session
 from framehaul_client.statistics import SessionStatistics
 
 __all__ = [
+    "Access",
     "ConnectionLost",
     "DataLoss",
     "FrameBatch",
@@ -35,12 +39,14 @@ __all__ = [
     "FramehaulError",
     "GaveUp",
     "InvalidLatents",
+    "InvalidOption",
     "InvalidRequest",
     "LatentType",
     "LatentsFile",
     "LatentsFileError",
     "Location",
     "Model",
+    "NotAuthenticated",
     "NotFound",
     "Opened",
     "OutputClosed",

@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from framehaul_client.access import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    KEY_VARIABLE,
+    SERVER_NAME_VARIABLE,
+    TLS_VARIABLE,
+    TOKEN_FILE_VARIABLE,
+    TOKEN_VARIABLE,
+    Access,
+)
 from framehaul_client.config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_RETRY_FOR_S,
@@ -23,6 +34,14 @@ from framehaul_client.latents_file import DEFAULT_TENSOR
 from framehaul_client.sinks.video_options import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
 from framehaul_client.stream_command import DEFAULT_FPS, StreamConfig
 
+_ACCESS_OPTIONS: Final = {
+    TLS_VARIABLE: "tls",
+    CA_VARIABLE: "ca",
+    CERT_VARIABLE: "cert",
+    KEY_VARIABLE: "key",
+    SERVER_NAME_VARIABLE: "tls_server_name",
+    TOKEN_FILE_VARIABLE: "token_file",
+}
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 
 _EXAMPLES: Final = """\
@@ -72,13 +91,27 @@ def stream_config(given: argparse.Namespace) -> StreamConfig:
         fps=given.fps,
         priority=given.priority,
         retry_for_s=given.retry_for,
+        access=access(given),
         video=VideoOptions(codec=given.codec, crf=given.crf, preset=given.preset, encoded_format=given.pix_fmt),
     )
+
+
+def access(given: argparse.Namespace) -> Access:
+    """Make the access that both commands have.
+
+    Raises:
+        InvalidOption: options don't go together, or a file can't be read.
+    """
+    told = {variable: value for variable, option in _ACCESS_OPTIONS.items() if (value := getattr(given, option))}
+    # A token is never an option: other users see command lines.
+    told[TOKEN_VARIABLE] = os.environ.get(TOKEN_VARIABLE, "")
+    return replace(Access.from_environment(told), insecure=given.insecure)
 
 
 def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], epilog: str) -> None:
     parser = commands.add_parser(
         "stream",
+        allow_abbrev=False,
         help="decode latents to a video",
         description="Streams latents to a server and writes the decoded frames.\n\n"
         "A file appears under its name only when "
@@ -161,6 +194,7 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "info",
+        allow_abbrev=False,
         help="say what a server offers",
         description="Says which models and formats a server offers, and its load.",
     )
@@ -172,6 +206,7 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "models",
+        allow_abbrev=False,
         help="say which models a server has",
         description="Says for each model of a server how latents become frames: channels of a latent, pixels of one of "
         "its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
@@ -201,6 +236,34 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CONNECT_TIMEOUT_S,
         metavar="SECONDS",
         help=f"how long to wait for the server to answer (default: {DEFAULT_CONNECT_TIMEOUT_S:g})",
+    )
+    _add_access(parser)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("TLS and token")
+
+    def option(flag: str, metavar: str, description: str) -> None:
+        variable = next(name for name, option in _ACCESS_OPTIONS.items() if option == flag[2:].replace("-", "_"))
+        default = os.environ.get(variable) or None
+        group.add_argument(flag, metavar=metavar, default=default, help=f"{description} (also: {variable})")
+
+    group.add_argument(
+        "--tls",
+        action="store_const",
+        const="1",
+        default=os.environ.get(TLS_VARIABLE),
+        help=f"encrypt, and check the server's certificate; the next four imply it (also: {TLS_VARIABLE}=1)",
+    )
+    option("--ca", "FILE", "PEM file of the authorities to trust; without it, the well-known ones")
+    option("--cert", "FILE", "PEM file of this client's certificate")
+    option("--key", "FILE", "PEM file of its key")
+    option("--tls-server-name", "NAME", "the name in the server's certificate, if the target is called otherwise")
+    option("--token-file", "FILE", f"file with the token, of mode 0600; ${TOKEN_VARIABLE} may hold the token itself")
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="send the token even in the clear, over networks where every machine is trusted",
     )
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from framehaul_client.arguments import make_parser, stream_config
+from framehaul_client.arguments import access, make_parser, stream_config
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
 from framehaul_client.exits import Exit, exit_code
 from framehaul_client.info_command import fetch_info, info_json, info_text
@@ -63,11 +63,11 @@ def _configure_logging(*, debug: bool) -> None:
 
 def _run(given: argparse.Namespace) -> Exit:
     if given.command == "info":
-        info = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout)))
+        info = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout, access(given))))
         text = info_json(info) if given.json else info_text(given.target, info)
         out = sys.stdout
     elif given.command == "models":
-        models = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout))).models
+        models = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout, access(given)))).models
         text = models_json(models, given.size) if given.json else "\n".join(model_lines(models, given.size))
         out = sys.stdout
     else:

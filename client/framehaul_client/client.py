@@ -12,6 +12,7 @@ import numpy as np
 from framehaul.allocator import tune_allocator as tune_process_allocator
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
+from framehaul_client.access import Access
 from framehaul_client.config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -48,6 +49,7 @@ class FrameClient:
         connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
         lookahead_bytes: int = DEFAULT_LOOKAHEAD_BYTES,
         tune_allocator: bool = False,
+        access: Access | None = None,
     ) -> None:
         """Prepare a connection; entering it connects.
 
@@ -57,18 +59,26 @@ class FrameClient:
             lookahead_bytes: what the connection buffers for a session; a long link carries this much each round trip.
             tune_allocator: keep large freed blocks in this process, which doubles the throughput. It changes the whole
                 process (its memory stays at its high-water mark), so it is off unless asked for.
+            access: TLS, certificates and token; `Access.from_environment(os.environ)` takes them from there. None:
+                neither.
+
+        Raises:
+            InvalidOption: the token would cross a network in the clear.
         """
         self._target = target
         self._connect_timeout_s = connect_timeout_s
         self._lookahead_bytes = lookahead_bytes
         self._tune_allocator = tune_allocator
         self._channel: grpc.aio.Channel | None = None
+        self._access = access or Access()
+        self._metadata = self._access.metadata(target)
         self._sessions: set[Session] = set()  # open ones
 
     async def __aenter__(self) -> Self:
         """Connect.
 
         Raises:
+            InvalidOption: a certificate or key can't be read.
             ServerUnavailable: no server answered in time; the text says why, as far as that is known.
 
         Cancellation: gives up connecting.
@@ -77,7 +87,7 @@ class FrameClient:
             raise RuntimeError("this client is connected already")
         if self._tune_allocator:
             tune_process_allocator()
-        self._channel = await connect(self._target, self._connect_timeout_s, self._lookahead_bytes)
+        self._channel = await connect(self._target, self._connect_timeout_s, self._lookahead_bytes, self._access)
         return self
 
     async def __aexit__(
@@ -141,7 +151,7 @@ class FrameClient:
             max_message_bytes=max_message_bytes,
             retry_for_s=retry_for_s,
         )
-        session = Session(self._channel, self._target, latents, config, self._sessions.discard)
+        session = Session(self._channel, self._target, latents, config, self._sessions.discard, self._metadata)
         self._sessions.add(session)
         return session
 
@@ -155,7 +165,7 @@ class FrameClient:
         """
         request = pb.GetServerInfoRequest()
         try:
-            return read_info(await self._stub.GetServerInfo(request, timeout=_CALL_TIMEOUT_S))
+            return read_info(await self._stub.GetServerInfo(request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata))
         except grpc.aio.AioRpcError as error:
             raise call_error(error, self._target) from error
 
@@ -169,7 +179,7 @@ class FrameClient:
         """
         request = pb.LocateRequest(model=model)
         try:
-            found = await self._stub.Locate(request, timeout=_CALL_TIMEOUT_S)
+            found = await self._stub.Locate(request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise call_error(error, self._target) from error
         return Location(target=found.target, epoch=found.epoch, lease_s=found.lease_ms / 1000)

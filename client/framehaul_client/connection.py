@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from framehaul import wire
+from framehaul_client.access import Access, is_local
 from framehaul_client.errors import ServerUnavailable
 
 # Buffered bytes of a stream whose consumer stalls are about the lookahead and one message. Over a long link it also
@@ -19,6 +20,13 @@ _KEEPALIVE_MS: Final = 10_000
 _PING_TIMEOUT_MS: Final = 5_000
 _RECONNECT_MS: Final = (100, 2_000)
 _PROBE_TIMEOUT_S: Final = 0.5
+
+# What gRPC says of a handshake that failed, and what to do about it.
+_ADVICE: Final = (
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate isn't trusted: name its authority with --ca"),
+    ("Hostname Verification", "the server's certificate is for another name: say which with --tls-server-name"),
+    ("WRONG_VERSION_NUMBER", "the server doesn't speak TLS: leave --tls out, if it may be so"),
+)
 
 
 def channel_options(lookahead_bytes: int = DEFAULT_LOOKAHEAD_BYTES) -> list[tuple[str, int]]:
@@ -42,19 +50,29 @@ def channel_options(lookahead_bytes: int = DEFAULT_LOOKAHEAD_BYTES) -> list[tupl
     ]
 
 
-async def connect(target: str, timeout_s: float, lookahead_bytes: int) -> grpc.aio.Channel:
+async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: Access) -> grpc.aio.Channel:
     """Open a channel to `target`, ready for calls; a server that is just starting is waited for.
 
     Raises:
+        InvalidOption: a file that `access` names can't be read.
         ServerUnavailable: none answered within `timeout_s`.
 
     Cancellation: closes the channel.
     """
-    channel = grpc.aio.insecure_channel(target, options=channel_options(lookahead_bytes))
+    options: list[tuple[str, str | int]] = [*channel_options(lookahead_bytes)]
+    if access.server_name:
+        options.append(("grpc.ssl_target_name_override", access.server_name))
+    if is_local(target):
+        options.append(("grpc.enable_http_proxy", 0))  # what is for this machine stays on it
+    credentials = access.credentials()
+    if credentials is None:
+        channel = grpc.aio.insecure_channel(target, options=options)
+    else:
+        channel = grpc.aio.secure_channel(target, credentials, options=options)
     try:
         await asyncio.wait_for(channel.channel_ready(), timeout_s)
     except TimeoutError:
-        reason = await _failure(channel)
+        reason = await _failure(channel, access)
         await channel.close()
         raise ServerUnavailable(f"{target}: no server answered within {timeout_s:g} s ({reason})") from None
     except BaseException:
@@ -63,7 +81,7 @@ async def connect(target: str, timeout_s: float, lookahead_bytes: int) -> grpc.a
     return channel
 
 
-async def _failure(channel: grpc.aio.Channel) -> str:
+async def _failure(channel: grpc.aio.Channel, access: Access) -> str:
     """Ask gRPC why it isn't connected: only a call that fails says so."""
     probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{wire.SERVICE}/Locate")
     try:
@@ -71,12 +89,18 @@ async def _failure(channel: grpc.aio.Channel) -> str:
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return "the address takes connections, but nothing there speaks gRPC"
-        return _last_cause(error.details() or "no reason given")
+        return _explain(error.details() or "no reason given", access)
     return "it answers now"
 
 
-def _last_cause(details: str) -> str:
-    """Cut gRPC's chain of wrappers down to the last cause: `... connect: Connection refused (111)`."""
+def _explain(details: str, access: Access) -> str:
+    """Say what to do, or cut gRPC's chain of wrappers down to the last cause: `... connect: Connection refused`."""
+    for words, advice in _ADVICE:
+        if words in details:
+            return advice
+    if details.endswith("Socket closed"):
+        wanted = "a client's certificate: --cert and --key" if access.uses_tls else "TLS: --tls"
+        return f"it hung up at once; perhaps it wants {wanted}"
     for separator in (" connect: ", "last error: "):
         _, found, cause = details.rpartition(separator)
         if found:

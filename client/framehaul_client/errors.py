@@ -24,6 +24,10 @@ class NotFound(InvalidRequest):
     """The server doesn't know this model or session."""
 
 
+class NotAuthenticated(InvalidRequest):
+    """The server wants a token, and knows another one or none of this client's."""
+
+
 class Unsupported(InvalidRequest):
     """The server doesn't offer this part of the protocol."""
 
@@ -66,7 +70,7 @@ class DataLoss(StreamFailed):
 
 
 class InvalidOption(FramehaulError):
-    """An option of the command line that can't be, or not together with another."""
+    """An option that can't be, or not together with another."""
 
 
 class LatentsFileError(FramehaulError):

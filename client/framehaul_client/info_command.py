@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.frames import PixelFormat
 from framehaul_client.info import ServerInfo
 from framehaul_client.model_table import model_lines
 
 
-async def fetch_info(target: str, connect_timeout_s: float) -> ServerInfo:
+async def fetch_info(target: str, connect_timeout_s: float, access: Access) -> ServerInfo:
     """Ask the server.
 
     Raises:
-        FramehaulError: it can't be reached or doesn't answer.
+        FramehaulError: the token may not go there, or the server can't be reached or doesn't answer.
 
     Cancellation: closes the connection.
     """
-    async with FrameClient(target, connect_timeout_s=connect_timeout_s) as client:
+    async with FrameClient(target, connect_timeout_s=connect_timeout_s, access=access) as client:
         return await client.info()
 
 

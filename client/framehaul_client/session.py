@@ -13,6 +13,7 @@ from typing import Self
 
 import grpc.aio
 
+from framehaul_client.access import Metadata
 from framehaul_client.config import SessionConfig
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.exchange import Exchange
@@ -44,6 +45,7 @@ class Session:
         latents: Latents,
         config: SessionConfig,
         on_close: Callable[[Session], None],
+        metadata: Metadata = (),
     ) -> None:
         """Prepare; nothing is sent before the session is entered."""
         self._channel = channel
@@ -51,6 +53,7 @@ class Session:
         self._latents = latents
         self._config = config
         self._on_close = on_close
+        self._metadata = metadata
         self._statistics = SessionStatistics()
         self._history: LatentHistory | None = None
         self._exchange: Exchange | None = None
@@ -191,7 +194,9 @@ class Session:
         if await history.next() is None:
             raise InvalidLatents("no latents: a session needs at least one")
         self._statistics.produce_s += time.perf_counter() - started_s
-        exchange = Exchange(history, self._config, self._statistics, lambda: Stream(self._channel, self._target))
+        exchange = Exchange(
+            history, self._config, self._statistics, lambda: Stream(self._channel, self._target, self._metadata)
+        )
         await exchange.open()
         return exchange
 

@@ -16,7 +16,7 @@ _ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: errors.InvalidRequest,
     grpc.StatusCode.FAILED_PRECONDITION: errors.InvalidRequest,
-    grpc.StatusCode.UNAUTHENTICATED: errors.InvalidRequest,
+    grpc.StatusCode.UNAUTHENTICATED: errors.NotAuthenticated,
     grpc.StatusCode.PERMISSION_DENIED: errors.InvalidRequest,
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
@@ -25,8 +25,8 @@ _ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
 
 
 # A server that is stopped cancels its calls (those that the client cancels are not asked for their status), and one
-# that hears late of an earlier connection of ours aborts the present one.
-_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
+# that hears late of an earlier connection of ours cancels the present one.
+_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ def client_error(status: Status, target: str, *, connected: bool) -> errors.Fram
     error_type = _ERRORS.get(status.code, errors.StreamFailed)
     if error_type is errors.StreamFailed:
         details = f"{status.code.name}: {details}"
+    if error_type is errors.NotAuthenticated:
+        details = f"{details} (--token-file, or FRAMEHAUL_TOKEN)"
     return error_type(f"{target}: {details}")
 
 

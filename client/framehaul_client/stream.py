@@ -18,6 +18,7 @@ import grpc.aio
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.access import Metadata
 from framehaul_client.errors import ProtocolError
 from framehaul_client.status import Status, client_error
 
@@ -35,12 +36,12 @@ class StreamClosed(Exception):
 class Stream:
     """Owner of a call. Any number of tasks may send, one may receive."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
-        """Start a Stream call on `channel`; `target` is for the texts of errors."""
+    def __init__(self, channel: grpc.aio.Channel, target: str, metadata: Metadata = ()) -> None:
+        """Start a Stream call on `channel` with `metadata`; `target` is for the texts of errors."""
         self._target = target
         # Identity serialisers: the payload must not pass through protobuf.
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-        self._call = start()
+        self._call = start(metadata=metadata)
         self._call.add_done_callback(self._note_status)
         self._responses = cast(AsyncGenerator[bytes, None], aiter(self._call))
         self._lock = asyncio.Lock()  # gRPC takes one write at a time; fair, so that nobody waits for more than one

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
+from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_RETRY_FOR_S, DEFAULT_TARGET
 from framehaul_client.encoder import Encoder
@@ -45,6 +46,7 @@ class StreamConfig:
         fps: frames a second; None for what the file says.
         priority: of the session.
         retry_for_s: how long to try to take a lost session up again.
+        access: TLS, certificates and token.
         video: how to encode.
     """
 
@@ -59,6 +61,7 @@ class StreamConfig:
     fps: Fraction | None = None
     priority: int = 0
     retry_for_s: float = DEFAULT_RETRY_FOR_S
+    access: Access = field(default_factory=Access)
     video: VideoOptions = field(default_factory=VideoOptions)
 
 
@@ -106,7 +109,9 @@ class _Run:
     async def run(self) -> None:
         clock = _Clock()
         config, latents = self._config, self._latents
-        client = FrameClient(config.target, connect_timeout_s=config.connect_timeout_s, tune_allocator=True)
+        client = FrameClient(
+            config.target, connect_timeout_s=config.connect_timeout_s, access=config.access, tune_allocator=True
+        )
         async with client:
             self._connect_s = clock.lap()
             async with client.session(

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from framehaul_pipeline.messages import (
     MAX_MESSAGE_BYTES,
@@ -96,9 +97,13 @@ class ServerChannel:
             self._write()
 
     def send_configure(self, message: Configure, fds: Sequence[int]) -> None:
-        """Send the first message with descriptors; the socket is empty then, so it goes at once."""
+        """Send the first message with descriptors; the socket is empty then, so it goes at once.
+
+        A worker that is gone is noticed by its end-of-file, so its loss is silent here.
+        """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        self._connection.sendmsg([encode(message)], rights)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.sendmsg([encode(message)], rights)
 
     def close(self) -> None:
         """Stop reading and close; twice is fine."""

@@ -40,6 +40,10 @@ class WorkerConfig:
     """For loading weights and warming up: gigabytes, and a choice of kernels for each shape."""
     max_restarts: int = 3
     restart_window_s: float = 300.0
+    standby: bool = True
+    """Keep a second process with torch imported, so that a restart needn't."""
+    chunk_timeout_s: float = 10.0
+    """A worker that doesn't answer for so long is killed; no chunk's limit is lower."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -75,6 +79,7 @@ class WorkerConfig:
             ),
             ("park_bytes", self.park_bytes or 0, 0, 1 << 50),
             ("max_restarts", self.max_restarts, 0, 1000),
+            ("chunk_timeout_s", self.chunk_timeout_s, 0.1, 3600.0),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")

@@ -1,6 +1,6 @@
-"""The worker process: `python -m framehaul_pipeline.entry FD`, started by the supervisor alone.
+"""The worker process, started by the supervisor alone, through `start`.
 
-Owns the process: signals, the threads that run `worker.Worker`, and the way out. The server's end of the socketpair
+Owns the process: the threads that run `worker.Worker`, and the way out. The server's end of the socketpair
 decides when it stops: a `Shutdown` message, or end-of-file when the server is gone.
 """
 
@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Final
 
 import torch
 
+from framehaul_pipeline import core_dumps
 from framehaul_pipeline.channel import WorkerChannel
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
@@ -40,10 +40,8 @@ _log = logging.getLogger("framehaul_pipeline.worker")
 
 
 def main() -> int:
-    """Serve until the server says stop or goes away."""
-    # Only the server decides when a worker stops: a terminal's or a service manager's signal reaches both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Wait to be told what to be, then serve until the server says stop or goes away."""
+    core_dumps.forbid()
     # The server's log has the same form; both write to the same stderr.
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
@@ -52,6 +50,7 @@ def main() -> int:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
+    _log.info("worker process imported pid=%d", os.getpid())
     configured = channel.receive_configure()
     if configured is None:
         return 0
@@ -155,7 +154,3 @@ def _fatal(target: Callable[[], None]) -> None:
         _log.exception("worker fault thread=%s", target.__name__)
         logging.shutdown()
         os._exit(EXIT_FAULT)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

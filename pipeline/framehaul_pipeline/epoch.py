@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 
 from framehaul_pipeline.channel import ServerChannel
+from framehaul_pipeline.chunk_limits import ChunkShape
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.feeder import Feeder
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import (
+    Alive,
     CloseSession,
     Configure,
     EndOfLatents,
@@ -24,6 +26,7 @@ from framehaul_pipeline.messages import (
     LatentReady,
     MemoryUsed,
     OpenSession,
+    Probe,
     Published,
     Ready,
     SessionEnded,
@@ -37,6 +40,7 @@ from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.slots import LeaseTable, SlotError, SlotTable
 from framehaul_pipeline.spec import DecoderSpec
+from framehaul_pipeline.watchdog import Watchdog
 
 _RETRY_AFTER_S = 1.0
 
@@ -52,15 +56,17 @@ class Epoch:
         config: WorkerConfig,
         specs: tuple[DecoderSpec, ...],
         *,
+        process: WorkerProcess | None = None,
         on_lost: Callable[[Epoch], None],
         on_exit: Callable[[Epoch], None],
     ) -> None:
-        """Make the rings and start the process.
+        """Make the rings and start the process, or make a worker of one that stands by.
 
         Args:
             number: 1 for the first, and one more for each that follows.
             config: sizes of the rings, device and models.
             specs: of the models, in their order.
+            process: a process that waits for `Configure`, now this epoch's; None starts one.
             on_lost: called once when the worker can't be talked to any more, before its sessions fail.
             on_exit: called once when its process is gone.
         """
@@ -75,23 +81,22 @@ class Epoch:
         """The worker can't be talked to any more."""
         self.memory = MemoryUsed(used_bytes=0, total_bytes=0, num_parked=0)
         """Of the device, by sessions."""
-        self._specs = specs
-        self._ring = Ring.create(
-            f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=config.slot_bytes(specs)
-        )
+        slot_bytes, inlet_slot_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
+        self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
         self._inlet = Ring.create(
-            f"framehaul-latents-{number}",
-            num_slots=config.num_inlet_slots,
-            slot_bytes=config.inlet_slot_bytes(specs),
+            f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_slot_bytes
         )
         self._leases = LeaseTable(self._ring.num_slots)
         self._inlet_slots = SlotTable(self._inlet.num_slots)
         self._inlet_sessions: dict[int, int] = {}
         self._feeder = Feeder(2 * config.chunk_latents)
         self._sessions: dict[int, SessionEvents] = {}
+        self._requests: dict[int, OpenSession] = {}
         self._retired = False
+        self._watchdog = Watchdog(config.chunk_timeout_s, probe=lambda: self._channel.send(Probe()), hung=self._give_up)
 
-        self._process = WorkerProcess(on_exit=self._reap)
+        self._process = WorkerProcess(on_exit=self._reap) if process is None else process
+        self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
         self._channel.send_configure(
             Configure(
@@ -143,7 +148,8 @@ class Epoch:
     def open(self, request: OpenSession, events: SessionEvents) -> None:
         """Open a session."""
         self._sessions[request.session] = events
-        self._feeder.open(request.session, priority=request.priority)
+        self._requests[request.session] = request
+        self._feeder.open(request.session, priority=request.priority, tenant=request.tenant, weight=request.weight)
         self._channel.send(request)
 
     def push(self, session: int, latent: memoryview) -> None:
@@ -169,12 +175,12 @@ class Epoch:
 
     def close(self, session: int) -> None:
         """Drop a session; twice is fine."""
-        if self._sessions.pop(session, None) is not None:
-            self._feeder.close(session)
+        if self._forget(session) is not None:
             self._channel.send(CloseSession(session=session))
 
     def shut_down(self) -> None:
-        """Ask the worker to finish what is in flight and exit."""
+        """Ask the worker to finish what is in flight and exit; one that hangs is now the caller's to `kill`."""
+        self._watchdog.stop()
         self._channel.send(Shutdown())
 
     def kill(self) -> None:
@@ -198,10 +204,14 @@ class Epoch:
     def _receive(self, message: ToServer) -> None:
         try:
             self._dispatch(message)
-        except (SlotError, RingError):
-            _log.exception("worker broke the slot rules epoch=%d pid=%d: killed", self.number, self.pid)
-            self.kill()
-            self._lose()
+        except (SlotError, RingError) as error:
+            self._give_up(f"broke the slot rules: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        _log.error("worker killed epoch=%d pid=%d: it %s", self.number, self.pid, reason)
+        self.kill()
+        # Its sessions hear of it now: a process that hangs in a driver may take its time to die.
+        self._lose()
 
     def _dispatch(self, message: ToServer) -> None:
         match message:
@@ -226,11 +236,16 @@ class Epoch:
                 if events is not None:
                     error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
                     events.on_failed(error if message.overloaded else PipelineError(message.reason))
+            case Alive():
+                oldest = message.oldest
+                self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
             case Ready():
+                self._watchdog.start()
                 self.ready.set_result(message)
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)
+        self._watchdog.published(self._shape(published.session, published.num_latents), published.decode_ns)
         events = self._sessions.get(published.session)
         if events is None:
             self._return_slot(published.slot)
@@ -251,8 +266,13 @@ class Epoch:
         self._channel.send(SlotReturned(slot=slot, generation=generation))
         self._close_rings()
 
+    def _shape(self, session: int, num_latents: int) -> ChunkShape | None:
+        request = self._requests.get(session)
+        return ChunkShape.of(request, num_latents) if request is not None else None
+
     def _forget(self, session: int) -> SessionEvents | None:
         self._feeder.close(session)
+        self._requests.pop(session, None)
         return self._sessions.pop(session, None)
 
     def _lose(self) -> None:
@@ -260,6 +280,7 @@ class Epoch:
         if self.lost:
             return
         self.lost = True
+        self._watchdog.stop()
         self._channel.close()
         self._on_lost(self)
         for session in list(self._sessions):

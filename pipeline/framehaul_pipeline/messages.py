@@ -90,6 +90,10 @@ class SlotReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     generation: int
 
 
+class Probe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Say what you are at: the answer is `Alive`, at once."""
+
+
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Finish what is in flight and exit."""
 
@@ -162,8 +166,24 @@ class SessionFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """True: for lack of device memory, so that a later try may succeed."""
 
 
-ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Shutdown
-ToServer = Ready | SessionOpened | MemoryUsed | InletReturned | Published | SessionEnded | SessionFailed
+class RunningChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that the device is at; without latents: a session's opening, or its last frames."""
+
+    session: int
+    num_latents: int
+    busy_ns: int
+    """Since the worker turned to it, on the worker's clock."""
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `Probe`, from the thread that never waits for the device."""
+
+    oldest: RunningChunk | None
+    """None: nothing is on the device."""
+
+
+ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe | Shutdown
+ToServer = Ready | SessionOpened | MemoryUsed | InletReturned | Published | SessionEnded | SessionFailed | Alive
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_to_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode

@@ -1,4 +1,7 @@
-"""The worker's operating-system process: spawned, watched through a pidfd, killed. Runs on the server's event loop."""
+"""The worker's operating-system process: spawned, watched through a pidfd, killed. Runs on the server's event loop.
+
+A process is spawned without knowing what it will be: it imports torch and waits for `Configure`.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,21 @@ _ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 
+ENTRY_MODULE = "framehaul_pipeline.start"
+"""What the process runs; benchmarks and tests of faults have their own, which end in the same."""
+
 
 class WorkerProcess:
     """A process that speaks over one socket; `connection` is our end, and the caller's to own."""
 
     def __init__(self, *, on_exit: Callable[[int], None]) -> None:
         """Spawn; `on_exit` is called once with the exit code when the process is truly gone."""
-        self._on_exit = on_exit
+        self.on_exit = on_exit
+        """May be changed while the process runs: by whoever takes it over."""
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "framehaul_pipeline.entry", str(theirs.fileno())],
+                [sys.executable, "-m", ENTRY_MODULE, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=_ENVIRONMENT | os.environ,
@@ -49,4 +56,4 @@ class WorkerProcess:
         code = self._process.wait()
         os.close(self._pidfd)
         self._pidfd = -1
-        self._on_exit(code)
+        self.on_exit(code)

@@ -1,7 +1,8 @@
 """Which session's chunk is decoded next: pure, run by the worker under its lock.
 
-Order: priority, then arrival, so that earlier requests finish first. A session runs while it has latents; when it
-waits, the next one fills the gap; a higher priority takes over at a chunk boundary.
+Order: priority, then tenants by their shares of the device (`fairness`), then arrival, so that a tenant's earlier
+requests finish first. A session runs while it has latents; when it waits, the next one fills the gap; a higher priority
+takes over at a chunk boundary.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
+from framehaul_pipeline.fairness import Shares
 from framehaul_pipeline.spec import DecoderSpec
 
 NextChunk = Callable[[int, int, int, bool], int]
 """A decoder's partition rule: `(index, available, wanted, ended) -> latents to decode now`, 0 to wait for more."""
+
+_CREDIT_NS: Final = 1_000_000_000
+"""A second of device time: a tenant's chunks come and go with its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Chunk:
     """No chunk follows: flush the decoder. A last chunk may have no latents."""
     sizes: tuple[int, ...] = ()
     """Numbers of latents of the chunks since the last one with frames, up to this one."""
+    tenant: str = ""
+    """Whose share it is taken from."""
 
 
 def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, chunk_latents: int) -> int:
@@ -51,6 +59,7 @@ def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, c
 @dataclass(slots=True, eq=False)
 class _Session:
     order: tuple[int, int]
+    tenant: str
     spec: DecoderSpec
     rule: NextChunk
     max_latents: int
@@ -98,6 +107,8 @@ class Scheduler:
     def __init__(self) -> None:
         """Start without sessions."""
         self._sessions: dict[int, _Session] = {}
+        """By priority and arrival."""
+        self._shares = Shares(_CREDIT_NS)
 
     def __contains__(self, session: int) -> bool:
         """Whether the session is open."""
@@ -112,9 +123,11 @@ class Scheduler:
         rule: NextChunk,
         max_latents: int,
         max_frames: int,
+        tenant: str = "",
+        weight: float = 1.0,
         chunks: Iterable[int] = (),
     ) -> None:
-        """Add a session, behind those of the same priority.
+        """Add a session, behind those of its tenant and priority.
 
         Args:
             session: its number.
@@ -123,10 +136,13 @@ class Scheduler:
             rule: the decoder's partition rule.
             max_latents: of one chunk.
             max_frames: of one chunk; a single latent's frames must fit.
+            tenant: whose session it is.
+            weight: of the tenant's share.
             chunks: sizes of the first chunks, whatever `rule` says. None of them is a session's last.
         """
+        self._shares.open(tenant, weight)
         order = (-priority, session)
-        self._sessions[session] = _Session(order, spec, rule, max_latents, max_frames, deque(chunks))
+        self._sessions[session] = _Session(order, tenant, spec, rule, max_latents, max_frames, deque(chunks))
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:
@@ -150,7 +166,14 @@ class Scheduler:
             Inlet slots it no longer needs.
         """
         state = self._sessions.pop(session, None)
-        return tuple(state.waiting) if state is not None else ()
+        if state is None:
+            return ()
+        self._shares.close(state.tenant)
+        return tuple(state.waiting)
+
+    def charge(self, chunk: Chunk, device_ns: int) -> None:
+        """Count the device time that a chunk has taken."""
+        self._shares.charge(chunk.tenant, device_ns)
 
     def runnable(self, session: int) -> bool:
         """Whether the session has a chunk to decode; False when it is closed."""
@@ -159,7 +182,7 @@ class Scheduler:
 
     def pick(self, resident: Callable[[int], bool]) -> Chunk | None:
         """Take the next chunk of a `resident` session, None when none can run. A session's last chunk closes it."""
-        for session, state in self._sessions.items():
+        for session, state in self._in_order():
             if not resident(session):
                 continue
             size = state.next_size()
@@ -168,6 +191,17 @@ class Scheduler:
             if state.ended and not state.waiting:
                 return self._take(session, state, 0)
         return None
+
+    def _in_order(self) -> Iterable[tuple[int, _Session]]:
+        if self._shares.num_tenants <= 1:
+            return self._sessions.items()
+        shares = self._shares
+
+        def order(item: tuple[int, _Session]) -> tuple[int, float, int]:
+            rank, arrival = item[1].order
+            return rank, shares.order(item[1].tenant), arrival
+
+        return sorted(self._sessions.items(), key=order)
 
     def _take(self, session: int, state: _Session, size: int) -> Chunk:
         first_latent, first_frame = state.num_decoded, state.num_frames
@@ -179,6 +213,8 @@ class Scheduler:
         state.num_decoded += size
         sizes = (*state.sizes, size)
         state.sizes = () if state.num_frames > first_frame else sizes
+        self._shares.serve(state.tenant)
         if last:
-            del self._sessions[session]
-        return Chunk(session, first_latent, latents, first_frame, state.num_frames - first_frame, last, sizes)
+            self.close(session)
+        num_frames = state.num_frames - first_frame
+        return Chunk(session, first_latent, latents, first_frame, num_frames, last, sizes, state.tenant)

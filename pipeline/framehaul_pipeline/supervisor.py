@@ -1,7 +1,7 @@
 """Keeps one worker process running and gives sessions to it. Runs on the server's event loop; imports no torch.
 
 A worker that dies takes its sessions with it (`Unavailable`); a new one starts with fresh rings under the next epoch
-number, until it has died too often in too short a time.
+number, until it has died too often in too short a time. It starts in the standby process, where there is one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +18,9 @@ from framehaul_pipeline.epoch import Epoch
 from framehaul_pipeline.errors import PipelineError, Unavailable
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.messages import OpenSession
+from framehaul_pipeline.restarts import RestartBudget
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.standby import Standby
 
 __all__ = ["SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState", "WorkerStatistics"]
 
@@ -104,7 +105,8 @@ class Supervisor:
         self._epoch: Epoch | None = None
         self._numbers = itertools.count(1)
         self._sessions = itertools.count(1)
-        self._deaths: deque[float] = deque()
+        self._budget = RestartBudget(config.max_restarts, config.restart_window_s)
+        self._standby = Standby(RestartBudget(config.max_restarts, config.restart_window_s))
         self._restart: asyncio.Task[None] | None = None
 
     @property
@@ -121,6 +123,11 @@ class Supervisor:
     def worker_pid(self) -> int:
         """Process id of the worker."""
         return self._current().pid
+
+    @property
+    def standby_pid(self) -> int | None:
+        """Process id of the standby; None when there is none."""
+        return self._standby.pid
 
     async def start(self) -> None:
         """Start the worker and wait until it is ready.
@@ -190,7 +197,7 @@ class Supervisor:
         )
 
     async def aclose(self) -> None:
-        """Stop the worker: ask, wait, kill at last. Twice is fine.
+        """Stop the worker: ask, wait, kill at last; the standby is killed at once. Twice is fine.
 
         Cancellation: kills the worker at once.
         """
@@ -198,6 +205,16 @@ class Supervisor:
         if self._restart is not None:
             self._restart.cancel()
             await asyncio.wait([self._restart])
+        try:
+            await self._standby.aclose()
+            await self._stop_worker()
+        finally:
+            if self._epoch is not None:
+                self._epoch.kill()
+        if self._epoch is not None:
+            await self._epoch.exited.wait()
+
+    async def _stop_worker(self) -> None:
         epoch = self._epoch
         if epoch is None or epoch.exited.is_set():
             return
@@ -207,9 +224,6 @@ class Supervisor:
                 await epoch.exited.wait()
         except TimeoutError:
             _log.warning("worker doesn't stop epoch=%d pid=%d: killed", epoch.number, epoch.pid)
-        finally:
-            epoch.kill()
-        await epoch.exited.wait()
 
     def _current(self) -> Epoch:
         if self._epoch is None:
@@ -218,7 +232,12 @@ class Supervisor:
 
     async def _start_epoch(self) -> None:
         epoch = self._epoch = Epoch(
-            next(self._numbers), self._config, self.specs, on_lost=self._lost, on_exit=self._exited
+            next(self._numbers),
+            self._config,
+            self.specs,
+            process=self._standby.take(),
+            on_lost=self._lost,
+            on_exit=self._exited,
         )
         try:
             async with asyncio.timeout(self._config.startup_timeout_s):
@@ -236,6 +255,9 @@ class Supervisor:
         self.device, self.memory_bytes = ready.device, ready.memory_bytes
         if self.state is not WorkerState.CLOSED:
             self._set_state(WorkerState.READY)
+            # Not before: it would take the processor from the worker's own start.
+            if self._config.standby:
+                self._standby.start()
 
     def _lost(self, epoch: Epoch) -> None:
         if epoch is self._epoch and self.state is WorkerState.READY:
@@ -247,22 +269,20 @@ class Supervisor:
             return
         if self._restart is not None and not self._restart.done():
             return  # it ended while it was started: the restart under way says so
-        now = asyncio.get_running_loop().time()
-        self._deaths.append(now)
-        while self._deaths[0] < now - self._config.restart_window_s:
-            self._deaths.popleft()
-        if len(self._deaths) > self._config.max_restarts:
-            _log.error("worker died %d times in %.0f s: given up", len(self._deaths), self._config.restart_window_s)
-            self._set_state(WorkerState.FAILED)
-            return
         self._restart = asyncio.get_running_loop().create_task(self._restart_epoch(), name="worker-restart")
 
     async def _restart_epoch(self) -> None:
-        try:
-            await self._start_epoch()
-        except WorkerFailed as error:
-            _log.error("worker can't be restarted: %s", error)
-            self._set_state(WorkerState.FAILED)
+        clock = asyncio.get_running_loop().time
+        while self._budget.spend(clock()):
+            try:
+                await self._start_epoch()
+            except WorkerFailed as error:
+                _log.error("worker can't be restarted: %s", error)
+                await self._current().exited.wait()  # it may still hold the device
+            else:
+                return
+        _log.error("worker died %d times in %.0f s: given up", self._budget.num_deaths, self._config.restart_window_s)
+        self._set_state(WorkerState.FAILED)
 
     def _set_state(self, state: WorkerState) -> None:
         if state is not self.state:

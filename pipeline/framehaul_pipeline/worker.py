@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
@@ -22,11 +23,13 @@ from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, Res
 from framehaul_pipeline.launch import InFlight, Launcher
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
+    Alive,
     CloseSession,
     EndOfLatents,
     InletReturned,
     LatentReady,
     OpenSession,
+    Probe,
     SessionEnded,
     SessionFailed,
     SlotReturned,
@@ -34,6 +37,7 @@ from framehaul_pipeline.messages import (
 )
 from framehaul_pipeline.residence import Residence
 from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.running import Running
 from framehaul_pipeline.scheduler import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.slots import SlotTable
 from framehaul_pipeline.stamp import stamp
@@ -75,6 +79,9 @@ class Worker:
         self._in_flight: list[int] = []
         """Session of each chunk on the device."""
         self._chunk_is_next = False
+        self._running = Running()
+        self._completed_ns = 0
+        """When the newest completed chunk was."""
         self._stopping = False
 
     def before_serving(self, work: Callable[[], None]) -> None:
@@ -84,7 +91,7 @@ class Worker:
 
     # Control thread
 
-    def apply(self, message: OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned) -> None:
+    def apply(self, message: OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe) -> None:
         """Apply one message of the server.
 
         Raises:
@@ -105,6 +112,8 @@ class Worker:
                     self._residence.release(message.session)
                 case SlotReturned():
                     self._slots.give_back(message.slot, message.generation)
+                case Probe():
+                    self._send(Alive(oldest=self._running.oldest(time.monotonic_ns())))
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -181,9 +190,13 @@ class Worker:
             RuntimeError: the device failed.
         """
         flight.copied.synchronize()
-        chunk = flight.chunk
+        chunk, completed_ns = flight.chunk, time.monotonic_ns()
         with self._changed:
             self._in_flight.remove(chunk.session)
+            self._running.finish(chunk.session, chunk.first_latent, completed_ns)
+            # Chunks overlap: the device is a chunk's own only once the one before is out.
+            self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns))
+            self._completed_ns = completed_ns
             if chunk.last:
                 self._residence.release(chunk.session)
             self._changed.notify_all()
@@ -227,6 +240,8 @@ class Worker:
             rule=partial(_next_chunk, decoder),
             max_latents=max_latents,
             max_frames=self._ring.slot_bytes // frame_bytes,
+            tenant=request.tenant,
+            weight=request.weight,
             chunks=request.chunks,
         )
 
@@ -238,11 +253,15 @@ class Worker:
             return None
         slot, generation = self._slots.acquire()
         self._in_flight.append(chunk.session)
+        self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), time.monotonic_ns())
         self._residence.memory.ran(chunk.session)
         return ChunkJob(chunk, self._residence.places[chunk.session], slot, generation)
 
     def _take_move(self) -> MoveJob | None:
-        return self._residence.take(runnable=self._scheduler.runnable, in_flight=self._in_flight)
+        job = self._residence.take(runnable=self._scheduler.runnable, in_flight=self._in_flight)
+        if isinstance(job, OpenJob):
+            self._running.begin(job.session, None, 0, time.monotonic_ns())
+        return job
 
     # Below: without it
 
@@ -255,6 +274,8 @@ class Worker:
         self._residence.start(job)
         with self._changed:
             self._residence.started(job, wanted=job.session in self._scheduler)
+            if isinstance(job, OpenJob):
+                self._running.finish(job.session, None, time.monotonic_ns())
         return None
 
     def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
@@ -271,8 +292,11 @@ class Worker:
                 unused.extend(job.chunk.latents)
                 self._slots.abandon(job.slot, job.generation)
                 self._in_flight.remove(session)
+                self._running.finish(session, job.chunk.first_latent, time.monotonic_ns())
             else:
                 self._residence.fail(job)
+                if isinstance(job, OpenJob):
+                    self._running.finish(session, None, time.monotonic_ns())
             unused.extend(self._scheduler.close(session))
             self._residence.release(session)
             self._changed.notify_all()

@@ -24,16 +24,20 @@ from framehaul.wire import SERVICE
 from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.admission import Admission
-from framehaul_server.callers import AnyCaller
+from framehaul_server.callers import AnyCaller, Callers, TokenCallers
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.descriptors import MethodPool
-from framehaul_server.errors import CannotListen
+from framehaul_server.errors import CannotListen, UnusableFile
+from framehaul_server.gate import Gate
 from framehaul_server.health import Health
 from framehaul_server.info import max_response_bytes, server_info
 from framehaul_server.service import FrameService, ServiceIdentity
-from framehaul_server.session import SessionRules
+from framehaul_server.session_rules import SessionRules
+from framehaul_server.tls import Certificates
+from framehaul_server.tokens import read_tokens
 from framehaul_server.transport import server_options
 from framehaul_server.validation import OpenRules
+from framehaul_server.watched import Watched
 
 _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""
@@ -46,17 +50,30 @@ class App:
     """One server process."""
 
     def __init__(self, config: ServerConfig, *, on_ready: Callable[[str], None]) -> None:
-        """Prepare; `on_ready` gets the line that says what is served, once it is. Needs a running loop."""
+        """Prepare; `on_ready` gets the line that says what is served, once it is. Needs a running loop.
+
+        Raises:
+            UnusableFile: certificates, keys or tokens can't be read, or hold what they shouldn't.
+        """
         self._config = config
+        try:
+            self._certificates = Certificates(config.tls) if config.tls else None
+            self._callers = _callers(config)
+        except (OSError, ValueError) as error:
+            raise UnusableFile(str(error)) from error
         self._on_ready = on_ready
         self._specs = config.worker.specs
-        self._callers = AnyCaller()
         self._admission = Admission(config.max_sessions)
-        self._health = Health()
+        self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            options=server_options(max_request_bytes=config.max_request_bytes, max_sessions=config.max_sessions)
+            interceptors=(Gate(self._callers),),
+            options=server_options(
+                max_request_bytes=config.max_request_bytes,
+                max_sessions=config.max_sessions,
+                keepalive_s=config.keepalive_s,
+            ),
         )
         self._epoch = time.time_ns()
         self._service: FrameService | None = None
@@ -98,8 +115,13 @@ class App:
 
     def _bind(self) -> Address:
         wanted = self._config.listen
+        if self._config.exposed:
+            _log.warning("%s", logs.line("insecure", listen=wanted, lacking=self._config.exposed))
         try:
-            port = self._server.add_insecure_port(str(wanted))
+            if self._certificates:
+                port = self._server.add_secure_port(str(wanted), self._certificates.credentials())
+            else:
+                port = self._server.add_insecure_port(str(wanted))
         except RuntimeError as error:
             raise CannotListen(f"listen={wanted}: the address is in use or not of this machine") from error
         return Address(host=wanted.host, port=port)
@@ -119,6 +141,7 @@ class App:
                 latent_bytes=config.session_latent_bytes,
                 journal_bytes=config.session_journal_bytes,
                 chunk_latents=config.worker.chunk_latents,
+                stall_timeout_s=config.stall_timeout_s,
             ),
             first_request_timeout_s=config.first_request_timeout_s,
             resume_window_s=config.resume_window_s,
@@ -163,6 +186,7 @@ class App:
         return (
             f"framehaul: serving {models} on {address}, device {self._supervisor.device}{memory}, "
             f"{self._supervisor.shared_bytes / 1e6:.0f} MB shared memory, up to {self._config.max_sessions} sessions"
+            f"{', TLS' if self._config.tls else ''}{', tokens' if self._config.tokens else ''}"
         )
 
     def _worker_changed(self, state: WorkerState) -> None:
@@ -194,11 +218,19 @@ class App:
             _log.warning("%s", logs.line("stop_timeout", sessions=self._admission.num_sessions))
 
 
+def _callers(config: ServerConfig) -> Callers:
+    path = config.tokens
+    if path is None:
+        return AnyCaller()
+    return TokenCallers(Watched("tokens", (path,), lambda: read_tokens(path)).current)
+
+
 def log_config(config: ServerConfig) -> None:
     """Log what the server was told."""
     told = asdict(config)
     worker = told.pop("worker")
     told["listen"] = config.listen
+    told["tls"] = ",".join(map(str, config.tls.paths)) if config.tls else None
     worker["models"] = ",".join(f"{model.spec.name}={model.path or 'shipped'}" for model in config.worker.models)
     worker["warm_up"] = ",".join(f"{width}x{height}" for width, height in config.worker.warm_up) or None
     _log.info("%s", logs.line("config", **told, **{f"worker.{key}": value for key, value in worker.items()}))

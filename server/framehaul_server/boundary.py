@@ -14,8 +14,9 @@ from typing import Never, Protocol, TypeVar
 import grpc
 
 from framehaul_server import logs
+from framehaul_server.errors import ClientLeft, Fenced
 from framehaul_server.logs import SessionRecord
-from framehaul_server.status import Status, internal, status_of
+from framehaul_server.status import Status, Trailers, internal, status_of
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -24,9 +25,7 @@ ResultT = TypeVar("ResultT")
 class AbortableContext(Protocol):
     """What the boundary needs of a `ServicerContext`."""
 
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
-    ) -> Never:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         """End the RPC; raises `AbortError`."""
 
 
@@ -65,6 +64,13 @@ def leading_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error of a task group that says most: one raised on purpose, else the first."""
     errors = list(_leaves(group))
     return next((error for error in errors if isinstance(error, Exception) and status_of(error)), errors[0])
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether the connection ended and not the session."""
+    if isinstance(error, grpc.aio.UsageError):
+        return False
+    return isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.BaseError | ClientLeft | Fenced)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -7,19 +7,21 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 import uvloop
 
 from framehaul.allocator import tune_allocator
+from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models import TINY_SPEC, Model, describe_model
 from framehaul_pipeline.supervisor import WorkerFailed
-from framehaul_server import logs
+from framehaul_server import grpc_log, logs
 from framehaul_server.app import App, log_config
-from framehaul_server.config import Address, ServerConfig
-from framehaul_server.errors import CannotListen
+from framehaul_server.config import Address, ServerConfig, TlsFiles
+from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.signals import StopSignals
 
 EXIT_OK: Final = 0
@@ -32,14 +34,14 @@ _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
 Frames leave as rgb24, yuv420p, yuv420p10le (10 bits) or gbrpf16le (half float), as each client asks. --max-size is for
 the first three; half-float frames take twice the bytes, so the largest has half the pixels.
-There is no TLS yet, so other than loopback addresses need --insecure.
+Addresses other than loopback need TLS and tokens: see docs/operations.md.
 
 The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
 The second ends the process at once.
 
 exit codes:
   0    stopped by a signal, after draining
-  2    an option is wrong
+  2    an option is wrong, or a file that it names
   3    the address can't be listened on
   4    the worker doesn't start, or died too often
   130  second signal was SIGINT
@@ -51,13 +53,17 @@ ValueT = TypeVar("ValueT")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until it is told to stop; gives the exit code."""
     config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
+    grpc_log.quieten()
     os.environ[_variable("--log-level")] = config.log_level  # for the worker
     log_config(config)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
+    except UnusableFile as error:
+        return _complain(error, EXIT_USAGE)
     except CannotListen as error:
         return _complain(error, EXIT_CANNOT_LISTEN)
     except WorkerFailed as error:
@@ -105,6 +111,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
                 warm_up=given.warm_up,
                 device_memory_bytes=given.device_memory_gib,
                 park_bytes=given.park_gib,
+                standby=given.standby,
+                chunk_timeout_s=given.chunk_timeout,
+                max_restarts=given.max_restarts,
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
@@ -112,8 +121,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             max_request_bytes=given.max_request_mib << 20,
             resume_window_s=given.resume_window,
             grace_s=given.grace,
+            keepalive_s=given.keepalive,
+            stall_timeout_s=given.stall_timeout,
             allow_synthetic=given.allow_synthetic,
             reflection=given.reflection,
+            tls=_tls(given),
+            tokens=given.tokens,
             insecure=given.insecure,
             log_level=given.log_level,
         )
@@ -144,13 +157,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
             help=f"{description} [{variable}{shown}]",
         )
 
-    def switch(flag: str, description: str) -> None:
-        variable = _variable(flag)
+    def switch(flag: str, description: str, *, default: bool = False) -> None:
+        variable, shown = _variable(flag), "0" if default else "1"
         parser.add_argument(
             flag,
             action=argparse.BooleanOptionalAction,
-            default=_read_switch(parser, variable, environment.get(variable, "0")),
-            help=f"{description} [{variable}=1]",
+            default=_read_switch(parser, variable, environment.get(variable, str(int(default)))),
+            help=f"{description} [{variable}={shown}]",
         )
 
     option("--listen", Address.parse, str(defaults.listen), "where to listen; port 0 picks a free one", "HOST:PORT")
@@ -212,12 +225,58 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "SECONDS",
     )
     option("--grace", float, f"{defaults.grace_s:g}", "time for running sessions after the first signal", "SECONDS")
+    switch(
+        "--standby",
+        "keep a process ready to take over from a worker that dies: 0.5 GB of memory, none of the device",
+        default=True,
+    )
+    option(
+        "--max-restarts",
+        int,
+        str(worker.max_restarts),
+        f"replace a worker that died so often in {worker.restart_window_s / 60:g} minutes; after that the server ends",
+        "N",
+    )
+    option(
+        "--chunk-timeout",
+        float,
+        f"{worker.chunk_timeout_s:g}",
+        "a worker that doesn't answer for so long, or takes so long (or 20 times the usual) for a chunk, is replaced",
+        "SECONDS",
+    )
+    option(
+        "--keepalive",
+        float,
+        f"{defaults.keepalive_s:g}",
+        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
+        "SECONDS",
+    )
+    option(
+        "--stall-timeout",
+        float,
+        f"{defaults.stall_timeout_s:g}",
+        "end a session whose client has neither taken a frame nor sent a latent for so long",
+        "SECONDS",
+    )
     option("--advertise", str, None, "address that Locate answers; default is the bound one", "HOST:PORT")
-    switch("--insecure", "allow addresses other than loopback, without TLS")
+    option("--tls-cert", Path, None, "serve with TLS: this certificate and those above it, PEM", "FILE")
+    option("--tls-key", Path, None, "its key, PEM; changed files are read again", "FILE")
+    option("--tls-client-ca", Path, None, "let in only clients with a certificate of these authorities, PEM", "FILE")
+    option("--tokens", Path, None, "let in only clients with a token of this file; see docs/operations.md", "FILE")
+    switch("--insecure", "allow addresses other than loopback even without TLS or tokens")
     switch("--allow-synthetic", "allow clips that the server makes from a seed, for load tests")
     switch("--reflection", "serve gRPC reflection")
     option("--log-level", str, defaults.log_level, ", ".join(logs.LEVELS), "LEVEL")
     return parser
+
+
+def _tls(given: argparse.Namespace) -> TlsFiles | None:
+    if given.tls_cert and given.tls_key:
+        return TlsFiles(certificate=given.tls_cert, key=given.tls_key, client_ca=given.tls_client_ca)
+    if given.tls_cert or given.tls_key or given.tls_client_ca:
+        missing = " and ".join(flag for flag in ("tls_cert", "tls_key") if not getattr(given, flag))
+        raise ValueError(f"{missing}=unset: must be given too, TLS needs --tls-cert and --tls-key")
+    return None
 
 
 def _variable(flag: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.logs import LEVELS
@@ -59,6 +60,22 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files."""
+
+    certificate: Path
+    """The server's own, followed by those between it and its authority."""
+    key: Path
+    client_ca: Path | None = None
+    """Authorities of clients' certificates; without it clients need none."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.certificate, self.key, *((self.client_ca,) if self.client_ca else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Everything the server process can be told."""
 
@@ -77,12 +94,20 @@ class ServerConfig:
     """Latents that are kept for the case that the worker dies, of one session."""
     resume_window_s: float = 30.0
     """How long a resumable session waits for its client after the connection was lost."""
+    keepalive_s: float = 10.0
+    """Silence after which a connection is pinged."""
+    stall_timeout_s: float = 600.0
+    """A client that takes no frame and sends no latent for so long loses its session."""
     grace_s: float = 30.0
     """From the first signal until running sessions are ended."""
     allow_synthetic: bool = False
     reflection: bool = False
+    tls: TlsFiles | None = None
+    """Serve with these certificates; None: without TLS."""
+    tokens: Path | None = None
+    """Tenants and the digests of their tokens; None: everybody is let in, as one tenant."""
     insecure: bool = False
-    """Listen beyond loopback without TLS."""
+    """Listen beyond loopback even without TLS, or without asking who calls."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -91,10 +116,10 @@ class ServerConfig:
         Raises:
             ValueError: names the field, its value and the range.
         """
-        if not (self.listen.is_loopback or self.insecure):
+        if self.exposed and not self.insecure:
             raise ValueError(
-                f"listen={self.listen}: must be a loopback address, since there is no TLS yet; "
-                "--insecure allows others, for networks where every machine is trusted"
+                f"listen={self.listen}: others than this machine reach it, which needs {self.exposed}; --insecure does "
+                "without, for networks where every machine is trusted"
             )
         if self.advertise is not None:
             Address.parse(self.advertise)
@@ -108,7 +133,19 @@ class ServerConfig:
             ("session_journal_bytes", self.session_journal_bytes, 1 << 10, 1 << 40),
             ("resume_window_s", self.resume_window_s, 0.0, 3600.0),
             ("first_request_timeout_s", self.first_request_timeout_s, 0.01, 3600.0),
+            ("keepalive_s", self.keepalive_s, 0.1, 3600.0),
+            ("stall_timeout_s", self.stall_timeout_s, 0.1, 86400.0),
             ("grace_s", self.grace_s, 0.0, 3600.0),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+
+    @property
+    def exposed(self) -> str:
+        """What a server that other machines reach lacks; empty when it lacks nothing, or only this one reaches it."""
+        if self.listen.is_loopback:
+            return ""
+        lacking = [] if self.tls else ["TLS (--tls-cert and --tls-key)"]
+        if not (self.tokens or (self.tls and self.tls.client_ca)):
+            lacking.append("tokens (--tokens) or clients' certificates (--tls-client-ca)")
+        return " and ".join(lacking)

@@ -49,6 +49,8 @@ class Delivery:
         self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
         self._outbox = Outbox()
         self._retention = Retention(request.start_frame)
+        self.num_published = request.start_frame
+        """Frames below this one are made."""
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
 
@@ -56,6 +58,11 @@ class Delivery:
     def frames_until(self) -> int:
         """Frames below this one fit the window."""
         return self._window.frames_until
+
+    @property
+    def num_taken(self) -> int:
+        """Frames that the client has taken."""
+        return self._window.num_taken
 
     def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a response without frames; an urgent one passes the frames that wait."""
@@ -68,6 +75,7 @@ class Delivery:
 
     def publish(self, chunk: ReadableLease, *, latents_until: int) -> None:
         """Copy a chunk's frames into responses."""
+        self.num_published += chunk.num_frames
         for outgoing in pack(chunk, self._frames_to_a_message, latents_until):
             self._outbox.put(outgoing)
 

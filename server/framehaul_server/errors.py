@@ -14,6 +14,10 @@ class CannotListen(ServerError):
     """The listening address can't be bound."""
 
 
+class UnusableFile(ServerError):
+    """A certificate, key or tokens' file that the server can't start with."""
+
+
 class ClientSilent(ServerError):
     """A session's first message didn't come in time."""
 
@@ -24,6 +28,10 @@ class ClientLeft(ServerError):
 
 class Fenced(ServerError):
     """Another connection has taken the session up."""
+
+
+class ClientStalled(ServerError):
+    """The client took no frame and sent no latent for too long."""
 
 
 class GrantExceeded(ServerError):

@@ -1,4 +1,4 @@
-"""Keeps callers without a token out, whatever they call, before a byte of their request is read.
+"""Keeps callers without a token out, whatever they call, before their request is read.
 
 Health stays open, for load balancers. Runs on the event loop.
 """

@@ -1,8 +1,12 @@
-"""grpc.health.v1: SERVING exactly while a worker is ready and the server isn't draining. Runs on the event loop."""
+"""grpc.health.v1: SERVING exactly while a worker is ready and the server isn't draining. Runs on the event loop.
+
+Known by the names `""`, the service's own, and `framehaul.v1.FrameService/MODEL` for each model that is served.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 import grpc
@@ -11,14 +15,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from framehaul.wire import SERVICE
 from framehaul_pipeline.supervisor import WorkerState
 
-_SERVICES: Final = ("", SERVICE)
+_WHOLE: Final = ("", SERVICE)
 
 
 class Health:
     """Reports the state of worker and server; `run` passes changes on to watchers."""
 
-    def __init__(self) -> None:
-        """Start as NOT_SERVING."""
+    def __init__(self, models: Iterable[str]) -> None:
+        """Start as NOT_SERVING, for all of them and each of `models`."""
+        self._services = (*_WHOLE, *(f"{SERVICE}/{model}" for model in models))
         self._servicer = health.aio.HealthServicer()
         self._worker_ready = False
         self._draining = False
@@ -53,5 +58,5 @@ class Health:
         """Publish the present state."""
         serving = self._worker_ready and not self._draining
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in _SERVICES:
+        for service in self._services:
             await self._servicer.set(service, status)

@@ -25,7 +25,8 @@ from framehaul_server.errors import ClientSilent
 from framehaul_server.logs import SessionRecord
 from framehaul_server.requests import RenderRequests, Request, Requests, StreamRequests
 from framehaul_server.resumable import ResumableSessions
-from framehaul_server.session import Session, SessionRules
+from framehaul_server.session import Session
+from framehaul_server.session_rules import SessionRules
 from framehaul_server.tenants import Caller
 from framehaul_server.validation import find_model
 from framehaul_server.worker_link import WorkerOpener

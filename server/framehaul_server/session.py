@@ -12,42 +12,25 @@ The session owns its production, grant, input and delivery, and lets go of all o
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Final
-
-import grpc
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import InvalidInput, OutOfOrder, PipelineError
+from framehaul_pipeline.errors import OutOfOrder, PipelineError
 from framehaul_server import responses
-from framehaul_server.boundary import leading_error
+from framehaul_server.boundary import is_loss, leading_error
 from framehaul_server.decoding import PublishedChunk
 from framehaul_server.delivery import Delivery, WritableContext
-from framehaul_server.errors import ClientLeft, Fenced, ServerError, SessionCancelled
-from framehaul_server.grant import LatentGrant, latent_budget
-from framehaul_server.input import LatentInput, check_finite
+from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
+from framehaul_server.grant import latent_budget
+from framehaul_server.intake import Intake
 from framehaul_server.logs import SessionRecord
 from framehaul_server.production import Production
 from framehaul_server.requests import Request, Requests
-from framehaul_server.synthetic import SyntheticFeed
+from framehaul_server.session_rules import SessionRules
+from framehaul_server.stall import StallTimer
 from framehaul_server.tenants import Caller
-from framehaul_server.validation import OpenRules, check_synthetic, read_open
+from framehaul_server.validation import read_open
 from framehaul_server.window import WindowLimits, allowed_latents
 from framehaul_server.worker_link import WorkerOpener
-
-_CHECKED_AT_ONCE_BYTES: Final = 4 << 20
-"""Latents checked before other sessions get a turn: about a millisecond."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRules:
-    """What every session of a server is held to."""
-
-    opening: OpenRules
-    window_bytes: int
-    latent_bytes: int
-    journal_bytes: int
-    chunk_latents: int
 
 
 class Session:
@@ -71,13 +54,12 @@ class Session:
         caller.tenant.check_priority(self._request.priority)
         self._explicit = self._request.explicit
         self.id = responses.new_session_id()
-        self._input = LatentInput(self._request)
-        self._feed = SyntheticFeed(self._request.geometry, self._request.dtype) if self._request.synthetic else None
         self._limits = WindowLimits.of(self._request.spec, self._request.frame_bytes, rules.window_bytes)
         self._delivery = Delivery(self._request, self._limits, record, window_moved=self._allow)
-        budget = latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
-        self._grant = LatentGrant(budget, self._request.first_latent)
         self._production = Production(worker, self._request, caller.tenant, self, journal_bytes=rules.journal_bytes)
+        budget = latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
+        self._intake = Intake(self._request, self._production, rules.opening, budget=budget)
+        self._stall = StallTimer(rules.stall_timeout_s, position=self._position, stalled=self._stalled)
         self._opened = False
         self._confirmed = False
         """The client has answered `Opened`: it knows the session's id."""
@@ -86,8 +68,6 @@ class Session:
         self._detached = asyncio.Event()
         """Set while no connection serves the session."""
         self._detached.set()
-        self._fed = asyncio.Event()
-        """Pulsed when the worker took over latents."""
         self._over = asyncio.Event()
         """The present connection's: set when the last response was written, or with an error."""
         self._error: PipelineError | ServerError | None = None
@@ -112,7 +92,7 @@ class Session:
     def max_waiting_bytes(self) -> int:
         """Most bytes of latents and frames that can wait in the server for this session."""
         request = self._request
-        return self._limits.max_frames * request.frame_bytes + self._grant.budget * request.latent_bytes
+        return self._limits.max_frames * request.frame_bytes + self._intake.budget * request.latent_bytes
 
     async def run(self, requests: Requests, context: WritableContext) -> None:
         """Serve the session on one connection; `Done` was sent when this returns.
@@ -130,14 +110,15 @@ class Session:
         try:
             await self._serve(requests, context)
         except BaseException as error:
-            self.survives = self._confirmed and self._keep and _is_loss(error)
+            self.survives = self._confirmed and self._keep and is_loss(error)
             raise
         finally:
             self._attached = False
             self._detached.set()
+            self._stall.stop()
             if not self.survives:
                 self.close()
-            self._record.num_latents = self._input.num_received
+            self._record.num_latents = self._intake.num_received
 
     def resume(self, first: Request, record: SessionRecord) -> None:
         """Get ready to be `run` on a new connection, whose first request is `first`; the old one is fenced.
@@ -171,6 +152,7 @@ class Session:
 
     def close(self) -> None:
         """Give everything back; twice is fine."""
+        self._stall.stop()
         self._production.close()
         self._delivery.close()
 
@@ -193,21 +175,17 @@ class Session:
 
     def on_fed(self, num_fed: int) -> None:
         """Make room for more latents."""
-        self._input.num_fed = num_fed
-        self._fed.set()
-        if self._explicit:
-            self._grant.fed(num_fed)
-            if self._grant.overdue and not self._input.ended:
-                self._delivery.put(responses.grant(self._grant.announce()))
+        self._intake.fed(num_fed)
+        if self._intake.grant_overdue:
+            self._delivery.put(responses.grant(self._intake.announce()))
 
     def on_frames(self, chunk: PublishedChunk) -> None:
         """Copy the frames into messages."""
-        latents_until = self._grant.announce() if self._explicit and not self._input.ended else 0
-        self._delivery.publish(chunk, latents_until=latents_until)
+        self._delivery.publish(chunk, latents_until=self._intake.announce())
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
-        self._delivery.put(responses.done(num_frames, self._input.num_received), last=True)
+        self._delivery.put(responses.done(num_frames, self._intake.num_received), last=True)
 
     # Its tasks
 
@@ -220,8 +198,8 @@ class Session:
             await context.send_initial_metadata(())
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._read(requests))]
-                if self._feed is not None:
-                    helpers.append(tasks.create_task(self._make_latents(self._feed)))
+                if self._request.synthetic:
+                    helpers.append(tasks.create_task(self._intake.make_latents()))
                 helpers.append(tasks.create_task(self._send(context)))
                 await self._over.wait()
                 ending = self._error or self._fenced
@@ -244,20 +222,21 @@ class Session:
                 request,
                 self._limits,
                 session_id=self.id,
-                next_latent=self._input.num_received,
-                latents_until=self._grant.repeat() if self._explicit else 0,
+                next_latent=self._intake.num_received,
+                latents_until=self._intake.repeat(),
             ),
             urgent=True,
         )
         self._allow()
+        self._stall.start()
 
     async def _read(self, requests: Requests) -> None:
         request, self._first = self._first, None  # its latents must not outlive their way into the worker
         while request is not None:
             await self._take(request)
             request = None
-            while not self._explicit and self._input.num_pending >= self._grant.budget:
-                await self._more_fed()
+            if not self._explicit:
+                await self._intake.pending_fit()
             request = await requests.read()
             self._confirmed = self._confirmed or request is not None
         if self._explicit:
@@ -274,9 +253,9 @@ class Session:
         if header.HasField("ack"):
             self._acknowledge(header.ack)
         if header.HasField("synthetic"):
-            self._add_synthetic(header.synthetic)
+            self._intake.add_synthetic(header.synthetic)
         if request.payload or header.num_latents or header.HasField("index") or header.HasField("crc32c"):
-            await self._add_latents(request)
+            await self._intake.add(request)
         if header.end_of_latents:
             self._end_input()
 
@@ -285,72 +264,36 @@ class Session:
             raise OutOfOrder("ack: only sessions in EXPLICIT mode are acknowledged")
         self._delivery.acknowledge(ack)
 
-    async def _add_latents(self, request: Request) -> None:
-        first_index = self._input.num_received
-        latents = self._input.accept(
-            request.header, request.payload, latents_until=self._grant.until if self._explicit else None
-        )
-        checked_bytes = 0
-        for index, latent in enumerate(latents, first_index):
-            check_finite(latent, self._request.dtype, index)
-            checked_bytes += len(latent)
-            if checked_bytes >= _CHECKED_AT_ONCE_BYTES:
-                checked_bytes = 0
-                await asyncio.sleep(0)  # others' turn
-        # In one step: a connection may break at any other time, and the next one is told what came.
-        self._input.count(len(latents))
-        for latent in latents:
-            self._production.push(latent)
-
-    def _add_synthetic(self, synthetic: pb.Synthetic) -> None:
-        if self._feed is None:
-            raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
-        geometry = check_synthetic(synthetic, self._request.spec, self._rules.opening)
-        if geometry != self._request.geometry:
-            height, width = self._request.frame_size
-            raise InvalidInput("synthetic", f"{synthetic.height}x{synthetic.width}", f"{height}x{width} as before")
-        self._input.count(synthetic.num_latents)
-        self._feed.add(synthetic.seed, synthetic.num_latents)
-
     def _end_input(self) -> None:
-        if self._input.ended:
-            return
-        self._input.end()
-        if self._feed is not None:
-            self._feed.end()
-        else:
-            self._production.end()
+        self._intake.end()
         self._allow()
-
-    async def _make_latents(self, feed: SyntheticFeed) -> None:
-        await feed.run(self._production.push, self._room)
-        self._production.end()
-
-    async def _room(self) -> None:
-        while self._production.num_pushed - self._input.num_fed >= self._grant.budget:
-            await self._more_fed()
-
-    async def _more_fed(self) -> None:
-        self._fed.clear()
-        await self._fed.wait()
 
     async def _send(self, context: WritableContext) -> None:
         await self._delivery.run(context)
         self._over.set()
 
+    # A client that does nothing while a connection serves it
+
+    def _position(self) -> object:
+        request, delivery, intake = self._request, self._delivery, self._intake
+        num_published = delivery.num_published
+        num_latents = min(intake.num_received, self._num_allowed())
+        if request.spec.frames_after(num_latents, ended=intake.ended) > num_published:
+            return object()  # it is the worker's turn: unlike any other position
+        return intake.num_received, num_published, delivery.num_taken
+
+    def _stalled(self) -> None:
+        timeout_s = self._rules.stall_timeout_s
+        self.fail(ClientStalled(f"no frame was taken and no latent sent for {timeout_s:g} s"))
+
     def _allow(self) -> None:
-        latents = allowed_latents(self._request.spec, self._delivery.frames_until, self._input.num_latents)
-        self._production.allow(latents)
+        self._production.allow(self._num_allowed())
+
+    def _num_allowed(self) -> int:
+        return allowed_latents(self._request.spec, self._delivery.frames_until, self._intake.num_latents)
 
     def _describe(self, record: SessionRecord) -> None:
         height, width = self._request.frame_size
         record.model = self._request.spec.name
         record.size = f"{width}x{height}"
         record.mode = "explicit" if self._explicit else "auto"
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Whether the connection ended and not the session."""
-    if isinstance(error, grpc.aio.UsageError):
-        return False
-    return isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.BaseError | ClientLeft | Fenced)

@@ -10,6 +10,7 @@ import grpc
 from framehaul.wire import MalformedMessage
 from framehaul_pipeline import errors as pipeline
 from framehaul_server import errors as server
+from framehaul_server import rich_status
 
 _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
@@ -21,7 +22,8 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.DataLoss, grpc.StatusCode.DATA_LOSS),
     (server.ClientLeft, grpc.StatusCode.CANCELLED),
     (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (server.Fenced, grpc.StatusCode.ABORTED),
+    (server.ClientStalled, grpc.StatusCode.ABORTED),
+    (server.Fenced, grpc.StatusCode.CANCELLED),
     (server.GrantExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (server.NotAuthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (server.NotPermitted, grpc.StatusCode.PERMISSION_DENIED),
@@ -34,20 +36,24 @@ _MAX_DETAILS_CHARACTERS: Final = 1000
 """Statuses travel in trailers, which every gRPC library limits to a few kilobytes."""
 
 
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """How an RPC ends."""
 
     code: grpc.StatusCode
     details: str
-    trailers: tuple[tuple[str, str], ...] = ()
+    trailers: Trailers = ()
 
 
 def status_of(error: Exception) -> Status | None:
     """The status that tells a client of `error`; None for an error that nobody raised on purpose."""
     for error_type, code in _CODES:
         if isinstance(error, error_type):
-            return Status(code=code, details=str(error)[:_MAX_DETAILS_CHARACTERS], trailers=_trailers(error))
+            details = str(error)[:_MAX_DETAILS_CHARACTERS]
+            return Status(code=code, details=details, trailers=_trailers(error, code, details))
     return None
 
 
@@ -56,9 +62,12 @@ def internal(request_id: str) -> Status:
     return Status(code=grpc.StatusCode.INTERNAL, details=f"internal error; the server's log knows it as {request_id}")
 
 
-def _trailers(error: Exception) -> tuple[tuple[str, str], ...]:
+def _trailers(error: Exception, code: grpc.StatusCode, details: str) -> Trailers:
     if isinstance(error, pipeline.Overloaded):
-        return ((_PUSHBACK_KEY, str(round(error.retry_after_s * 1000))),)
+        return (
+            (_PUSHBACK_KEY, str(round(error.retry_after_s * 1000))),
+            (rich_status.KEY, rich_status.retry_status(code, details, retry_after_s=error.retry_after_s)),
+        )
     if isinstance(error, server.GrantExceeded):
         return ((_PUSHBACK_KEY, _DO_NOT_RETRY),)
     return ()

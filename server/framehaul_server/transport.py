@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-_KEEPALIVE_MS: Final = 10_000
-_PING_TIMEOUT_MS: Final = 5_000
+_MIN_CLIENT_PING_MS: Final = 5_000
 _HANDSHAKE_TIMEOUT_MS: Final = 10_000
+_MAX_METADATA_BYTES: Final = 8 << 10
+"""A token, and what proxies and tracing add."""
 _CONTROL_STREAMS: Final = 64
 """Health, Locate and server information beside the sessions of one connection."""
 
 
-def server_options(*, max_request_bytes: int, max_sessions: int) -> list[tuple[str, int]]:
-    """Options of a `grpc.aio.server`."""
+def server_options(*, max_request_bytes: int, max_sessions: int, keepalive_s: float) -> list[tuple[str, int]]:
+    """Options of a `grpc.aio.server`; a frozen peer is dropped after 1.5 times `keepalive_s`."""
+    keepalive_ms = round(keepalive_s * 1000)
+    ping_timeout_ms = keepalive_ms // 2
     return [
         # Two servers on one port must not share it silently.
         ("grpc.so_reuseport", 0),
@@ -20,12 +23,15 @@ def server_options(*, max_request_bytes: int, max_sessions: int) -> list[tuple[s
         ("grpc.max_send_message_length", -1),
         # Over this many, a client's gRPC library queues in secret; so admission must refuse long before.
         ("grpc.max_concurrent_streams", 2 * max_sessions + _CONTROL_STREAMS),
+        # Both: between them, gRPC refuses calls at random.
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", ping_timeout_ms),
         # The one that acts: without it a frozen peer is noticed after a minute, whatever keepalive_timeout_ms says.
-        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", ping_timeout_ms),
         # How often a client may ping without traffic.
-        ("grpc.http2.min_ping_interval_without_data_ms", _PING_TIMEOUT_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_CLIENT_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
     ]

@@ -194,7 +194,8 @@ def test_conversion_on_the_gpu_is_one_kernel() -> None:
     for pixel_format in PixelFormat:
         out = torch.empty(4, pixel_format.frame_bytes(64, 96), dtype=torch.uint8, device="cuda")
         convert(frames, pixel_format, out)  # compiles
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities, acc_events=True) as profile:
             convert(frames, pixel_format, out)
             torch.cuda.synchronize()
         kernels = [event.name for event in profile.events() if event.device_type.name == "CUDA"]

@@ -1,4 +1,4 @@
-"""Wan's decoder as CUDA runs it, with random weights at the published size: error, graphs, sessions, kernels, memory."""
+"""Wan's decoder as CUDA runs it, with random weights at the published size."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ pytestmark = pytest.mark.needs_cuda
 CUDA = torch.device("cuda", 0)
 CONFIG = parse_wan_config({})
 GEOMETRY = Geometry(channels=16, height=16, width=24)
-MAX_ERROR = 0.012
-"""Relative, against float32; diffusers in bfloat16 has 0.018 with such weights."""
 ALLOCATION_BYTES = 64 << 20
 """Slack for the allocator and for libraries' own workspaces."""
 
@@ -56,15 +54,18 @@ def decode(decoder: CudaWanDecoder | PortableWanDecoder, latents: Tensor, chunks
 
 
 def test_error_is_below_bfloat16s_in_any_chunking(wan: CudaWanDecoder) -> None:
-    """Against the portable form in float32; with pairs of frames and without."""
+    """Against the portable form in float32, beside the portable form in bfloat16; with pairs of frames and without."""
     latents = random_latents(6)
     reference = PortableWanDecoder(wan.spec, build_net().to(CUDA))
     with torch.backends.cudnn.flags(allow_tf32=False):
         expected = decode(reference, latents, [1, 2, 3])
     assert (expected.abs() < 1).float().mean() > 0.9
+    plain = PortableWanDecoder(wan.spec, build_net().to(CUDA, torch.bfloat16))
+    plain.dtype = torch.bfloat16
+    allowed = (decode(plain, latents, [1, 2, 3]).float() - expected).norm() / expected.norm()
     for chunks in ([1] * 6, [1, 2, 3], [1, 5], [1, 4, 1]):
         error = (decode(wan, latents, chunks).float() - expected).norm() / expected.norm()
-        assert error < MAX_ERROR, chunks
+        assert error < allowed, chunks
 
 
 def test_recorded_chunks_equal_eager_ones_to_the_bit(wan: CudaWanDecoder) -> None:
@@ -100,7 +101,7 @@ def test_no_kernel_converts_a_layout(wan: CudaWanDecoder) -> None:
     state = wan.open(GEOMETRY, None)
     _, state = wan.step(latents[:1], state)
     _, state = wan.step(latents[1:3], state)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         wan.step(latents[3:], state)
         torch.cuda.synchronize()
     names = {event.key for event in profiler.key_averages()}

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from framehaul_pipeline.config import WorkerConfig
@@ -67,3 +70,44 @@ async def test_sessions_side_by_side_and_a_kill() -> None:
     again = np.frombuffer(await decode(supervisor, seed=0), np.uint8).astype(int)
     assert np.abs(again - np.frombuffer(alone[0], np.uint8).astype(int)).max() <= 2
     await supervisor.aclose()
+
+
+def device_files(pid: int) -> set[str]:
+    """What of NVIDIA's a process has open or mapped; its libraries aside."""
+    maps = Path(f"/proc/{pid}/maps").read_text().split()
+    opened = (os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+    return {name for name in (*maps, *opened) if name.startswith("/dev/nvidia")}
+
+
+@pytest.mark.asyncio
+async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    """So it costs no device memory; then it is ready sooner than a process that starts from nothing."""
+    states = StateLog()
+    supervisor = Supervisor(WorkerConfig(device="cuda", max_pixels=64 * 64), (TINY_SPEC,), on_state=states)
+    started_s = time.monotonic()
+    await supervisor.start()
+    cold_s = time.monotonic() - started_s
+    standby_pid = supervisor.standby_pid
+    assert standby_pid is not None
+    while not await asyncio.to_thread(imports_done, standby_pid):
+        pass
+    assert device_files(supervisor.worker_pid)
+    assert not device_files(standby_pid)
+    killed_s = time.monotonic()
+    os.kill(supervisor.worker_pid, signal.SIGKILL)
+    await states.reached(WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
+    await decode(supervisor, seed=1)
+    warm_s = time.monotonic() - killed_s
+    with capsys.disabled():
+        print(f"\nworker killed -> next frames: {warm_s:.2f} s; a start from nothing: {cold_s:.2f} s")  # noqa: T201
+    assert supervisor.worker_pid == standby_pid
+    assert warm_s < cold_s
+    await supervisor.aclose()
+
+
+def imports_done(pid: int) -> bool:
+    """Whether a process used no processor for a while, after it had used some."""
+    process = psutil.Process(pid)
+    before = sum(process.cpu_times()[:2])
+    time.sleep(0.5)
+    return before > 0.5 and sum(process.cpu_times()[:2]) == before

@@ -1,17 +1,24 @@
-"""Whole sessions with a stand-in worker: any chunking of latents, any acknowledgements, any lookahead, any tiles."""
+"""Whole sessions with a stand-in worker: any chunking of latents, any acknowledgements, any lookahead, any tiles; and
+clients that send anything at all."""
 
 import asyncio
 
+import grpc
 import hypothesis.strategies as st
 import msgspec
 from hypothesis import given, settings
 
+from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import PipelineError, Unavailable
 from framehaul_pipeline.spec import DecoderSpec
+from framehaul_server.errors import ServerError
 from framehaul_server.session import Session
+from framehaul_server.status import status_of
 from tests.unit.server.fakes import (
     ANYBODY,
     FRAME_BYTES,
+    LATENT_BYTES,
     SPEC,
     FakeContext,
     FakeRequests,
@@ -77,3 +84,104 @@ def test_an_explicit_session_completes_with_every_frame_once_and_in_order(
     assert context.frames() == [frame(index) for index in range(num_frames)]
     assert context.done() == pb.Done(num_frames=num_frames, num_latents=sum(messages))
     assert all(len(raw) <= max_message_bytes for raw in context.raw if len(raw) > 200)
+
+
+SMALL = st.integers(0, 12)
+OPENS = st.sampled_from(
+    [
+        opening(),
+        opening(mode=pb.MODE_EXPLICIT, window_frames=4),
+        opening(mode=pb.MODE_EXPLICIT, num_latents=3),
+        opening(num_latents=2, max_message_bytes=1 << 20),
+        opening(model="other"),
+    ]
+)
+PAYLOADS = st.one_of(
+    st.integers(1, 9).map(latents),
+    st.integers(1, 3).map(lambda count: b"\xff" * (count * LATENT_BYTES)),
+    st.binary(max_size=LATENT_BYTES),
+)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "open": OPENS,
+        "ack": st.builds(pb.Ack, next_frame=SMALL, window_frames=SMALL),
+        "synthetic": st.builds(
+            pb.Synthetic, num_latents=SMALL, height=st.sampled_from([8, 9]), width=st.just(12), seed=SMALL
+        ),
+        "index": SMALL,
+        "num_latents": SMALL,
+        "crc32c": st.sampled_from([0, 1]),
+        "end_of_latents": st.booleans(),
+        "cancel": st.just(True),
+    },
+)
+MESSAGES = st.tuples(FIELDS, st.one_of(st.just(b""), PAYLOADS))
+STEPS = st.one_of(
+    MESSAGES, st.sampled_from(["half-close", "worker dies", "client blocks", "client reads", "write fails"])
+)
+
+
+Message = tuple[dict[str, object], bytes]
+
+
+async def any_session(first: Message, steps: list[str | Message]) -> Exception | None:
+    """Play `steps`, then leave; returns what ended the session, and checks that all was given back."""
+    before = asyncio.all_tasks()
+    worker, context, requests = FakeWorker(), FakeContext(), FakeRequests()
+    session_rules = rules(window_bytes=4 * FRAME_BYTES, latent_bytes=0)
+    try:
+        session = Session(request(first[1], **first[0]), worker, session_rules, record(), ANYBODY)
+    except (PipelineError, ServerError) as error:
+        return error
+    task = asyncio.ensure_future(session.run(requests, context))
+    for step in steps:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        match step:
+            case "half-close":
+                requests.send(None)
+            case "worker dies":
+                worker.die(Unavailable("the worker process ended"))
+            case "client blocks":
+                context.open_gate.clear()
+            case "client reads":
+                context.open_gate.set()
+            case "write fails":
+                context.write_error = grpc.aio.InternalError("the client is gone")
+            case (dict() as fields, bytes() as payload):
+                requests.send(request(payload, **fields))
+    context.open_gate.set()
+    requests.send(None)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    task.cancel()
+    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    assert all(handle.closed for handle in worker.handles)
+    assert asyncio.all_tasks() <= before
+    context.frames()  # in order, from 0, whatever the client did
+    return ended if isinstance(ended, Exception) else None
+
+
+@settings(max_examples=400, deadline=None)
+@given(first=MESSAGES, steps=st.lists(STEPS, max_size=14))
+def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
+    first: Message, steps: list[str | Message]
+) -> None:
+    """No fault of ours, no hang; and the next good session works."""
+    error = asyncio.run(any_session(first, steps))
+    if error is not None:
+        assert status_of(error) is not None or isinstance(error, grpc.aio.BaseError), repr(error)
+    context = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 20))
+    assert context.done().num_latents == 3
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_malformed(raw: bytes) -> None:
+    """What is a request opens a session or is refused with a status."""
+    try:
+        given_request = wire.split_request(raw)
+        Session(given_request, FakeWorker(), rules(), record(), ANYBODY)
+    except (wire.MalformedMessage, PipelineError, ServerError) as error:
+        assert status_of(error) is not None  # noqa: PT017

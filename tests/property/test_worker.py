@@ -10,12 +10,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
+    Alive,
     CloseSession,
     EndOfLatents,
     InletReturned,
     LatentReady,
     MemoryUsed,
     OpenSession,
+    Probe,
     Published,
     SessionEnded,
     SessionFailed,
@@ -148,6 +150,20 @@ class SimulatedWorker(RuleBasedStateMachine):
         with self.ring.payload(published.slot) as payload:
             assert bytes(payload[: len(content)]) == content, "a leased slot was written"
         self.worker.apply(SlotReturned(slot=published.slot, generation=self.leases.give_back(published.slot)))
+
+    @rule()
+    def probe(self) -> None:
+        """The answer names the oldest chunk on the device, or that there is none."""
+        self.worker.apply(Probe())
+        answer = self.to_server.pop()
+        assert isinstance(answer, Alive)
+        if self.launched:
+            assert answer.oldest is not None
+            oldest = self.launched[0].chunk
+            assert (answer.oldest.session, answer.oldest.num_latents) == (oldest.session, len(oldest.latents))
+            assert answer.oldest.busy_ns >= 0
+        else:
+            assert answer.oldest is None
 
     # What the worker's threads and the device do
 

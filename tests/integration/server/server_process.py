@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ SIZE = 8  # latents of 8x8: frames of 64x64 pixels
 CHANNELS = 16
 LATENT_BYTES = CHANNELS * SIZE * SIZE * 2
 FRAME_BYTES = 64 * 64 * 3
-COMMON_OPTIONS = ("--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512")
+COMMON_OPTIONS = ("--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512", "--no-standby")
 START_TIMEOUT_S = 60.0
 
 
@@ -78,8 +79,22 @@ class ServerProcess:
         return self._log.read_text()
 
     def worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self.process.pid).children()
-        return worker
+        """The process that is the worker now: the log says which."""
+        pids = re.findall(r"worker ready pid=(\d+)", self.log)
+        return psutil.Process(int(pids[-1]))
+
+    def standby(self) -> psutil.Process:
+        """The process that stands by; waits until one has imported everything."""
+        found: list[psutil.Process] = []
+
+        def stands_by() -> bool:
+            others = set(psutil.Process(self.process.pid).children()) - {self.worker()}
+            imported = {int(pid) for pid in re.findall(r"imported pid=(\d+)", self.log)}
+            found[:] = [child for child in others if child.pid in imported]
+            return bool(found)
+
+        eventually(stands_by, "a standby that waits")
+        return found[0]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -130,6 +145,8 @@ def running_server(log: Path, *options: str) -> Iterator[ServerProcess]:
             workers = psutil.Process(process.pid).children()
             yield ServerProcess(process, line.rstrip("\n"), log)
         finally:
+            if process.poll() is None:
+                workers += psutil.Process(process.pid).children()
             if process.poll() is None:
                 process.terminate()
                 try:

@@ -88,9 +88,9 @@ def test_the_second_signal_exits_at_once_and_takes_the_worker_along(start_server
 
 
 def test_a_killed_server_takes_the_worker_along(start_server: StartServer) -> None:
-    """Without a goodbye: the worker sees the end of the socket and leaves nothing behind."""
-    server = start_server()
-    worker = server.worker()
+    """Without a goodbye: worker and standby see the end of the socket and leave nothing behind."""
+    server = start_server("--standby")
+    worker, standby = server.worker(), server.standby()
     with server.channel() as channel, Client(channel) as client:
         client.send(latents(4), open=opening(mode=pb.MODE_EXPLICIT, window_frames=4))
         client.read_frames(4)
@@ -99,7 +99,11 @@ def test_a_killed_server_takes_the_worker_along(start_server: StartServer) -> No
         with pytest.raises(grpc.RpcError) as caught:
             client.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker's end")
+    for process in (worker, standby):
+        eventually(
+            lambda process=process: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE,  # type: ignore[misc]
+            "the processes' end",
+        )
 
 
 def run_server(*options: str) -> "subprocess.CompletedProcess[str]":
@@ -130,7 +134,7 @@ def test_a_worker_that_cannot_start_is_a_clear_error() -> None:
 
 def app(**changes: Any) -> tuple[App, "asyncio.Queue[str]"]:
     ready: asyncio.Queue[str] = asyncio.Queue()
-    worker = WorkerConfig(device="cpu", max_pixels=512 * 512, max_restarts=0)
+    worker = WorkerConfig(device="cpu", max_pixels=512 * 512, max_restarts=0, standby=False)
     config = ServerConfig(listen=Address(host="127.0.0.1", port=0), worker=worker, **changes)
     return App(config, on_ready=ready.put_nowait), ready
 

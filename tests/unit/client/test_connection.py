@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from framehaul_client import FrameClient, ServerUnavailable
+from framehaul_client import Access, FrameClient, ServerUnavailable
 from framehaul_client.connection import channel_options
 
 pytestmark = pytest.mark.asyncio
@@ -75,3 +75,14 @@ async def test_giving_up_connecting_leaves_nothing_open() -> None:
         await connecting
     with pytest.raises(RuntimeError, match="not connected"):
         await client.info()
+
+
+async def test_what_is_for_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token may go to loopback in the clear only because it stays here."""
+    from tests.integration.client.fake_server import Behaviour, fake_server
+
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with fake_server(Behaviour()) as target, FrameClient(target, access=Access(token="secret")) as client:
+        assert (await client.info()).version == "1.2"

@@ -16,7 +16,8 @@ from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
 from framehaul_server.logs import SessionRecord
-from framehaul_server.session import SessionRules
+from framehaul_server.session_rules import SessionRules
+from framehaul_server.status import Trailers
 from framehaul_server.tenants import EVERYONE, Caller
 from framehaul_server.validation import OpenRules
 
@@ -44,6 +45,7 @@ def rules(
     latent_bytes: int = 1 << 20,
     journal_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
+    stall_timeout_s: float = 600.0,
 ) -> SessionRules:
     return SessionRules(
         opening=OpenRules(specs=(spec,), max_pixels=1 << 16, allow_synthetic=allow_synthetic),
@@ -51,6 +53,7 @@ def rules(
         latent_bytes=latent_bytes,
         journal_bytes=journal_bytes,
         chunk_latents=4,
+        stall_timeout_s=stall_timeout_s,
     )
 
 
@@ -234,7 +237,7 @@ class FakeContext:
         self.open_gate.set()
         self.written = asyncio.Condition()
         self.write_error: Exception | None = None
-        self.aborted: tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] | None = None
+        self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
 
     def send(self, envelope: Envelope[pb.StreamRequest]) -> None:
         self.requests.put_nowait(wire.join(envelope.header, (envelope.payload,)))
@@ -266,9 +269,7 @@ class FakeContext:
             self.responses.append(wire.split_response(message))
             self.written.notify_all()
 
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
-    ) -> Never:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         self.aborted = (code, details, trailing_metadata)
         raise Aborted("aborted")
 

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from framehaul_server.cli import parse
-from framehaul_server.config import ServerConfig
+from framehaul_server.config import ServerConfig, TlsFiles
 
 
 def test_without_options_the_defaults_count() -> None:
@@ -17,6 +17,7 @@ def test_options_are_taken_over() -> None:
         [
             *("--listen", "[::1]:0", "--device", "cuda:1", "--max-sessions", "3", "--max-size", "1280x720"),
             *("--slots", "5", "--chunk-latents", "2", "--session-window-mib", "8", "--grace", "1.5"),
+            *("--tls-cert", "c.pem", "--tls-key", "c.key", "--tls-client-ca", "ca.pem", "--tokens", "t.toml"),
             *("--advertise", "farm:1", "--reflection", "--allow-synthetic", "--log-level", "debug"),
         ],
         {},
@@ -27,6 +28,8 @@ def test_options_are_taken_over() -> None:
     assert (config.max_sessions, config.session_window_bytes, config.grace_s) == (3, 8 << 20, 1.5)
     assert (config.advertise, config.reflection, config.allow_synthetic) == ("farm:1", True, True)
     assert config.log_level == "debug"
+    assert config.tls == TlsFiles(certificate=Path("c.pem"), key=Path("c.key"), client_ca=Path("ca.pem"))
+    assert config.tokens == Path("t.toml")
 
 
 def test_the_command_line_counts_before_the_environment() -> None:
@@ -78,6 +81,8 @@ def test_sizes_to_warm_up_with_are_read() -> None:
         (["--warm-up", "4000x4000"], {}, "warm_up=4000x4000: must be a size of up to 2088960 pixels"),
         (["--max-size", "1080p"], {}, "'1080p': must be WIDTHxHEIGHT"),
         ([], {"FRAMEHAUL_REFLECTION": "yes"}, "FRAMEHAUL_REFLECTION='yes': must be 0 or 1"),
+        (["--tls-cert", "c"], {}, "tls_key=unset: must be given too"),
+        (["--tls-client-ca", "c"], {}, "tls_cert and tls_key=unset: must be given too"),
         (["--refl"], {}, "unrecognized arguments: --refl"),
     ],
 )

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from framehaul_server.config import Address, ServerConfig
+from framehaul_server.config import Address, ServerConfig, TlsFiles
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,33 @@ def test_listening_beyond_loopback_must_be_said() -> None:
     with pytest.raises(ValueError, match="--insecure"):
         ServerConfig(listen=outside)
     assert ServerConfig(listen=outside, insecure=True).listen == outside
+
+
+PLAIN = TlsFiles(certificate=Path("c"), key=Path("k"))
+MUTUAL = TlsFiles(certificate=Path("c"), key=Path("k"), client_ca=Path("a"))
+
+
+@pytest.mark.parametrize(
+    ("tls", "tokens", "lacking"),
+    [
+        (None, None, r"TLS \(--tls-cert and --tls-key\) and tokens \(--tokens\) or clients' certificates"),
+        (None, Path("t"), r"which needs TLS \(--tls-cert and --tls-key\); --insecure"),
+        (PLAIN, None, r"which needs tokens \(--tokens\) or clients' certificates \(--tls-client-ca\); --insecure"),
+        (PLAIN, Path("t"), None),
+        (MUTUAL, None, None),
+    ],
+)
+def test_what_a_server_for_others_lacks_is_named(
+    tls: TlsFiles | None, tokens: Path | None, lacking: str | None
+) -> None:
+    """TLS, and a way to know who calls; on loopback neither is needed."""
+    outside = Address.parse("10.0.0.1:1")
+    assert not ServerConfig(tls=tls, tokens=tokens).exposed
+    if lacking is None:
+        assert ServerConfig(listen=outside, tls=tls, tokens=tokens).exposed == ""
+    else:
+        with pytest.raises(ValueError, match=lacking):
+            ServerConfig(listen=outside, tls=tls, tokens=tokens)
 
 
 @pytest.mark.parametrize(

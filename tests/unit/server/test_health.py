@@ -14,7 +14,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @pytest.mark.asyncio
 async def test_watchers_see_the_worker_come_go_and_the_server_drain() -> None:
-    health = Health()
+    health = Health(["tiny"])
     server = grpc.aio.server()
     health.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -24,7 +24,7 @@ async def test_watchers_see_the_worker_come_go_and_the_server_drain() -> None:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            for service in ("", "framehaul.v1.FrameService"):
+            for service in ("", "framehaul.v1.FrameService", "framehaul.v1.FrameService/tiny"):
                 assert (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status == NOT_SERVING
             watch = stub.Watch(health_pb2.HealthCheckRequest())
             seen = [(await watch.read()).status]

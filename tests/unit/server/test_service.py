@@ -13,6 +13,7 @@ from framehaul_pipeline.errors import Unavailable
 from framehaul_server.admission import Admission
 from framehaul_server.callers import AnyCaller
 from framehaul_server.service import Context, FrameService, ServiceIdentity
+from framehaul_server.status import Trailers
 from tests.unit.server.fakes import Aborted, FakeContext, FakeWorker, frame, latents, opening, request, rules
 
 
@@ -127,9 +128,7 @@ async def test_a_place_is_held_until_the_status_was_sent() -> None:
     """A client that doesn't read its status holds memory, so it must count."""
 
     class Stalled(FakeContext):
-        async def abort(
-            self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
-        ) -> Never:
+        async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
             await self.open_gate.wait()
             await super().abort(code, details, trailing_metadata)
 

@@ -12,8 +12,9 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable
-from framehaul_server.errors import ClientLeft, GrantExceeded, SessionCancelled
-from framehaul_server.session import Session, SessionRules
+from framehaul_server.errors import ClientLeft, ClientStalled, GrantExceeded, SessionCancelled
+from framehaul_server.session import Session
+from framehaul_server.session_rules import SessionRules
 from framehaul_server.tenants import Caller, Tenant
 from tests.unit.server.fakes import (
     ANYBODY,
@@ -515,6 +516,45 @@ async def test_frames_held_back_for_the_lookahead_come_with_the_end() -> None:
     async with running(first, worker=FakeWorker(ahead), session_rules=rules(spec=ahead, window_bytes=0)) as run:
         await run.end()
         assert run.context.frames() == [frame(index) for index in range(13)]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", [pb.MODE_AUTO, pb.MODE_EXPLICIT])
+async def test_a_client_that_takes_nothing_for_too_long_loses_its_session(mode: "pb.Mode") -> None:
+    """It is alive, so that no keepalive ends it."""
+    stalling = rules(window_bytes=0, latent_bytes=0, stall_timeout_s=0.1)
+    async with running(request(latents(8), open=opening(mode=mode)), session_rules=stalling) as session:
+        await session.context.responded(2)
+        session.context.open_gate.clear()
+        with pytest.raises(ClientStalled, match=r"for 0.1 s"):
+            await session.end()
+    assert session.handle.closed
+
+
+@pytest.mark.asyncio
+async def test_a_session_whose_worker_is_slow_is_not_the_clients_fault() -> None:
+    stalling = rules(stall_timeout_s=0.05)
+    worker = FakeWorker(automatic=False)
+    async with running(request(latents(2), open=opening()), worker=worker, session_rules=stalling) as session:
+        looked = asyncio.Event()
+        num_looks = 0
+
+        def look() -> object:
+            nonlocal num_looks
+            num_looks += 1
+            if num_looks == 12:
+                looked.set()
+            return position()
+
+        position, session.session._stall._position = session.session._stall._position, look
+        await asyncio.wait_for(looked.wait(), 10)
+        assert not session.task.done()
+        session.handle.advance()
+        session.requests.send(None)
+        await settle()
+        session.handle.advance()
+        await session.end()
+    assert len(session.context.frames()) == 8
 
 
 @pytest.mark.asyncio

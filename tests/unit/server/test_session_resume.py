@@ -215,7 +215,7 @@ async def test_the_old_connection_is_ended_before_the_new_one_speaks() -> None:
         new, _ = await server.resume(opened(old).session_id, 0)
         assert old_task.done()
         assert await status(old, old_task) == (
-            grpc.StatusCode.ABORTED,
+            grpc.StatusCode.CANCELLED,
             "another connection has taken this session up",
         )
         assert first_frames(old) == []

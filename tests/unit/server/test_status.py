@@ -17,11 +17,13 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.Unavailable("draining"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (server.NotAuthenticated(), grpc.StatusCode.UNAUTHENTICATED),
     (server.NotPermitted("synthetic"), grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled("cancel"), grpc.StatusCode.CANCELLED),
     (server.ClientLeft("half-closed"), grpc.StatusCode.CANCELLED),
-    (server.Fenced("another"), grpc.StatusCode.ABORTED),
+    (server.Fenced("another"), grpc.StatusCode.CANCELLED),
 ]
 
 
@@ -33,19 +35,20 @@ def test_every_error_has_its_status_and_says_its_text(error: Exception, code: gr
 
 
 def test_no_error_class_is_forgotten() -> None:
-    """Errors that reach clients are all in the table; `CannotListen` never does, and the bases are not raised."""
+    """Errors that reach clients are all in the table; those of the start never do, and the bases are not raised."""
     mapped = {type(error) for error, _ in ROWS}
     for module in (pipeline, server):
         for _, error_type in inspect.getmembers(module, inspect.isclass):
             if issubclass(error_type, Exception) and error_type.__module__ == module.__name__:
-                unmapped = {pipeline.PipelineError, server.ServerError, server.CannotListen}
+                unmapped = {pipeline.PipelineError, server.ServerError, server.CannotListen, server.UnusableFile}
                 assert error_type in mapped | unmapped
 
 
 def test_overload_says_when_to_try_again() -> None:
     status = status_of(pipeline.Overloaded("full", retry_after_s=0.25))
     assert status is not None
-    assert status.trailers == (("grpc-retry-pushback-ms", "250"),)
+    assert status.trailers[0] == ("grpc-retry-pushback-ms", "250")
+    assert status.trailers[1][0] == "grpc-status-details-bin"
 
 
 def test_a_client_that_exceeds_its_grant_is_told_not_to_retry() -> None:

@@ -1,0 +1,109 @@
+"""The worker process with a decoder that does harm on command: `process.ENTRY_MODULE` for tests of faults.
+
+A latent whose first value is one of `Harm` says what goes wrong with its chunk, and where. Everything else is the
+product's own worker.
+"""
+
+import os
+import signal
+import sys
+import threading
+from enum import IntEnum
+from typing import Final
+
+
+class Harm(IntEnum):
+    """Values are exact in float16, and far from any latent of a real clip."""
+
+    RAISE = 2001
+    OUT_OF_MEMORY = 2002
+    HANG = 2003
+    """The decoder never returns; the process still answers."""
+    KILL_DECODING = 2010
+    KILL_COPYING = 2011
+    KILL_STAMPING = 2012
+    KILL_PUBLISHED = 2013
+    STOP_DECODING = 2020
+    STOP_COPYING = 2021
+    STOP_STAMPING = 2022
+    STOP_PUBLISHED = 2023
+
+
+_SIGNALS: Final = {
+    **{harm: signal.SIGKILL for harm in Harm if harm.name.startswith("KILL_")},
+    **{harm: signal.SIGSTOP for harm in Harm if harm.name.startswith("STOP_")},
+}
+
+
+def main() -> int:
+    """Run the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    import torch
+
+    from framehaul_pipeline import entry, start
+    from framehaul_pipeline.decoders.base import Decoder, State
+    from framehaul_pipeline.launch import InFlight
+    from framehaul_pipeline.worker import Worker
+
+    planned: list[Harm] = []
+
+    def reach(point: str) -> None:
+        if planned and planned[0].name.endswith(point):
+            os.kill(os.getpid(), _SIGNALS[planned.pop()])
+            threading.Event().wait()  # a stop takes the other threads a moment
+
+    class HarmfulDecoder:
+        """The given decoder, until it is told otherwise."""
+
+        def __init__(self, decoder: Decoder) -> None:
+            self._decoder = decoder
+            self.spec = decoder.spec
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._decoder, name)
+
+        def step(self, latents: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+            for value in latents[:, 0, 0, 0].tolist():
+                if value in list(Harm):
+                    self._do(Harm(int(value)))
+            return self._decoder.step(latents, state)
+
+        def _do(self, harm: Harm) -> None:
+            match harm:
+                case Harm.RAISE:
+                    raise RuntimeError("told to fail")
+                case Harm.OUT_OF_MEMORY:
+                    raise torch.OutOfMemoryError("told to be out of memory")
+                case Harm.HANG:
+                    threading.Event().wait()
+                case _:
+                    planned.append(harm)
+                    reach("DECODING")
+
+    class HarmfulWorker(Worker):
+        """Reaches the later points of a chunk's life."""
+
+        def complete(self, flight: InFlight) -> None:
+            reach("COPYING")
+            super().complete(flight)
+
+        def publish(self, flight: InFlight) -> None:
+            reach("STAMPING")
+            super().publish(flight)
+            reach("PUBLISHED")
+
+    names = vars(entry)
+    load = names["load_decoder"]
+
+    def load_harmful(*arguments: object, **named: object) -> HarmfulDecoder:
+        return HarmfulDecoder(load(*arguments, **named))
+
+    names["load_decoder"] = load_harmful
+    names["Worker"] = HarmfulWorker
+    return start.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""A worker that is killed, or stops, at each point of a chunk's life; and decoders that fail."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from framehaul_pipeline import process
+from tests.faults.faulty_worker import Harm
+from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, running_app
+from tests.integration.server.server_process import CHANNELS, SIZE, latents, opening
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+DEADLY = [harm for harm in Harm if harm.name.startswith(("KILL_", "STOP_")) or harm is Harm.HANG]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def app() -> AsyncIterator[RunningApp]:
+    """Short timeouts, so that a hang of a shape not seen yet is noticed after 12 times 0.5 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
+        worker = {"max_restarts": 1000, "chunk_timeout_s": 0.5}
+        async with running_app(worker=worker) as running:
+            yield running
+
+
+def harmful(harm: Harm) -> bytes:
+    """A latent that carries it out."""
+    latent = np.zeros((CHANNELS, SIZE, SIZE), np.float16)
+    latent[0, 0, 0] = harm
+    return latent.tobytes()
+
+
+async def do_harm(app: RunningApp, harm: Harm) -> tuple[grpc.StatusCode, str, int]:
+    """Have two latents decoded, then do `harm`; gives the status and the number of frames."""
+    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+        stream = Stream(channel)
+        await stream.send(open=opening(normalized=False))
+        await stream.send(latents(2))
+        await stream.read_frames(8)
+        await stream.send(harmful(harm))
+        code, details = await asyncio.wait_for(stream.status(), 30)
+        return code, details, stream.num_frames
+
+
+@pytest.mark.parametrize("harm", DEADLY, ids=lambda harm: harm.name.lower())
+async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[str, float], None]) -> None:
+    """The session hears of it, with the frames published before; nothing is kept; the next one works.
+
+    The point of loss is that of the second message's chunk.
+    """
+    await app.ready()
+    epoch = app.supervisor.epoch
+    app.remember()
+    code, details, num_frames = await do_harm(app, harm)
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert "worker process ended" in details
+    assert num_frames in ((8, 12) if harm.name.endswith("PUBLISHED") else (8,))
+    recovered(f"worker {harm.name.lower()} noticed -> next frame (no standby)", await app.first_frames_s())
+    assert app.supervisor.epoch == epoch + 1
+    await app.expect_idle()
+
+
+async def test_decoder_raises(app: RunningApp) -> None:
+    """INTERNAL with a request id and nothing of the reason; the worker lives."""
+    await app.ready()
+    epoch = app.supervisor.epoch
+    app.remember()
+    code, details, num_frames = await do_harm(app, Harm.RAISE)
+    assert (code, num_frames) == (grpc.StatusCode.INTERNAL, 8)
+    assert "told to fail" not in details
+    await app.serves()
+    assert app.supervisor.epoch == epoch
+    await app.expect_idle()
+
+
+async def test_device_memory_full(app: RunningApp) -> None:
+    """RESOURCE_EXHAUSTED with a time to wait; the worker lives."""
+    await app.ready()
+    epoch = app.supervisor.epoch
+    app.remember()
+    code, details, num_frames = await do_harm(app, Harm.OUT_OF_MEMORY)
+    assert (code, num_frames) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 8)
+    assert "device memory" in details
+    await app.serves()
+    assert app.supervisor.epoch == epoch
+    await app.expect_idle()

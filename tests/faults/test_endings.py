@@ -1,0 +1,243 @@
+"""Every way out of a stream ends in the same release: places, sessions, slots, tasks and descriptors are back in time.
+
+Each ending is tried at several moments against one real server in the test's own process; after each of them the next
+good session works.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from framehaul.v1 import frames_pb2 as pb
+from tests.faults.proxy import FaultProxy
+from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
+from tests.integration.server.server_process import latents, opening
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+KEEPALIVE_S = 1.0
+STALL_TIMEOUT_S = 2.0
+CLIP = latents(40)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def app() -> AsyncIterator[RunningApp]:
+    async with running_app(keepalive_s=KEEPALIVE_S, stall_timeout_s=STALL_TIMEOUT_S, allow_synthetic=True) as running:
+        yield running
+
+
+@dataclass
+class Scene:
+    """One client's session in the middle of its life."""
+
+    app: RunningApp
+    proxy: FaultProxy
+    channel: grpc.aio.Channel
+    stream: Stream
+
+
+async def cancel_call(scene: Scene) -> None:
+    scene.stream.call.cancel()
+
+
+async def close_channel(scene: Scene) -> None:
+    await scene.channel.close()
+
+
+async def ask_to_cancel(scene: Scene) -> None:
+    await scene.stream.send(cancel=True)
+    code, _ = await scene.stream.status()
+    assert code is grpc.StatusCode.CANCELLED
+
+
+async def half_close(scene: Scene) -> None:
+    await scene.stream.call.done_writing()
+    code, _ = await scene.stream.status()
+    assert code is grpc.StatusCode.CANCELLED
+
+
+async def send_nonsense(scene: Scene) -> None:
+    await scene.stream.call.write(b"\xff\xff\xff")
+    code, _ = await scene.stream.status()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def reset_link(scene: Scene) -> None:
+    scene.proxy.cut()
+
+
+async def freeze_link(scene: Scene) -> None:
+    """Half open: neither side hears of it; the server's ping isn't answered."""
+    scene.proxy.freeze()
+
+
+async def pass_deadline(scene: Scene) -> None:
+    """The call was made with one."""
+    code, _ = await scene.stream.status()
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def stall(scene: Scene) -> None:
+    """Alive, and says nothing more; once it reads on it hears why."""
+    await asyncio.sleep(STALL_TIMEOUT_S)
+    code, details = await asyncio.wait_for(scene.stream.status(), 20)
+    assert code is grpc.StatusCode.ABORTED
+    assert "no frame was taken" in details
+
+
+Ending = Callable[[Scene], Awaitable[None]]
+ENDINGS: list[tuple[Ending, float]] = [
+    (cancel_call, 2.0),
+    (close_channel, 2.0),
+    (ask_to_cancel, 2.0),
+    (half_close, 2.0),
+    (send_nonsense, 2.0),
+    (reset_link, 2.0),
+    (freeze_link, 2.5 * KEEPALIVE_S),
+    (pass_deadline, 2.0),
+    (stall, 2.0),
+]
+"""And the most seconds that the release may take."""
+
+
+async def opened(stream: Stream) -> None:
+    await stream.send(open=EXPLICIT)
+    assert await stream.read()
+
+
+async def decoding(stream: Stream) -> None:
+    await opened(stream)
+    await stream.send(CLIP)
+
+
+async def window_closed(stream: Stream) -> None:
+    await decoding(stream)
+    await stream.read_frames(8)
+
+
+async def synthetic(stream: Stream) -> None:
+    """The server makes the latents itself."""
+    clip = pb.Synthetic(num_latents=400, height=64, width=64, seed=1)
+    await stream.send(open=EXPLICIT, synthetic=clip)
+    await stream.read_frames(4)
+
+
+MOMENTS = (opened, decoding, window_closed, synthetic)
+CASES = [
+    pytest.param(end, limit_s, moment, id=f"{end.__name__}-{moment.__name__}")
+    for end, limit_s in ENDINGS
+    for moment in MOMENTS
+    if moment is window_closed or end not in (freeze_link, stall)  # which take seconds each
+]
+
+
+@pytest.mark.parametrize(("end", "limit_s", "moment"), CASES)
+async def test_ending(
+    app: RunningApp,
+    end: Ending,
+    limit_s: float,
+    moment: Callable[[Stream], Awaitable[None]],
+    recovered: Callable[[str, float], None],
+) -> None:
+    app.remember()
+    async with FaultProxy(app.target) as proxy:
+        channel = grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS)
+        async with channel:
+            stream = Stream(channel, timeout_s=0.5 if end is pass_deadline else None)
+            await moment(stream)
+            assert app.num_sessions == 1
+            await end(Scene(app, proxy, channel, stream))
+            left_s = asyncio.get_running_loop().time()
+            await eventually(lambda: not app.num_sessions, app.held)
+            took_s = asyncio.get_running_loop().time() - left_s
+    await app.expect_idle()
+    recovered(f"ending by {end.__name__} -> place free", took_s)
+    assert took_s < limit_s
+    await app.serves()
+
+
+async def test_blocked_reader_that_stalls_is_ended_and_hears_why_when_it_reads_on(app: RunningApp) -> None:
+    """AUTO: its frames fill every buffer on the way, so that the server's write is what waits."""
+    app.remember()
+    await stall_in_a_write(app)
+    await app.expect_idle()
+    await app.serves()
+
+
+async def stall_in_a_write(app: RunningApp) -> None:
+    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+        stream = Stream(channel)
+        clip = pb.Synthetic(num_latents=200, height=256, width=256, seed=1)
+        await stream.send(open=opening(geometry=None), synthetic=clip, end_of_latents=True)
+        await stream.read_frames(4)
+        await eventually(lambda: not app.supervisor.statistics().num_sessions, lambda: "the session's end", 60.0)
+        assert (await asyncio.wait_for(stream.status(), 20))[0] is grpc.StatusCode.ABORTED
+
+
+CLIENT = """
+    import sys
+    sys.path[:0] = [{root!r}]
+    import grpc
+    from tests.integration.server.server_process import Client, latents, opening
+    with grpc.insecure_channel({target!r}) as channel, Client(channel) as client:
+        client.send(latents(40), open=opening())
+        client.read_frames(4)
+        print("reading", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 2.5 * KEEPALIVE_S)])
+async def test_client_process_gets(
+    app: RunningApp, number: signal.Signals, limit_s: float, recovered: Callable[[str, float], None]
+) -> None:
+    """SIGKILL closes its sockets; SIGSTOP leaves them open, and the server's ping is what notices."""
+    app.remember()
+    code = textwrap.dedent(CLIENT.format(root=os.getcwd(), target=app.target))
+    client = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert client.stdout is not None
+        assert await asyncio.wait_for(client.stdout.readline(), 30) == b"reading\n"
+        assert app.num_sessions == 1
+        client.send_signal(number)
+        left_s = asyncio.get_running_loop().time()
+        await eventually(lambda: not app.num_sessions, app.held)
+        took_s = asyncio.get_running_loop().time() - left_s
+    finally:
+        if client.returncode is None:
+            client.kill()
+        await client.communicate()
+    recovered(f"client process gets {number.name} -> place free", took_s)
+    assert took_s < limit_s
+    await app.expect_idle()
+    await app.serves()
+
+
+async def test_drain_ends_every_stream() -> None:
+    """A stream that finishes, one that waits, one that doesn't read: GOAWAY, then the grace, then nothing is left."""
+    async with running_app(grace_s=1.0) as app:
+        async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+            finishing, waiting, stalled = (Stream(channel) for _ in range(3))
+            await finishing.send(latents(4), open=EXPLICIT)
+            await waiting.send(CLIP, open=EXPLICIT)
+            await stalled.send(CLIP, open=opening())
+            for stream in (finishing, waiting, stalled):
+                await stream.read_frames(4)
+            app.stop.set()
+            while finishing.drain is None:
+                await finishing.read()
+            await finishing.send(end_of_latents=True, ack=pb.Ack(next_frame=4, window_frames=100))
+            assert await finishing.read_to_end() == 16
+            assert (await waiting.status())[0] is grpc.StatusCode.UNAVAILABLE
+            assert (await stalled.status())[0] is not grpc.StatusCode.OK
+        await eventually(lambda: not app.num_sessions, app.held)
+    assert app.supervisor.standby_pid is None

@@ -1,0 +1,97 @@
+"""Just enough HTTP/2 by hand to say what no gRPC library would."""
+
+import socket
+import struct
+from types import TracebackType
+from typing import Self
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+ACK = END_STREAM = 1
+END_HEADERS = 4
+_FRAME_BYTES = 16384
+
+
+class Http2:
+    """A connection to a server without TLS; stream 1 is its only call."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=30)
+        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        self._credit = {0: 65535, 1: 65535}
+        self.send(SETTINGS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def send(self, kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -> None:
+        header = struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream)
+        self._socket.sendall(header + payload)
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """The next frame's kind and payload, None at the end; settings are acknowledged, credit is counted."""
+        header = self._read(9)
+        if header is None:
+            return None
+        kind, stream = header[3], struct.unpack(">I", header[5:])[0]
+        payload = self._read(int.from_bytes(header[:3], "big")) or b""
+        if kind == SETTINGS and not header[4] & ACK:
+            for number, value in struct.iter_unpack(">HI", payload):
+                if number == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
+                    self._credit[1] += value - 65535
+            self.send(SETTINGS, flags=ACK)
+        if kind == WINDOW_UPDATE:
+            self._credit[stream] = self._credit.get(stream, 0) + struct.unpack(">I", payload)[0]
+        return kind, payload
+
+    def call(self, path: str, **metadata: str) -> None:
+        """Start the call."""
+        fields = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": path,
+            ":authority": "test",
+            "te": "trailers",
+            "content-type": "application/grpc",
+            **{name.replace("_", "-"): value for name, value in metadata.items()},
+        }
+        block = b"".join(
+            b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
+            for name, value in fields.items()
+        )
+        self.send(HEADERS, block, flags=END_HEADERS, stream=1)
+
+    def data(self, payload: bytes) -> bool:
+        """Send it as the server's credit allows; False when the server has ended the call first."""
+        for start in range(0, len(payload), _FRAME_BYTES):
+            part = payload[start : start + _FRAME_BYTES]
+            while min(self._credit.values()) < len(part):
+                frame = self.receive()
+                if frame is None or frame[0] in (RST_STREAM, GOAWAY, HEADERS):
+                    return False
+            self._credit = {stream: credit - len(part) for stream, credit in self._credit.items()}
+            self.send(DATA, part, stream=1)
+        return True
+
+    def until(self, *kinds: int) -> tuple[int, bytes] | None:
+        """Receive up to a frame of these kinds."""
+        while (frame := self.receive()) is not None and frame[0] not in kinds:
+            pass
+        return frame
+
+    def _read(self, count: int) -> bytes | None:
+        parts = bytearray()
+        while len(parts) < count:
+            try:
+                part = self._socket.recv(count - len(parts))
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                return None
+            parts += part
+        return bytes(parts)

@@ -1,0 +1,147 @@
+"""A real server against clients that mean harm: it stays small, and serves the next good session."""
+
+import re
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from tests.integration.security.conftest import StartServer
+from tests.integration.security.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Http2
+from tests.integration.server.server_process import Client, ServerProcess, latents, opening, running_server
+
+BOMB_BYTES = 512 << 20
+NUM_SILENT = 200
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running_server(tmp_path_factory.mktemp("server") / "log", "--max-request-mib", "8") as running:
+        yield running
+
+
+def serves(server: ServerProcess) -> bool:
+    with server.channel() as channel, Client(channel) as client:
+        client.send(latents(2), open=opening(), end_of_latents=True)
+        return len(client.read_to_end()) == 8
+
+
+def peak_bytes(server: ServerProcess) -> int:
+    """Most memory the server process has ever held."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def gzip_bomb() -> bytes:
+    """A gRPC message of half a megabyte that inflates to 512 MiB of zeros."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    zeros = bytes(MIB)
+    packed = b"".join(packer.compress(zeros) for _ in range(BOMB_BYTES // MIB)) + packer.flush()
+    return b"\1" + struct.pack(">I", len(packed)) + packed
+
+
+def test_a_gzip_bomb_is_refused_and_the_server_stays_small(server: ServerProcess) -> None:
+    """On both methods that take large messages; the limit on a request is that of the inflated one."""
+    assert serves(server)
+    before = peak_bytes(server)
+    bomb = gzip_bomb()
+    for method in ("Render", "Stream"):
+        with Http2(server.target) as attacker:
+            attacker.call(f"/{wire.SERVICE}/{method}", grpc_encoding="gzip")
+            attacker.data(bomb)
+            answer = attacker.until(HEADERS, RST_STREAM, GOAWAY)
+            assert answer is not None
+            if answer[0] == HEADERS:
+                assert b"grpc-status" in answer[1]
+    assert serves(server)
+    assert peak_bytes(server) - before < 64 * MIB
+    assert "Traceback" not in server.log, "a client can fill the log"
+
+
+def test_silent_sockets_are_dropped_on_time_and_meanwhile_others_are_served(server: ServerProcess) -> None:
+    """200 connections that never speak HTTP/2: gone when the handshake's 10 s are over, descriptors too."""
+    process = psutil.Process(server.process.pid)
+    host, _, port = server.target.rpartition(":")
+    before = process.num_fds()
+    started_s = time.monotonic()
+    silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(NUM_SILENT)]
+    assert serves(server)
+    for connection in silent:
+        while connection.recv(4096):  # its settings, then the end
+            pass
+        connection.close()
+    assert 9 < time.monotonic() - started_s < 20
+    assert process.num_fds() < before + 20
+    assert serves(server)
+
+
+def test_a_client_that_pings_all_the_time_is_sent_away(server: ServerProcess) -> None:
+    with Http2(server.target) as attacker:
+        for _ in range(5):  # two strikes are allowed
+            attacker.send(PING, bytes(8))
+        frame = attacker.until(GOAWAY)
+        assert frame is not None
+        assert b"too_many_pings" in frame[1]
+    assert serves(server)
+
+
+@pytest.mark.parametrize("num_bytes", [9 << 10, 64 << 10, 1 << 20])
+def test_large_metadata_is_refused(server: ServerProcess, num_bytes: int) -> None:
+    with server.channel() as channel:
+        method: Any = channel.unary_unary(f"/{wire.SERVICE}/GetServerInfo")
+        assert method(b"", metadata=(("x", "y" * (6 << 10)),), timeout=10)
+        with pytest.raises(grpc.RpcError) as caught:
+            method(b"", metadata=(("x", "y" * num_bytes),), timeout=10)
+        error: Any = caught.value
+        assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+    assert serves(server)
+
+
+def test_no_process_of_ours_dumps_core(server: ServerProcess) -> None:
+    for process in (psutil.Process(server.process.pid), server.worker()):
+        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
+HOSTILE = "x\n2026-01-01T00:00:00.000Z ERROR forged id=1\r\x1b[31m\x00\u202e\u2028"
+
+
+def test_what_clients_say_is_harmless_in_the_log(start_server: StartServer) -> None:
+    """Model names, user agents and latents with control characters: no line is forged, nothing secret is told."""
+    server = start_server()
+    with server.channel() as channel:
+        for field in ({"model": HOSTILE}, {"pixel_format": 99}, {"num_latents": 1 << 60}):
+            with Client(channel) as client:
+                client.send(open=opening(**field))
+                with pytest.raises(grpc.RpcError):
+                    client.read()
+        with Client(channel) as client:
+            client.send(b"latent-marker\n" * 999, open=opening())
+            with pytest.raises(grpc.RpcError):
+                client.read_to_end()
+        raw: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
+        with pytest.raises(grpc.RpcError):
+            list(raw(iter([b"\xff\n forged level=error"])))
+        info: Any = channel.unary_unary(f"/{wire.SERVICE}/GetServerInfo")
+        secret = (("authorization", "Bearer token-marker"), ("x-request-id", "marker ERROR forged"))
+        assert pb.ServerInfo.FromString(info(b"", metadata=secret)).version
+    assert serves(server)
+    server.expect_idle()
+    log = server.log
+    assert "forged" in log  # the model's name, quoted
+    for text in log.splitlines():
+        assert text.isprintable(), text
+        assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) ", text), text
+    assert not re.search(r"^2026-01-01T00:00:00.000Z", log, re.MULTILINE)
+    assert "marker" not in log

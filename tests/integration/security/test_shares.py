@@ -1,0 +1,74 @@
+"""Two tenants at a real server: the one with ten times the load gets no more of the device."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from tests.integration.security.conftest import StartServer
+from tests.integration.security.test_tokens import write_tokens
+
+SIZE = 64
+NUM_LATENTS = 1 << 20
+COUNTED_FRAMES = 480
+
+
+class Load:
+    """A tenant's sessions, each an endless synthetic clip that is read as fast as it comes."""
+
+    def __init__(self, target: str, tenant: str, num_sessions: int) -> None:
+        self._lock = threading.Lock()
+        self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+        method: Any = self._channel.unary_stream(f"/{wire.SERVICE}/Render")
+        clip = pb.Synthetic(num_latents=NUM_LATENTS, height=SIZE, width=SIZE, seed=1)
+        request = pb.RenderRequest(open=pb.Open(model="tiny"), synthetic=clip).SerializeToString()
+        metadata = (("authorization", f"Bearer {tenant}-token"),)
+        self._calls = [method(request, metadata=metadata) for _ in range(num_sessions)]
+        self.num_frames = 0
+        self.changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._read, args=(call,)) for call in self._calls]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, call: Any) -> None:
+        try:
+            for raw in call:
+                with self.changed:
+                    self.num_frames += wire.split_response(raw).header.frames.num_frames
+                    self.changed.notify_all()
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.CANCELLED  # noqa: PT017
+
+    def wait(self, num_frames: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.num_frames >= num_frames, timeout=90)
+
+    def close(self) -> None:
+        for call in self._calls:
+            call.cancel()
+        for thread in self._threads:
+            thread.join()
+        self._channel.close()
+
+
+def test_ten_sessions_against_one_share_the_device_alike(start_server: StartServer, tmp_path: Path) -> None:
+    """Frames decoded for each, while both want more: within 20 % of one half."""
+    tokens = tmp_path / "tokens.toml"
+    write_tokens(tokens, many="", one="")
+    server = start_server("--tokens", str(tokens), "--allow-synthetic", "--session-window-mib", "1")
+    many = Load(server.target, "many", 10)
+    many.wait(100)
+    one = Load(server.target, "one", 1)
+    try:
+        one.wait(100)
+        started_many, started_one = many.num_frames, one.num_frames
+        one.wait(started_one + COUNTED_FRAMES)
+        num_many, num_one = many.num_frames - started_many, one.num_frames - started_one
+    finally:
+        many.close()
+        one.close()
+    share = num_one / (num_one + num_many)
+    assert 0.4 <= share <= 0.6, f"{num_one} frames for one session, {num_many} for ten"

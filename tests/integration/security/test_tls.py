@@ -1,0 +1,121 @@
+"""Real TLS: who is let in, what the others hear, and certificates that change while the server runs."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framehaul_client import Access, FrameClient, ServerUnavailable
+from tests.certificates import Authority, Pair
+from tests.integration.security.conftest import StartServer
+from tests.integration.server.server_process import ServerProcess, eventually
+
+
+def tls_options(pair: Pair, *more: str) -> tuple[str, ...]:
+    return ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), *more)
+
+
+async def num_frames(target: str, access: Access) -> int:
+    """Decode two latents of noise."""
+    latents = np.random.default_rng(0).standard_normal((2, 16, 8, 8)).astype(np.float16)
+    async with FrameClient(target, access=access) as client, client.session(latents) as session:
+        return len([frame async for frame in session])
+
+
+async def refusal(target: str, access: Access) -> str:
+    with pytest.raises(ServerUnavailable) as caught:
+        async with FrameClient(target, access=access, connect_timeout_s=1.0):
+            pass
+    return str(caught.value)
+
+
+def serial(server: ServerProcess) -> str:
+    """The serial number of the certificate that the server shows now."""
+    host, _, port = server.target.rpartition(":")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain) as secure:
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return ssl.DER_cert_to_PEM_cert(shown)
+
+
+@pytest.mark.asyncio
+async def test_only_the_right_way_in_works_and_the_others_hear_what_to_do(
+    authority: Authority, start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server(*tls_options(authority.sign("server")))
+    stranger = Authority(tmp_path / "stranger")
+    assert server.ready_line.endswith(", TLS")
+    assert await num_frames(server.target, Access(ca=authority.certificate)) == 8
+    told = [
+        (Access(), "perhaps it wants TLS: --tls"),
+        (Access(tls=True), "isn't trusted: name its authority with --ca"),
+        (Access(ca=stranger.certificate), "isn't trusted"),
+        (Access(ca=authority.certificate, server_name="farm"), "for another name: say which with --tls-server-name"),
+    ]
+    for access, text in told:
+        assert text in await refusal(server.target, access)
+
+
+@pytest.mark.asyncio
+async def test_the_name_in_the_certificate_may_be_told(authority: Authority, start_server: StartServer) -> None:
+    server = start_server(*tls_options(authority.sign("farm", alternative="DNS:farm")))
+    assert await num_frames(server.target, Access(ca=authority.certificate, server_name="farm")) == 8
+
+
+@pytest.mark.asyncio
+async def test_tls_to_a_server_without_it_is_told(authority: Authority, start_server: StartServer) -> None:
+    assert "doesn't speak TLS" in await refusal(start_server().target, Access(ca=authority.certificate))
+
+
+@pytest.mark.asyncio
+async def test_mutual_tls_lets_in_only_certificates_of_its_authorities(
+    authority: Authority, start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server(*tls_options(authority.sign("server"), "--tls-client-ca", str(authority.certificate)))
+    client, forged = authority.sign("client"), Authority(tmp_path / "stranger").sign("client")
+    known = Access(ca=authority.certificate, certificate=client.certificate, key=client.key)
+    unknown = Access(ca=authority.certificate, certificate=forged.certificate, key=forged.key)
+    assert await num_frames(server.target, known) == 8
+    assert "perhaps it wants a client's certificate" in await refusal(server.target, Access(ca=authority.certificate))
+    assert server.target in await refusal(server.target, unknown)
+    assert await num_frames(server.target, known) == 8
+
+
+@pytest.mark.asyncio
+async def test_new_certificates_are_shown_without_a_restart_and_broken_ones_never(
+    authority: Authority, start_server: StartServer
+) -> None:
+    """A session that runs meanwhile doesn't notice; a certificate without its key leaves the old pair in use."""
+    pair, renewed = authority.sign("server", file="live"), authority.sign("server", file="renewed")
+    server = start_server(*tls_options(pair))
+    access = Access(ca=authority.certificate)
+    first = serial(server)
+    feeding = asyncio.Event()
+
+    async def latents() -> AsyncIterator[np.ndarray[tuple[int, ...], np.dtype[np.float16]]]:
+        yield np.zeros((1, 16, 8, 8), np.float16)
+        await feeding.wait()
+        yield np.zeros((1, 16, 8, 8), np.float16)
+
+    async with FrameClient(server.target, access=access) as client, client.session(latents()) as session:
+        await anext(session)
+        pair.certificate.write_bytes(renewed.certificate.read_bytes())
+        assert serial(server) == first  # the key doesn't fit yet
+        assert "reload_failed what=certificates" in server.log
+        pair.key.write_bytes(renewed.key.read_bytes())
+        second = serial(server)
+        assert second != first
+        pair.certificate.write_text("nonsense")
+        assert serial(server) == second
+        feeding.set()
+        assert len([frame async for frame in session]) == 7
+    assert await num_frames(server.target, access) == 8
+    eventually(lambda: "reloaded what=certificates" in server.log, "a line for operators")
+    assert server.log.count("reload_failed") == 2
