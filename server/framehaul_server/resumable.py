@@ -53,6 +53,14 @@ class ResumableSessions:
         entry.place = place
         entry.timer = asyncio.get_running_loop().call_later(self._window_s, self._expire, session)
 
+    def check(self, session_id: bytes, caller: Caller) -> None:
+        """Refuse an id that this caller couldn't resume.
+
+        Raises:
+            NotFound: no such session, not any more, or another tenant's.
+        """
+        self._find(session_id, caller, "session_id")
+
     async def take(self, session_id: bytes, caller: Caller) -> tuple[Session, Place]:
         """Take a session over; the connection that served it has ended when this returns.
 
@@ -61,7 +69,7 @@ class ResumableSessions:
 
         Cancellation: the session stays detached.
         """
-        while (entry := self._find(session_id, caller)).place is None:
+        while (entry := self._find(session_id, caller, "open.resume.session_id")).place is None:
             await entry.session.fence()
         place, entry.place = entry.place, None
         self._stop_timer(entry)
@@ -76,12 +84,11 @@ class ResumableSessions:
         for entry in [entry for entry in self._entries.values() if entry.place is not None]:
             self._drop(entry)
 
-    def _find(self, session_id: bytes, caller: Caller) -> _Entry:
+    def _find(self, session_id: bytes, caller: Caller, field: str) -> _Entry:
         entry = self._entries.get(_key(session_id))
         if entry is None or not caller.owns(entry.session.caller):
             raise NotFound(
-                "open.resume.session_id: no such session, or its time to be resumed is over: open a new one with "
-                "start_frame"
+                f"{field}: no such session, or its time to be resumed is over: open a new one with start_frame"
             )
         return entry
 

@@ -125,9 +125,11 @@ class FrameService:
         """Name this server."""
 
         async def answer() -> bytes:
-            self._caller(context, record)
+            caller = self._caller(context, record)
             request = wire.split(raw, pb.LocateRequest).header
-            if not request.session_id:
+            if request.session_id:
+                self._resumable.check(request.session_id, caller)
+            else:
                 self._admission.check_open()
             find_model(request.model, self._rules.opening.specs, field="model")
             return pb.LocateResponse(

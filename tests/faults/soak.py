@@ -24,7 +24,7 @@ from framehaul_client import FrameClient, FramehaulError
 from tests.faults.proxy import FaultProxy
 from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, running_server
 
-RESUMES: Final = False
+RESUMES: Final = True
 """Whether `FrameClient` survives these faults by itself. Then every session must complete at its first attempt."""
 NUM_CLIPS: Final = 12
 MAX_LATENTS: Final = 60

@@ -42,15 +42,15 @@ async def do_harm(app: RunningApp, harm: Harm) -> tuple[grpc.StatusCode, str, in
         await stream.send(latents(2))
         await stream.read_frames(8)
         await stream.send(harmful(harm))
-        code, details = await asyncio.wait_for(stream.status(), 30)
+        code, details = await asyncio.wait_for(stream.status(), 60)
         return code, details, stream.num_frames
 
 
 @pytest.mark.parametrize("harm", DEADLY, ids=lambda harm: harm.name.lower())
 async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[str, float], None]) -> None:
-    """The session hears of it, with the frames published before; nothing is kept; the next one works.
+    """A session whose latents kill the next worker too hears of it, with the frames published before.
 
-    The point of loss is that of the second message's chunk.
+    Nothing is kept; the next session works. The point of loss is that of the second message's chunk.
     """
     await app.ready()
     epoch = app.supervisor.epoch
@@ -60,7 +60,8 @@ async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[
     assert "worker process ended" in details
     assert num_frames in ((8, 12) if harm.name.endswith("PUBLISHED") else (8,))
     recovered(f"worker {harm.name.lower()} noticed -> next frame (no standby)", await app.first_frames_s())
-    assert app.supervisor.epoch == epoch + 1
+    # Frames that the second worker was the first to publish are progress: then a third one dies.
+    assert app.supervisor.epoch in ((epoch + 2, epoch + 3) if harm.name.endswith("PUBLISHED") else (epoch + 2,))
     await app.expect_idle()
 
 

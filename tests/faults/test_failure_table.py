@@ -22,7 +22,8 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from framehaul_client import connection
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client import FrameClient, connection
 from framehaul_pipeline import process
 from framehaul_pipeline.supervisor import WorkerState
 from tests.faults.faulty_worker import Harm
@@ -98,13 +99,45 @@ async def worker_hangs(_: Path) -> float:
 
 
 async def lose_worker(app: RunningApp, number: signal.Signals) -> float:
-    """From the signal to a new session's first frames."""
+    """From the signal to the same session's next frames."""
+    epoch = app.supervisor.epoch
     async with streaming(app.target) as stream:
         lost_s = clock()
         app.worker.send_signal(number)
-        assert (await stream.status())[0] is grpc.StatusCode.UNAVAILABLE
-        await app.first_frames_s()
-        return clock() - lost_s
+        await stream.send(ack=pb.Ack(next_frame=8, window_frames=8))
+        await stream.read_frames(9)
+        took_s = clock() - lost_s
+        assert app.supervisor.epoch == epoch + 1
+        assert await stream.finish() == 160
+        return took_s
+
+
+async def session_kills_workers(_: Path) -> float:
+    """From its status to another session's first frames."""
+    async with harmful_app() as app:
+        code, _, _ = await do_harm(app, Harm.KILL_DECODING)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        return await app.first_frames_s()
+
+
+async def link_cut(_: Path) -> float:
+    """The reference client's: from the cut to the next frame that it hadn't."""
+    noise = np.random.default_rng(1).standard_normal((40, CHANNELS, SIZE, SIZE), np.float32).astype(np.float16)
+    async with (
+        running_app() as app,
+        FaultProxy(app.target) as proxy,
+        FrameClient(proxy.target) as client,
+        client.session(noise, window_frames=8) as session,
+    ):
+        await anext(session)
+        cut_s = clock()
+        proxy.cut()
+        for _ in range(8):  # more than can have come before
+            await anext(session)
+        took_s = clock() - cut_s
+        assert len([frame async for frame in session]) == 151
+        assert session.statistics.num_reconnects == 1
+        return took_s
 
 
 async def worker_dies_too_often(_: Path) -> float:
@@ -329,9 +362,11 @@ ROWS: dict[str, Callable[[Path], Awaitable[float]]] = {
     for row in (
         client_leaves,
         client_freezes,
+        link_cut,
         client_stalls,
         worker_killed,
         worker_hangs,
+        session_kills_workers,
         worker_dies_too_often,
         standby_dies,
         decoder_raises,

@@ -23,6 +23,14 @@ def test_unavailable_depends_on_whether_the_server_had_answered() -> None:
     assert "no reason given" in str(client_error(status, "host:1", connected=True))
 
 
+def test_a_session_that_was_ended_for_its_client_stalling_is_not_a_lost_one() -> None:
+    """It would stall again: nobody reconnects by itself. A cancelled call may be one that another has replaced."""
+    stalled = client_error(Status(grpc.StatusCode.ABORTED, "no frame was taken"), "host:1", connected=True)
+    assert not isinstance(stalled, errors.ServerUnavailable)
+    cancelled = client_error(Status(grpc.StatusCode.CANCELLED, "taken up"), "host:1", connected=True)
+    assert type(cancelled) is errors.ConnectionLost
+
+
 @pytest.mark.parametrize(
     ("value", "retry_after_s"), [("1500", 1.5), ("0", 0.0), ("-1", None), ("x", None), (None, None)]
 )

@@ -234,14 +234,12 @@ async def test_locate_names_this_server() -> None:
     ("given", "code"),
     [
         (pb.LocateRequest(), grpc.StatusCode.UNAVAILABLE),
-        (pb.LocateRequest(session_id=b"x", model="wan"), grpc.StatusCode.NOT_FOUND),
+        (pb.LocateRequest(session_id=b"x"), grpc.StatusCode.NOT_FOUND),
     ],
 )
 async def test_locate_sends_no_new_session_to_a_draining_server(given: pb.LocateRequest, code: grpc.StatusCode) -> None:
     service, _ = frame_service()
     service.drain(1.0)
-    running = await service.locate(pb.LocateRequest(session_id=b"x").SerializeToString(), as_context(FakeContext()))
-    assert pb.LocateResponse.FromString(running).target == "farm:50051"
     context = FakeContext()
     with pytest.raises(Aborted):
         await service.locate(given.SerializeToString(), as_context(context))

@@ -51,7 +51,14 @@ class OneTenant:
 class Server:
     """A service, its worker, and the client's view of a session over all its connections."""
 
-    def __init__(self, worker: FakeWorker | None = None, *, max_sessions: int = 1, window_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        worker: FakeWorker | None = None,
+        *,
+        max_sessions: int = 1,
+        window_s: float = 30.0,
+        stall_timeout_s: float = 600.0,
+    ) -> None:
         self.worker = worker or FakeWorker()
         self.admission = Admission(max_sessions)
         self.callers = OneTenant()
@@ -59,7 +66,7 @@ class Server:
             worker=self.worker,
             callers=cast(Callers, self.callers),
             admission=self.admission,
-            rules=rules(spec=self.worker.specs[0]),
+            rules=rules(spec=self.worker.specs[0], stall_timeout_s=stall_timeout_s),
             first_request_timeout_s=5.0,
             resume_window_s=window_s,
             identity=ServiceIdentity(target="farm:50051", epoch=7),
@@ -279,6 +286,21 @@ async def test_a_session_waits_for_its_window_and_no_longer() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_client_stalls_only_while_it_is_connected() -> None:
+    """Away it has the resume window; back again, the whole of its time, and its end is final."""
+    async with serving(stall_timeout_s=0.2) as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        await lose(task)
+        await asyncio.sleep(0.5)  # nothing happens, which sends no event
+        resumed_s = asyncio.get_running_loop().time()
+        again, task = await server.resume(opened(context).session_id, 0)
+        assert (await status(again, task))[0] is grpc.StatusCode.ABORTED
+        assert asyncio.get_running_loop().time() - resumed_s >= 0.15
+        gone, task = await server.resume(opened(context).session_id, 0)
+        assert (await status(gone, task))[0] is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.asyncio
 async def test_a_session_is_its_tenants_alone() -> None:
     """To everybody else it doesn't exist, whatever they know; and it is not disturbed."""
     async with serving(max_sessions=2) as server:
@@ -287,6 +309,15 @@ async def test_a_session_is_its_tenants_alone() -> None:
         theirs, task = await server.resume(opened(mine).session_id, 0)
         assert (await status(theirs, task))[0] is grpc.StatusCode.NOT_FOUND
         assert not my_task.done()
+        asked = pb.LocateRequest(session_id=opened(mine).session_id).SerializeToString()
+        context = FakeContext()
+        with pytest.raises(Aborted):
+            await server.service.locate(asked, cast(Context, context))
+        assert context.aborted is not None
+        assert context.aborted[0] is grpc.StatusCode.NOT_FOUND
+        server.callers.name = "one"
+        found = await server.service.locate(asked, cast(Context, FakeContext()))
+        assert pb.LocateResponse.FromString(found).target == "farm:50051"
 
 
 @pytest.mark.asyncio
@@ -333,6 +364,16 @@ async def test_an_error_while_nobody_is_connected_is_told_to_the_next_one() -> N
         server.worker.die(GONE)
         again, task = await server.resume(opened(context).session_id, 0)
         assert (await status(again, task))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.asyncio
+async def test_a_draining_server_still_names_itself_for_a_session_that_it_serves() -> None:
+    async with serving() as server:
+        context, _task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        server.service.drain(1.0)
+        asked = pb.LocateRequest(session_id=opened(context).session_id)
+        found = await server.service.locate(asked.SerializeToString(), cast(Context, FakeContext()))
+        assert pb.LocateResponse.FromString(found).target == "farm:50051"
 
 
 @pytest.mark.asyncio
