@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -24,13 +23,12 @@ from framehaul_client.config import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TARGET,
     TARGET_VARIABLE,
-    check_priority,
-    check_retry_for,
     parse_fps,
 )
 from framehaul_client.exits import MEANINGS
 from framehaul_client.frames import PixelFormat
 from framehaul_client.latents_file import DEFAULT_TENSOR
+from framehaul_client.option_values import number, priority, retry_for, seconds, size
 from framehaul_client.sinks.video_options import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET, VideoOptions
 from framehaul_client.stream_command import DEFAULT_FPS, StreamConfig
 
@@ -149,7 +147,7 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
     )
     parser.add_argument(
         "--fps",
-        type=_number(parse_fps),
+        type=number(parse_fps),
         help=f"frames a second of the video, such as 24, 29.97 or "
         f"24000/1001 (default: what the file says, else {DEFAULT_FPS})",
     )
@@ -160,11 +158,11 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
         "that (default: what the file says, else no)",
     )
     parser.add_argument(
-        "--priority", type=_number(_priority), default=0, help="-100 to 100, higher is served first (default: 0)"
+        "--priority", type=number(priority), default=0, help="-100 to 100, higher is served first (default: 0)"
     )
     parser.add_argument(
         "--retry-for",
-        type=_number(_retry_for),
+        type=number(retry_for),
         default=DEFAULT_RETRY_FOR_S,
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
@@ -215,7 +213,7 @@ def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_target(parser)
     parser.add_argument(
         "--size",
-        type=_number(_size),
+        type=number(size),
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
     )
@@ -232,7 +230,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--connect-timeout",
-        type=_number(_seconds),
+        type=number(seconds),
         default=DEFAULT_CONNECT_TIMEOUT_S,
         metavar="SECONDS",
         help=f"how long to wait for the server to answer (default: {DEFAULT_CONNECT_TIMEOUT_S:g})",
@@ -278,37 +276,3 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
         default=bool(os.environ.get(DEBUG_VARIABLE)),
         help=f"show what happens inside, and tracebacks (also: {DEBUG_VARIABLE}=1)",
     )
-
-
-def _priority(text: str) -> int:
-    return check_priority(int(text))
-
-
-def _retry_for(text: str) -> float:
-    return check_retry_for(float(text))
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not all(side.isascii() and side.isdecimal() and 0 < int(side) < 1 << 20 for side in (width, height)):
-        raise ValueError(f"{text}: must be WIDTHxHEIGHT in pixels, like 832x480")
-    return int(width), int(height)
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise ValueError(f"{text}: must be over 0 and up to 3600 seconds")
-    return seconds
-
-
-def _number(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
-    """Let argparse show our own text of a `ValueError`."""
-
-    def convert(text: str) -> ValueT:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert

@@ -16,6 +16,7 @@ from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.feeder import Feeder
+from framehaul_pipeline.inlet import Inlet
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import (
     Alive,
@@ -38,7 +39,7 @@ from framehaul_pipeline.messages import (
 )
 from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.ring import Ring, RingError, SlotHeader
-from framehaul_pipeline.slots import LeaseTable, SlotError, SlotTable
+from framehaul_pipeline.slots import LeaseTable, SlotError
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.watchdog import Watchdog
 
@@ -83,12 +84,10 @@ class Epoch:
         """Of the device, by sessions."""
         slot_bytes, inlet_slot_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
         self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
-        self._inlet = Ring.create(
+        self._inlet = Inlet(
             f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_slot_bytes
         )
         self._leases = LeaseTable(self._ring.num_slots)
-        self._inlet_slots = SlotTable(self._inlet.num_slots)
-        self._inlet_sessions: dict[int, int] = {}
         self._feeder = Feeder(2 * config.chunk_latents)
         self._sessions: dict[int, SessionEvents] = {}
         self._requests: dict[int, OpenSession] = {}
@@ -105,14 +104,14 @@ class Epoch:
                 models=config.models,
                 num_slots=self._ring.num_slots,
                 slot_bytes=self._ring.slot_bytes,
-                num_inlet_slots=self._inlet.num_slots,
-                inlet_slot_bytes=self._inlet.slot_bytes,
+                num_inlet_slots=self._inlet.ring.num_slots,
+                inlet_slot_bytes=self._inlet.ring.slot_bytes,
                 chunk_latents=config.chunk_latents,
                 device_memory_bytes=config.device_memory_bytes,
                 park_bytes=config.park_bytes,
                 warm_up=config.warm_up,
             ),
-            [self._ring.fd, self._inlet.fd],
+            [self._ring.fd, self._inlet.ring.fd],
         )
 
     @property
@@ -133,7 +132,7 @@ class Epoch:
     @property
     def num_inlet_free(self) -> int:
         """Inlet slots that hold no latent."""
-        return self._inlet_slots.num_free
+        return self._inlet.num_free
 
     @property
     def num_sessions(self) -> int:
@@ -143,7 +142,7 @@ class Epoch:
     @property
     def shared_bytes(self) -> int:
         """Memory of both rings."""
-        return self._ring.num_bytes + self._inlet.num_bytes
+        return self._ring.num_bytes + self._inlet.ring.num_bytes
 
     def open(self, request: OpenSession, events: SessionEvents) -> None:
         """Open a session."""
@@ -188,14 +187,8 @@ class Epoch:
         self._process.kill()
 
     def _feed(self) -> None:
-        while (latent := self._feeder.next_latent(self._inlet_slots.num_free)) is not None:
-            slot, generation = self._inlet_slots.acquire()
-            self._inlet_sessions[slot] = latent.session
-            num_bytes = len(latent.latent)
-            with self._inlet.payload(slot) as payload:
-                payload[:num_bytes] = latent.latent
-            self._inlet.write_header(slot, SlotHeader(generation, latent.session, latent.index, 1, num_bytes))
-            self._inlet_slots.publish(slot, generation)
+        while (latent := self._feeder.next_latent(self._inlet.num_free)) is not None:
+            slot, generation = self._inlet.put(latent)
             self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation))
             self._sessions[latent.session].on_fed(latent.index + 1)
         while (session := self._feeder.next_end()) is not None:
@@ -218,8 +211,7 @@ class Epoch:
             case Published():
                 self._publish(message)
             case InletReturned():
-                self._inlet_slots.give_back(message.slot, message.generation)
-                self._feeder.returned(self._inlet_sessions.pop(message.slot))
+                self._feeder.returned(self._inlet.give_back(message.slot, message.generation))
                 self._feed()
             case SessionOpened():
                 events = self._sessions.get(message.session)
@@ -304,4 +296,4 @@ class Epoch:
         if self.exited.is_set() and self._leases.num_leased == 0 and not self._retired:
             self._retired = True
             self._ring.close()
-            self._inlet.close()
+            self._inlet.ring.close()

@@ -19,7 +19,7 @@ from typing import Final
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
-from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, RestoreJob, SettleJob
+from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, SettleJob
 from framehaul_pipeline.launch import InFlight, Launcher
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
@@ -42,6 +42,7 @@ from framehaul_pipeline.scheduler import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.slots import SlotTable
 from framehaul_pipeline.stamp import stamp
 from framehaul_pipeline.streams import Device
+from framehaul_pipeline.tries import try_job
 
 MAX_IN_FLIGHT: Final = 2
 """One chunk on the compute stream while the one before it is copied."""
@@ -69,8 +70,8 @@ class Worker:
         self._decoders = decoders
         self._chunk_latents = chunk_latents
         self._send = send
-        self._limits = limits
         self._launcher = Launcher(device, ring, inlet, chunk_latents=chunk_latents)
+        self._share_out = partial(Residence, device, self._launcher, decoders, limits, send=send)
         self._changed = threading.Condition()
         # All below are guarded by `_changed`.
         self._scheduler = Scheduler()
@@ -159,23 +160,7 @@ class Worker:
         if isinstance(job, SettleJob):
             job.copied.synchronize()
             return None
-        # A chunk isn't tried again: its step may have changed the session's state.
-        tries_left = 1 if isinstance(job, OpenJob | RestoreJob) else 0
-        while True:
-            try:
-                return self._do(job)
-            except torch.OutOfMemoryError as error:
-                if not tries_left:
-                    self._fail(job, error)
-            except Exception as error:
-                self._fail(job, error)
-                return None
-            # Only here, where the error's traceback is gone, are the failed work's tensors free.
-            self._launcher.settle()
-            self._device.release_cached()
-            if not tries_left:
-                return None
-            tries_left -= 1
+        return try_job(job, self._do, failed=self._fail, make_room=self._make_room)
 
     def drain(self) -> None:
         """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
@@ -265,9 +250,6 @@ class Worker:
 
     # Below: without it
 
-    def _share_out(self) -> Residence:
-        return Residence(self._device, self._launcher, self._decoders, self._limits, send=self._send)
-
     def _do(self, job: MoveJob | ChunkJob) -> InFlight | None:
         if isinstance(job, ChunkJob):
             return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
@@ -277,6 +259,10 @@ class Worker:
             if isinstance(job, OpenJob):
                 self._running.finish(job.session, None, time.monotonic_ns())
         return None
+
+    def _make_room(self) -> None:
+        self._launcher.settle()
+        self._device.release_cached()
 
     def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
         self._launcher.settle()

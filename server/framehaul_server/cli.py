@@ -16,12 +16,13 @@ from framehaul.allocator import tune_allocator
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models import TINY_SPEC, Model, describe_model
+from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.supervisor import WorkerFailed
 from framehaul_server import grpc_log, logs
 from framehaul_server.app import App, log_config
 from framehaul_server.config import Address, ServerConfig, TlsFiles
 from framehaul_server.errors import CannotListen, UnusableFile
+from framehaul_server.option_values import read_area, read_gib, read_models, read_sizes, reader
 from framehaul_server.signals import StopSignals
 
 EXIT_OK: Final = 0
@@ -104,7 +105,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             listen=given.listen,
             worker=WorkerConfig(
                 device=given.device,
-                models=_read_models(texts),
+                models=read_models(texts),
                 max_pixels=given.max_size,
                 num_slots=given.slots,
                 chunk_latents=given.chunk_latents,
@@ -151,7 +152,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         shown = "" if default is None else f", default {default}"
         parser.add_argument(
             flag,
-            type=_reader(read),
+            type=reader(read),
             default=environment.get(variable, default),
             metavar=metavar,
             help=f"{description} [{variable}{shown}]",
@@ -177,12 +178,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         f"[{_variable('--model')}, separated by commas, default {TINY_SPEC.name}]",
     )
     option("--max-sessions", int, str(defaults.max_sessions), "sessions at a time; more are refused", "N")
-    option("--max-size", _read_area, "1920x1088", "largest frame, by its area; sizes the rings", "WIDTHxHEIGHT")
+    option("--max-size", read_area, "1920x1088", "largest frame, by its area; sizes the rings", "WIDTHxHEIGHT")
     option("--slots", int, str(worker.num_slots), "chunks of frames in shared memory", "N")
     option("--chunk-latents", int, str(worker.chunk_latents), "most latents decoded together", "N")
     option(
         "--warm-up",
-        _read_sizes,
+        read_sizes,
         "",
         "frame sizes, separated by commas, to decode once with each model before serving: their first client need not "
         "wait while kernels are chosen",
@@ -190,14 +191,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     option(
         "--device-memory-gib",
-        _read_gib,
+        read_gib,
         None,
         "device memory for sessions' state; default is what is free once models are loaded; on the CPU no limit",
         "GIB",
     )
     option(
         "--park-gib",
-        _read_gib,
+        read_gib,
         None,
         "host memory for the state of sessions that stand still; 0 keeps it on the device; "
         "default is a quarter of the host's memory, at most 16",
@@ -283,48 +284,10 @@ def _variable(flag: str) -> str:
     return _ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
 
 
-def _reader(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
-    def checked(text: str) -> ValueT:
-        try:
-            return read(text)
-        except ValueError as error:
-            kind = {int: "a whole number", float: "a number"}.get(read) if isinstance(read, type) else None
-            raise argparse.ArgumentTypeError(f"{text!r}: must be {kind}" if kind else str(error)) from error
-
-    return checked
-
-
-def _read_gib(text: str) -> int:
-    try:
-        return int(float(text) * (1 << 30))
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r}: must be a number of GiB") from None
-
-
 def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> bool:
     if text not in ("0", "1"):
         parser.error(f"{variable}={text!r}: must be 0 or 1")
     return text == "1"
-
-
-def _read_models(texts: Sequence[str]) -> tuple[Model, ...]:
-    return tuple(describe_model(text) for text in texts)
-
-
-def _read_area(text: str) -> int:
-    width, height = _read_size(text)
-    return width * height
-
-
-def _read_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    return tuple(_read_size(part) for part in text.split(",")) if text else ()
-
-
-def _read_size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
-        raise ValueError(f"{text!r}: must be WIDTHxHEIGHT in pixels, like 1920x1088")
-    return int(width), int(height)
 
 
 if __name__ == "__main__":

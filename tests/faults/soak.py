@@ -35,7 +35,10 @@ LEVELS_OFF: Final = 1
 """Chunk boundaries may differ from the reference's, and rounding with them."""
 LEAK_BYTES: Final = 1 << 10
 """gRPC's own for each cancelled stream (grpc#43360)."""
-OPTIONS: Final = ("--chunk-timeout", "1", "--keepalive", "1", "--max-sessions", "16", "--max-restarts", "1000")
+OPTIONS: Final = (
+    *("--standby", "--chunk-timeout", "1", "--keepalive", "1"),
+    *("--max-sessions", "16", "--max-restarts", "1000"),
+)
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
 

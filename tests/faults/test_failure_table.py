@@ -115,7 +115,7 @@ async def lose_worker(app: RunningApp, number: signal.Signals) -> float:
 async def session_kills_workers(_: Path) -> float:
     """From its status to another session's first frames."""
     async with harmful_app() as app:
-        code, _, _ = await do_harm(app, Harm.KILL_DECODING)
+        code, *_rest = await do_harm(app, Harm.KILL_DECODING)
         assert code is grpc.StatusCode.UNAVAILABLE
         return await app.first_frames_s()
 
@@ -132,7 +132,7 @@ async def link_cut(_: Path) -> float:
         await anext(session)
         cut_s = clock()
         proxy.cut()
-        for _ in range(8):  # more than can have come before
+        for _frame in range(8):  # more than can have come before
             await anext(session)
         took_s = clock() - cut_s
         assert len([frame async for frame in session]) == 151

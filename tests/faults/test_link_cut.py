@@ -155,5 +155,5 @@ def test_a_link_that_is_cut_and_healed(tmp_path: Path, recovered: Callable[[str,
 def test_the_clients_pings_are_on() -> None:
     """With the times that docs/design.md promises, and no more often than the server allows."""
     options = dict(connection.channel_options())
-    assert options["grpc.keepalive_time_ms"] + options["grpc.http2.ping_timeout_ms"] == 30_000
+    assert options["grpc.keepalive_time_ms"] + options["grpc.http2.ping_timeout_ms"] == 15_000
     assert options["grpc.keepalive_time_ms"] >= 5_000

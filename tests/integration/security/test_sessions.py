@@ -39,7 +39,7 @@ async def begin(channel: grpc.aio.Channel, tenant: str, open_message: pb.Open, p
         await call.write(wire.join(pb.StreamRequest(), (payload,)))
     raw = await call.read()
     if raw is grpc.aio.EOF:
-        raise grpc.aio.AioRpcError(await call.code(), None, None, details=await call.details())  # type: ignore[arg-type]
+        raise grpc.aio.AioRpcError(await call.code(), None, None, details=await call.details())
     return call, wire.split_response(raw).header
 
 

@@ -57,7 +57,7 @@ def test_a_restarted_worker_is_as_warm_as_the_first(start_server: StartServer) -
 
     def num_warm_ups() -> int:
         lines = [line for line in server.log.splitlines() if "warm-up model=tiny" in line]
-        assert all("size=64x64 chunks=1,2 " in line or "size=128x64 chunks=1,2 " in line for line in lines)
+        assert all("size=64x64 chunks=1,1,2 " in line or "size=128x64 chunks=1,1,2 " in line for line in lines)
         return len(lines)
 
     assert num_warm_ups() == 2
