@@ -132,6 +132,8 @@ def run_streams(plan: Plan, results: Results) -> None:
         Server(
             "--device",
             plan.device,
+            "--warm-up",
+            ",".join(f"{width}x{height}" for height, width in plan.sizes),
             module="bench.server",
             env=python_environment(**{VARIABLE: control.path}),
         ) as server,
@@ -152,7 +154,7 @@ def run_streams(plan: Plan, results: Results) -> None:
     results.figures |= {"stream": found, "cold_first_frame_ms": cold_ms}
     results.say(stream_table(found))
     results.say(
-        "First frame of the first session of a size, while libraries choose their algorithms: "
+        "First frame of the first session of a size, warmed up by `--warm-up`: "
         + ", ".join(f"{size} {ms:.0f} ms" for size, ms in cold_ms.items())
         + ". Threads' shares of a core (server, worker, client), and whole processes: see the JSON file."
     )

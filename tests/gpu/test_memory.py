@@ -1,5 +1,6 @@
 """Memory of a real device: what decoders say they need, refusals, parking, and long clips."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,8 @@ ALLOCATION_BYTES = 2 << 20
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
+    # What earlier tests left in cycles would go at any time.
+    gc.collect()
     yield load_decoder(TINY, CUDA)
     torch.cuda.empty_cache()
 
@@ -39,8 +42,8 @@ def test_decoders_say_what_they_need(decoder: Decoder, height: int, width: int, 
     """State within 10 %; a step's workspace at least the measured peak, and at most twice that."""
     geometry = Geometry(channels=decoder.spec.channels, height=height // 8, width=width // 8)
     chunk = torch.zeros(num_latents, geometry.channels, geometry.height, geometry.width, device=CUDA).to(decoder.dtype)
-    _, warm = decoder.step(chunk, decoder.open(geometry, None))
-    del warm
+    frames, warm = decoder.step(chunk, decoder.open(geometry, None))
+    del frames, warm
     torch.cuda.synchronize()
 
     before = torch.cuda.memory_allocated()

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from framehaul_pipeline.decoders.base import Preparing
+from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.tiny import TinyDecoder, load_tiny
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.models import TINY, TINY_SPEC
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.tiny_encoder import load_tiny_encoder
 
@@ -48,3 +50,21 @@ def test_encoder_gives_the_cpus_latents() -> None:
         encoded, _ = encoder.step(frames, encoder.open(64, 48))
         latents.append(encoded.cpu())
     assert (latents[0] - latents[1]).abs().mean() < 5e-3
+
+
+def test_recorded_chunks_equal_eager_ones_to_the_bit() -> None:
+    """Whichever session they come from, and the given state is left as it was."""
+    device = torch.device("cuda", 0)
+    eager, recorded = load_decoder(TINY, device), load_decoder(TINY, device)
+    assert isinstance(recorded, Preparing)
+    geometry = Geometry(channels=16, height=16, width=24)
+    clips = [torch.randn(3, 16, 16, 24, device=device, dtype=torch.float16) for _ in range(2)]
+    with recorded.preparing():
+        recorded.step(clips[0], recorded.open(geometry, None))
+    for clip in clips:
+        states = eager.open(geometry, None), recorded.open(geometry, None)
+        for _ in range(2):
+            expected, expected_state = eager.step(clip, states[0])
+            frames, state = recorded.step(clip, states[1])
+            assert torch.equal(frames, expected)
+            states = expected_state, state

@@ -125,7 +125,7 @@ class Convolutions:
         self._cudnn = cudnn
         self._handle = cudnn.create_handle()
 
-    def run(self, x: Tensor, weight: Tensor, padding: int, out: Tensor | None = None) -> Tensor:
+    def run(self, x: Tensor, weight: Tensor, padding: int, out: Tensor | None = None, lane: int = 0) -> Tensor:
         """Convolve without bias.
 
         Args:
@@ -134,6 +134,7 @@ class Convolutions:
                 padding in time; or `[C', C, kh, kw]` in channels_last: each frame by itself.
             padding: rows and columns of zeros on each side.
             out: `[T - kt + 1, H', W', C']` that takes the result, contiguous.
+            lane: convolutions in different lanes may run at once: each has its own workspace.
 
         Returns:
             `out`, or a new tensor.
@@ -141,7 +142,7 @@ class Convolutions:
         if self.plans is None:
             y = torch_convolution(x, weight, padding)
             return y if out is None else out.copy_(y)
-        key = (x.shape, weight.shape, padding, x.dtype)
+        key = (x.shape, weight.shape, padding, x.dtype, lane)
         graph = self._graphs.get(key)
         if graph is None:
             graph = self._graphs[key] = self._build(x, weight, padding)

@@ -1,4 +1,4 @@
-"""Chunks recorded as CUDA graphs: a whole chunk's kernels are launched as one, so the launch thread idles.
+"""Chunks recorded as CUDA graphs: all of a chunk's kernels are launched as one, so the launch thread idles.
 
 For the worker process alone. A graph belongs to one shape of input. What it allocates stays its own; all graphs of a
 decoder share that memory, for no two of them run at once.
@@ -6,18 +6,21 @@ decoder share that memory, for no two of them run at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+Step = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""From inputs to outputs; all its work is on the current stream of the device, or on streams that wait for it."""
+
 
 @dataclass(slots=True, eq=False)
 class _Recorded:
     graph: torch.cuda.CUDAGraph
-    latents: Tensor
-    frames: Tensor
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
 
 
 class CudaGraphs:
@@ -25,6 +28,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         """Start without any."""
+        self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._recorded: dict[Hashable, _Recorded] = {}
@@ -33,28 +37,29 @@ class CudaGraphs:
         """Whether a chunk of this kind was recorded."""
         return key in self._recorded
 
-    def record(self, key: Hashable, latents: Tensor, decode: Callable[[Tensor], Tensor]) -> None:
-        """Record `decode`, which ran with `latents` of this shape before, without running it.
+    def record(self, key: Hashable, inputs: Sequence[Tensor], step: Step) -> None:
+        """Record `step`, which ran with inputs of these shapes before, without running it.
 
         Args:
             key: says which later chunks are the same.
-            latents: `[T, C, h, w]`; the shape is what counts.
-            decode: takes latents and gives frames; all its work is on the current stream of the device.
+            inputs: shapes, dtypes and strides are what counts.
+            step: what is recorded.
         """
-        static = latents.clone()
-        self._stream.wait_stream(torch.cuda.current_stream(latents.device))
+        static = [tensor.clone() for tensor in inputs]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             graph = torch.cuda.CUDAGraph()
             # Other threads wait for events of theirs in the meantime.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            frames = decode(static)
+            outputs = step(static)
             graph.capture_end()
-        torch.cuda.current_stream(latents.device).wait_stream(self._stream)
-        self._recorded[key] = _Recorded(graph, static, frames)
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        self._recorded[key] = _Recorded(graph, static, outputs)
 
-    def run(self, key: Hashable, latents: Tensor) -> Tensor:
-        """Decode a chunk on the current stream; the frames are overwritten by the next chunk."""
+    def run(self, key: Hashable, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Run a chunk on the current stream; the outputs are overwritten by the next one."""
         recorded = self._recorded[key]
-        recorded.latents.copy_(latents)
+        for static, tensor in zip(recorded.inputs, inputs, strict=True):
+            static.copy_(tensor)
         recorded.graph.replay()
-        return recorded.frames
+        return recorded.outputs

@@ -7,7 +7,8 @@ A block remembers one frame, so the state is one frame per block, and any chunki
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Final
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
 from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_pipeline.weights import ASSETS, load_weights
@@ -27,6 +29,8 @@ STAGES: Final = [(160, 2, 8), (128, 2, 4), (64, 3, 2)]
 PATCH: Final = 2
 """The last layer writes 2x2 pixels a position: no layer runs at the frame's full size."""
 WEIGHTS_PREFIX: Final = "decoder."
+_LIBRARIES_BYTES: Final = 16 << 20
+"""cuDNN's own workspaces, measured as 2 to 4 MB."""
 
 
 class CausalBlock(nn.Module):
@@ -109,7 +113,7 @@ class CausalNet(nn.Module):
             for c, shrink in self.state_shape
         ]
 
-    def run_stages(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def run_stages(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """Run all blocks over `[T * B, C, H, W]`; `state` holds one `[B, C, H, W]` a block."""
         batch = state[0].shape[0]
         x = self.enter(x)
@@ -131,7 +135,7 @@ class TinyDecoderNet(CausalNet):
         """Build with fresh weights."""
         super().__init__(STAGES, lambda before, after: Upsample(before, after, 2), (TINY_SPEC.channels, 3 * PATCH**2))
 
-    def forward(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, latents: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """Decode a chunk.
 
         Args:
@@ -155,6 +159,17 @@ class TinyDecoder:
         self._net = net
         weight = net.enter.weight
         self._device, self.dtype = weight.device, weight.dtype
+        self._graphs = CudaGraphs(self._device) if self._device.type == "cuda" else None
+        self._recording = False
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Within it, `step` records its chunks for later ones, on CUDA: the kernels are short, the gaps count."""
+        self._recording = True
+        try:
+            yield
+        finally:
+            self._recording = False
 
     def open(self, geometry: Geometry, num_latents: int | None) -> State:
         """Zeros: `tiny` starts every clip from nothing, however long it will be."""
@@ -170,9 +185,20 @@ class TinyDecoder:
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Decode `[T, 16, h, w]` to frames `[4 * T, 3, 8 * h, 8 * w]`; the given state is left as it was."""
-        frames, new = self._net(latents.contiguous(memory_format=torch.channels_last), state)
+        inputs = [latents.contiguous(memory_format=torch.channels_last), *state]
+        key = latents.shape
+        if self._graphs is not None and key in self._graphs:
+            frames, *new = self._graphs.run(key, inputs)
+        else:
+            frames, *new = self._decode(inputs)
+            if self._graphs is not None and self._recording:
+                self._graphs.record(key, inputs, self._decode)
         # A slice would keep the whole chunk's activation alive for as long as the session waits.
         return frames, [last.clone(memory_format=torch.channels_last) for last in new]
+
+    def _decode(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        frames, new = self._net(inputs[0], inputs[1:])
+        return [frames, *new]
 
     def flush(self, state: State) -> Tensor | None:
         """Nothing is held back: `tiny` looks only at the past."""
@@ -194,7 +220,9 @@ class TinyDecoder:
             c * (height // shrink) * (width // shrink) * num_latents * (self.spec.spatial_factor // shrink)
             for c, shrink in self._net.state_shape
         ]
-        return (sum(sizes) + 4 * max(sizes)) * self.dtype.itemsize
+        itemsize_bytes: int = self.dtype.itemsize
+        libraries_bytes = _LIBRARIES_BYTES if self._device.type == "cuda" else 0
+        return (sum(sizes) + 4 * max(sizes)) * itemsize_bytes + libraries_bytes
 
 
 def load_tiny(device: torch.device, dtype: torch.dtype) -> TinyDecoder:

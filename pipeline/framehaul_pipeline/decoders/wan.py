@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -133,16 +133,16 @@ class CudaWanDecoder(WanDecoder):
         first = begun.numel() == 0
         key = (latents.shape, first)
 
-        def decode(given: Tensor) -> Tensor:
-            return self._engine.decode(given, first=first)
+        def decode(inputs: Sequence[Tensor]) -> list[Tensor]:
+            return [self._engine.decode(inputs[0], first=first)]
 
         self._engine.set_state(histories)
         if key in self._graphs:
-            frames = self._graphs.run(key, latents)
+            (frames,) = self._graphs.run(key, [latents])
         else:
-            frames = decode(latents)
+            (frames,) = decode([latents])
             if self._convolutions.timing:
-                self._graphs.record(key, latents, decode)
+                self._graphs.record(key, [latents], decode)
         return frames, [histories, histories[:1]]
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:

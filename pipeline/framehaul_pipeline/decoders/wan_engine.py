@@ -4,7 +4,8 @@ For the worker process alone. Computes what `wan_net` does. Tensors are frames w
 
 * Between two convolutions stands one kernel (`wan_kernels.fuse`): it adds the bias and the residual, normalises,
   activates, puts the two frames of history in front and keeps the new history. Nothing is padded, joined or cloned.
-* Convolutions over pairs of frames run as F(2, 3) in time: 4 two-dimensional convolutions instead of 6 (`PLANES`).
+* Convolutions over pairs of frames run as F(2, 3) in time: 4 two-dimensional convolutions instead of 6 (`PLANES`), on
+  two streams, so that one begins while the last blocks of the one before it still run.
 * Doubling by nearest neighbour and the 3x3 convolution after it are one 2x2 convolution of the small frame, whose
   output holds the four phases of the doubled one (`PHASES`): 4/9 of the work, and no doubled frame in memory.
 * The last convolution computes its taps as channels and sums them while it writes pixels.
@@ -25,8 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framehaul_pipeline.decoders.convolution import Convolutions
-from framehaul_pipeline.decoders.wan_kernels import Layout, fuse, sum_taps
+from framehaul_pipeline.decoders.lanes import NUM_LANES, Lanes
+from framehaul_pipeline.decoders.wan_kernels import Layout, fuse
 from framehaul_pipeline.decoders.wan_net import HISTORY, Attention, ResidualBlock, WanNet, duplicate
+from framehaul_pipeline.decoders.wan_pixels import sum_taps
 from framehaul_pipeline.decoders.wan_weights import (
     AttentionBlock,
     Block,
@@ -99,6 +102,7 @@ class WanEngine:
         self._out_bias = bias_of(decoder.conv_out)
         self._state = torch.zeros(1, dtype=torch.int64, device=self._out_bias.device)
         self._offset = 0
+        self._lanes = Lanes(self._state.device)
 
     def set_state(self, state: Tensor) -> None:
         """Let the next chunk read and overwrite `state`, the histories end to end."""
@@ -164,8 +168,11 @@ class WanEngine:
         if taken.dim() == 4:
             return Pending(self._convolutions.run(taken, conv.weight, 1), Layout.FRAMES, shape, conv.bias)
         planes = taken.new_empty(4, steps // 2, height, width, conv.bias.shape[0])
-        for plane, weight, target in zip(taken, conv.planes, planes, strict=True):
-            self._convolutions.run(plane, weight, 1, out=target)
+        with self._lanes as lanes:
+            for index, (plane, weight, target) in enumerate(zip(taken, conv.planes, planes, strict=True)):
+                lane = index % NUM_LANES
+                with lanes.on(lane):
+                    self._convolutions.run(plane, weight, 1, out=target, lane=lane)
         return Pending(planes, Layout.PLANES, shape, conv.bias)
 
     def _attend(self, pending: Pending) -> Pending:
