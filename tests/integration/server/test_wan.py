@@ -97,8 +97,8 @@ def test_both_models_are_described_and_warm(server: ServerProcess, vae: Any) -> 
     assert (wan_info.name, tiny.name) == ("wan", "tiny")
     assert (wan_info.channels, wan_info.first_frames, wan_info.temporal_factor) == (vae.config["z_dim"], 1, 4)
     assert (wan_info.normalization, tiny.normalization) == (True, False)
-    assert "warm-up model=wan size=64x64 chunks=1,4" in server.log
-    assert "warm-up model=tiny size=64x64 chunks=1,4" in server.log
+    assert "warm-up model=wan size=64x64 chunks=1,1,2,3,4 " in server.log
+    assert "warm-up model=tiny size=64x64 chunks=1,1,2,3,4 " in server.log
     with server.channel() as channel, Client(channel) as client:
         client.send(latents(1), open=opening(model="wan"), end_of_latents=True)
         assert len(client.read_to_end()) == 1
