@@ -113,8 +113,18 @@ $(VENV)/.installed: pyproject.toml
 demo: setup ## Stream the sample clip to out/video.mp4
 	@$(BIN)/python client/demo.py
 
+# Two halves side by side: tests of running servers mostly wait, the others mostly compute.
+PYTEST ?= $(BIN)/python -m pytest -q
+SERVICES := tests/faults tests/integration/client tests/integration/pipeline
+
 test: setup ## Run all tests
-	$(BIN)/python -m pytest -q
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-services test-rest
+
+test-services:
+	$(PYTEST) $(SERVICES)
+
+test-rest:
+	$(PYTEST) $(SERVICES:%=--ignore=%)
 
 check: lint types layers proto-check coverage ## All that CI runs
 
@@ -169,7 +179,8 @@ fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 ea
 
 coverage: setup ## All tests; the pure files must be covered in every branch
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q
+	$(MAKE) test PYTEST="$(BIN)/coverage run --parallel-mode -m pytest -q"
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=100 --show-missing --include="$(PURE)"
 
