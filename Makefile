@@ -93,7 +93,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 include bench/targets.mk
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types layers proto proto-check faults soak fuzz coverage train-tiny clean
+.PHONY: help setup demo test test-services test-rest check lint format types layers proto proto-check faults soak fuzz coverage train-tiny clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
