@@ -107,24 +107,24 @@ def test_the_fused_form_equals_the_library(name: str) -> None:
 
 def test_one_small_convolution_is_doubling_and_a_large_one() -> None:
     """Phase `(a, b)` of the doubled frame lies one row up if `a` and one column left if `b` in the 2x2 result."""
-    x, weight = torch.randn(2, 3, 4, 5), torch.randn(6, 3, 3, 3)
+    x, weight = torch.randn(2, 3, 4, 5).double(), torch.randn(6, 3, 3, 3).double()
     expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
     phases = F.conv2d(x, phase_weights(weight), padding=1).view(2, 2, 2, 6, 5, 6)
     for a in range(2):
         for b in range(2):
             place = phases[:, a, b, :, a : a + 4, b : b + 5]
-            torch.testing.assert_close(place, expected[:, :, a::2, b::2], rtol=0, atol=1e-5)
+            torch.testing.assert_close(place, expected[:, :, a::2, b::2], rtol=0, atol=1e-12)
 
 
 def test_taps_sum_to_the_convolution() -> None:
     """Each tap's products are channels; those beyond the last tap are zero."""
-    x, weight = torch.randn(1, 5, 3, 4, 6), torch.randn(3, 5, 3, 3, 3)
+    x, weight = torch.randn(1, 5, 3, 4, 6).double(), torch.randn(3, 5, 3, 3, 3).double()
     taps = F.conv3d(x, tap_weights(weight))
     assert taps.shape == (1, 32, 1, 4, 6)
     assert not taps[:, 27:].any()
     padded = F.pad(taps[0, :27, 0].view(3, 3, 3, 4, 6), (1, 1, 1, 1))
     summed = sum(padded[i, j, :, i : i + 4, j : j + 6] for i in range(3) for j in range(3))
-    torch.testing.assert_close(summed, F.conv3d(x, weight, padding=(0, 1, 1))[0, :, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(summed, F.conv3d(x, weight, padding=(0, 1, 1))[0, :, 0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
