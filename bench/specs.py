@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from framehaul_pipeline.models import TINY_SPEC, Model, ModelKind, describe_model
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
@@ -20,17 +22,7 @@ FREE_SPEC: Final = DecoderSpec(
 )
 """Grey frames for next to nothing, so that scheduling and transport are what is measured."""
 
-STAND_IN_SPEC: Final = DecoderSpec(
-    name="bench-stand-in",
-    channels=TINY_SPEC.channels,
-    spatial_factor=TINY_SPEC.spatial_factor,
-    temporal_factor=TINY_SPEC.temporal_factor,
-    first_frames=TINY_SPEC.first_frames,
-    lookahead_latents=0,
-    exactness=Exactness.FULL,
-    receptive_latents=1,
-    state_bytes_per_pixel=0.0,
-)
+STAND_IN_SPEC: Final = msgspec.structs.replace(FREE_SPEC, name="bench-stand-in")
 """Not a video decoder: as much arithmetic a frame as the Wan 2.1 VAE, see `decoders.StandInDecoder`."""
 
 

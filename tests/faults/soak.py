@@ -33,8 +33,6 @@ NUM_CLIENTS: Final = 4
 FAULT_EVERY_S: Final = 4.0
 LEVELS_OFF: Final = 1
 """Chunk boundaries may differ from the reference's, and rounding with them."""
-LEAK_BYTES: Final = 1 << 10
-"""gRPC's own for each cancelled stream (grpc#43360)."""
 OPTIONS: Final = (
     *("--standby", "--chunk-timeout", "1", "--keepalive", "1"),
     *("--max-sessions", "16", "--max-restarts", "1000"),

@@ -13,14 +13,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_CLIENT_PLANS: Final = 512
+"""Of sizes that weren't warmed: a size takes about 25 for each length of chunk."""
+PlanT = TypeVar("PlanT")
 _MAX_WORKSPACE_BYTES: Final = 256 << 20
 _TIMED_RUNS: Final = 3
 _HEURISTIC_PLANS: Final = 4
@@ -96,6 +100,35 @@ class _Graph:
     shape: tuple[int, ...]
 
 
+class BuiltPlans(Generic[PlanT]):
+    """Plans that are ready to run: those of warmed sizes for good, and the newest of others, which clients choose."""
+
+    def __init__(self, max_others: int) -> None:
+        """Keep at most `max_others` that weren't to be kept."""
+        self._max_others = max_others
+        self._kept: dict[Hashable, PlanT] = {}
+        self._others: dict[Hashable, PlanT] = {}
+
+    def get(self, key: Hashable, *, keep: bool) -> PlanT | None:
+        """The plan for a convolution, with `keep` one that was put to be kept; None when it must be built."""
+        kept = self._kept.get(key)
+        if keep or kept is not None:
+            return kept
+        other = self._others.pop(key, None)
+        if other is not None:
+            self._others[key] = other
+        return other
+
+    def put(self, key: Hashable, plan: PlanT, *, keep: bool) -> None:
+        """Add a plan. CUDA graphs hold the address of a workspace, so a plan that one uses must be kept."""
+        if keep:
+            self._kept[key] = plan
+            return
+        self._others[key] = plan
+        if len(self._others) > self._max_others:
+            del self._others[next(iter(self._others))]
+
+
 @dataclass(eq=False)
 class Convolutions:
     """Runs convolutions on one device; all on the launch thread."""
@@ -105,7 +138,7 @@ class Convolutions:
     """None: always through PyTorch."""
     timing: bool = False
     """Whether a shape without a known plan has all of them timed, which takes seconds."""
-    _graphs: dict[tuple[Any, ...], _Graph] = field(default_factory=dict)
+    _graphs: BuiltPlans[_Graph] = field(default_factory=lambda: BuiltPlans(MAX_CLIENT_PLANS))
     _cudnn: Any = None
     _handle: Any = None
 
@@ -143,9 +176,10 @@ class Convolutions:
             y = torch_convolution(x, weight, padding)
             return y if out is None else out.copy_(y)
         key = (x.shape, weight.shape, padding, x.dtype, lane)
-        graph = self._graphs.get(key)
+        graph = self._graphs.get(key, keep=self.timing)
         if graph is None:
-            graph = self._graphs[key] = self._build(x, weight, padding)
+            graph = self._build(x, weight, padding)
+            self._graphs.put(key, graph, keep=self.timing)
         y = x.new_empty(graph.shape) if out is None else out
         self._cudnn.set_stream(handle=self._handle, stream=torch.cuda.current_stream(self.device).cuda_stream)
         graph.graph.execute_plan_at_index(

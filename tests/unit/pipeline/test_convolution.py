@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from framehaul_pipeline.decoders.convolution import Convolutions, PlanFile
+from framehaul_pipeline.decoders.convolution import BuiltPlans, Convolutions, PlanFile
 
 
 def test_frames_are_convolved_with_channels_last() -> None:
@@ -62,3 +62,15 @@ def test_a_folder_that_cant_be_written_costs_nothing_but_a_warning(
     plans.put("[1]", " * [3]", "fast")
     assert plans.get("[1]", " * [3]") == (["fast"], True)
     assert "not kept" in caplog.text
+
+
+def test_plans_of_sizes_that_clients_choose_are_bounded() -> None:
+    """The one that wasn't used for longest goes; those of warmed sizes stay, whose workspaces CUDA graphs hold."""
+    plans: BuiltPlans[int] = BuiltPlans(2)
+    plans.put("warmed", 0, keep=True)
+    for key in (1, 2):
+        plans.put(key, key, keep=False)
+    assert plans.get(1, keep=False) == 1
+    assert plans.get(1, keep=True) is None
+    plans.put(3, 3, keep=False)
+    assert [plans.get(key, keep=False) for key in ("warmed", 1, 2, 3)] == [0, 1, None, 3]
