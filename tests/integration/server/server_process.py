@@ -79,8 +79,14 @@ class ServerProcess:
         return self._log.read_text()
 
     def worker(self) -> psutil.Process:
-        """The process that is the worker now: the log says which."""
-        pids = re.findall(r"worker ready pid=(\d+)", self.log)
+        """The process that is the worker now: the log says which, a moment after the server is ready."""
+        pids: list[str] = []
+
+        def is_logged() -> bool:
+            pids[:] = re.findall(r"worker ready pid=(\d+)", self.log)
+            return bool(pids)
+
+        eventually(is_logged, "a worker in the log")
         return psutil.Process(int(pids[-1]))
 
     def standby(self) -> psutil.Process:
