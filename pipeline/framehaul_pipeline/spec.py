@@ -213,7 +213,8 @@ class Geometry:
             InvalidInput: names the field, its value and what is allowed.
         """
         if self.channels != spec.channels:
-            raise InvalidInput("geometry.channels", self.channels, f"{spec.channels} for model {spec.name!r}")
+            allowed = f"{spec.channels} for model {spec.name!r}; the axes of latents are [T, C, h, w]"
+            raise InvalidInput("geometry.channels", self.channels, allowed)
         longest = max_pixels // spec.spatial_factor**2
         for name, value in (("geometry.height", self.height), ("geometry.width", self.width)):
             if not 1 <= value <= longest:

@@ -1,16 +1,16 @@
 """Clients that stop reading, as many as there are slots, beside one that reads."""
 
 import logging
-import statistics
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import Client, ServerProcess, eventually
+from tests.integration.server.server_process import Client, ServerProcess, eventually, running_server
 
 _log = logging.getLogger(__name__)
 
@@ -20,15 +20,18 @@ FRAME_SIZE = 128
 FRAME_BYTES = FRAME_SIZE * FRAME_SIZE * 3
 MAX_WINDOW_FRAMES = WINDOW_BYTES // FRAME_BYTES
 NUM_LATENTS = 16
-NUM_ROUNDS = 5  # the machine has other work too: medians are compared
+NUM_ROUNDS = 7  # the machine has other work too, which only slows: servers are measured in turns, and the best counts
 NUM_FRAMES = 4 * NUM_LATENTS
 # Flow control at the client that doesn't grow with what it doesn't read.
 FIXED_WINDOW = {"grpc.http2.bdp_probe": 0, "grpc.http2.lookahead_bytes": 64 << 10}
 
 
 @pytest.fixture
-def server(start_server: StartServer) -> ServerProcess:
-    return start_server("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1")
+def servers(tmp_path: Path) -> Iterator[list[ServerProcess]]:
+    """Two alike: one for stalled clients, and one without."""
+    options = ("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1")
+    with ExitStack() as stack:
+        yield [stack.enter_context(running_server(tmp_path / name, *options)) for name in ("stalled", "alone")]
 
 
 def clip(seed: int) -> pb.Synthetic:
@@ -52,10 +55,11 @@ def worker_is_idle(server: ServerProcess) -> bool:
     return sum(server.worker().cpu_times()[:2]) - before < 0.02
 
 
-def test_stalled_clients_cost_their_windows_and_lose_nothing(server: ServerProcess) -> None:
+def test_stalled_clients_cost_their_windows_and_lose_nothing(servers: list[ServerProcess]) -> None:
     """The reader keeps 0.8 of its speed, memory grows by less than the stalled windows, and the rest comes later."""
+    server, other = servers
     expected = [read_clip(server, seed)[0] for seed in range(NUM_SLOTS)]
-    alone = [read_clip(server, 9)[1] for _ in range(NUM_ROUNDS)]
+    assert read_clip(other, 0)[0] == expected[0]
     process = psutil.Process(server.process.pid)
     with ExitStack() as stack:
         stalled = []
@@ -76,9 +80,10 @@ def test_stalled_clients_cost_their_windows_and_lose_nothing(server: ServerProce
         grown_bytes = process.memory_info().rss - before_bytes
         assert grown_bytes < NUM_SLOTS * WINDOW_BYTES
 
-        beside = [read_clip(server, 9)[1] for _ in range(NUM_ROUNDS)]
-        _log.info("alone %s, beside stalled clients %s frames/s, grown by %d bytes", alone, beside, grown_bytes)
-        assert statistics.median(beside) >= 0.8 * statistics.median(alone)
+        pairs = [(read_clip(server, 9)[1], read_clip(other, 9)[1]) for _ in range(NUM_ROUNDS)]
+        _log.info("frames/s beside stalled clients and alone %s, grown by %d bytes", pairs, grown_bytes)
+        beside, alone = (max(speeds) for speeds in zip(*pairs, strict=True))
+        assert beside >= 0.8 * alone
 
         for seed, client in enumerate(stalled):
             while client.done is None:
