@@ -19,6 +19,7 @@ space := $() $()
 PURE := $(subst $(space),$(comma),$(strip \
 	protos/framehaul/wire.py \
 	pipeline/framehaul_pipeline/slots.py \
+	pipeline/framehaul_pipeline/held_slots.py \
 	pipeline/framehaul_pipeline/ring.py \
 	pipeline/framehaul_pipeline/fairness.py \
 	pipeline/framehaul_pipeline/feeder.py \

@@ -120,6 +120,10 @@ class RunningApp:
     def num_sessions(self) -> int:
         return self.app._admission.num_sessions
 
+    def at_work(self) -> frozenset[int]:
+        """The worker's sessions that its death would be blamed on."""
+        return self.supervisor._current()._ring.noted()
+
     def remember(self) -> None:
         """What must be there again, and no more, once everybody has left."""
         self._tasks = set(asyncio.all_tasks())

@@ -11,7 +11,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
-from framehaul_pipeline.errors import Unavailable
+from framehaul_pipeline.errors import WorkerLost
 from framehaul_server.admission import Admission
 from framehaul_server.callers import Callers
 from framehaul_server.service import Context, FrameService, ServiceIdentity
@@ -30,7 +30,9 @@ from tests.unit.server.fakes import (
 
 RESUMABLE = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(), window_frames=64)
 FINITE = msgspec.structs.replace(SPEC, receptive_latents=3)
-GONE = Unavailable("the worker process ended")
+GONE = WorkerLost(at_work=True)
+GONE_ELSEWHERE = WorkerLost(at_work=False)
+"""At work for another session, or for none."""
 
 
 async def settle() -> None:
@@ -412,6 +414,40 @@ async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(spe
         assert context.done() == pb.Done(num_frames=28, num_latents=7)
         plan = worker.opened[1]["chunks"]
         assert plan == (1,) * (5 if spec is SPEC else 3)
+
+
+@pytest.mark.asyncio
+async def test_workers_that_die_at_others_work_are_not_counted() -> None:
+    """However many; nor do they hide those that died at this session's."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        for _ in range(5):
+            server.worker.die(GONE_ELSEWHERE)
+            server.service.worker_ready()
+            await settle()
+        context.send(request(latents(1)))
+        await settle()
+        assert context.frames() == [frame(index) for index in range(12)]
+        for error in (GONE, GONE_ELSEWHERE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+            assert not task.done()
+        server.worker.die(GONE)
+        assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.asyncio
+async def test_a_new_frame_clears_a_session_of_the_death_before() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
+        for count in range(2, 6):
+            server.worker.die(GONE)
+            server.service.worker_ready()
+            context.send(request(latents(1)))
+            await settle()
+            assert len(context.frames()) == 4 * count
+        assert not task.done()
 
 
 @pytest.mark.asyncio
