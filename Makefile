@@ -50,6 +50,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/delivery.py \
 	server/framehaul_server/descriptors.py \
 	server/framehaul_server/grant.py \
+	server/framehaul_server/holdings.py \
 	server/framehaul_server/info.py \
 	server/framehaul_server/input.py \
 	server/framehaul_server/intake.py \

@@ -140,6 +140,7 @@ class App:
                 window_bytes=config.session_window_bytes,
                 latent_bytes=config.session_latent_bytes,
                 journal_bytes=config.session_journal_bytes,
+                max_request_bytes=config.max_request_bytes,
                 chunk_latents=config.worker.chunk_latents,
                 stall_timeout_s=config.stall_timeout_s,
             ),

@@ -44,6 +44,7 @@ def rules(
     window_bytes: int = 1 << 20,
     latent_bytes: int = 1 << 20,
     journal_bytes: int = 1 << 20,
+    max_request_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
     stall_timeout_s: float = 600.0,
 ) -> SessionRules:
@@ -52,6 +53,7 @@ def rules(
         window_bytes=window_bytes,
         latent_bytes=latent_bytes,
         journal_bytes=journal_bytes,
+        max_request_bytes=max_request_bytes,
         chunk_latents=4,
         stall_timeout_s=stall_timeout_s,
     )
