@@ -55,6 +55,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/input.py \
 	server/framehaul_server/intake.py \
 	server/framehaul_server/journal.py \
+	server/framehaul_server/lingering.py \
 	server/framehaul_server/logs.py \
 	server/framehaul_server/outbox.py \
 	server/framehaul_server/packing.py \

@@ -135,6 +135,7 @@ class RunningApp:
         tasks = [name for task in asyncio.all_tasks() - self._tasks if (name := task_name(task)) != ACCEPTING]
         found = {
             "places": self.num_sessions,
+            "calls": self.app._lingering.num_calls,
             "sessions": rings.num_sessions,
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,

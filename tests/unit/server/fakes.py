@@ -237,6 +237,10 @@ class FakeContext:
         self.headers_sent = False
         self.open_gate = asyncio.Event()
         self.open_gate.set()
+        self.aborting = asyncio.Event()
+        self.status_gate = asyncio.Event()
+        """Set unless the test keeps the client from reading its status."""
+        self.status_gate.set()
         self.written = asyncio.Condition()
         self.write_error: Exception | None = None
         self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
@@ -273,6 +277,8 @@ class FakeContext:
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         self.aborted = (code, details, trailing_metadata)
+        self.aborting.set()
+        await self.status_gate.wait()
         raise Aborted("aborted")
 
     async def responded(self, count: int) -> None:
