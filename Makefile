@@ -19,6 +19,7 @@ space := $() $()
 PURE := $(subst $(space),$(comma),$(strip \
 	protos/framehaul/wire.py \
 	pipeline/framehaul_pipeline/slots.py \
+	pipeline/framehaul_pipeline/held_slots.py \
 	pipeline/framehaul_pipeline/ring.py \
 	pipeline/framehaul_pipeline/fairness.py \
 	pipeline/framehaul_pipeline/feeder.py \
@@ -49,10 +50,12 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/delivery.py \
 	server/framehaul_server/descriptors.py \
 	server/framehaul_server/grant.py \
+	server/framehaul_server/holdings.py \
 	server/framehaul_server/info.py \
 	server/framehaul_server/input.py \
 	server/framehaul_server/intake.py \
 	server/framehaul_server/journal.py \
+	server/framehaul_server/lingering.py \
 	server/framehaul_server/logs.py \
 	server/framehaul_server/outbox.py \
 	server/framehaul_server/packing.py \

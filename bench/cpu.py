@@ -15,7 +15,7 @@ from typing import Final
 from bench import ROOT
 from bench.processes import python_environment
 
-_PROGRAMS: Final = ("handover", "transport", "messages", "sessions", "priorities")
+_PROGRAMS: Final = ("handover", "transport", "messages", "sessions", "idle", "priorities")
 _BUDGET_S: Final = 900.0
 
 

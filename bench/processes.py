@@ -21,6 +21,7 @@ import psutil
 from bench import ROOT, SOURCES
 
 _STOP_TIMEOUT_S: Final = 20.0
+KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
 

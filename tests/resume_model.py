@@ -13,7 +13,7 @@ from crc32c import crc32c
 
 from framehaul_client.resume import first_latent_needed
 from framehaul_client.window import FrameWindow as ClientWindow
-from framehaul_pipeline.errors import InvalidInput, PipelineError, Unavailable
+from framehaul_pipeline.errors import InvalidInput, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import Published
@@ -194,7 +194,7 @@ class Server:
         worker, self.worker, self.worker_up = self.worker, None, False
         if worker is not None and not worker.dead:
             worker.dead = True
-            worker.events.on_failed(Unavailable("killed"))
+            worker.events.on_failed(WorkerLost(at_work=True))
 
     def start_worker(self) -> None:
         self.worker_up = True

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from framehaul_pipeline.channel import ServerChannel
 from framehaul_pipeline.chunk_limits import ChunkShape
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable
+from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.feeder import Feeder
 from framehaul_pipeline.inlet import Inlet
@@ -275,10 +275,11 @@ class Epoch:
         self._watchdog.stop()
         self._channel.close()
         self._on_lost(self)
+        at_work = self._ring.noted()
         for session in list(self._sessions):
             events = self._forget(session)
             if events is not None:
-                events.on_failed(Unavailable("the worker process ended; open the session again"))
+                events.on_failed(WorkerLost(at_work=session in at_work))
 
     def _reap(self, exit_code: int) -> None:
         """The process is truly gone."""

@@ -40,5 +40,14 @@ class Unavailable(PipelineError):
     """The work can't go on here, but can elsewhere or later: a lost worker, a draining server."""
 
 
+class WorkerLost(Unavailable):
+    """The worker process ended; its sessions may go on with the next one."""
+
+    def __init__(self, *, at_work: bool) -> None:
+        """Say whether it was at work for the session that hears this: what it was given may be what ended it."""
+        super().__init__("the worker process ended; open the session again")
+        self.at_work = at_work
+
+
 class DataLoss(PipelineError):
     """Bytes differ from what their checksum or a replay says."""

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from typing import Final
 
 PAGE_BYTES: Final = 4096
+NUM_NOTES: Final = 3
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MAGIC: Final = b"fhslot1\0"
 _HEADER: Final = struct.Struct("<8sQQQQQ")
+_NOTE: Final = struct.Struct("<Q")
+_NOTES_START: Final = 64
+"""In each header page, behind the header."""
 
 
 class RingError(Exception):
@@ -109,6 +113,25 @@ class Ring:
         if magic != _MAGIC:
             raise RingError(f"slot {slot} holds no header")
         return SlotHeader(*fields)
+
+    def note(self, slot: int, place: int, session: int) -> None:
+        """Write down whose work something is, for whoever still maps the ring when this process is gone; 0: nobody's.
+
+        Each slot's page has `NUM_NOTES` places.
+        """
+        _NOTE.pack_into(self._map, self._note_offset(slot, place), session)
+
+    def noted(self) -> frozenset[int]:
+        """Sessions that are written down anywhere."""
+        found = {
+            _NOTE.unpack_from(self._map, self._note_offset(slot, place))[0]
+            for slot in range(self.num_slots)
+            for place in range(NUM_NOTES)
+        }
+        return frozenset(found - {0})
+
+    def _note_offset(self, slot: int, place: int) -> int:
+        return slot * self._stride + _NOTES_START + place * _NOTE.size
 
     def close(self) -> None:
         """Unmap and close; twice is fine.

@@ -19,6 +19,7 @@ from typing import Final
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.held_slots import HeldSlots, Note
 from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, SettleJob
 from framehaul_pipeline.launch import InFlight, Launcher
 from framehaul_pipeline.memory_limits import MemoryLimits
@@ -39,7 +40,6 @@ from framehaul_pipeline.residence import Residence
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.running import Running
 from framehaul_pipeline.scheduler import InletSlot, Scheduler, max_chunk_latents
-from framehaul_pipeline.slots import SlotTable
 from framehaul_pipeline.stamp import stamp
 from framehaul_pipeline.streams import Device
 from framehaul_pipeline.tries import try_job
@@ -76,7 +76,7 @@ class Worker:
         # All below are guarded by `_changed`.
         self._scheduler = Scheduler()
         self._residence = self._share_out()
-        self._slots = SlotTable(ring.num_slots)
+        self._slots = HeldSlots(ring)
         self._in_flight: list[int] = []
         """Session of each chunk on the device."""
         self._chunk_is_next = False
@@ -101,7 +101,8 @@ class Worker:
         with self._changed:
             match message:
                 case OpenSession():
-                    self._admit(message)
+                    with self._slots.at_work(Note.CONTROL, message.session):
+                        self._admit(message)
                 case LatentReady():
                     latent = InletSlot(message.slot, message.generation)
                     if not self._scheduler.add_latent(message.session, latent):
@@ -160,7 +161,8 @@ class Worker:
         if isinstance(job, SettleJob):
             job.copied.synchronize()
             return None
-        return try_job(job, self._do, failed=self._fail, make_room=self._make_room)
+        with self._slots.at_work(Note.LAUNCH, job.session):
+            return try_job(job, self._do, failed=self._fail, make_room=self._make_room)
 
     def drain(self) -> None:
         """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
@@ -236,7 +238,7 @@ class Worker:
         chunk = self._scheduler.pick(self._residence.memory.resident)
         if chunk is None:
             return None
-        slot, generation = self._slots.acquire()
+        slot, generation = self._slots.acquire(chunk.session)
         self._in_flight.append(chunk.session)
         self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), time.monotonic_ns())
         self._residence.memory.ran(chunk.session)

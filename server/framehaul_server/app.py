@@ -31,6 +31,7 @@ from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.gate import Gate
 from framehaul_server.health import Health
 from framehaul_server.info import max_response_bytes, server_info
+from framehaul_server.lingering import LingeringCalls
 from framehaul_server.service import FrameService, ServiceIdentity
 from framehaul_server.session_rules import SessionRules
 from framehaul_server.tls import Certificates
@@ -64,6 +65,7 @@ class App:
         self._on_ready = on_ready
         self._specs = config.worker.specs
         self._admission = Admission(config.max_sessions)
+        self._lingering = LingeringCalls(config.max_sessions)
         self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
@@ -133,6 +135,7 @@ class App:
             worker=self._supervisor,
             callers=self._callers,
             admission=self._admission,
+            lingering=self._lingering,
             rules=SessionRules(
                 opening=OpenRules(
                     specs=self._specs, max_pixels=config.worker.max_pixels, allow_synthetic=config.allow_synthetic
@@ -140,6 +143,7 @@ class App:
                 window_bytes=config.session_window_bytes,
                 latent_bytes=config.session_latent_bytes,
                 journal_bytes=config.session_journal_bytes,
+                max_request_bytes=config.max_request_bytes,
                 chunk_latents=config.worker.chunk_latents,
                 stall_timeout_s=config.stall_timeout_s,
             ),
@@ -210,7 +214,8 @@ class App:
             service.fail_sessions("the server stops: its grace period is over")
 
     async def _stop_server(self) -> None:
-        grace_s = None if self._admission.idle.is_set() else _STATUS_TIMEOUT_S
+        told_all = self._admission.idle.is_set() and not self._lingering.num_calls
+        grace_s = None if told_all else _STATUS_TIMEOUT_S
         try:
             async with asyncio.timeout(_STATUS_TIMEOUT_S + _STOP_MARGIN_S):
                 await self._server.stop(grace_s)

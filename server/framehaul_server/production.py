@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from framehaul_pipeline.errors import DataLoss, PipelineError, Unavailable
+from framehaul_pipeline.errors import DataLoss, PipelineError, Unavailable, WorkerLost
 from framehaul_server.decoding import Decoding, PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.tenants import Tenant
 from framehaul_server.validation import OpenRequest
 from framehaul_server.worker_link import WorkerOpener
 
-_MAX_IDLE_DEATHS: Final = 2
-"""Workers that a session may see die without a new frame between: its latents may be what kills them."""
+_MAX_DEATHS_AT_WORK: Final = 2
+"""Workers that may die at work for a session without a new frame between: its latents may be what kills them."""
 
 
 class ProductionEvents(Protocol):
@@ -64,7 +64,7 @@ class Production:
         self._pushed_all = False
         self._next_frame = request.start_frame
         """Those below were published."""
-        self._num_idle_deaths = 0
+        self._num_deaths_at_work = 0
 
     def start(self) -> None:
         """Begin with the first latent needed.
@@ -125,7 +125,7 @@ class Production:
             return
         wanted = chunk.part_from(self._next_frame)
         if wanted is not None:
-            self._num_idle_deaths = 0
+            self._num_deaths_at_work = 0
             self._next_frame = wanted.first_frame + wanted.num_frames
             self._events.on_frames(wanted)
             wanted.view.release()
@@ -138,9 +138,9 @@ class Production:
     def on_failed(self, error: PipelineError) -> None:
         """Wait for the next worker if this one was lost."""
         self._drop()
-        if isinstance(error, Unavailable):
-            self._num_idle_deaths += 1
-            if self._num_idle_deaths < _MAX_IDLE_DEATHS:
+        if isinstance(error, WorkerLost):
+            self._num_deaths_at_work += error.at_work
+            if self._num_deaths_at_work < _MAX_DEATHS_AT_WORK:
                 return
         self._events.fail(error)
 

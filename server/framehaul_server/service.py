@@ -22,12 +22,13 @@ from framehaul_server.admission import Admission, Place
 from framehaul_server.boundary import guard
 from framehaul_server.callers import Callers
 from framehaul_server.errors import ClientSilent
+from framehaul_server.lingering import LingeringCalls
 from framehaul_server.logs import SessionRecord
 from framehaul_server.requests import RenderRequests, Request, Requests, StreamRequests
 from framehaul_server.resumable import ResumableSessions
 from framehaul_server.session import Session
 from framehaul_server.session_rules import SessionRules
-from framehaul_server.tenants import Caller
+from framehaul_server.tenants import Caller, Tenant
 from framehaul_server.validation import find_model
 from framehaul_server.worker_link import WorkerOpener
 
@@ -54,6 +55,8 @@ class _Call:
     context: Context
     record: SessionRecord
     place: Place
+    lingers: Tenant | None = None
+    """Whose call it is, once its session is done with it."""
 
 
 class FrameService:
@@ -65,6 +68,7 @@ class FrameService:
         worker: WorkerOpener,
         callers: Callers,
         admission: Admission,
+        lingering: LingeringCalls,
         rules: SessionRules,
         first_request_timeout_s: float,
         resume_window_s: float,
@@ -81,6 +85,7 @@ class FrameService:
         self._info = info
         self._sessions: set[Session] = set()
         """Served or detached."""
+        self._lingering = lingering
         self._resumable = ResumableSessions(resume_window_s, on_dropped=self._sessions.discard)
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -155,8 +160,9 @@ class FrameService:
         try:
             await guard(context, call.record, self._session(call, requests()))
         finally:
-            # Only now: a client that doesn't read its status holds the last message's memory until it leaves.
             call.place.release()
+            if call.lingers is not None:
+                self._lingering.end(call.lingers)
             _log.info("%s", call.record.line())
 
     async def _session(self, call: _Call, requests: Requests) -> None:
@@ -175,6 +181,10 @@ class FrameService:
                 self._detach(call, session)
             else:
                 self._forget(session)
+            # A client that doesn't read its status may take its time, and all that its session held is free.
+            call.lingers = caller.tenant
+            if self._lingering.begin(caller.tenant):
+                call.place.release()
 
     def _open(self, call: _Call, first: Request, caller: Caller) -> Session:
         session = Session(first, self._worker, self._rules, call.record, caller)
@@ -186,6 +196,7 @@ class FrameService:
         return session
 
     async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
+        self._lingering.check(caller.tenant)
         session, place = await self._resumable.take(first.header.open.resume.session_id, caller)
         call.place.release()
         call.place = place

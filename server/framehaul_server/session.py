@@ -21,6 +21,7 @@ from framehaul_server.decoding import PublishedChunk
 from framehaul_server.delivery import Delivery, WritableContext
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
 from framehaul_server.grant import latent_budget
+from framehaul_server.holdings import most_bytes
 from framehaul_server.intake import Intake
 from framehaul_server.logs import SessionRecord
 from framehaul_server.production import Production
@@ -90,9 +91,8 @@ class Session:
 
     @property
     def max_waiting_bytes(self) -> int:
-        """Most bytes of latents and frames that can wait in the server for this session."""
-        request = self._request
-        return self._limits.max_frames * request.frame_bytes + self._intake.budget * request.latent_bytes
+        """Most bytes of latents and frames that the server may hold for this session."""
+        return most_bytes(self._request, self._limits, self._intake.budget, self._rules)
 
     async def run(self, requests: Requests, context: WritableContext) -> None:
         """Serve the session on one connection; `Done` was sent when this returns.

@@ -15,5 +15,6 @@ class SessionRules:
     window_bytes: int
     latent_bytes: int
     journal_bytes: int
+    max_request_bytes: int
     chunk_latents: int
     stall_timeout_s: float

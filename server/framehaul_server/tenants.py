@@ -19,7 +19,7 @@ class Tenant:
     """Share of the device against other tenants that want it at the same priority."""
     max_sessions: int | None = None
     max_waiting_bytes: int | None = None
-    """Latents and frames that may wait in the server for all sessions together."""
+    """Latents and frames that the server may hold for all sessions together."""
     max_priority: int = MAX_PRIORITY
 
     def check_priority(self, priority: int) -> None:

@@ -120,6 +120,10 @@ class RunningApp:
     def num_sessions(self) -> int:
         return self.app._admission.num_sessions
 
+    def at_work(self) -> frozenset[int]:
+        """The worker's sessions that its death would be blamed on."""
+        return self.supervisor._current()._ring.noted()
+
     def remember(self) -> None:
         """What must be there again, and no more, once everybody has left."""
         self._tasks = set(asyncio.all_tasks())
@@ -131,6 +135,7 @@ class RunningApp:
         tasks = [name for task in asyncio.all_tasks() - self._tasks if (name := task_name(task)) != ACCEPTING]
         found = {
             "places": self.num_sessions,
+            "calls": self.app._lingering.num_calls,
             "sessions": rings.num_sessions,
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,

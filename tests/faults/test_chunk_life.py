@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline import process
 from tests.faults.faulty_worker import Harm
-from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, running_app
+from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
 from tests.integration.server.server_process import CHANNELS, SIZE, latents, opening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -88,4 +89,33 @@ async def test_device_memory_full(app: RunningApp) -> None:
     assert "device memory" in details
     await app.serves()
     assert app.supervisor.epoch == epoch
+    await app.expect_idle()
+
+
+async def kill_beside_others(app: RunningApp) -> None:
+    """One session kills two workers in front of one that waits for its client, and of one whose latents wait."""
+    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+        waiting, queued, culprit = Stream(channel), Stream(channel), Stream(channel)
+        await waiting.send(latents(2), open=opening(mode=pb.MODE_EXPLICIT, window_frames=64))
+        await waiting.read_frames(8)
+        await eventually(lambda: not app.at_work(), app.at_work)
+        await queued.send(open=opening())
+        await culprit.send(open=opening(normalized=False, priority=1))
+        for stream in (queued, culprit):
+            assert await stream.read()  # opened
+        await culprit.send(harmful(Harm.KILL_DECODING))
+        await queued.send(latents(20), end_of_latents=True)
+        code, _ = await asyncio.wait_for(culprit.status(), 60)
+        assert (code, culprit.num_frames) == (grpc.StatusCode.UNAVAILABLE, 0)
+        assert await asyncio.wait_for(queued.read_to_end(), 60) == 80
+        await waiting.send(latents(2))
+        assert await waiting.finish() == 16
+
+
+async def test_others_outlive_a_session_that_kills_workers(app: RunningApp) -> None:
+    await app.ready()
+    epoch = app.supervisor.epoch
+    app.remember()
+    await kill_beside_others(app)
+    assert app.supervisor.epoch == epoch + 2
     await app.expect_idle()

@@ -78,11 +78,22 @@ async def client_freezes(_: Path) -> float:
 
 
 async def client_stalls(_: Path) -> float:
-    async with running_app(stall_timeout_s=1.0) as app, streaming(app.target) as stream:
+    """It holds no place from then on, although it hears of its end only when it reads on."""
+    still = (*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 << 10))
+    async with (
+        running_app(stall_timeout_s=1.0, max_sessions=1) as app,
+        grpc.aio.insecure_channel(app.target, options=still) as channel,
+    ):
+        stream = Stream(channel)
+        await stream.send(CLIP, open=opening())
+        await stream.read_frames(8)
         stalled_s = clock()
-        assert (await stream.status())[0] is grpc.StatusCode.ABORTED
+        await eventually(lambda: not app.num_sessions, app.held)
         took_s = clock() - stalled_s
         await app.serves()
+        assert app.held()["calls"] == 1
+        assert (await stream.status())[0] is grpc.StatusCode.ABORTED
+        await eventually(lambda: "calls" not in app.held(), app.held)
         return took_s
 
 

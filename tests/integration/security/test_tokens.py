@@ -44,8 +44,8 @@ def access(tenant: str) -> Access:
     return Access(token=f"{tenant}-token")
 
 
-async def num_frames(server: ServerProcess, given: Access, **options: Any) -> int:
-    async with FrameClient(server.target, access=given) as client, client.session(NOISE, **options) as session:
+async def num_frames(server: ServerProcess, given: Access, *, clip: Any = NOISE, **options: Any) -> int:
+    async with FrameClient(server.target, access=given) as client, client.session(clip, **options) as session:
         return len([frame async for frame in session])
 
 
@@ -127,7 +127,8 @@ async def test_a_tenants_limits_hold_for_it_alone(start_server: StartServer, tok
         assert refused.value.retry_after_s == 1.0
         assert await num_frames(server, access("ads"), priority=100) == 8
     with pytest.raises(InvalidRequest, match=r"waiting bytes: must be at most 1048576 for tenant small"):
-        await num_frames(server, access("small"))
+        await num_frames(server, access("small"), clip=np.tile(NOISE, (12, 1, 1, 1)))
+    assert await num_frames(server, access("small")) == 8  # a clip this short can't hold more
     with pytest.raises(InvalidRequest, match=r"open.priority=6: must be -100..5 for tenant film"):
         await eventually_free(server, priority=6)
     assert await num_frames(server, access("film"), priority=5) == 8

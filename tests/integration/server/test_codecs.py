@@ -12,6 +12,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
 from framehaul_server.admission import Admission
 from framehaul_server.callers import AnyCaller
+from framehaul_server.lingering import LingeringCalls
 from framehaul_server.service import FrameService, ServiceIdentity
 from tests.unit.server.fakes import FakeWorker, frame, latents, opening, rules
 
@@ -47,6 +48,7 @@ def our_handler() -> grpc.GenericRpcHandler:
         worker=FakeWorker(),
         callers=AnyCaller(),
         admission=Admission(4),
+        lingering=LingeringCalls(4),
         rules=rules(),
         first_request_timeout_s=5.0,
         resume_window_s=5.0,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framehaul_pipeline.ring import PAGE_BYTES, Ring, RingError, SlotHeader
+from framehaul_pipeline.ring import NUM_NOTES, PAGE_BYTES, Ring, RingError, SlotHeader
 
 
 @pytest.fixture
@@ -38,6 +38,24 @@ def test_both_mappings_see_the_same_slots(ring: Ring) -> None:
         assert not any(before)
         assert not any(after)
     other.close()
+    other.close()
+
+
+def test_notes_are_seen_by_the_other_mapping_and_touch_nothing_else(ring: Ring) -> None:
+    other = Ring(os.dup(ring.fd), num_slots=3, slot_bytes=5000)
+    header = SlotHeader(generation=1, session=2, first_index=3, num_items=4, item_bytes=5)
+    ring.write_header(0, header)
+    assert other.noted() == frozenset()
+    for place in range(NUM_NOTES):
+        ring.note(0, place, 7 + place)
+        ring.note(2, place, 7)
+    assert other.noted() == {7, 8, 9}
+    ring.note(0, 1, 0)
+    assert other.noted() == {7, 9}
+    assert other.read_header(0) == header
+    with other.payload(0) as payload, other.payload(2) as last:
+        assert not any(payload)
+        assert not any(last)
     other.close()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.devices import CpuDevice
+from framehaul_pipeline.jobs import ChunkJob
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
     EndOfLatents,
@@ -20,6 +21,7 @@ from framehaul_pipeline.messages import (
     SessionEnded,
     SessionFailed,
     SessionOpened,
+    SlotReturned,
     ToServer,
 )
 from framehaul_pipeline.ring import Ring
@@ -198,3 +200,57 @@ def test_a_device_that_is_lost_ends_the_worker() -> None:
     with pytest.raises(RuntimeError, match="negative"):
         bench.run()
     bench.close()
+
+
+def test_whose_work_it_is_stands_in_the_ring_until_the_slot_is_free(bench: Bench) -> None:
+    """From the launch until the worker knows that the server took the frames; sessions that only wait aren't there."""
+    bench.open(1)
+    bench.open(2)
+    bench.latent(1, 0, 9)
+    bench.latent(2, 1, 5)
+    assert bench.ring.noted() == frozenset()
+    while not isinstance(job := bench.worker.next_job(wait=False), ChunkJob):
+        assert job is not None
+        bench.worker.run(job)
+    flight = bench.worker.run(job)
+    assert bench.ring.noted() == {1}
+    assert flight is not None
+    bench.worker.complete(flight)
+    assert bench.ring.noted() == {1}
+    bench.worker.publish(flight)
+    assert bench.ring.noted() == {1}
+    bench.worker.apply(SlotReturned(slot=flight.slot, generation=flight.generation))
+    assert bench.ring.noted() == frozenset()
+    bench.run()
+    assert bench.ring.noted() == {2}
+
+
+def test_chunks_without_frames_and_those_that_failed_leave_no_note(bench: Bench) -> None:
+    bench.open(1, model="late")
+    bench.latent(1, 0, 9)
+    bench.open(2, model="full")
+    bench.latent(2, 1, 9)
+    bench.run()
+    assert bench.ring.noted() == frozenset()
+
+
+def test_what_a_thread_is_at_stands_in_the_ring_and_stays_when_it_ends_the_worker() -> None:
+    """An opening, and the message that asks for it."""
+    seen: list[frozenset[int]] = []
+
+    class Watched(FakeDecoder):
+        spec = msgspec.structs.replace(FAKE_SPEC, name="watched")
+
+        def open(self, geometry: Geometry, num_latents: int | None) -> State:
+            seen.append(own.ring.noted())
+            return super().open(geometry, num_latents)
+
+    own = Bench(CpuDevice(), watched=Watched())
+    own.open(5, model="watched")
+    own.run()
+    assert seen == [{5}]
+    assert own.ring.noted() == frozenset()
+    with pytest.raises(KeyError):
+        own.open(6, model="none of ours")
+    assert own.ring.noted() == {6}
+    own.close()

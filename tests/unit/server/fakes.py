@@ -44,6 +44,7 @@ def rules(
     window_bytes: int = 1 << 20,
     latent_bytes: int = 1 << 20,
     journal_bytes: int = 1 << 20,
+    max_request_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
     stall_timeout_s: float = 600.0,
 ) -> SessionRules:
@@ -52,6 +53,7 @@ def rules(
         window_bytes=window_bytes,
         latent_bytes=latent_bytes,
         journal_bytes=journal_bytes,
+        max_request_bytes=max_request_bytes,
         chunk_latents=4,
         stall_timeout_s=stall_timeout_s,
     )
@@ -235,6 +237,10 @@ class FakeContext:
         self.headers_sent = False
         self.open_gate = asyncio.Event()
         self.open_gate.set()
+        self.aborting = asyncio.Event()
+        self.status_gate = asyncio.Event()
+        """Set unless the test keeps the client from reading its status."""
+        self.status_gate.set()
         self.written = asyncio.Condition()
         self.write_error: Exception | None = None
         self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
@@ -271,6 +277,8 @@ class FakeContext:
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
         self.aborted = (code, details, trailing_metadata)
+        self.aborting.set()
+        await self.status_gate.wait()
         raise Aborted("aborted")
 
     async def responded(self, count: int) -> None:

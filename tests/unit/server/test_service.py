@@ -9,9 +9,10 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import Unavailable
+from framehaul_pipeline.errors import WorkerLost
 from framehaul_server.admission import Admission
 from framehaul_server.callers import AnyCaller
+from framehaul_server.lingering import LingeringCalls
 from framehaul_server.service import Context, FrameService, ServiceIdentity
 from framehaul_server.status import Trailers
 from tests.unit.server.fakes import Aborted, FakeContext, FakeWorker, frame, latents, opening, request, rules
@@ -25,6 +26,7 @@ def frame_service(
         worker=worker or FakeWorker(),
         callers=AnyCaller(),
         admission=admission,
+        lingering=LingeringCalls(max_sessions),
         rules=rules(),
         first_request_timeout_s=timeout_s,
         resume_window_s=resume_window_s,
@@ -212,7 +214,7 @@ async def test_a_session_whose_worker_is_lost_goes_on_with_the_next_one() -> Non
     async with streaming(service) as (context, task):
         context.send(request(latents(1), open=opening()))
         await context.responded(2)
-        worker.die(Unavailable("the worker process ended"))
+        worker.die(WorkerLost(at_work=True))
         context.send(request(latents(1)))
         context.half_close()
         service.worker_ready()

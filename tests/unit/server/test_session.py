@@ -11,7 +11,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
-from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable
+from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable, WorkerLost
 from framehaul_server.errors import ClientLeft, ClientStalled, GrantExceeded, SessionCancelled
 from framehaul_server.session import Session
 from framehaul_server.session_rules import SessionRules
@@ -445,9 +445,9 @@ async def test_an_explicit_synthetic_session_obeys_its_window() -> None:
 
 def workers_die(run: Running) -> None:
     """Two in a row, without a frame between: what the session holds may be what kills them."""
-    run.worker.die(Unavailable("the worker process ended"))
+    run.worker.die(WorkerLost(at_work=True))
     run.session.worker_ready()
-    run.worker.die(Unavailable("the worker process ended"))
+    run.worker.die(WorkerLost(at_work=True))
 
 
 def worker_is_full(run: Running) -> None:

@@ -1,6 +1,8 @@
 """A session through several connections and workers, with fakes around it."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -11,9 +13,10 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
-from framehaul_pipeline.errors import Unavailable
+from framehaul_pipeline.errors import WorkerLost
 from framehaul_server.admission import Admission
 from framehaul_server.callers import Callers
+from framehaul_server.lingering import LingeringCalls
 from framehaul_server.service import Context, FrameService, ServiceIdentity
 from framehaul_server.tenants import Caller, Tenant
 from tests.unit.server.fakes import (
@@ -30,7 +33,9 @@ from tests.unit.server.fakes import (
 
 RESUMABLE = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(), window_frames=64)
 FINITE = msgspec.structs.replace(SPEC, receptive_latents=3)
-GONE = Unavailable("the worker process ended")
+GONE = WorkerLost(at_work=True)
+GONE_ELSEWHERE = WorkerLost(at_work=False)
+"""At work for another session, or for none."""
 
 
 async def settle() -> None:
@@ -61,11 +66,13 @@ class Server:
     ) -> None:
         self.worker = worker or FakeWorker()
         self.admission = Admission(max_sessions)
+        self.lingering = LingeringCalls(max_sessions)
         self.callers = OneTenant()
         self.service = FrameService(
             worker=self.worker,
             callers=cast(Callers, self.callers),
             admission=self.admission,
+            lingering=self.lingering,
             rules=rules(spec=self.worker.specs[0], stall_timeout_s=stall_timeout_s),
             first_request_timeout_s=5.0,
             resume_window_s=window_s,
@@ -301,6 +308,52 @@ async def test_a_client_stalls_only_while_it_is_connected() -> None:
 
 
 @pytest.mark.asyncio
+async def test_all_that_a_stalled_session_held_goes_at_once_though_its_client_never_reads() -> None:
+    """Up to a number of such calls; over it, each holds a place until its client leaves."""
+    async with serving(stall_timeout_s=0.05, max_sessions=2) as server:
+        num_free = 10
+        for count in range(1, num_free + 3):
+            context, task = await server.connect(request(latents(1), open=opening(num_latents=2)))
+            context.status_gate.clear()
+            session = weakref.ref(next(iter(server.service._sessions)))
+            await asyncio.wait_for(context.aborting.wait(), 10)
+            assert context.aborted is not None
+            assert context.aborted[0] is grpc.StatusCode.ABORTED
+            assert not task.done()
+            assert server.lingering.num_calls == count
+            assert server.admission.num_sessions == max(0, count - num_free)
+            assert server.worker.handles[-1].closed
+            server.worker.handles.clear()
+            gc.collect()
+            assert session() is None
+        refused, task = await server.connect(request(open=opening()))
+        assert (await status(refused, task))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for lost in server.tasks:
+            await lose(lost)
+        assert server.lingering.num_calls == 0
+        assert server.admission.num_sessions == 0
+
+
+@pytest.mark.asyncio
+async def test_resuming_again_and_again_leaves_only_so_many_calls_behind() -> None:
+    async with serving(max_sessions=1) as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        session_id = opened(context).session_id
+        for _ in range(9):
+            context.status_gate.clear()
+            context, task = await server.resume(session_id, 0)
+            assert opened(context).session_id == session_id
+        refused, refused_task = await server.resume(session_id, 0)
+        code, text = await status(refused, refused_task)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "9 calls of tenant one have ended" in text
+        assert not task.done()
+        await lose(server.tasks[0])
+        again, _ = await server.resume(session_id, 0)
+        assert opened(again).session_id == session_id
+
+
+@pytest.mark.asyncio
 async def test_a_session_is_its_tenants_alone() -> None:
     """To everybody else it doesn't exist, whatever they know; and it is not disturbed."""
     async with serving(max_sessions=2) as server:
@@ -412,6 +465,40 @@ async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(spe
         assert context.done() == pb.Done(num_frames=28, num_latents=7)
         plan = worker.opened[1]["chunks"]
         assert plan == (1,) * (5 if spec is SPEC else 3)
+
+
+@pytest.mark.asyncio
+async def test_workers_that_die_at_others_work_are_not_counted() -> None:
+    """However many; nor do they hide those that died at this session's."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        for _ in range(5):
+            server.worker.die(GONE_ELSEWHERE)
+            server.service.worker_ready()
+            await settle()
+        context.send(request(latents(1)))
+        await settle()
+        assert context.frames() == [frame(index) for index in range(12)]
+        for error in (GONE, GONE_ELSEWHERE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+            assert not task.done()
+        server.worker.die(GONE)
+        assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.asyncio
+async def test_a_new_frame_clears_a_session_of_the_death_before() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
+        for count in range(2, 6):
+            server.worker.die(GONE)
+            server.service.worker_ready()
+            context.send(request(latents(1)))
+            await settle()
+            assert len(context.frames()) == 4 * count
+        assert not task.done()
 
 
 @pytest.mark.asyncio
