@@ -49,7 +49,7 @@ def test_a_finite_memory_needs_only_the_chunks_that_the_last_one_depends_on(
     assert plan.first_latent <= max(0, sum(chunks[:-1]) - 2)
     assert first + sum(plan.chunks) == sum(chunks)
     assert plan.latents == tuple(latent(index) for index in range(first, 9))
-    assert made.num_bytes == 10 * (9 - first)
+    assert made.num_latents == 9 - first
 
 
 def test_chunks_without_frames_are_in_the_plan_and_an_empty_last_one_is_not() -> None:
@@ -87,11 +87,26 @@ def test_a_session_that_started_in_the_middle_is_compared_from_its_own_start() -
 
 def test_what_takes_too_much_room_is_not_kept_and_there_is_no_plan_then() -> None:
     made = journal(num_latents=9, chunks=(1,), max_bytes=80)
+    made.fed(8)
+    assert plan_of(made).latents
+    made.fed(9)
     assert made.plan() is None
-    assert made.num_bytes == 0
+    assert made.num_latents == 0
     made.push(latent(9))
+    made.fed(10)
     made.publish(1, (1,), 4, (1, 2, 3, 4))
-    assert made.num_bytes == 0
+    assert made.num_latents == 0
+
+
+def test_what_the_last_chunk_does_not_depend_on_takes_no_room() -> None:
+    """However long the clip is."""
+    made = Journal(PICTURE_FIRST, 0, max_bytes=50)
+    for index in range(100):
+        made.push(latent(index))
+    for index in range(100):
+        made.fed(min(100, index + 2))
+        made.publish(index, (1,), PICTURE_FIRST.num_frames(index), (1,))
+    assert plan_of(made) == Plan(first_latent=97, chunks=(1, 1, 1), latents=(latent(97), latent(98), latent(99)))
 
 
 def test_a_plan_must_fit_a_message() -> None:
