@@ -1,8 +1,6 @@
 """A Wan model in a real server goes on from as many latents back as its frames depend on, not from the clip's start."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,22 +13,17 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from framehaul_pipeline.models import Model, describe_model
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
-from framehaul_server.journal import Journal
-from framehaul_server.worker_link import WorkerHandle
+from tests.faults.chunks import Notes, decode_in, noted
 from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, running_app
-from tests.integration.pipeline.test_supervisor import Recorder
 from tests.wan_models import SHALLOW, wan
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CONFIG = {**SHALLOW, "dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
 CHUNK_LATENTS = 3
-GEOMETRY = Geometry(channels=2, height=4, width=4)
 NUM_LATENTS = 75
 NUM_BEFORE = 62
 """Latents whose frames came before the worker is killed."""
-Frames = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
@@ -49,68 +42,13 @@ async def app(model: Model) -> AsyncIterator[RunningApp]:
 
 @pytest.fixture(scope="module")
 def clip() -> npt.NDArray[np.float16]:
-    shape = (NUM_LATENTS, GEOMETRY.channels, GEOMETRY.height, GEOMETRY.width)
-    return np.random.default_rng(8).standard_normal(shape, dtype=np.float32).astype(np.float16)
-
-
-class Notes:
-    """What happened between the server and its workers."""
-
-    def __init__(self) -> None:
-        self.opened: list[tuple[int, tuple[int, ...]]] = []
-        """First latent and planned chunks of each worker session."""
-        self.published: list[tuple[int, int]] = []
-        """First latent and length of each chunk, as often as it was decoded."""
-
-    @property
-    def chunks(self) -> dict[int, int]:
-        """Lengths of all chunks by their first latent."""
-        assert len(dict(self.published)) == len(set(self.published)), "decoded again in the same chunks"
-        return dict(sorted(self.published))
+    return np.random.default_rng(8).standard_normal((NUM_LATENTS, 2, 4, 4), dtype=np.float32).astype(np.float16)
 
 
 @pytest.fixture
-def notes(app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notes]:
-    noted = Notes()
-    open_session, publish = app.supervisor.open, Journal.publish
-
-    def opening(**given: Any) -> WorkerHandle:
-        noted.opened.append((given["first_latent"], given["chunks"]))
-        return open_session(**given)
-
-    def publishing(
-        journal: Journal, first_latent: int, chunks: tuple[int, ...], first_frame: int, crc32c: tuple[int, ...]
-    ) -> None:
-        noted.published.append((first_latent, sum(chunks)))
-        publish(journal, first_latent, chunks, first_frame, crc32c)
-
-    monkeypatch.setattr(app.supervisor, "open", opening)
-    monkeypatch.setattr(Journal, "publish", publishing)
-    yield noted
-    monkeypatch.undo()
-
-
-async def decode(app: RunningApp, latents: npt.NDArray[np.float16], chunks: tuple[int, ...]) -> Frames:
-    """All frames, by one worker from the clip's start on, in these chunks."""
-    recorder = Recorder()
-    session = app.supervisor.open(
-        model="wan",
-        geometry=GEOMETRY,
-        num_latents=len(latents),
-        dtype=LatentDtype.FLOAT16,
-        normalized=False,
-        pixel_format=PixelFormat.RGB24,
-        priority=0,
-        first_latent=0,
-        chunks=chunks,
-        events=recorder,
-    )
-    for latent in latents:
-        session.push(memoryview(latent.tobytes()))
-    session.allow(len(latents))
-    session.end()
-    await asyncio.wait_for(recorder.ended(), 60)
-    return np.frombuffer(recorder.frames, np.uint8).reshape(-1, 16, 16, 3)
+def notes(app: RunningApp) -> Iterator[Notes]:
+    with noted(app) as notes:
+        yield notes
 
 
 async def test_a_killed_worker_costs_no_more_latents_than_a_frame_depends_on(
@@ -124,16 +62,10 @@ async def test_a_killed_worker_costs_no_more_latents_than_a_frame_depends_on(
         frames = [await anext(session) for _ in range(num_before)]
         app.worker.kill()
         frames += [frame async for frame in session]
-    (_, (first, planned)) = notes.opened
-    chunks = notes.chunks
-    boundaries = list(chunks)
-    known = first + sum(planned)
+    first, known = notes.check_replay(spec)
     assert known >= NUM_BEFORE
-    last = max(boundary for boundary in boundaries if boundary < known)
-    # The last chunk at whose start the decode can begin for the last published one to come out as before.
-    assert first == max(boundary for boundary in boundaries if boundary <= last - history)
     assert first >= NUM_BEFORE - history - 3 * CHUNK_LATENTS > 0
-    assert np.array_equal(np.stack(frames), await decode(app, clip, tuple(chunks.values())))
+    assert np.array_equal(np.stack(frames), await decode_in(app, spec, clip, tuple(notes.chunks.values())))
 
 
 @pytest.mark.parametrize("start_frame", [150, 251])
@@ -148,7 +80,7 @@ async def test_a_session_starts_as_many_latents_back_as_a_frame_depends_on(
     request = pb.StreamRequest(
         open=pb.Open(
             model="wan",
-            geometry=pb.LatentGeometry(channels=GEOMETRY.channels, height=GEOMETRY.height, width=GEOMETRY.width),
+            geometry=pb.LatentGeometry(channels=2, height=4, width=4),
             dtype=pb.DATA_TYPE_FLOAT16,
             start_frame=start_frame,
             num_latents=NUM_LATENTS,
@@ -170,5 +102,5 @@ async def test_a_session_starts_as_many_latents_back_as_a_frame_depends_on(
                 payload += bytes(response.payload)
     assert next_frame == spec.num_frames(NUM_LATENTS)
     assert notes.opened == [(first, ())]
-    whole = await decode(app, clip, (*[1] * first, *notes.chunks.values()))
+    whole = await decode_in(app, spec, clip, (*[1] * first, *notes.chunks.values()))
     assert np.array_equal(np.frombuffer(payload, np.uint8).reshape(-1, 16, 16, 3), whole[start_frame:])
