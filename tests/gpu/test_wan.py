@@ -97,7 +97,7 @@ def test_interleaved_sessions_equal_lone_ones_to_the_bit(wan: CudaWanDecoder) ->
 
 
 def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit() -> None:
-    """Kernel by kernel and as graphs, in pairs of frames and without; the clip's first latent has a graph of its own."""
+    """Kernel by kernel and as graphs, in pairs of frames and without; a clip's first latent has a graph of its own."""
     wan = CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA)
     chunks = (1, 4, 2, 1, 3, *[4] * 11)
     latents = random_latents(sum(chunks))

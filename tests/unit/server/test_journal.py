@@ -38,7 +38,9 @@ def test_a_decoder_that_remembers_all_is_given_all_in_the_same_chunks() -> None:
 
 
 @pytest.mark.parametrize("spec", [FINITE, PICTURE_FIRST], ids=["all latents alike", "a picture first"])
-@pytest.mark.parametrize(("chunks", "first"), [((1,), 0), ((1, 2), 0), ((1, 2, 2), 1), ((1, 2, 2, 2), 3), ((4, 4), 0)])
+@pytest.mark.parametrize(
+    ("chunks", "first"), [((1,), 0), ((1, 2), 0), ((1, 2, 2), 1), ((1, 2, 2, 2), 3), ((4, 4), 0), ((1,) * 5, 2)]
+)
 def test_a_finite_memory_needs_only_the_chunks_that_the_last_one_depends_on(
     spec: DecoderSpec, chunks: tuple[int, ...], first: int
 ) -> None:
