@@ -30,9 +30,9 @@ class _Stateless:
     spec: DecoderSpec
     dtype: torch.dtype
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """Nothing to remember."""
-        del geometry, num_latents
+        del geometry, num_latents, first_latent
         return []
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:

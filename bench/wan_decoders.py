@@ -105,9 +105,9 @@ class DiffusersDecoder:
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self._vae: Any = load_diffusers(model.path, device, self.dtype)
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """An empty cache."""
-        del geometry, num_latents
+        del geometry, num_latents, first_latent
         self._vae.clear_cache()
         return list(self._vae._feat_map)
 

@@ -1,9 +1,25 @@
 """What every decoder must hold, whatever its kind: called by each decoder's own tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+
 import torch
+from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.spec import Geometry
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Layers as small as tests have run many times faster without others to wait for, on a busy machine above all."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def tensor_bytes(state: State) -> int:
@@ -25,3 +41,41 @@ def check_state_bytes(decoder: Decoder, geometry: Geometry, chunks: tuple[int, .
         _, state = decoder.step(torch.zeros(shape, dtype=decoder.dtype), state)
         held.append(tensor_bytes(state))
     assert max(held) <= told <= 1.1 * min(held), f"state_bytes={told}: the state holds {held}"
+
+
+@one_thread()
+@torch.inference_mode()
+def check_starts_anywhere(decoder: Decoder, latents: Tensor, chunks: tuple[int, ...]) -> None:
+    """A decode that starts with any but the first of `chunks` gives the whole decode's frames, bit for bit.
+
+    From `history_latents` after its start on; those before differ, so that equality says something. Starts too near the
+    end to show it are left out.
+    """
+    spec, starts = decoder.spec, list(accumulate(chunks, initial=0))
+    history = spec.history_latents
+    assert history is not None
+    assert starts[-1] == len(latents)
+    _, channels, height, width = latents.shape
+    geometry = Geometry(channels=channels, height=height, width=width)
+
+    def decode(first_chunk: int) -> Tensor:
+        first = starts[first_chunk]
+        state, frames = decoder.open(geometry, len(latents) - first, first_latent=first), []
+        for part in latents[first:].split(chunks[first_chunk:]):
+            decoded, state = decoder.step(part, state)
+            # The next step may write over them.
+            frames.append(decoded.clone())
+        return torch.cat(frames)
+
+    whole = decode(0)
+    assert len(whole) == spec.num_frames(len(latents))
+    tried = [index for index, start in enumerate(starts) if 0 < start < len(latents) - history]
+    assert tried
+    for first_chunk in tried:
+        first_frame = spec.num_frames(starts[first_chunk])
+        settled = spec.num_frames(starts[first_chunk] + history)
+        part = decode(first_chunk)
+        assert len(part) == len(whole) - first_frame
+        assert torch.equal(part[settled - first_frame :], whole[settled:]), f"from latent {starts[first_chunk]}"
+        if history:
+            assert not torch.equal(part[:1], whole[first_frame : first_frame + 1])

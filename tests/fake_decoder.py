@@ -25,7 +25,7 @@ class FakeDecoder:
     spec = FAKE_SPEC
     dtype = torch.float32
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         return [torch.zeros(2)]
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:

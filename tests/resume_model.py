@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 from crc32c import crc32c
 
-from framehaul_client.resume import first_latent_needed
+from framehaul_client.frames import FrameLayout, PixelFormat
+from framehaul_client.opening import Opened
 from framehaul_client.window import FrameWindow as ClientWindow
 from framehaul_pipeline.errors import InvalidInput, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.events import SessionEvents
@@ -28,8 +29,8 @@ from framehaul_server.validation import check_open
 from framehaul_server.window import FrameWindow, WindowLimits, allowed_latents
 from tests.unit.server.fakes import SPEC, opening, rules
 
-FRAMES_OF_A_LATENT = 2
 MEMORY = msgspec.structs.replace(SPEC, temporal_factor=2, first_frames=2, receptive_latents=3)
+PICTURE_FIRST = msgspec.structs.replace(MEMORY, first_frames=1)
 NO_END = msgspec.structs.replace(MEMORY, receptive_latents=None)
 VALUE_BYTES = 8
 WINDOW = 6
@@ -43,14 +44,16 @@ def value_of(latents: list[int], frame: int) -> bytes:
 
 def expected(spec: DecoderSpec, frame: int) -> bytes:
     """What a decode without a fault gives."""
-    latent = frame // FRAMES_OF_A_LATENT
+    latent = next(index for index in range(frame + 1) if spec.num_frames(index + 1) > frame)
     return value_of(list(range(max(0, latent - 2), latent + 1)), frame)
 
 
 class WorkerSession:
     """One session of a worker: as many latents back as it remembers, but none from before its start."""
 
-    def __init__(self, events: SessionEvents, chunks: tuple[int, ...]) -> None:
+    def __init__(self, spec: DecoderSpec, first_latent: int, events: SessionEvents, chunks: tuple[int, ...]) -> None:
+        self.spec = spec
+        self.first_latent = first_latent
         self.events = events
         self.planned = deque(chunks)
         self.latents: list[int] = []
@@ -91,16 +94,17 @@ class WorkerSession:
             self._publish(size)
         if not self.dead and self.has_end:
             self.told_end = True
-            self.events.on_ended(FRAMES_OF_A_LATENT * self.num_decoded)
+            self.events.on_ended(self.spec.num_frames(self.first_latent + self.num_decoded))
 
     def _publish(self, size: int) -> None:
-        first_frame = FRAMES_OF_A_LATENT * self.num_decoded
+        number = first_frame = self.spec.num_frames(self.first_latent + self.num_decoded)
         values = []
         for position in range(self.num_decoded, self.num_decoded + size):
             made_of = self.latents[max(0, position - 2) : position + 1]
-            # Frames are numbered by the clip's latents, whose own values are their numbers.
-            number = FRAMES_OF_A_LATENT * self.latents[position]
-            values += [value_of(made_of, number + offset) for offset in range(FRAMES_OF_A_LATENT)]
+            starts_clip = position == self.first_latent == 0
+            for _ in range(self.spec.first_frames if starts_clip else self.spec.temporal_factor):
+                values.append(value_of(made_of, number))
+                number += 1
         self.num_decoded += size
         self.events.on_fed(self.num_decoded)
         published = Published(
@@ -133,7 +137,7 @@ class ServerSession:
     def __init__(self, server: "Server", start_frame: int, window_frames: int) -> None:
         open_message = opening(start_frame=start_frame)
         self.request = check_open(open_message, None, rules(spec=server.spec).opening)
-        self.limits = WindowLimits(min_frames=FRAMES_OF_A_LATENT, max_frames=WINDOW)
+        self.limits = WindowLimits(min_frames=self.request.spec.temporal_factor, max_frames=WINDOW)
         self.window = FrameWindow(self.limits, initial_frames=window_frames, first_frame=start_frame)
         self.retention = Retention(start_frame)
         self.grant = LatentGrant(BUDGET, self.request.first_latent)
@@ -184,10 +188,10 @@ class Server:
         self.worker: WorkerSession | None = None
         self.worker_up = True
 
-    def open(self, *, events: SessionEvents, chunks: tuple[int, ...], **_: object) -> WorkerSession:
+    def open(self, *, first_latent: int, events: SessionEvents, chunks: tuple[int, ...], **_: object) -> WorkerSession:
         if not self.worker_up:
             raise Unavailable("no worker")
-        self.worker = WorkerSession(events, chunks)
+        self.worker = WorkerSession(self.spec, first_latent, events, chunks)
         return self.worker
 
     def kill_worker(self) -> None:
@@ -303,6 +307,18 @@ class Client:
 
     def __init__(self, spec: DecoderSpec, num_latents: int) -> None:
         self.spec = spec
+        self.agreed = Opened(
+            session_id=b"",
+            model=spec.name,
+            layout=FrameLayout(pixel_format=PixelFormat.RGB24, height=1, width=1),
+            first_frames=spec.first_frames,
+            temporal_factor=spec.temporal_factor,
+            lookahead_latents=spec.lookahead_latents,
+            window_frames=WINDOW,
+            min_window_frames=spec.temporal_factor,
+            next_latent=0,
+            history_latents=spec.history_latents,
+        )
         self.num_latents = num_latents
         self.frames: list[bytes] = []
         self.window = ClientWindow(WINDOW)
@@ -336,7 +352,7 @@ class Client:
         elif kind == "unknown":
             self.known = False
             self.hang_up()
-            if self.sent_all and len(self.frames) == FRAMES_OF_A_LATENT * self.num_latents:
+            if self.sent_all and len(self.frames) == self.spec.num_frames(self.num_latents):
                 self.finished = True
         elif kind == "opened":
             if not self.known and self.started:
@@ -352,8 +368,7 @@ class Client:
             self.window.receive(1)
             self.frames.append(payload[1:])
             self.until = max(self.until, payload[0])
-            history = self.spec.history_latents
-            self.kept_from = max(self.kept_from, first_latent_needed(number + 1, FRAMES_OF_A_LATENT, history))
+            self.kept_from = max(self.kept_from, self.agreed.first_latent_needed(number + 1))
         else:
             assert payload[1] == len(self.frames)
             self.finished = True

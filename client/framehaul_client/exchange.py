@@ -24,7 +24,7 @@ from framehaul_client.frames import FrameBatch
 from framehaul_client.history import LatentHistory
 from framehaul_client.opening import Opened, open_message, read_opened, restarted, resumed
 from framehaul_client.reassembly import Reassembly
-from framehaul_client.resume import Retry, first_latent_needed
+from framehaul_client.resume import Retry
 from framehaul_client.statistics import SessionStatistics
 from framehaul_client.stream import Stream, StreamClosed
 from framehaul_client.window import Acknowledgement, FrameWindow
@@ -265,9 +265,7 @@ class Exchange:
         self._window.receive(frames.num_frames)
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()
-        self._history.forget(
-            first_latent_needed(self._reassembly.next_frame, self.opened.temporal_factor, self.opened.history_latents)
-        )
+        self._history.forget(self.opened.first_latent_needed(self._reassembly.next_frame))
         statistics = self._statistics
         statistics.last_frame_s = time.perf_counter() - self._started_s
         if statistics.first_frame_s is None:

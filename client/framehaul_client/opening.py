@@ -48,6 +48,14 @@ class Opened:
         """Count the frames of a clip of `num_latents`, 1 or more."""
         return self.first_frames + (num_latents - 1) * self.temporal_factor
 
+    def first_latent_needed(self, next_frame: int) -> int:
+        """Find the first latent that a new session needs which starts at `next_frame`."""
+        if self.history_latents is None:
+            return 0
+        behind_first = next_frame - self.first_frames
+        own = 0 if behind_first < 0 else 1 + behind_first // self.temporal_factor
+        return max(0, own - self.history_latents)
+
 
 def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
     """Ask for a new session in EXPLICIT mode, from frame 0 on, that outlives its connection."""

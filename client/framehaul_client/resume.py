@@ -58,10 +58,3 @@ class Retry:
         if isinstance(error, Refused) and error.retry_after_s is not None:
             delay_s = max(delay_s, error.retry_after_s)
         return min(left_s, delay_s * (1 - self._jitter() / 2))
-
-
-def first_latent_needed(next_frame: int, temporal_factor: int, history_latents: int | None) -> int:
-    """The first latent that a new session needs which starts at `next_frame`; those before it may be forgotten."""
-    if history_latents is None:
-        return 0
-    return max(0, next_frame // temporal_factor - history_latents)

@@ -103,6 +103,7 @@ class Launcher:
         geometry: Geometry,
         *,
         num_latents: int | None,
+        first_latent: int = 0,
         dtype: LatentDtype,
         normalized: bool,
         pixel_format: PixelFormat,
@@ -116,7 +117,7 @@ class Launcher:
 
         @torch.inference_mode()
         def make_state() -> None:
-            place.state = decoder.open(geometry, num_latents)
+            place.state = decoder.open(geometry, num_latents, first_latent=first_latent)
             spec = decoder.spec
             if normalized and spec.latent_std:
                 scale = torch.tensor((spec.latent_std, spec.latent_mean), device=self._device.torch_device)

@@ -54,6 +54,8 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """On whose behalf; sessions of one tenant share its part of the device."""
     weight: float = 1.0
     """That part, against the weights of other tenants."""
+    first_latent: int = 0
+    """Index in its clip of the first latent that will come; frames are numbered from the clip's start."""
     chunks: tuple[int, ...] = ()
     """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
 

@@ -112,6 +112,7 @@ class Residence:
                     self._decoders[request.model],
                     request.geometry,
                     num_latents=request.num_latents,
+                    first_latent=request.first_latent,
                     dtype=request.dtype,
                     normalized=request.normalized,
                     pixel_format=request.pixel_format,

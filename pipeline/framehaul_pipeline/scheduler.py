@@ -32,7 +32,7 @@ class InletSlot:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Latents of one session to be decoded together."""
+    """Latents of one session to be decoded together; indices are those of its clip."""
 
     session: int
     first_latent: int
@@ -66,12 +66,18 @@ class _Session:
     max_frames: int
     planned: deque[int]
     """Sizes that the next chunks must have."""
+    first_latent: int
+    """Where in its clip the session starts; latents and frames are counted from the clip's start."""
     waiting: deque[InletSlot] = field(default_factory=deque)
     sizes: tuple[int, ...] = ()
     """Of the chunks since the last one with frames."""
-    num_decoded: int = 0
-    num_frames: int = 0
+    num_decoded: int = field(init=False)
+    num_frames: int = field(init=False)
     ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.num_decoded = self.first_latent
+        self.num_frames = self.spec.num_frames(self.first_latent)
 
     def next_size(self) -> int:
         if not self.waiting:
@@ -79,7 +85,7 @@ class _Session:
         if self.planned:
             return self.planned[0] if len(self.waiting) >= self.planned[0] else 0
         # A session's first chunk is as short as the decoder allows: the first frame leaves sooner.
-        wanted = self._fitting() if self.num_decoded else 1
+        wanted = self._fitting() if self.num_decoded > self.first_latent else 1
         return self.rule(self.num_decoded, len(self.waiting), wanted, self.ended)
 
     def frames_after(self, size: int) -> int:
@@ -125,6 +131,7 @@ class Scheduler:
         max_frames: int,
         tenant: str = "",
         weight: float = 1.0,
+        first_latent: int = 0,
         chunks: Iterable[int] = (),
     ) -> None:
         """Add a session, behind those of its tenant and priority.
@@ -138,11 +145,14 @@ class Scheduler:
             max_frames: of one chunk; a single latent's frames must fit.
             tenant: whose session it is.
             weight: of the tenant's share.
+            first_latent: index in its clip of the first latent that will come.
             chunks: sizes of the first chunks, whatever `rule` says. None of them is a session's last.
         """
         self._shares.open(tenant, weight)
         order = (-priority, session)
-        self._sessions[session] = _Session(order, tenant, spec, rule, max_latents, max_frames, deque(chunks))
+        self._sessions[session] = _Session(
+            order, tenant, spec, rule, max_latents, max_frames, deque(chunks), first_latent
+        )
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:

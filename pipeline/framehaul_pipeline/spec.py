@@ -123,13 +123,10 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     def starts_anywhere(self) -> bool:
         """Whether a decode that starts in the middle, from nothing, gives the clip's own frames after a while.
 
-        That takes a finite memory, and a first latent that is like every other.
+        That takes a finite memory and no lookahead. In such a decode every latent gives `temporal_factor` frames: the
+        clip's first one, which may be special, isn't there.
         """
-        return (
-            self.receptive_latents is not None
-            and self.first_frames == self.temporal_factor
-            and self.lookahead_latents == 0
-        )
+        return self.receptive_latents is not None and self.lookahead_latents == 0
 
     @property
     def history_latents(self) -> int | None:
@@ -142,10 +139,11 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         """The latent that a decode must start from, for this frame and all after it."""
         if self.history_latents is None:
             return 0
-        return max(0, frame // self.temporal_factor - self.history_latents)
+        own = 0 if frame < self.first_frames else 1 + (frame - self.first_frames) // self.temporal_factor
+        return max(0, own - self.history_latents)
 
     def num_frames(self, num_latents: int) -> int:
-        """Frames of a whole clip of `num_latents` latents."""
+        """Frames of a whole clip of `num_latents` latents: in a longer one, the index of the next latent's first."""
         if num_latents == 0:
             return 0
         return self.first_frames + (num_latents - 1) * self.temporal_factor

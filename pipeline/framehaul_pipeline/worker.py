@@ -229,6 +229,7 @@ class Worker:
             max_frames=self._ring.slot_bytes // frame_bytes,
             tenant=request.tenant,
             weight=request.weight,
+            first_latent=request.first_latent,
             chunks=request.chunks,
         )
 

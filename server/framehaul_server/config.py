@@ -91,7 +91,7 @@ class ServerConfig:
     max_request_bytes: int = 64 << 20
     first_request_timeout_s: float = 30.0
     session_journal_bytes: int = 64 << 20
-    """Latents that are kept for the case that the worker dies, of one session."""
+    """Latents that the worker took over, kept for the case that it dies, of one session."""
     resume_window_s: float = 30.0
     """How long a resumable session waits for its client after the connection was lost."""
     keepalive_s: float = 10.0

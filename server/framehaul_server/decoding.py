@@ -1,7 +1,7 @@
 """A worker's session on behalf of one of ours: the whole of it, or what follows a worker's death or a `start_frame`.
 
-Runs on the event loop. Translates between the clip's indices and the worker's, which count from 0, and drops frames
-that aren't wanted: decoded only to build up the decoder's state.
+Runs on the event loop. Translates between the clip's latents and the worker session's, which are counted as they are
+pushed; frames are numbered by the clip on both sides.
 """
 
 from __future__ import annotations
@@ -74,8 +74,6 @@ class Decoding:
         """
         self._events = events
         self._first_latent = self._next_latent = plan.first_latent
-        # A decode that starts in the middle has only latents like every other.
-        self._first_frame = plan.first_latent * request.spec.temporal_factor
         self._handle: WorkerHandle = worker.open(
             model=request.spec.name,
             geometry=request.geometry,
@@ -86,6 +84,7 @@ class Decoding:
             priority=request.priority,
             tenant=tenant.name,
             weight=tenant.weight,
+            first_latent=plan.first_latent,
             chunks=plan.chunks,
             events=self,
         )
@@ -126,7 +125,7 @@ class Decoding:
                 PublishedChunk(
                     first_latent,
                     lease.chunks,
-                    self._first_frame + lease.first_frame,
+                    lease.first_frame,
                     lease.num_frames,
                     lease.frame_bytes,
                     lease.crc32c,
@@ -136,7 +135,7 @@ class Decoding:
 
     def on_ended(self, num_frames: int) -> None:
         """See `DecodingEvents`."""
-        self._events.on_ended(self._first_frame + num_frames)
+        self._events.on_ended(num_frames)
 
     def on_failed(self, error: PipelineError) -> None:
         """See `DecodingEvents`."""

@@ -1,7 +1,8 @@
 """What it takes to decode a session's next frame after its worker died: latents, and how they were cut into chunks.
 
 Pure. Where a decoder's memory is finite, no more latents are kept than it reaches back from the last published chunk,
-which is decoded again and compared; else all of them, up to a limit.
+which is decoded again and compared; else all of them, up to a limit. Latents that no worker has taken over yet are kept
+in any case, and don't count.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ class Journal:
     """One session's latents and published chunks."""
 
     def __init__(self, spec: DecoderSpec, first_latent: int, *, max_bytes: int) -> None:
-        """Start a session that begins at `first_latent`, and keep latents of at most `max_bytes`."""
+        """Start a session that begins at `first_latent`, and keep `max_bytes` of what workers have taken over."""
         self._spec = spec
         self._start = first_latent
         self._max_bytes = max_bytes
-        self._num_bytes = 0
         self._first_latent = first_latent
+        """Of those that are kept."""
         self._latents: deque[memoryview] = deque()
         self._published: deque[_Published] = deque()
         self._replay_from = first_latent
@@ -56,17 +57,18 @@ class Journal:
         """Nothing that is needed was dropped for lack of room."""
 
     @property
-    def num_bytes(self) -> int:
-        """Memory of the latents that are kept."""
-        return self._num_bytes
+    def num_latents(self) -> int:
+        """How many are kept."""
+        return len(self._latents)
 
     def push(self, latent: memoryview) -> None:
         """Keep the next latent."""
-        if not self._whole:
-            return
-        self._latents.append(latent)
-        self._num_bytes += len(latent)
-        if self._num_bytes > self._max_bytes:
+        if self._whole:
+            self._latents.append(latent)
+
+    def fed(self, num_fed: int) -> None:
+        """Note that a worker took over all latents below this one: from now on only the journal keeps them."""
+        if self._whole and (num_fed - self._first_latent) * len(self._latents[0]) > self._max_bytes:
             self._whole = False
             self.clear()
 
@@ -103,7 +105,6 @@ class Journal:
         """Let go of everything."""
         self._latents.clear()
         self._published.clear()
-        self._num_bytes = 0
 
     def _compare(self, known: _Published, first_frame: int, crc32c: tuple[int, ...]) -> None:
         history = self._spec.history_latents
@@ -124,5 +125,5 @@ class Journal:
         while self._published[0].next_latent <= needed:
             oldest = self._published.popleft()
             for _ in range(sum(oldest.chunks)):
-                self._num_bytes -= len(self._latents.popleft())
+                self._latents.popleft()
             self._first_latent = oldest.next_latent

@@ -114,6 +114,7 @@ class Production:
         """See `ProductionEvents`; an earlier worker may have had them already."""
         if num_fed > self._num_fed:
             self._num_fed = num_fed
+            self._journal.fed(num_fed)
             self._events.on_fed(num_fed)
 
     def on_published(self, chunk: PublishedChunk) -> None:

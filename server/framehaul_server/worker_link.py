@@ -41,7 +41,8 @@ class WorkerOpener(Protocol):
         priority: int,
         tenant: str,
         weight: float,
+        first_latent: int,
         chunks: tuple[int, ...],
         events: SessionEvents,
     ) -> WorkerHandle:
-        """Open a session whose first chunks have these sizes; raises `Unavailable`."""
+        """Open a session that starts at `first_latent` of its clip, in chunks of these sizes; raises `Unavailable`."""

@@ -2,6 +2,9 @@
 
 A latent whose first value is one of `Harm` says what goes wrong with its chunk, and where. Everything else is the
 product's own worker.
+
+Where the environment's `HARM_ONCE` names a file, harm is done only by the worker that removes it: the next one decodes
+the same latents.
 """
 
 import os
@@ -9,7 +12,10 @@ import signal
 import sys
 import threading
 from enum import IntEnum
+from pathlib import Path
 from typing import Final
+
+HARM_ONCE: Final = "FRAMEHAUL_TEST_HARM_ONCE"
 
 
 class Harm(IntEnum):
@@ -49,6 +55,16 @@ def main() -> int:
 
     planned: list[Harm] = []
 
+    def may_harm() -> bool:
+        once = os.environ.get(HARM_ONCE)
+        if once is None:
+            return True
+        try:
+            Path(once).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
     def reach(point: str) -> None:
         if planned and planned[0].name.endswith(point):
             os.kill(os.getpid(), _SIGNALS[planned.pop()])
@@ -66,7 +82,7 @@ def main() -> int:
 
         def step(self, latents: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
             for value in latents[:, 0, 0, 0].tolist():
-                if value in list(Harm):
+                if value in list(Harm) and may_harm():
                     self._do(Harm(int(value)))
             return self._decoder.step(latents, state)
 

@@ -207,7 +207,7 @@ def descriptors() -> Counter[str]:
 
 @asynccontextmanager
 async def running_app(*, worker: dict[str, Any] | None = None, **changes: Any) -> AsyncIterator[RunningApp]:
-    """Run a server on the CPU; stop it at the end, however the test left it."""
+    """Run a server, on the CPU unless `worker` says otherwise; stop it at the end, however the test left it."""
     ready: asyncio.Queue[str] = asyncio.Queue()
     settings = {"device": "cpu", "max_pixels": 512 * 512, "standby": False, **(worker or {})}
     config = ServerConfig(

@@ -34,7 +34,7 @@ class RunningSum(FakeDecoder):
 
     spec = msgspec.structs.replace(FAKE_SPEC, first_frames=2)
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         return [torch.zeros(1, device="cuda")]
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:

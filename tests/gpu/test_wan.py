@@ -14,6 +14,7 @@ from framehaul_pipeline.decoders.wan import CudaWanDecoder, PortableWanDecoder
 from framehaul_pipeline.decoders.wan_net import WanNet
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.wan_config import parse_wan_config, wan_spec
+from tests.decoder_checks import check_starts_anywhere
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -93,6 +94,17 @@ def test_interleaved_sessions_equal_lone_ones_to_the_bit(wan: CudaWanDecoder) ->
         states = [[tensor.to(CUDA) for tensor in state] for state in states]
     for parts, expected in zip(together, alone, strict=True):
         assert torch.equal(torch.cat(parts), expected)
+
+
+def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit() -> None:
+    """Kernel by kernel and as graphs, in pairs of frames and without; a clip's first latent has a graph of its own."""
+    wan = CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA)
+    chunks = (1, 4, 2, 1, 3, *[4] * 11)
+    latents = random_latents(sum(chunks))
+    check_starts_anywhere(wan, latents, chunks)
+    with wan.preparing():
+        decode(wan, latents[:11], [1, 1, 2, 3, 4])
+    check_starts_anywhere(wan, latents, chunks)
 
 
 def test_no_kernel_converts_a_layout(wan: CudaWanDecoder) -> None:

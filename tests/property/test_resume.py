@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.resume_model import FRAMES_OF_A_LATENT, MEMORY, NO_END, WINDOW, Client, Link, Server, expected
+from tests.resume_model import MEMORY, NO_END, PICTURE_FIRST, WINDOW, Client, Link, Server, expected
 
 
 class Fault(Enum):
@@ -157,7 +157,7 @@ class Resume(RuleBasedStateMachine):
                 break
             self._step()
         assert self.client.finished
-        assert len(self.client.frames) == FRAMES_OF_A_LATENT * self.client.num_latents
+        assert len(self.client.frames) == self.spec.num_frames(self.client.num_latents)
         self.every_frame_once_in_order_and_right()
 
     def _step(self) -> None:
@@ -178,6 +178,12 @@ class Resume(RuleBasedStateMachine):
         self.client.acknowledge()
 
 
+class ResumeWithAPictureFirst(Resume):
+    """The same for a decoder whose first latent gives fewer frames: later ones never do, wherever a decode starts."""
+
+    spec = PICTURE_FIRST
+
+
 class ResumeWithEndlessMemory(Resume):
     """The same for a decoder whose frames depend on all latents: nothing may be forgotten."""
 
@@ -186,5 +192,7 @@ class ResumeWithEndlessMemory(Resume):
 
 TestResume = Resume.TestCase
 TestResume.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestResumeWithAPictureFirst = ResumeWithAPictureFirst.TestCase
+TestResumeWithAPictureFirst.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestResumeWithEndlessMemory = ResumeWithEndlessMemory.TestCase
 TestResumeWithEndlessMemory.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

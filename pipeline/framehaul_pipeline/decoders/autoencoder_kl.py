@@ -28,9 +28,9 @@ class AutoencoderKLDecoder:
         self._vae = vae
         self._widths = widths
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """Nothing is remembered."""
-        del geometry, num_latents
+        del geometry, num_latents, first_latent
         return []
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:

@@ -37,12 +37,15 @@ class Decoder(Protocol):
     dtype: torch.dtype
     """What `step` takes latents in, and computes in."""
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """State of a new session, on the decoder's device.
 
         Args:
             geometry: size of the session's latents.
             num_latents: how many latents will come, None when not known.
+            first_latent: index in its clip of the first of them; 0 unless the spec says `starts_anywhere`. A decode
+                that starts in the middle gives `temporal_factor` frames a latent from there on, and after
+                `history_latents` of them the clip's own.
         """
         ...
 

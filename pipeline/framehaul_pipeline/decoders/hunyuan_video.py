@@ -39,9 +39,9 @@ class HunyuanVideoDecoder:
         self._widths = widths
         self._device = device
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """No latents and no frames yet; where tiles lie doesn't depend on the clip's length."""
-        del num_latents
+        del num_latents, first_latent
         height, width = geometry.frame_size(self.spec)
         latents = (0, geometry.channels, geometry.height, geometry.width)
         return [torch.zeros(shape, device=self._device, dtype=self.dtype) for shape in (latents, (0, 3, height, width))]

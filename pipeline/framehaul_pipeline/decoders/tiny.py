@@ -171,9 +171,9 @@ class TinyDecoder:
         finally:
             self._recording = False
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
-        """Zeros: `tiny` starts every clip from nothing, however long it will be."""
-        del num_latents
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
+        """Zeros: `tiny` starts from nothing, wherever in a clip and however long it will be."""
+        del num_latents, first_latent
         height, width = geometry.frame_size(self.spec)
         return self._net.zero_state(1, height, width, device=self._device, dtype=self.dtype)
 

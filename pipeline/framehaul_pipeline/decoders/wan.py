@@ -30,7 +30,8 @@ class WanDecoder:
     """What both forms share.
 
     The state is one tensor with the histories of all causal convolutions end to end, and one that has an element once
-    the clip's first latent is decoded.
+    the clip's first latent is past: that one alone is decoded as a picture. A decode that starts behind it has nothing
+    but zeros for a past, until all that a frame depends on has come again.
     """
 
     dtype: torch.dtype
@@ -41,14 +42,13 @@ class WanDecoder:
         self._config = config
         self._device = device
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
-        """Zeros, however long the clip will be."""
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
+        """Zeros, wherever the decode starts and however long the clip will be."""
         del num_latents
         size = self.state_bytes(geometry) // self.dtype.itemsize
-        return [
-            torch.zeros(size, dtype=self.dtype, device=self._device),
-            torch.empty(0, dtype=self.dtype, device=self._device),
-        ]
+        histories = torch.zeros(size, dtype=self.dtype, device=self._device)
+        begun = histories[:1] if first_latent else torch.empty(0, dtype=self.dtype, device=self._device)
+        return [histories, begun]
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
         """The first latent alone, for it is decoded as a picture; then any number."""

@@ -96,3 +96,21 @@ def test_an_answer_to_something_else_is_refused(changes: dict[str, int], message
     """Frames of another layout would be read wrongly."""
     with pytest.raises(ProtocolError, match=message):
         read_opened(opened(**changes), SessionConfig())
+
+
+@pytest.mark.parametrize(
+    ("first_frames", "next_frame", "history", "first"),
+    [
+        *((4, *case) for case in ((0, 4, 0), (3, 4, 0), (19, 4, 0), (20, 4, 1), (23, 4, 1), (24, 4, 2), (7, 0, 1))),
+        *((1, *case) for case in ((0, 0, 0), (1, 0, 1), (4, 0, 1), (5, 0, 2), (16, 4, 0), (17, 4, 1), (20, 4, 1))),
+        (4, 1000, None, 0),
+    ],
+)
+def test_latents_are_needed_as_far_back_as_the_server_said(
+    first_frames: int, next_frame: int, history: int | None, first: int
+) -> None:
+    """From the one that makes the next frame; all of them where it said nothing."""
+    message = opened(first_frames=first_frames)
+    if history is not None:
+        message.history_latents = history
+    assert read_opened(message, SessionConfig()).first_latent_needed(next_frame) == first

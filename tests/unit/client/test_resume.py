@@ -10,7 +10,7 @@ from framehaul_client.errors import (
     Refused,
     ServerUnavailable,
 )
-from framehaul_client.resume import Retry, first_latent_needed
+from framehaul_client.resume import Retry
 
 LOST = ConnectionLost("host: socket closed")
 
@@ -84,12 +84,3 @@ def test_nothing_is_tried_again_when_that_is_not_wanted() -> None:
     with pytest.raises(ConnectionLost) as caught:
         Retry(0.0).delay_s(LOST, 0.0, opened=True)
     assert caught.value is LOST
-
-
-@pytest.mark.parametrize(
-    ("next_frame", "history", "first"),
-    [(0, 4, 0), (3, 4, 0), (19, 4, 0), (20, 4, 1), (23, 4, 1), (24, 4, 2), (1000, None, 0), (7, 0, 1)],
-)
-def test_latents_are_needed_as_far_back_as_the_server_said(next_frame: int, history: int | None, first: int) -> None:
-    """From the one that makes the next frame; all of them where it said nothing."""
-    assert first_latent_needed(next_frame, 4, history) == first

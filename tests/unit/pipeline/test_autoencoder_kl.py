@@ -16,6 +16,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models import describe_model
 from framehaul_pipeline.spec import Geometry
+from tests.decoder_checks import check_starts_anywhere
 from tests.live_memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -80,6 +81,13 @@ def test_every_chunking_equals_the_library_bit_by_bit(kind: dict[str, Any], tmp_
             frames.append(decoded)
         assert torch.equal(torch.cat(frames), expected)
         assert decoder.flush(state) is None
+
+
+def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit(tmp_path: Path) -> None:
+    """From the first one on: nothing is remembered."""
+    decoder = load(random_vae(**STABLE_DIFFUSION), tmp_path)
+    assert decoder.spec.history_latents == 0
+    check_starts_anywhere(decoder, torch.randn(8, 4, 6, 9), (1, 3, 2, 2))
 
 
 @pytest.mark.parametrize(

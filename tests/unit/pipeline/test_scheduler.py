@@ -47,6 +47,25 @@ def test_the_first_chunk_is_short_and_later_ones_are_full() -> None:
     assert sizes == [(0, 1, 0, 1, False), (1, 4, 1, 16, False), (5, 1, 17, 4, False)]
 
 
+def test_a_session_that_starts_in_the_middle_of_its_clip_has_the_clips_numbers() -> None:
+    """No latent is the clip's first one, so each gives as many frames as every later one; its rule knows the place."""
+    asked: list[int] = []
+
+    def noting(index: int, available: int, wanted: int, ended: bool) -> int:
+        asked.append(index)
+        return any_size(index, available, wanted, ended)
+
+    scheduler = Scheduler()
+    scheduler.open(1, priority=0, spec=spec(), rule=noting, max_latents=4, max_frames=16, first_latent=7)
+    add(scheduler, 1, 6)
+    scheduler.end(1)
+    sizes = []
+    while chunk := scheduler.pick(everyone):
+        sizes.append((chunk.first_latent, len(chunk.latents), chunk.first_frame, chunk.num_frames, chunk.last))
+    assert sizes == [(7, 1, 25, 4, False), (8, 4, 29, 16, False), (12, 1, 45, 4, True)]
+    assert set(asked) == {7, 8, 12}
+
+
 def test_the_last_chunk_closes_the_session_and_may_be_empty() -> None:
     """The end may come with the last latents or after them."""
     scheduler = Scheduler()

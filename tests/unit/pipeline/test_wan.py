@@ -17,6 +17,7 @@ from framehaul_pipeline.decoders.wan_net import CausalConv3d, unpatchify
 from framehaul_pipeline.decoders.wan_weights import magnitude_bound, phase_weights, tap_weights
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.wan_config import wan_spec
+from tests.decoder_checks import check_starts_anywhere, one_thread
 from tests.unit.pipeline.wan_models import NAMES, build_net, build_vae, decode_whole
 
 GEOMETRY = Geometry(channels=4, height=3, width=5)
@@ -68,6 +69,45 @@ def test_interleaved_sessions_equal_lone_ones_to_the_bit(name: str) -> None:
         assert torch.equal(torch.cat(parts), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+    """From each latent behind the first at which a chunk starts, once the memory of zeros is used up."""
+    net = build_net(build_vae(name)).to(dtype)
+    wan = PortableWanDecoder(wan_spec(name, net.config), net)
+    wan.dtype = dtype
+    chunks = (1, 4, 2, *[4] * 8)
+    latents = torch.randn(sum(chunks), 4, 1, 2, generator=torch.Generator().manual_seed(5))
+    check_starts_anywhere(wan, latents.to(dtype), chunks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@one_thread()
+def test_history_is_as_long_as_the_spec_says_from_any_latent_on(name: str) -> None:
+    """In float64, latent by latent: frames of the history's last latent still differ, and not one after it."""
+    net = build_net(build_vae(name)).double()
+    wan = PortableWanDecoder(wan_spec(name, net.config), net)
+    wan.dtype = torch.float64
+    history = wan.spec.history_latents
+    assert history is not None
+    latents = torch.randn(6 + history, 4, 1, 1, generator=torch.Generator().manual_seed(6)).double()
+
+    def decode(first: int) -> Tensor:
+        state, frames = wan.open(Geometry(channels=4, height=1, width=1), None, first_latent=first), []
+        for part in latents[first:].split(1):
+            decoded, state = wan.step(part, state)
+            frames.append(decoded)
+        return torch.cat(frames)
+
+    whole = decode(0)
+    for start in (1, 2, 5):
+        part = decode(start)
+        same = (part == whole[wan.spec.num_frames(start) :]).flatten(1).all(1)
+        same = same.view(-1, wan.spec.temporal_factor).all(1)
+        assert not same[history - 1]
+        assert same[history:].all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_latent_is_decoded_alone(name: str) -> None:
     """It becomes one frame, so it can't share a chunk with others; later ones can."""
@@ -103,6 +143,19 @@ def test_the_fused_form_equals_the_library(name: str) -> None:
     differences = [float(line) for line in program.stdout.split()]
     assert len(differences) == 2
     assert max(differences) < TOLERANCE
+
+
+def test_the_fused_form_starts_in_the_middle() -> None:
+    """Bit for bit after as many latents as the portable form needs, with pairs of frames and without."""
+    program = subprocess.run(
+        [sys.executable, "-m", "tests.unit.pipeline.interpreted_wan_start"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr
 
 
 def test_one_small_convolution_is_doubling_and_a_large_one() -> None:

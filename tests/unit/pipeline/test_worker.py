@@ -35,7 +35,7 @@ NO_LIMITS = MemoryLimits()
 class FullDecoder(FakeDecoder):
     """Has no room for a state."""
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         raise torch.OutOfMemoryError("no room")
 
 

@@ -54,11 +54,11 @@ class ShortDecoder(FakeDecoder):
         self.failing_opens, self.failing_steps = failing_opens, failing_steps
         self.held: list[weakref.ref[Tensor]] = []
 
-    def open(self, geometry: Geometry, num_latents: int | None) -> State:
+    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         if self.failing_opens:
             self.failing_opens -= 1
             self._run_out()
-        return super().open(geometry, num_latents)
+        return super().open(geometry, num_latents, first_latent=first_latent)
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         if self.failing_steps:
@@ -181,8 +181,8 @@ def test_a_parked_session_holds_no_device_memory() -> None:
         def __init__(self) -> None:
             self.states: list[weakref.ref[Tensor]] = []
 
-        def open(self, geometry: Geometry, num_latents: int | None) -> State:
-            state = super().open(geometry, num_latents)
+        def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
+            state = super().open(geometry, num_latents, first_latent=first_latent)
             self.states.append(weakref.ref(state[0]))
             return state
 

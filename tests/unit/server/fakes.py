@@ -111,8 +111,11 @@ def record() -> SessionRecord:
 class FakeHandle:
     """One session's worker side: decodes what it may, at the loop's next turn, or when told with `advance`."""
 
-    def __init__(self, spec: DecoderSpec, frame_bytes: int, events: SessionEvents, *, automatic: bool) -> None:
+    def __init__(
+        self, spec: DecoderSpec, frame_bytes: int, first_latent: int, events: SessionEvents, *, automatic: bool
+    ) -> None:
         self.spec = spec
+        self.first_latent = first_latent
         self.frame_bytes = frame_bytes
         self.events = events
         self.automatic = automatic
@@ -120,12 +123,11 @@ class FakeHandle:
         self.pushed: list[bytes] = []
         self.num_fed = 0
         self.num_allowed = 0
-        self.num_published = 0
+        self.num_published = spec.num_frames(first_latent)
         self.num_pushed_most = 0
         self.ended = False
         self.told_end = False
         self.tells_end = True
-        self.content_from = 0
         self.first_checksum = 100
         self.closed = False
         self.released: list[int] = []
@@ -161,10 +163,10 @@ class FakeHandle:
             self.waiting.popleft()
             self.num_fed += 1
             self.events.on_fed(self.num_fed)
-            self._publish(self.spec.frames_after(self.num_fed, ended=False))
+            self._publish(self.spec.frames_after(self.first_latent + self.num_fed, ended=False))
         if self.ended and not self.waiting and not self.told_end and not self.closed:
             self.told_end = True
-            self._publish(self.spec.frames_after(self.num_fed, ended=True))
+            self._publish(self.spec.frames_after(self.first_latent + self.num_fed, ended=True))
             if not self.tells_end:
                 return
             self.events.on_ended(self.num_published)
@@ -172,7 +174,7 @@ class FakeHandle:
     def _publish(self, until: int) -> None:
         if until > self.num_published and not self.closed:
             first, self.num_published = self.num_published, until
-            frames = [frame(self.content_from + index, self.frame_bytes) for index in range(first, until)]
+            frames = [frame(index, self.frame_bytes) for index in range(first, until)]
             self.events.on_published(lease(first, frames, self.released, first_checksum=self.first_checksum))
 
 
@@ -185,8 +187,6 @@ class FakeWorker:
         self.available = True
         self.handles: list[FakeHandle] = []
         self.opened: list[dict[str, object]] = []
-        self.content_from = 0
-        """The frame of the clip that the next sessions begin with, as far as their pictures are concerned."""
         self.first_checksum = 100
 
     def open(
@@ -201,17 +201,25 @@ class FakeWorker:
         priority: int,
         tenant: str,
         weight: float,
+        first_latent: int,
         chunks: tuple[int, ...],
         events: SessionEvents,
     ) -> FakeHandle:
         if not self.available:
             raise Unavailable("the worker is restarting; try again")
         self.opened.append(
-            {"model": model, "dtype": dtype, "normalized": normalized, "num_latents": num_latents, "chunks": chunks}
+            {
+                "model": model,
+                "dtype": dtype,
+                "normalized": normalized,
+                "num_latents": num_latents,
+                "first_latent": first_latent,
+                "chunks": chunks,
+            }
         )
         frame_bytes = pixel_format.frame_bytes(*geometry.frame_size(self.specs[0]))
-        handle = FakeHandle(self.specs[0], frame_bytes, events, automatic=self.automatic)
-        handle.content_from, handle.first_checksum = self.content_from, self.first_checksum
+        handle = FakeHandle(self.specs[0], frame_bytes, first_latent, events, automatic=self.automatic)
+        handle.first_checksum = self.first_checksum
         self.handles.append(handle)
         events.on_opened()
         return handle

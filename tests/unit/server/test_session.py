@@ -138,7 +138,7 @@ async def test_no_latents_at_all_end_with_done_and_no_frames() -> None:
 async def test_the_worker_hears_what_was_opened() -> None:
     async with running(request(open=opening(num_latents=7, normalized=True))) as run:
         assert run.worker.opened == [
-            {"model": "toy", "dtype": "float16", "normalized": True, "num_latents": 7, "chunks": ()}
+            {"model": "toy", "dtype": "float16", "normalized": True, "num_latents": 7, "first_latent": 0, "chunks": ()}
         ]
 
 

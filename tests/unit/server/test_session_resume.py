@@ -14,6 +14,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import WorkerLost
+from framehaul_pipeline.spec import DecoderSpec
 from framehaul_server.admission import Admission
 from framehaul_server.callers import Callers
 from framehaul_server.lingering import LingeringCalls
@@ -33,6 +34,7 @@ from tests.unit.server.fakes import (
 
 RESUMABLE = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(), window_frames=64)
 FINITE = msgspec.structs.replace(SPEC, receptive_latents=3)
+PICTURE_FIRST = msgspec.structs.replace(FINITE, first_frames=1)
 GONE = WorkerLost(at_work=True)
 GONE_ELSEWHERE = WorkerLost(at_work=False)
 """At work for another session, or for none."""
@@ -446,25 +448,28 @@ async def test_a_draining_server_keeps_nothing_that_has_no_connection() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("spec", [SPEC, FINITE])
-async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(spec: object) -> None:
+@pytest.mark.parametrize(("spec", "first_latent"), [(SPEC, 0), (FINITE, 2), (PICTURE_FIRST, 2)])
+async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(
+    spec: DecoderSpec, first_latent: int
+) -> None:
     """The new worker gets the latents it needs, in the chunks of before; what was published is dropped."""
-    worker = FakeWorker(spec)  # type: ignore[arg-type]
+    worker = FakeWorker(spec)
+    missing = SPEC.first_frames - spec.first_frames
     async with serving(worker=worker) as server:
         context, _task = await server.connect(request(latents(5), open=RESUMABLE), request(ack=pb.Ack()))
-        assert first_frames(context)[-1] == 16
+        assert first_frames(context)[-1] == 16 - missing
         worker.die(GONE)
         context.send(request(latents(1), index=5))
         await settle()
         assert len(worker.handles) == 1
-        worker.content_from = 0 if spec is SPEC else 8
         server.service.worker_ready()
         context.send(request(latents(1), index=6, end_of_latents=True))
         await settle()
-        assert context.frames() == [frame(index) for index in range(28)]
-        assert context.done() == pb.Done(num_frames=28, num_latents=7)
-        plan = worker.opened[1]["chunks"]
-        assert plan == (1,) * (5 if spec is SPEC else 3)
+        assert context.frames() == [frame(index) for index in range(28 - missing)]
+        assert context.done() == pb.Done(num_frames=28 - missing, num_latents=7)
+        assert worker.opened[1]["first_latent"] == first_latent
+        assert worker.opened[1]["chunks"] == (1,) * (5 - first_latent)
+        assert worker.handles[1].pushed[:-2] == worker.handles[0].pushed[first_latent:]
 
 
 @pytest.mark.asyncio
@@ -557,10 +562,16 @@ async def test_a_session_too_long_to_be_kept_says_where_to_start_again() -> None
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("start_frame", "first_latent"), [(0, 0), (3, 0), (11, 0), (14, 1), (16, 2)])
-async def test_a_session_may_start_at_any_frame(start_frame: int, first_latent: int) -> None:
+@pytest.mark.parametrize(
+    ("spec", "start_frame", "first_latent"),
+    [
+        *((FINITE, *case) for case in ((0, 0), (3, 0), (11, 0), (14, 1), (16, 2))),
+        *((PICTURE_FIRST, *case) for case in ((0, 0), (8, 0), (9, 1), (12, 1), (13, 2))),
+    ],
+)
+async def test_a_session_may_start_at_any_frame(spec: DecoderSpec, start_frame: int, first_latent: int) -> None:
     """The server asks for the latents that it needs, and frames before the wanted one are not sent."""
-    worker = FakeWorker(FINITE)
+    worker = FakeWorker(spec)
     async with serving(worker=worker) as server:
         started = opening(mode=pb.MODE_EXPLICIT, start_frame=start_frame, num_latents=6, window_frames=64)
         context, task = await server.connect(request(open=started))
@@ -569,8 +580,8 @@ async def test_a_session_may_start_at_any_frame(start_frame: int, first_latent: 
         context.send(request(latents(6 - first_latent), index=first_latent, end_of_latents=True))
         await settle()
         assert first_frames(context)[0] == start_frame
-        assert context.done() == pb.Done(num_frames=24, num_latents=6)
-        assert worker.opened[0]["num_latents"] == 6 - first_latent
+        assert context.done() == pb.Done(num_frames=spec.num_frames(6), num_latents=6)
+        assert (worker.opened[0]["first_latent"], worker.opened[0]["num_latents"]) == (first_latent, 6 - first_latent)
         context.half_close()
         await asyncio.wait_for(task, 5)
 

@@ -1,0 +1,98 @@
+"""A worker is killed in the middle of a chunk under the reference client, on any device; the standby takes over."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framehaul_client import FrameClient
+from framehaul_pipeline import process
+from framehaul_pipeline.models import TINY_SPEC
+from tests.faults.chunks import decode_in, noted
+from tests.faults.faulty_worker import HARM_ONCE, Harm
+from tests.faults.running_app import RunningApp, running_app
+from tests.integration.server.server_process import CHANNELS, SIZE
+
+NUM_LATENTS = 40
+HARM_AT = 25
+"""The latent that kills the worker."""
+CHUNK_LATENTS = 3
+
+
+@asynccontextmanager
+async def fragile_app(device: str, harm_once: Path) -> AsyncIterator[RunningApp]:
+    """A server with a standby; the size that `lose_worker` streams is warmed up, so that CUDA replays its graphs."""
+    size = SIZE * TINY_SPEC.spatial_factor
+    worker = {
+        "device": device,
+        "standby": True,
+        "max_restarts": 1000,
+        "chunk_latents": CHUNK_LATENTS,
+        "warm_up": ((size, size),),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
+        patch.setenv(HARM_ONCE, str(harm_once))
+        async with running_app(worker=worker) as app:
+            yield app
+
+
+async def lose_worker(app: RunningApp, harm: Harm, harm_once: Path) -> float:
+    """Stream a clip with one latent that kills the worker which decodes it first; its value is clamped otherwise.
+
+    Every frame comes once, bit for bit as one worker decodes them in the same chunks; nothing is left.
+
+    Returns:
+        Seconds from the worker's death to the first frame that had not been published, at the client.
+    """
+    noise = np.random.default_rng(3).standard_normal((NUM_LATENTS, CHANNELS, SIZE, SIZE), dtype=np.float32)
+    clip = noise.astype(np.float16)
+    clip[HARM_AT, 0, 0, 0] = harm
+    await app.warm()
+    app.remember()
+    worker, standby = app.supervisor.worker_pid, app.supervisor.standby_pid
+    clock = asyncio.get_running_loop().time
+    arrived_s, frames = [], []
+    with noted(app) as notes, time_of_death(worker) as died, harming(harm_once):
+        async with FrameClient(app.target) as client, client.session(clip, window_frames=16) as session:
+            async for frame in session:
+                arrived_s.append(clock())
+                frames.append(frame.copy())
+            assert session.statistics.num_reconnects == 0
+    assert app.supervisor.worker_pid == standby != worker
+    first, known = notes.check_replay(TINY_SPEC)
+    assert 0 < first < known <= HARM_AT
+    assert np.array_equal(np.stack(frames), await decode_in(app, TINY_SPEC, clip, tuple(notes.chunks.values())))
+    await app.expect_idle()
+    return arrived_s[TINY_SPEC.num_frames(HARM_AT)] - died.result()
+
+
+@contextmanager
+def harming(once: Path) -> Iterator[None]:
+    """Let one worker do harm: it does meanwhile."""
+    once.touch()
+    yield
+    assert not once.exists()
+
+
+@contextmanager
+def time_of_death(pid: int) -> Iterator[asyncio.Future[float]]:
+    """When a process ended, on the event loop's clock."""
+    loop = asyncio.get_running_loop()
+    died = loop.create_future()
+    descriptor = os.pidfd_open(pid)
+
+    def note() -> None:
+        loop.remove_reader(descriptor)
+        died.set_result(loop.time())
+
+    loop.add_reader(descriptor, note)
+    try:
+        yield died
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
