@@ -131,6 +131,8 @@ class RunningApp:
         tasks = [name for task in asyncio.all_tasks() - self._tasks if (name := task_name(task)) != ACCEPTING]
         found = {
             "places": self.num_sessions,
+            "queued": self.app._admission.num_queued,
+            "calls": not self.app._admission.idle.is_set(),
             "sessions": rings.num_sessions,
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,
