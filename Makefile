@@ -78,6 +78,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/frames.py \
 	client/framehaul_client/sinks/exr.py \
 	client/framehaul_client/latents.py \
+	client/framehaul_client/queueing.py \
 	client/framehaul_client/reassembly.py \
 	client/framehaul_client/resume.py \
 	client/framehaul_client/history.py \
