@@ -42,6 +42,8 @@ class Stream:
         method: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
         self.call = method(timeout=timeout_s)
         self.num_frames = 0
+        self.positions: list[int] = []
+        """In the server's queue, as they were told."""
         self.opened: pb.Opened | None = None
         self.drain: pb.Drain | None = None
         self.done: pb.Done | None = None
@@ -55,6 +57,9 @@ class Stream:
         if raw is grpc.aio.EOF:
             return False
         header = wire.split_response(raw).header
+        if header.HasField("queued"):
+            assert self.opened is None
+            self.positions.append(header.queued.position)
         if header.HasField("opened"):
             self.opened = header.opened
         if header.HasField("drain"):
