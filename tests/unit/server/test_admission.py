@@ -254,3 +254,12 @@ def test_waiting_bytes_are_waited_for_and_smaller_sessions_of_the_tenant_do_not_
     first.release()
     assert large.held
     assert small.held
+
+
+def test_whoever_was_behind_one_that_did_not_fit_is_served_when_that_one_leaves() -> None:
+    admission = Admission(9, max_queued=2)
+    film = Tenant(name="film", max_waiting_bytes=100)
+    claimed(admission, film, num_bytes=60)
+    large, small = claimed(admission, film, num_bytes=50), claimed(admission, film, num_bytes=10)
+    large.withdraw()
+    assert small.held

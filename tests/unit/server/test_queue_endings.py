@@ -72,6 +72,19 @@ async def test_a_client_that_ends_while_it_is_queued_leaves_the_queue(loss: Loss
 
 
 @pytest.mark.asyncio
+async def test_the_queue_is_left_before_anything_else_is_waited_for() -> None:
+    """In the very step in which the call hears of its end."""
+    async with serving() as server:
+        await server.connect(request(open=EXPLICIT))
+        _, task = await server.connect(request(open=EXPLICIT))
+        assert server.admission.num_queued == 1
+        task.cancel()
+        await asyncio.sleep(0)
+        assert server.admission.num_queued == 0
+        assert not task.done()
+
+
+@pytest.mark.asyncio
 async def test_a_write_that_fails_ends_the_wait() -> None:
     """As when the connection is lost."""
     async with serving() as server:

@@ -94,6 +94,10 @@ async def test_what_first_requests_hold_in_the_queue_is_bounded() -> None:
         assert "its queue holds 0 of 100 bytes of requests" in text
         small, _ = await server.connect(request(open=opening()))
         assert told(small) == [1]
+    async with serving(max_queued_bytes=10) as server:
+        await server.connect(request(open=EXPLICIT))
+        bare, task = await server.connect(request(open=opening()))
+        assert (await status(bare, task))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.asyncio
@@ -111,6 +115,22 @@ async def test_what_an_explicit_client_says_in_the_queue_is_not_forgotten() -> N
         context.send(request(ack=pb.Ack(next_frame=4)))
         context.half_close()
         await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.asyncio
+async def test_what_an_explicit_client_says_after_the_queue_comes_in_order() -> None:
+    """The read that was begun in the queue gets the first of it."""
+    async with serving() as server:
+        _, holder = await server.connect(request(open=EXPLICIT))
+        context, _ = await server.connect(request(open=EXPLICIT))
+        await leave(holder)
+        await settle()
+        assert is_open(context)
+        for index in range(3):
+            context.send(request(latents(1), index=index))
+        context.send(request(end_of_latents=True))
+        await settle()
+        assert context.done() == pb.Done(num_frames=12, num_latents=3)
 
 
 @pytest.mark.asyncio
