@@ -44,6 +44,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/messages.py \
 	pipeline/framehaul_pipeline/lease.py \
 	server/framehaul_server/admission.py \
+	server/framehaul_server/admission_queue.py \
 	server/framehaul_server/callers.py \
 	server/framehaul_server/config.py \
 	server/framehaul_server/decoding.py \
@@ -60,6 +61,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/outbox.py \
 	server/framehaul_server/packing.py \
 	server/framehaul_server/production.py \
+	server/framehaul_server/queueing.py \
 	server/framehaul_server/requests.py \
 	server/framehaul_server/responses.py \
 	server/framehaul_server/resumable.py \
@@ -79,6 +81,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/frames.py \
 	client/framehaul_client/sinks/exr.py \
 	client/framehaul_client/latents.py \
+	client/framehaul_client/queueing.py \
 	client/framehaul_client/reassembly.py \
 	client/framehaul_client/resume.py \
 	client/framehaul_client/history.py \

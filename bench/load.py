@@ -23,7 +23,7 @@ from bench.scenarios import LATENTS, SCENARIOS, Scenario, lateness_ms, write_lat
 _RUN_TIMEOUT_S: Final = 120.0
 _MOST_GROWTH: Final = 1.10
 _MAX_SESSIONS: Final = 8
-_SERVER: Final = ("--device", "cpu", "--allow-synthetic", "--max-sessions", str(_MAX_SESSIONS))
+_SERVER: Final = ("--device", "cpu", "--allow-synthetic", "--max-sessions", str(_MAX_SESSIONS), "--max-queued", "0")
 _QUIET_S: Final = 1.0
 
 

@@ -57,7 +57,7 @@ def serve_ours(announce: Announce) -> None:
     tune_allocator()
 
     async def serve() -> None:
-        server = grpc.aio.server(options=server_options(max_request_bytes=1 << 20, max_sessions=64, keepalive_s=10.0))
+        server = grpc.aio.server(options=server_options(max_request_bytes=1 << 20, max_calls=128, keepalive_s=10.0))
         server.add_generic_rpc_handlers((_OurService(),))
         await _run(server, announce)
 

@@ -114,6 +114,8 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
         description="Streams latents to a server and writes the decoded frames.\n\n"
         "A file appears under its name only when "
         "it is whole, and then replaces what had that name;\nuntil then it is NAME.xxxxxx.partial beside it.\n\n"
+        "A server that has no place for the session yet keeps it in a queue; where it stands there is told on "
+        "stderr.\n\n"
         "When the connection is lost, or the server or its worker ends, the session is taken up again where "
         "the\nframes stopped, for as long as --retry-for says; what happens is told on stderr.",
         epilog=epilog,
@@ -166,7 +168,7 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser], e
         default=DEFAULT_RETRY_FOR_S,
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
-        f"came; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
+        f"came, or the last word from a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
     parser.add_argument(
         "--tensor", default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -114,6 +115,7 @@ class FrameClient:
         window_frames: int | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
+        on_queued: Callable[[int], None] | None = None,
     ) -> Session:
         """Make a session, an async context manager.
 
@@ -131,7 +133,9 @@ class FrameClient:
             max_message_bytes: largest message that the server may send.
             retry_for_s: how long to try to take the session up again when the connection or the server is lost, as
                 long as nothing comes; 0 to fail at once. What an iterator yielded is kept until frames that need it
-                have come: for some decoders, that is the whole clip.
+                have come: for some decoders, that is the whole clip. Time in a server's queue doesn't count.
+            on_queued: called on this event loop with each position in the queue of a server that has no place for the
+                session yet, 1 is next. To wait no longer, cancel the task that enters the session.
 
         Raises:
             ValueError: an argument is out of its range.
@@ -151,7 +155,9 @@ class FrameClient:
             max_message_bytes=max_message_bytes,
             retry_for_s=retry_for_s,
         )
-        session = Session(self._channel, self._target, latents, config, self._sessions.discard, self._metadata)
+        session = Session(
+            self._channel, self._target, latents, config, self._sessions.discard, self._metadata, on_queued
+        )
         self._sessions.add(session)
         return session
 

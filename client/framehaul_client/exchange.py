@@ -23,6 +23,7 @@ from framehaul_client.errors import DataLoss, FramehaulError, NotFound, Protocol
 from framehaul_client.frames import FrameBatch
 from framehaul_client.history import LatentHistory
 from framehaul_client.opening import Opened, open_message, read_opened, restarted, resumed
+from framehaul_client.queueing import QueuePosition, receive_opened
 from framehaul_client.reassembly import Reassembly
 from framehaul_client.resume import Retry
 from framehaul_client.statistics import SessionStatistics
@@ -42,12 +43,14 @@ class Exchange:
         config: SessionConfig,
         statistics: SessionStatistics,
         start_stream: Callable[[], Stream],
+        queue: QueuePosition,
     ) -> None:
-        """Prepare an exchange of the latents of `history`; the caller closes that."""
+        """Prepare an exchange of the latents of `history`; the caller closes that, and watches `queue`."""
         self._history = history
         self._config = config
         self._statistics = statistics
         self._start_stream = start_stream
+        self._queue = queue
         self._retry = Retry(config.retry_for_s)
         self._batches: deque[FrameBatch] = deque()  # received, not yet handed out: the window bounds it
         self._changed = asyncio.Event()  # frames came, or the session ended
@@ -57,7 +60,6 @@ class Exchange:
         self._leaving = False
         self._error: Exception | None = None
         self._started_s = 0.0
-        self.queue_position: int | None = None
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
@@ -86,6 +88,7 @@ class Exchange:
             call: Call | None = await self._attach()
         except FramehaulError as error:
             call = await self._reconnect(error)
+        self._started_s += self._statistics.queued_s  # what comes is measured from when there was a place
         self._statistics.open_s = time.perf_counter() - self._started_s
         self._life = asyncio.create_task(self._live(call), name="framehaul session")
 
@@ -189,9 +192,7 @@ class Exchange:
         try:
             with contextlib.suppress(StreamClosed):  # receiving tells why
                 await stream.send(pb.StreamRequest(open=asked))
-            answer = await stream.receive()
-            if answer is None or not answer.header.HasField("opened"):
-                raise ProtocolError("the server's first message isn't Opened")
+            answer = await receive_opened(stream, self._queue, self._retry)
             await self._accept(asked, answer)
             call = Call(
                 stream,
@@ -249,9 +250,6 @@ class Exchange:
     def _handle(self, message: wire.Envelope[pb.StreamResponse], call: Call) -> None:
         header = message.header
         call.grant(header.latents_until)
-        if header.HasField("queued"):
-            self.queue_position = header.queued.position
-            _LOG.info("waiting for a turn at position %d", self.queue_position)
         if header.HasField("drain"):
             self.drain_grace_s = header.drain.grace_ms / 1000
             _LOG.warning("the server will stop: it gives this session %.1f s", self.drain_grace_s)
@@ -261,7 +259,6 @@ class Exchange:
             self._end(header.done, call)
 
     def _receive_frames(self, frames: pb.Frames, payload: memoryview) -> None:
-        self.queue_position = None
         self._window.receive(frames.num_frames)
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()

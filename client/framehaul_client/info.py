@@ -66,7 +66,9 @@ class ServerInfo:
         max_request_bytes: of one message of latents.
         max_response_bytes: of one message of frames.
         chunk_latents: most latents decoded together.
+        max_queued: sessions that may wait for a place.
         num_sessions: open now.
+        num_queued: waiting for a place now.
         num_slots: places for decoded frames.
         num_slots_in_use: of those, now.
     """
@@ -83,7 +85,9 @@ class ServerInfo:
     max_request_bytes: int
     max_response_bytes: int
     chunk_latents: int
+    max_queued: int
     num_sessions: int
+    num_queued: int
     num_slots: int
     num_slots_in_use: int
 
@@ -120,7 +124,9 @@ def read_info(message: pb.ServerInfo) -> ServerInfo:
         max_request_bytes=message.limits.max_request_bytes,
         max_response_bytes=message.limits.max_response_bytes,
         chunk_latents=message.limits.chunk_latents,
+        max_queued=message.limits.max_queued,
         num_sessions=message.load.sessions,
+        num_queued=message.load.queued,
         num_slots=message.load.slots,
         num_slots_in_use=message.load.slots_in_use,
     )

@@ -31,9 +31,11 @@ def info_json(info: ServerInfo) -> str:
 
 def info_text(target: str, info: ServerInfo) -> str:
     """Make a few lines for people."""
+    queued = f"{info.num_queued} queued, " if info.num_queued else ""
     lines = [
         f"{target}: framehaul {info.version} on {info.device}, "
-        f"{info.num_sessions} of {info.max_sessions} sessions, {info.num_slots_in_use} of {info.num_slots} slots in use"
+        f"{info.num_sessions} of {info.max_sessions} sessions, "
+        f"{queued}{info.num_slots_in_use} of {info.num_slots} slots in use"
     ]
     lines += [f"  {line}" for line in model_lines(info.models)]
     lines.append(

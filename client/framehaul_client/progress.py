@@ -10,6 +10,7 @@ from typing import Final, Never, Protocol, Self, TextIO
 from tqdm import tqdm
 
 _LINE_INTERVAL_S: Final = 2.0
+_WIPE: Final = "\r\x1b[K"
 
 
 class Progress(Protocol):
@@ -22,6 +23,9 @@ class Progress(Protocol):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave the terminal clean."""
+
+    def queue(self, position: int) -> None:
+        """Tell the place in the server's queue, 1 is next."""
 
     def start(self, num_frames: int | None) -> None:
         """Begin; `num_frames` will come, if that is known."""
@@ -50,6 +54,9 @@ class Silence:
     ) -> None:
         """Do nothing."""
 
+    def queue(self, position: int) -> None:
+        """Do nothing."""
+
     def start(self, num_frames: int | None) -> None:
         """Do nothing."""
 
@@ -67,6 +74,11 @@ class Lines(Silence):
         self._num_frames = 0
         self._total = ""
         self._started_s = self._told_s = 0.0
+
+    def queue(self, position: int) -> None:
+        """Write a line."""
+        self._stream.write(f"{_queued(position)}\n")
+        self._stream.flush()
 
     def start(self, num_frames: int | None) -> None:
         """Begin the count."""
@@ -91,21 +103,47 @@ class Bar(Silence):
         """Draw on `stream`, a terminal."""
         self._stream = stream
         self._bar: tqdm[Never] | None = None
+        self._queued = False
+        """The place in the queue stands on the terminal."""
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave the bar as it stands when all is well, and wipe it off else."""
+        self._wipe_queue()
         if self._bar is not None:
             self._bar.leave = exc is None
             self._bar.close()
 
+    def queue(self, position: int) -> None:
+        """Write over what stood there; in front of the bar, when a lost session is queued once more."""
+        self._queued = True
+        if self._bar is None:
+            self._stream.write(f"{_WIPE}{_queued(position)}")
+            self._stream.flush()
+        else:
+            self._bar.set_description_str(_queued(position))
+
     def start(self, num_frames: int | None) -> None:
         """Draw the empty bar."""
+        self._wipe_queue()
         bar: tqdm[Never] = tqdm(total=num_frames, unit=" frames", file=self._stream, dynamic_ncols=True)
         self._bar = bar
 
     def advance(self, num_frames: int) -> None:
         """Draw on."""
+        self._wipe_queue()
         if self._bar is not None:
             self._bar.update(num_frames)
+
+    def _wipe_queue(self) -> None:
+        if self._queued:
+            self._queued = False
+            if self._bar is None:
+                self._stream.write(_WIPE)
+            else:
+                self._bar.set_description_str(refresh=False)
+
+
+def _queued(position: int) -> str:
+    return f"queued, position {position}"

@@ -14,7 +14,8 @@ class Timeline:
 
     Attributes:
         connect_s: until the server answered.
-        open_s: until it had accepted the session; includes the first latent.
+        queue_s: in the server's queue, before the session was opened.
+        open_s: until it had accepted the session, without that; includes the first latent.
         wait_frames_s: for frames to arrive: the server, the network, or latents that weren't ready.
         wait_encoder_s: for the encoder, while its queue was full.
         finish_s: after the last frame: the encoder's rest, and the file.
@@ -22,6 +23,7 @@ class Timeline:
     """
 
     connect_s: float
+    queue_s: float
     open_s: float
     wait_frames_s: float
     wait_encoder_s: float
@@ -64,8 +66,8 @@ class Report:
         frame_bytes: received, without headers.
         out_bytes: written.
         total_s: of the whole run.
-        first_frame_s: from asking for the session to its first frame.
-        stream_s: from asking for the session to its last frame.
+        first_frame_s: from asking for the session to its first frame, without the time in the server's queue.
+        stream_s: likewise, to its last frame.
         timeline: of the main task.
         meanwhile: beside it.
     """
@@ -109,6 +111,7 @@ class Report:
     def as_text(self) -> str:
         """Make a few lines for people."""
         line, beside = self.timeline, self.meanwhile
+        queued = f"{line.queue_s:.2f} queued, " if line.queue_s else ""
         busy = beside.encode_s / self.total_s if self.total_s else 0.0
         return "\n".join(
             (
@@ -118,7 +121,8 @@ class Report:
                 f"as {self.pixel_format}",
                 f"  first frame after {self.first_frame_s:.3f} s; all in {self.stream_s:.2f} s: "
                 f"{self.frames_per_s:.1f} frames/s, {self.megabytes_per_s:.1f} MB/s",
-                f"  {self.total_s:.2f} s in all: {line.connect_s:.2f} connecting, {line.open_s:.2f} opening, "
+                f"  {self.total_s:.2f} s in all: {line.connect_s:.2f} connecting, {queued}"
+                f"{line.open_s:.2f} opening, "
                 f"{line.wait_frames_s:.2f} waiting for frames, {line.wait_encoder_s:.2f} waiting for the encoder, "
                 f"{line.finish_s:.2f} finishing, {line.other_s:.2f} other",
                 f"  meanwhile: encoder busy {beside.encode_s:.2f} s ({busy:.0%}); "

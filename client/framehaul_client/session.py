@@ -20,6 +20,7 @@ from framehaul_client.exchange import Exchange
 from framehaul_client.frames import FrameBatch, Pixels
 from framehaul_client.history import LatentHistory
 from framehaul_client.opening import Opened
+from framehaul_client.queueing import QueuePosition
 from framehaul_client.source import Latents
 from framehaul_client.statistics import SessionStatistics
 from framehaul_client.stream import Stream
@@ -28,7 +29,8 @@ from framehaul_client.stream import Stream
 class Session:
     """Latents go out and frames come in, at the same time; made by `FrameClient.session`.
 
-    Entering it takes the first latents (their shape and dtype are the session's) and waits for the server's answer.
+    Entering it takes the first latents (their shape and dtype are the session's) and waits for the server's answer,
+    and for as long as the server has it in its queue.
     Leaving it, in whatever way, cancels what isn't finished. Iterate over it once, from one task:
 
         async with client.session(latents) as session:
@@ -46,6 +48,7 @@ class Session:
         config: SessionConfig,
         on_close: Callable[[Session], None],
         metadata: Metadata = (),
+        on_queued: Callable[[int], None] | None = None,
     ) -> None:
         """Prepare; nothing is sent before the session is entered."""
         self._channel = channel
@@ -55,6 +58,7 @@ class Session:
         self._on_close = on_close
         self._metadata = metadata
         self._statistics = SessionStatistics()
+        self._queue = QueuePosition(self._statistics, on_queued)
         self._history: LatentHistory | None = None
         self._exchange: Exchange | None = None
         self._batch: FrameBatch | None = None  # the message whose frames are handed out one by one
@@ -175,8 +179,11 @@ class Session:
 
     @property
     def queue_position(self) -> int | None:
-        """Place among the sessions that wait for their turn, 1 is next; None when it doesn't wait."""
-        return self._running.queue_position
+        """Place in the server's queue, 1 is next; None when it doesn't wait there.
+
+        It waits while it is entered, and once more when it has to be opened anew.
+        """
+        return self._queue.position
 
     @property
     def drain_grace_s(self) -> float | None:
@@ -195,7 +202,11 @@ class Session:
             raise InvalidLatents("no latents: a session needs at least one")
         self._statistics.produce_s += time.perf_counter() - started_s
         exchange = Exchange(
-            history, self._config, self._statistics, lambda: Stream(self._channel, self._target, self._metadata)
+            history,
+            self._config,
+            self._statistics,
+            lambda: Stream(self._channel, self._target, self._metadata),
+            self._queue,
         )
         await exchange.open()
         return exchange

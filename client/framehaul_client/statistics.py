@@ -14,9 +14,10 @@ class SessionStatistics:
         latent_bytes: bytes of latents sent, repeated ones included.
         num_frames: frames received and checked.
         frame_bytes: their size.
-        open_s: from the first message to the server's answer.
-        first_frame_s: from the first message to the first frame; None before it came.
-        last_frame_s: from the first message to the last frame so far; None before the first.
+        queued_s: in queues of servers that had no place yet.
+        open_s: from the first message to the server's answer, without the time in its queue.
+        first_frame_s: from the first message to the first frame, without that time either; None before it came.
+        last_frame_s: likewise, to the last frame so far; None before the first.
         wait_frames_s: the consumer waited for frames.
         produce_s: the latents' iterator worked.
         wait_room_s: latents waited for the server to take more.
@@ -28,6 +29,7 @@ class SessionStatistics:
     latent_bytes: int = 0
     num_frames: int = 0
     frame_bytes: int = 0
+    queued_s: float = 0.0
     open_s: float = 0.0
     first_frame_s: float | None = None
     last_frame_s: float | None = None

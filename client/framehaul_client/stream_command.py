@@ -102,7 +102,7 @@ class _Run:
         self._sink = sink
         self._fps = fps
         self._progress = progress
-        self._connect_s = self._open_s = self._wait_encoder_s = self._finish_s = self._encode_s = 0.0
+        self._connect_s = self._queue_s = self._open_s = self._wait_encoder_s = self._finish_s = self._encode_s = 0.0
         self._opened: Opened
         self._statistics: SessionStatistics
 
@@ -123,9 +123,11 @@ class _Run:
                 normalized=latents.normalized if config.normalized is None else config.normalized,
                 priority=config.priority,
                 retry_for_s=config.retry_for_s,
+                on_queued=self._progress.queue,
             ) as session:
-                self._open_s = clock.lap()
                 self._opened, self._statistics = session.opened, session.statistics
+                self._queue_s = session.statistics.queued_s
+                self._open_s = clock.lap() - self._queue_s
                 await self._encode(session)
 
     async def _encode(self, session: Session) -> None:
@@ -148,7 +150,8 @@ class _Run:
 
     def report(self, total_s: float) -> Report:
         opened, statistics = self._opened, self._statistics
-        spent_s = self._connect_s + self._open_s + statistics.wait_frames_s + self._wait_encoder_s + self._finish_s
+        opening_s = self._connect_s + self._queue_s + self._open_s
+        spent_s = opening_s + statistics.wait_frames_s + self._wait_encoder_s + self._finish_s
         return Report(
             out=self._config.out,
             target=self._config.target,
@@ -167,6 +170,7 @@ class _Run:
             stream_s=statistics.last_frame_s or 0.0,
             timeline=Timeline(
                 connect_s=self._connect_s,
+                queue_s=self._queue_s,
                 open_s=self._open_s,
                 wait_frames_s=statistics.wait_frames_s,
                 wait_encoder_s=self._wait_encoder_s,

@@ -41,6 +41,11 @@ class Envelope(Generic[MessageT]):
         self.header = header
         self.payload = payload
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole received message, which the view keeps alive."""
+        return memoryview(self.payload.obj).nbytes
+
 
 def join(header: Message, parts: Iterable[bytes | memoryview]) -> bytes:
     """Serialize `header` with the concatenated `parts` as its payload, in one copy.

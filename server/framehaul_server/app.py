@@ -64,7 +64,9 @@ class App:
             raise UnusableFile(str(error)) from error
         self._on_ready = on_ready
         self._specs = config.worker.specs
-        self._admission = Admission(config.max_sessions)
+        self._admission = Admission(
+            config.max_sessions, max_queued=config.max_queued, max_queued_bytes=config.max_queued_bytes
+        )
         self._lingering = LingeringCalls(config.max_sessions)
         self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
@@ -73,7 +75,7 @@ class App:
             interceptors=(Gate(self._callers),),
             options=server_options(
                 max_request_bytes=config.max_request_bytes,
-                max_sessions=config.max_sessions,
+                max_calls=2 * config.max_sessions + config.max_queued,
                 keepalive_s=config.keepalive_s,
             ),
         )
@@ -168,6 +170,7 @@ class App:
                 max_request_bytes=config.max_request_bytes,
                 max_response_bytes=max_response_bytes(config.worker.max_pixels),
                 chunk_latents=config.worker.chunk_latents,
+                max_queued=config.max_queued,
             ),
             load=pb.Load(
                 sessions=self._admission.num_sessions,
@@ -176,6 +179,7 @@ class App:
                 session_memory_bytes=worker.session_memory_bytes,
                 session_memory_used_bytes=worker.session_memory_used_bytes,
                 sessions_parked=worker.num_parked,
+                queued=self._admission.num_queued,
             ),
             synthetic=config.allow_synthetic,
         )
@@ -203,7 +207,12 @@ class App:
 
     async def _drain(self, service: FrameService) -> None:
         grace_s = self._config.grace_s
-        _log.info("%s", logs.line("drain", sessions=self._admission.num_sessions, grace_s=grace_s))
+        _log.info(
+            "%s",
+            logs.line(
+                "drain", sessions=self._admission.num_sessions, queued=self._admission.num_queued, grace_s=grace_s
+            ),
+        )
         self._health.drain()
         service.drain(grace_s)
         try:

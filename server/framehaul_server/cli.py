@@ -37,7 +37,7 @@ Frames leave as rgb24, yuv420p, yuv420p10le (10 bits) or gbrpf16le (half float),
 the first three; half-float frames take twice the bytes, so the largest has half the pixels.
 Addresses other than loopback need TLS and tokens: see docs/operations.md.
 
-The first SIGTERM or SIGINT drains: new sessions are refused, running ones may finish within --grace.
+The first SIGTERM or SIGINT drains: new and queued sessions are refused, running ones may finish within --grace.
 The second ends the process at once.
 
 exit codes:
@@ -118,6 +118,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
             ),
             advertise=given.advertise,
             max_sessions=given.max_sessions,
+            max_queued=given.max_queued,
+            max_queued_bytes=given.max_queued_mib << 20,
             session_window_bytes=given.session_window_mib << 20,
             max_request_bytes=given.max_request_mib << 20,
             resume_window_s=given.resume_window,
@@ -177,7 +179,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "#sha256=HEX behind it to pin the weights. Several options serve several models, the first is the default "
         f"[{_variable('--model')}, separated by commas, default {TINY_SPEC.name}]",
     )
-    option("--max-sessions", int, str(defaults.max_sessions), "sessions at a time; more are refused", "N")
+    option("--max-sessions", int, str(defaults.max_sessions), "sessions at a time; more wait in a queue", "N")
+    option("--max-queued", int, str(defaults.max_queued), "sessions in the queue; more are refused, 0 has none", "N")
+    option("--max-queued-mib", int, str(defaults.max_queued_bytes >> 20), "their first requests together, MiB", "MIB")
     option("--max-size", read_area, "1920x1088", "largest frame, by its area; sizes the rings", "WIDTHxHEIGHT")
     option("--slots", int, str(worker.num_slots), "chunks of frames in shared memory", "N")
     option("--chunk-latents", int, str(worker.chunk_latents), "most latents decoded together", "N")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.logs import LEVELS
+from framehaul_server.tenants import MAX_QUEUED
 
 _MAX_PORT = 65535
 
@@ -84,6 +85,10 @@ class ServerConfig:
     advertise: str | None = None
     """What `Locate` answers; None: the bound address, or this machine's name when that is a wildcard."""
     max_sessions: int = 64
+    max_queued: int = 64
+    """Sessions that wait for a place; 0: those without one are refused at once."""
+    max_queued_bytes: int = 256 << 20
+    """First requests of all sessions that wait for a place."""
     session_window_bytes: int = 64 << 20
     """Frames decoded, and not yet taken by the client, of one session."""
     session_latent_bytes: int = 16 << 20
@@ -127,6 +132,8 @@ class ServerConfig:
             raise ValueError(f"log_level={self.log_level}: must be one of {', '.join(LEVELS)}")
         for name, value, low, high in (
             ("max_sessions", self.max_sessions, 1, 10_000),
+            ("max_queued", self.max_queued, 0, MAX_QUEUED),
+            ("max_queued_bytes", self.max_queued_bytes, 0, 1 << 40),
             ("session_window_bytes", self.session_window_bytes, 1 << 20, 1 << 40),
             ("session_latent_bytes", self.session_latent_bytes, 1 << 10, 1 << 40),
             ("max_request_bytes", self.max_request_bytes, 64 << 10, (1 << 31) - 1),

@@ -1,7 +1,7 @@
 """The most that one session may hold in the server, known when it opens. Pure.
 
-Latents that wait for the worker lie in the journal too, as the same bytes, for as long as it has room; so the larger of
-both counts. A response that was sent and may be asked for again has its place in the window, like one that waits.
+Latents that wait for the worker count by themselves, and those that it took over and the journal keeps by the journal's
+limit. A response that was sent and may be asked for again has its place in the window, like one that waits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _most_latent_bytes(request: OpenRequest, budget: int, rules: SessionRules) -
     if not request.explicit:
         # Without grants, a message is taken whole while there is room for one latent.
         waiting_bytes += rules.max_request_bytes
-    most = max(waiting_bytes, rules.journal_bytes)
+    most = waiting_bytes + rules.journal_bytes
     if request.num_latents is None:
         return most
     return min(most, (request.num_latents - request.first_latent) * request.latent_bytes)

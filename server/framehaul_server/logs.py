@@ -52,6 +52,8 @@ class SessionRecord:
     cause: str = "ok"
     details: str | None = None
     started_s: float = field(default_factory=time.monotonic)
+    queued_s: float | None = None
+    """Of it, in the queue for a place; None for a session that didn't wait there."""
     first_frame_s: float | None = None
     """From the session's start to the first frame handed to the transport."""
 
@@ -77,6 +79,7 @@ class SessionRecord:
             latents=self.num_latents,
             bytes=self.sent_bytes,
             seconds=time.monotonic() - self.started_s,
+            queued_s=self.queued_s,
             first_frame_s=self.first_frame_s,
             cause=self.cause,
             details=self.details,

@@ -5,6 +5,9 @@ Runs on the event loop. Raw bytes come in, so that malformed ones become INVALID
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Awaitable
 from typing import Final, Protocol
 
@@ -14,8 +17,13 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_server.errors import ClientLeft, GrantExceeded, SessionCancelled
 
 Request = Envelope[pb.StreamRequest]
+
+_MOST_AHEAD_BYTES: Final = 64 << 10
+_MESSAGE_BYTES: Final = 256
+"""What a message takes beside its own bytes."""
 
 
 class Requests(Protocol):
@@ -81,6 +89,68 @@ class RenderRequests:
         if render.HasField("crc32c"):
             header.crc32c = render.crc32c
         return Envelope(header, given.payload)
+
+
+class ReadAhead:
+    """The requests of an EXPLICIT session that is queued: read while it waits, so that its client's end is seen.
+
+    Those that the session is to see are kept for it, in order. They are small: latents are not granted yet.
+    """
+
+    def __init__(self, requests: Requests) -> None:
+        """Read `requests`."""
+        self._requests = requests
+        self._kept: deque[Request] = deque()
+        self._num_bytes = 0
+        self._reading: asyncio.Task[Request | None] | None = None
+        """Goes on when nobody waits for it, since a cancelled one might lose a request."""
+
+    async def watch(self) -> None:
+        """Read until the client ends the session, or sends what it may not.
+
+        Cancellation: nothing is lost; `read` goes on from here.
+
+        Raises:
+            SessionCancelled: the client asked for the end.
+            ClientLeft: it closed its half of the call.
+            GrantExceeded: latents, or more than is kept.
+            MalformedMessage: not a request.
+        """
+        while (request := await self._next()) is not None:
+            self._num_bytes += _MESSAGE_BYTES + request.num_bytes
+            if request.header.cancel:
+                raise SessionCancelled("cancelled by the client")
+            if request.payload or self._num_bytes > _MOST_AHEAD_BYTES:
+                raise GrantExceeded("the session is queued: no latents are granted before it is opened")
+            self._kept.append(request)
+        raise ClientLeft("an EXPLICIT session's request stream ended while it was queued: half-closed, or left")
+
+    async def read(self) -> Request | None:
+        """See `Requests.read`."""
+        if self._kept:
+            return self._kept.popleft()
+        return await (self._requests.read() if self._reading is None else self._next())
+
+    def close(self) -> None:
+        """Stop reading; twice is fine."""
+        self._kept.clear()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _next(self) -> Request | None:
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._requests.read())
+            self._reading.add_done_callback(_retrieve)
+        reading = self._reading
+        await asyncio.wait([reading])
+        self._reading = None
+        return reading.result()
+
+
+def _retrieve(reading: asyncio.Task[Request | None]) -> None:
+    """Nobody may be there any more to hear of an error."""
+    with contextlib.suppress(asyncio.CancelledError):
+        reading.exception()
 
 
 _SHARED_MESSAGES: Final = ("open", "synthetic")

@@ -17,6 +17,11 @@ def new_session_id() -> bytes:
     return secrets.token_bytes(_SESSION_ID_BYTES)
 
 
+def queued(position: int) -> pb.StreamResponse:
+    """Where a session stands that waits for its place; 1 is next."""
+    return pb.StreamResponse(queued=pb.Queued(position=position))
+
+
 def opened(
     request: OpenRequest, limits: WindowLimits, *, session_id: bytes, next_latent: int, latents_until: int
 ) -> pb.StreamResponse:

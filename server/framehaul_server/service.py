@@ -21,10 +21,12 @@ from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.admission import Admission, Place
 from framehaul_server.boundary import guard
 from framehaul_server.callers import Callers
+from framehaul_server.delivery import WritableContext
 from framehaul_server.errors import ClientSilent
 from framehaul_server.lingering import LingeringCalls
 from framehaul_server.logs import SessionRecord
-from framehaul_server.requests import RenderRequests, Request, Requests, StreamRequests
+from framehaul_server.queueing import HeadersSent, wait_for_place
+from framehaul_server.requests import ReadAhead, RenderRequests, Request, Requests, StreamRequests
 from framehaul_server.resumable import ResumableSessions
 from framehaul_server.session import Session
 from framehaul_server.session_rules import SessionRules
@@ -55,6 +57,8 @@ class _Call:
     context: Context
     record: SessionRecord
     place: Place
+    ahead: ReadAhead | None = None
+    """Reads the requests of a session that was queued."""
     lingers: Tenant | None = None
     """Whose call it is, once its session is done with it."""
 
@@ -101,8 +105,8 @@ class FrameService:
         )
 
     def drain(self, grace_s: float) -> None:
-        """Refuse new sessions, tell the running ones that `grace_s` are left, and keep none that has no connection."""
-        self._admission.drain()
+        """Refuse new and queued sessions, tell running ones that `grace_s` are left, keep none without a connection."""
+        self._admission.close("the server is draining: open the session elsewhere")
         self._resumable.drop_detached()
         for session in self._sessions:
             session.drain(grace_s)
@@ -113,7 +117,8 @@ class FrameService:
             session.worker_ready()
 
     def fail_sessions(self, reason: str) -> None:
-        """End the running sessions with UNAVAILABLE."""
+        """End the running sessions, and those that wait for a place, with UNAVAILABLE."""
+        self._admission.close(reason)
         self._resumable.drop_detached()
         for session in self._sessions:
             session.fail(Unavailable(reason))
@@ -160,6 +165,8 @@ class FrameService:
         try:
             await guard(context, call.record, self._session(call, requests()))
         finally:
+            if call.ahead is not None:
+                call.ahead.close()
             call.place.release()
             if call.lingers is not None:
                 self._lingering.end(call.lingers)
@@ -167,15 +174,27 @@ class FrameService:
 
     async def _session(self, call: _Call, requests: Requests) -> None:
         caller = self._caller(call.context, call.record)
-        call.place.take(caller.tenant, num_spare=self._resumable.count(caller))
+        call.place.enter(caller.tenant, num_spare=self._resumable.count(caller))
         first = await _within(self._first_request_timeout_s, requests.read())
         if first is None:
             raise OutOfOrder("the request stream ended before its first request")
-        resuming = bool(first.header.open.resume.session_id)
-        session = await self._resume(call, first, caller) if resuming else self._open(call, first, caller)
-        del first
+        context: WritableContext = call.context
+        if first.header.open.resume.session_id:
+            session = await self._resume(call, first, caller)
+            del first
+        else:
+            session = Session(first, self._worker, self._rules, call.record, caller)
+            call.place.claim(
+                priority=session.request.priority, num_bytes=session.max_waiting_bytes, request_bytes=first.num_bytes
+            )
+            del first
+            if not call.place.held:
+                context, requests = await self._queue(call, session, requests)
+            self._sessions.add(session)
+            if session.request.resumable:
+                self._resumable.add(session)
         try:
-            await session.run(requests, call.context)
+            await session.run(requests, context)
         finally:
             if session.survives:
                 self._detach(call, session)
@@ -186,14 +205,15 @@ class FrameService:
             if self._lingering.begin(caller.tenant):
                 call.place.release()
 
-    def _open(self, call: _Call, first: Request, caller: Caller) -> Session:
-        session = Session(first, self._worker, self._rules, call.record, caller)
+    async def _queue(self, call: _Call, session: Session, requests: Requests) -> tuple[WritableContext, Requests]:
+        """Wait for the session's place; what it is to be run with then."""
+        if session.request.explicit:
+            requests = call.ahead = ReadAhead(requests)
+        await wait_for_place(
+            call.place, call.context, call.record, call.ahead, stall_timeout_s=self._rules.stall_timeout_s
+        )
         self._admission.check_open()
-        call.place.reserve(session.max_waiting_bytes)
-        self._sessions.add(session)
-        if session.resumable:
-            self._resumable.add(session)
-        return session
+        return HeadersSent(call.context), requests
 
     async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
         self._lingering.check(caller.tenant)

@@ -29,7 +29,7 @@ from framehaul_server.requests import Request, Requests
 from framehaul_server.session_rules import SessionRules
 from framehaul_server.stall import StallTimer
 from framehaul_server.tenants import Caller
-from framehaul_server.validation import read_open
+from framehaul_server.validation import OpenRequest, read_open
 from framehaul_server.window import WindowLimits, allowed_latents
 from framehaul_server.worker_link import WorkerOpener
 
@@ -85,9 +85,9 @@ class Session:
         return self._request.spec.name
 
     @property
-    def resumable(self) -> bool:
-        """The client wants to be able to resume."""
-        return self._request.resumable
+    def request(self) -> OpenRequest:
+        """What the client asked for."""
+        return self._request
 
     @property
     def max_waiting_bytes(self) -> int:

@@ -8,6 +8,8 @@ from typing import Final
 from framehaul_pipeline.errors import InvalidInput
 
 MAX_PRIORITY: Final = 100
+MAX_QUEUED: Final = 1000
+"""Each change of the queue looks at all who wait, and tells those who have moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,8 @@ class Tenant:
     weight: float = 1.0
     """Share of the device against other tenants that want it at the same priority."""
     max_sessions: int | None = None
+    max_queued: int | None = None
+    """Sessions that may wait for a place."""
     max_waiting_bytes: int | None = None
     """Latents and frames that the server may hold for all sessions together."""
     max_priority: int = MAX_PRIORITY

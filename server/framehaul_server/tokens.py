@@ -4,6 +4,7 @@
     token_sha256 = ["9f86d081..."]   # several while one replaces another
     weight = 2
     max_sessions = 8
+    max_queued = 16
     max_waiting_mib = 512
     max_priority = 10
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from framehaul_server.tenants import MAX_PRIORITY, Tenant
+from framehaul_server.tenants import MAX_PRIORITY, MAX_QUEUED, Tenant
 from framehaul_server.watched import read_private
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -33,6 +34,7 @@ _RANGES: Final[Mapping[str, tuple[type, float, float]]] = MappingProxyType(
     {
         "weight": (float, 0.01, 100.0),
         "max_sessions": (int, 1, 10_000),
+        "max_queued": (int, 0, MAX_QUEUED),
         "max_waiting_mib": (int, 1, 1 << 20),
         "max_priority": (int, -MAX_PRIORITY, MAX_PRIORITY),
     }
@@ -82,11 +84,12 @@ def parse_tokens(document: Mapping[str, object]) -> dict[bytes, Tenant]:
 
 def _tenant(where: str, name: str, fields: Mapping[str, object]) -> Tenant:
     numbers = {field: _number(f"{where}.{field}", field, fields[field]) for field in _RANGES if field in fields}
-    sessions, mib = numbers.get("max_sessions"), numbers.get("max_waiting_mib")
+    sessions, queued, mib = (numbers.get(field) for field in ("max_sessions", "max_queued", "max_waiting_mib"))
     return Tenant(
         name=name,
         weight=float(numbers.get("weight", 1.0)),
         max_sessions=None if sessions is None else int(sessions),
+        max_queued=None if queued is None else int(queued),
         max_waiting_bytes=None if mib is None else int(mib) << 20,
         max_priority=int(numbers.get("max_priority", MAX_PRIORITY)),
     )

@@ -12,8 +12,11 @@ _CONTROL_STREAMS: Final = 64
 """Health, Locate and server information beside the sessions of one connection."""
 
 
-def server_options(*, max_request_bytes: int, max_sessions: int, keepalive_s: float) -> list[tuple[str, int]]:
-    """Options of a `grpc.aio.server`; a frozen peer is dropped after 1.5 times `keepalive_s`."""
+def server_options(*, max_request_bytes: int, max_calls: int, keepalive_s: float) -> list[tuple[str, int]]:
+    """Options of a `grpc.aio.server`; a frozen peer is dropped after 1.5 times `keepalive_s`.
+
+    `max_calls` is more than admission lets in at a time, so that the answer to one too many is admission's.
+    """
     keepalive_ms = round(keepalive_s * 1000)
     ping_timeout_ms = keepalive_ms // 2
     return [
@@ -22,7 +25,7 @@ def server_options(*, max_request_bytes: int, max_sessions: int, keepalive_s: fl
         ("grpc.max_receive_message_length", max_request_bytes),
         ("grpc.max_send_message_length", -1),
         # Over this many, a client's gRPC library queues in secret; so admission must refuse long before.
-        ("grpc.max_concurrent_streams", 2 * max_sessions + _CONTROL_STREAMS),
+        ("grpc.max_concurrent_streams", max_calls + _CONTROL_STREAMS),
         # Both: between them, gRPC refuses calls at random.
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),

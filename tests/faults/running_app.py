@@ -42,6 +42,8 @@ class Stream:
         method: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
         self.call = method(timeout=timeout_s)
         self.num_frames = 0
+        self.positions: list[int] = []
+        """In the server's queue, as they were told."""
         self.opened: pb.Opened | None = None
         self.drain: pb.Drain | None = None
         self.done: pb.Done | None = None
@@ -55,6 +57,9 @@ class Stream:
         if raw is grpc.aio.EOF:
             return False
         header = wire.split_response(raw).header
+        if header.HasField("queued"):
+            assert self.opened is None
+            self.positions.append(header.queued.position)
         if header.HasField("opened"):
             self.opened = header.opened
         if header.HasField("drain"):
@@ -135,7 +140,9 @@ class RunningApp:
         tasks = [name for task in asyncio.all_tasks() - self._tasks if (name := task_name(task)) != ACCEPTING]
         found = {
             "places": self.num_sessions,
-            "calls": self.app._lingering.num_calls,
+            "queued": self.app._admission.num_queued,
+            "calls": not self.app._admission.idle.is_set(),
+            "unread": self.app._lingering.num_calls,
             "sessions": rings.num_sessions,
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,

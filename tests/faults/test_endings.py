@@ -223,16 +223,25 @@ async def test_client_process_gets(
 
 
 async def test_drain_ends_every_stream() -> None:
-    """A stream that finishes, one that waits, one that doesn't read: GOAWAY, then the grace, then nothing is left."""
-    async with running_app(grace_s=1.0) as app:
+    """A stream that finishes, one that waits, one that doesn't read: GOAWAY, then the grace, then nothing is left.
+
+    One that is queued is sent away at once.
+    """
+    async with running_app(grace_s=1.0, max_sessions=3) as app:
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            finishing, waiting, stalled = (Stream(channel) for _ in range(3))
+            finishing, waiting, stalled, queued = (Stream(channel) for _ in range(4))
             await finishing.send(latents(4), open=EXPLICIT)
             await waiting.send(CLIP, open=EXPLICIT)
             await stalled.send(CLIP, open=opening())
             for stream in (finishing, waiting, stalled):
                 await stream.read_frames(4)
+            await queued.send(open=EXPLICIT)
+            assert await queued.read()
+            assert queued.positions == [1]
             app.stop.set()
+            code, details = await queued.status()
+            assert (code, queued.opened) == (grpc.StatusCode.UNAVAILABLE, None)
+            assert "draining" in details
             while finishing.drain is None:
                 await finishing.read()
             await finishing.send(end_of_latents=True, ack=pb.Ack(next_frame=4, window_frames=100))

@@ -91,9 +91,9 @@ async def client_stalls(_: Path) -> float:
         await eventually(lambda: not app.num_sessions, app.held)
         took_s = clock() - stalled_s
         await app.serves()
-        assert app.held()["calls"] == 1
+        assert app.held()["unread"] == 1
         assert (await stream.status())[0] is grpc.StatusCode.ABORTED
-        await eventually(lambda: "calls" not in app.held(), app.held)
+        await eventually(lambda: "unread" not in app.held(), app.held)
         return took_s
 
 
@@ -274,16 +274,23 @@ async def bad_latents(_: Path) -> float:
 
 
 async def too_much_work(_: Path) -> float:
-    async with running_app(max_sessions=1) as app, streaming(app.target):
+    """From the end of the session that held the place to the opening of the one that waited for it."""
+    async with running_app(max_sessions=1, max_queued=1) as app, streaming(app.target) as holder:
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            await channel.channel_ready()
-            asked_s = clock()
-            stream = Stream(channel)
-            await stream.send(open=opening())
-            assert (await stream.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-            took_s = clock() - asked_s
-            trailers = dict(await stream.call.trailing_metadata())
+            queued, refused = Stream(channel), Stream(channel)
+            await queued.send(latents(2), open=opening(), end_of_latents=True)
+            assert await queued.read()
+            assert queued.positions == [1]
+            await refused.send(open=opening())
+            assert (await refused.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+            trailers = dict(await refused.call.trailing_metadata())
             assert trailers["grpc-retry-pushback-ms"] == "1000"
+            left_s = clock()
+            holder.call.cancel()
+            assert await queued.read()
+            took_s = clock() - left_s
+            assert queued.opened is not None
+            assert await queued.read_to_end() == 8
         return took_s
 
 

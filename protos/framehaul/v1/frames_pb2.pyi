@@ -357,7 +357,7 @@ Global___RenderRequest: typing_extensions.TypeAlias = RenderRequest
 
 @typing.final
 class Opened(google.protobuf.message.Message):
-    """The first response of every session."""
+    """The first response of every session that has its place; Queued ones may come before it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -424,12 +424,13 @@ Global___Opened: typing_extensions.TypeAlias = Opened
 
 @typing.final
 class Queued(google.protobuf.message.Message):
-    """The session waits for its turn; position 1 is next."""
+    """The session waits for a place: sent at once, and whenever the position has changed, until Opened."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: builtins.int
     position: builtins.int
+    """1 is next"""
     def __init__(
         self,
         *,
@@ -658,6 +659,7 @@ class Limits(google.protobuf.message.Message):
     MAX_REQUEST_BYTES_FIELD_NUMBER: builtins.int
     MAX_RESPONSE_BYTES_FIELD_NUMBER: builtins.int
     CHUNK_LATENTS_FIELD_NUMBER: builtins.int
+    MAX_QUEUED_FIELD_NUMBER: builtins.int
     max_sessions: builtins.int
     max_pixels: builtins.int
     """of one frame of up to 3 bytes a pixel; wider formats fewer"""
@@ -665,6 +667,8 @@ class Limits(google.protobuf.message.Message):
     max_response_bytes: builtins.int
     chunk_latents: builtins.int
     """most latents decoded together"""
+    max_queued: builtins.int
+    """sessions that may wait for a place; 0: those without one are refused at once"""
     def __init__(
         self,
         *,
@@ -673,8 +677,9 @@ class Limits(google.protobuf.message.Message):
         max_request_bytes: builtins.int = ...,
         max_response_bytes: builtins.int = ...,
         chunk_latents: builtins.int = ...,
+        max_queued: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk_latents", b"chunk_latents", "max_pixels", b"max_pixels", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_sessions", b"max_sessions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_latents", b"chunk_latents", "max_pixels", b"max_pixels", "max_queued", b"max_queued", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_sessions", b"max_sessions"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 
@@ -688,6 +693,7 @@ class Load(google.protobuf.message.Message):
     SESSION_MEMORY_BYTES_FIELD_NUMBER: builtins.int
     SESSION_MEMORY_USED_BYTES_FIELD_NUMBER: builtins.int
     SESSIONS_PARKED_FIELD_NUMBER: builtins.int
+    QUEUED_FIELD_NUMBER: builtins.int
     sessions: builtins.int
     slots: builtins.int
     slots_in_use: builtins.int
@@ -696,6 +702,8 @@ class Load(google.protobuf.message.Message):
     session_memory_used_bytes: builtins.int
     sessions_parked: builtins.int
     """stand still, with their state in host memory"""
+    queued: builtins.int
+    """sessions that wait for a place"""
     def __init__(
         self,
         *,
@@ -705,8 +713,9 @@ class Load(google.protobuf.message.Message):
         session_memory_bytes: builtins.int = ...,
         session_memory_used_bytes: builtins.int = ...,
         sessions_parked: builtins.int = ...,
+        queued: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["session_memory_bytes", b"session_memory_bytes", "session_memory_used_bytes", b"session_memory_used_bytes", "sessions", b"sessions", "sessions_parked", b"sessions_parked", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["queued", b"queued", "session_memory_bytes", b"session_memory_bytes", "session_memory_used_bytes", b"session_memory_used_bytes", "sessions", b"sessions", "sessions_parked", b"sessions_parked", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
 
 Global___Load: typing_extensions.TypeAlias = Load
 

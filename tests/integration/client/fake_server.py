@@ -34,6 +34,10 @@ class Behaviour:
     """Latents that may wait in the server."""
     max_window_frames: int = 32
     frames_to_a_message: int = 3
+    queue: list[list[int | Abort]] = field(default_factory=list)
+    """For each call, the positions that it is told before it is opened, or how it ends instead."""
+    let_in: asyncio.Event = field(default_factory=asyncio.Event)
+    """A session that was queued is opened when this is set."""
     refuse_open: Abort | None = None
     fail_after_latents: tuple[int, Abort] | None = None
     refuse_nan: bool = True
@@ -130,6 +134,8 @@ class _Session:
         behaviour.opens.append(first.open)
         if behaviour.refuse_open is not None:
             await self._context.abort(*behaviour.refuse_open)
+        if behaviour.queue:
+            await self._queue(behaviour.queue.pop(0))
         opened = self._open(first.open)
         await self._send(pb.StreamResponse(opened=opened, latents_until=behaviour.budget))
         behaviour.opened.set()
@@ -145,6 +151,14 @@ class _Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _queue(self, places: list[int | Abort]) -> None:
+        for place in places:
+            if isinstance(place, int):
+                await self._send(pb.StreamResponse(queued=pb.Queued(position=place)))
+            else:
+                await self._context.abort(*place)
+        await self._behaviour.let_in.wait()
 
     def _open(self, message: pb.Open) -> pb.Opened:
         height, width = message.geometry.height * SPATIAL_FACTOR, message.geometry.width * SPATIAL_FACTOR

@@ -108,18 +108,14 @@ async def test_frames_before_a_failure_are_handed_out(target: str, behaviour: Be
     assert np.array_equal(np.stack(frames), expected_frames(latents, RGB_SHAPE)[: len(frames)])
 
 
-async def test_drain_and_queue_are_shown_and_the_stream_goes_on(
+async def test_drain_is_shown_and_the_stream_goes_on(
     target: str, behaviour: Behaviour, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that will stop says so: in the log and on the session; frames keep coming."""
-    behaviour.extra = [
-        pb.StreamResponse(queued=pb.Queued(position=3)),
-        pb.StreamResponse(drain=pb.Drain(grace_ms=2500)),
-    ]
+    behaviour.extra = [pb.StreamResponse(drain=pb.Drain(grace_ms=2500))]
     async with FrameClient(target) as client, client.session(make_latents()) as session:
         assert len([frame async for frame in session]) == 21
         assert session.drain_grace_s == 2.5
-        assert session.queue_position is None
     assert "2.5 s" in caplog.text
 
 

@@ -66,7 +66,7 @@ def miscount_latents(number: int, response: pb.StreamResponse) -> pb.StreamRespo
 
 
 def forget_opened(number: int, response: pb.StreamResponse) -> pb.StreamResponse | None:
-    return pb.StreamResponse(queued=pb.Queued(position=1)) if number == 0 else response
+    return pb.StreamResponse(latents_until=1) if number == 0 else response
 
 
 def open_other_format(number: int, response: pb.StreamResponse) -> pb.StreamResponse:

@@ -19,7 +19,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import Access, FrameClient, InvalidRequest, NotAuthenticated, Refused
 from tests.integration.security.conftest import StartServer
-from tests.integration.server.server_process import ServerProcess, eventually
+from tests.integration.server.server_process import ServerProcess, eventually, opening
 
 FIXED_TEXT = "this server wants a known token: metadata `authorization: Bearer TOKEN`"
 NOISE = np.random.default_rng(0).standard_normal((2, 16, 8, 8)).astype(np.float16)
@@ -119,19 +119,40 @@ async def test_tokens_come_and_go_without_a_restart(start_server: StartServer, t
 @pytest.mark.asyncio
 async def test_a_tenants_limits_hold_for_it_alone(start_server: StartServer, tokens: Path) -> None:
     """Sessions, waiting bytes and priority, each refused by its name."""
-    write_tokens(tokens, film="max_sessions = 1\nmax_priority = 5", ads="", small="max_waiting_mib = 1")
+    write_tokens(
+        tokens,
+        film="max_sessions = 1\nmax_queued = 0\nmax_priority = 5",
+        ads="max_sessions = 1",
+        free="",
+        small="max_waiting_mib = 1",
+    )
     server = start_server("--tokens", str(tokens), "--session-window-mib", "2")
     async with FrameClient(server.target, access=access("film")) as client, client.session(NOISE, priority=5):
         with pytest.raises(Refused, match="all 1 sessions of tenant film are in use") as refused:
             await num_frames(server, access("film"))
         assert refused.value.retry_after_s == 1.0
         assert await num_frames(server, access("ads"), priority=100) == 8
+        await one_waits_for_its_own_tenant_alone(server)
     with pytest.raises(InvalidRequest, match=r"waiting bytes: must be at most 1048576 for tenant small"):
         await num_frames(server, access("small"), clip=np.tile(NOISE, (12, 1, 1, 1)))
     assert await num_frames(server, access("small")) == 8  # a clip this short can't hold more
     with pytest.raises(InvalidRequest, match=r"open.priority=6: must be -100..5 for tenant film"):
         await eventually_free(server, priority=6)
     assert await num_frames(server, access("film"), priority=5) == 8
+
+
+async def one_waits_for_its_own_tenant_alone(server: ServerProcess) -> None:
+    """A second session of `ads` is queued, whatever its priority, while others find their places."""
+    positions: asyncio.Queue[int] = asyncio.Queue()
+    async with FrameClient(server.target, access=access("ads")) as client:
+        async with client.session(NOISE):
+            waiting = asyncio.create_task(
+                num_frames(server, access("ads"), priority=100, on_queued=positions.put_nowait)
+            )
+            assert await asyncio.wait_for(positions.get(), 20) == 1
+            assert await num_frames(server, access("free")) == 8
+            assert (await client.info()).num_queued == 1
+        assert await asyncio.wait_for(waiting, 20) == 8
 
 
 async def eventually_free(server: ServerProcess, **options: Any) -> int:
@@ -164,17 +185,18 @@ def test_a_server_for_everybody_must_be_asked_for(tmp_path: Path) -> None:
 def test_a_status_of_overload_has_retry_info(start_server: StartServer, tokens: Path) -> None:
     """For gRPC libraries that look there."""
     write_tokens(tokens, film="max_sessions = 1")
-    server = start_server("--tokens", str(tokens))
+    server = start_server("--tokens", str(tokens), "--max-queued", "0")
     metadata = (("authorization", "Bearer film-token"),)
     with server.channel() as channel:
         method: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-        silence: queue.SimpleQueue[None] = queue.SimpleQueue()
-        held = method(iter(silence.get, None), metadata=metadata)
+        asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        held = method(iter(asked.get, None), metadata=metadata)
+        asked.put(pb.StreamRequest(open=opening(mode=pb.MODE_EXPLICIT)).SerializeToString())
         eventually(lambda: "sessions: 1" in load(channel, metadata), "a session")
         with pytest.raises(grpc.RpcError) as caught:
             next(method(iter([]), metadata=metadata))
         held.cancel()
-        silence.put(None)
+        asked.put(None)
         error: Any = caught.value
         trailers = dict(error.trailing_metadata())
         assert trailers["grpc-retry-pushback-ms"] == "1000"

@@ -112,8 +112,8 @@ def test_a_killed_client_frees_everything(server: ServerProcess) -> None:
 
 
 def test_a_client_that_says_nothing_does_not_keep_others_out(start_server: StartServer) -> None:
-    """One session too many is refused at once, with a time to wait; the place is free again when its holder leaves."""
-    server = start_server("--max-sessions", "1")
+    """Without a queue one session too many is refused at once, with a time to wait; the place comes back."""
+    server = start_server("--max-sessions", "1", "--max-queued", "0")
     with server.channel() as channel, Client(channel) as held:
         held.send(open=opening(mode=pb.MODE_EXPLICIT))
         held.read()

@@ -17,7 +17,7 @@ from framehaul_server.transport import server_options
 
 METHOD = "/facts/Stream"
 LARGE = bytes(1 << 20)
-OPTIONS = server_options(max_request_bytes=1 << 20, max_sessions=4, keepalive_s=10.0)
+OPTIONS = server_options(max_request_bytes=1 << 20, max_calls=8, keepalive_s=10.0)
 Handler = Callable[[Any, Any], Any]
 
 

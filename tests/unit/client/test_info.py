@@ -14,8 +14,10 @@ MESSAGE = pb.ServerInfo(
     ],
     pixel_formats=[pb.PIXEL_FORMAT_RGB24],
     dtypes=[pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_FLOAT32],
-    limits=pb.Limits(max_sessions=64, max_pixels=2, max_request_bytes=3, max_response_bytes=4, chunk_latents=5),
-    load=pb.Load(sessions=6, slots=8, slots_in_use=7),
+    limits=pb.Limits(
+        max_sessions=64, max_pixels=2, max_request_bytes=3, max_response_bytes=4, chunk_latents=5, max_queued=9
+    ),
+    load=pb.Load(sessions=6, slots=8, slots_in_use=7, queued=3),
 )  # fmt: skip
 
 
@@ -25,6 +27,7 @@ def test_every_field_is_carried_over() -> None:
     assert (info.version, info.device, info.epoch, info.synthetic) == ("0.1", "cuda:0", 5, False)
     assert (info.max_sessions, info.max_pixels, info.max_request_bytes, info.max_response_bytes) == (64, 2, 3, 4)
     assert (info.chunk_latents, info.num_sessions, info.num_slots, info.num_slots_in_use) == (5, 6, 8, 7)
+    assert (info.max_queued, info.num_queued) == (9, 3)
     assert [model.name for model in info.models] == ["tiny", "big"]
     assert [model.receptive_latents for model in info.models] == [0, None]
     assert [(model.tile_latents, model.tile_stride_latents) for model in info.models] == [(5, 3), (0, 0)]
@@ -50,7 +53,7 @@ def test_text_and_json() -> None:
     """People get lines, programs get one line of JSON."""
     info = read_info(MESSAGE)
     text = info_text("host:1", info)
-    assert "host:1: framehaul 0.1 on cuda:0, 6 of 64 sessions, 7 of 8 slots in use" in text
+    assert "host:1: framehaul 0.1 on cuda:0, 6 of 64 sessions, 3 queued, 7 of 8 slots in use" in text
     assert "\n  tiny (default)  16 " in text
     assert "all latents" in text
     assert "synthetic" not in text

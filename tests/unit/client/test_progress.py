@@ -75,8 +75,48 @@ def test_a_bar_that_never_started_says_nothing() -> None:
     assert terminal.getvalue() == ""
 
 
+def test_lines_tell_each_position_in_the_queue() -> None:
+    """One line each, before those of the frames."""
+    stream = io.StringIO()
+    with Lines(stream) as lines:
+        lines.queue(3)
+        lines.queue(1)
+    assert stream.getvalue() == "queued, position 3\nqueued, position 1\n"
+
+
+def test_on_a_terminal_the_position_stands_in_one_place_and_goes_before_the_bar() -> None:
+    """As well when it ends there, for the error's line to stand alone."""
+    terminal = Terminal()
+    with Bar(terminal) as bar:
+        bar.queue(12)
+        bar.queue(1)
+        assert terminal.getvalue() == "\r\x1b[Kqueued, position 12\r\x1b[Kqueued, position 1"
+        bar.start(8)
+        bar.advance(8)
+    assert terminal.getvalue().startswith("\r\x1b[Kqueued, position 12\r\x1b[Kqueued, position 1\r\x1b[K\r")
+    assert "8/8" in terminal.getvalue()
+    left = Terminal()
+    with Bar(left) as bar:
+        bar.queue(2)
+    assert left.getvalue() == "\r\x1b[Kqueued, position 2\r\x1b[K"
+
+
+def test_a_lost_session_that_is_queued_again_says_so_at_its_bar() -> None:
+    """Until frames come."""
+    terminal = Terminal()
+    with Bar(terminal) as bar:
+        bar.start(8)
+        bar.advance(4)
+        bar.queue(2)
+        assert "queued, position 2" in terminal.getvalue().rpartition("\r")[2]
+        bar.advance(4)
+    assert "8/8" in terminal.getvalue()
+    assert "queued" not in terminal.getvalue().rpartition("\r")[2]
+
+
 def test_silence() -> None:
     """Quiet means quiet."""
     with Silence() as silence:
+        silence.queue(3)
         silence.start(3)
         silence.advance(3)

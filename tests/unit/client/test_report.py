@@ -23,7 +23,13 @@ REPORT = Report(
     first_frame_s=0.25,
     stream_s=2.0,
     timeline=Timeline(
-        connect_s=0.1, open_s=0.1, wait_frames_s=1.5, wait_encoder_s=0.25, finish_s=0.5, other_s=0.5500000001
+        connect_s=0.1,
+        queue_s=0.0,
+        open_s=0.1,
+        wait_frames_s=1.5,
+        wait_encoder_s=0.25,
+        finish_s=0.5,
+        other_s=0.5500000001,
     ),
     meanwhile=Meanwhile(encode_s=1.5, read_latents_s=0.1, wait_room_s=0.2, send_latents_s=0.3),
 )
@@ -49,6 +55,14 @@ def test_text_says_the_same() -> None:
     assert "first frame after 0.250 s; all in 2.00 s: 20.0 frames/s, 12.0 MB/s" in text
     assert "1.50 waiting for frames" in text
     assert "encoder busy 1.50 s (50%)" in text
+
+
+def test_the_time_in_a_queue_is_told_when_there_was_some() -> None:
+    """Between connecting and opening, as it happened."""
+    assert "3.00 s in all: 0.10 connecting, 0.10 opening, 1.50 waiting" in REPORT.as_text()
+    queued = replace(REPORT, timeline=replace(REPORT.timeline, queue_s=2.5))
+    assert "3.00 s in all: 0.10 connecting, 2.50 queued, 0.10 opening, 1.50 waiting" in queued.as_text()
+    assert json.loads(queued.as_json())["timeline"]["queue_s"] == 2.5
 
 
 @pytest.mark.parametrize(("out_bytes", "size"), [(0, "0 bytes"), (1000, "1.0 kB"), (2_500_000_000, "2.5 GB")])

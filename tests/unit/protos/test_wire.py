@@ -76,3 +76,10 @@ def test_malformed_bytes_say_what_is_wrong(raw: bytes, message: str) -> None:
     """So that the writer of a foreign client finds it."""
     with pytest.raises(MalformedMessage, match=message):
         split_request(raw)
+
+
+def test_an_envelope_counts_the_whole_message_that_it_keeps() -> None:
+    """A payload that another one replaced is kept as well."""
+    raw = join(pb.StreamRequest(num_latents=1), (bytes(500),)) + join(pb.StreamRequest(), (b"x",))
+    assert split_request(raw).num_bytes == len(raw)
+    assert split_request(pb.StreamRequest(cancel=True).SerializeToString()).num_bytes == 2

@@ -16,6 +16,7 @@ def test_options_are_taken_over() -> None:
     config = parse(
         [
             *("--listen", "[::1]:0", "--device", "cuda:1", "--max-sessions", "3", "--max-size", "1280x720"),
+            *("--max-queued", "0", "--max-queued-mib", "7"),
             *("--slots", "5", "--chunk-latents", "2", "--session-window-mib", "8", "--grace", "1.5"),
             *("--tls-cert", "c.pem", "--tls-key", "c.key", "--tls-client-ca", "ca.pem", "--tokens", "t.toml"),
             *("--advertise", "farm:1", "--reflection", "--allow-synthetic", "--log-level", "debug"),
@@ -26,6 +27,7 @@ def test_options_are_taken_over() -> None:
     assert (config.worker.device, config.worker.max_pixels) == ("cuda:1", 1280 * 720)
     assert (config.worker.num_slots, config.worker.chunk_latents) == (5, 2)
     assert (config.max_sessions, config.session_window_bytes, config.grace_s) == (3, 8 << 20, 1.5)
+    assert (config.max_queued, config.max_queued_bytes) == (0, 7 << 20)
     assert (config.advertise, config.reflection, config.allow_synthetic) == ("farm:1", True, True)
     assert config.log_level == "debug"
     assert config.tls == TlsFiles(certificate=Path("c.pem"), key=Path("c.key"), client_ca=Path("ca.pem"))

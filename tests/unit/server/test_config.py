@@ -78,6 +78,8 @@ def test_what_a_server_for_others_lacks_is_named(
     ("changes", "text"),
     [
         ({"max_sessions": 0}, r"max_sessions=0: must be 1\.\.10000"),
+        ({"max_queued": 1001}, r"max_queued=1001: must be 0\.\.1000"),
+        ({"max_queued_bytes": -1}, r"max_queued_bytes=-1: must be 0\.\."),
         ({"session_window_bytes": 1}, "session_window_bytes=1"),
         ({"session_latent_bytes": 1}, "session_latent_bytes=1"),
         ({"max_request_bytes": 1 << 31}, "max_request_bytes=2147483648"),

@@ -40,6 +40,13 @@ def test_a_session_record_counts_what_was_sent_and_when_the_first_frame_left() -
     )
 
 
+def test_a_session_record_says_how_long_it_was_queued() -> None:
+    noted = record()
+    assert " queued_s=- " in noted.line()
+    noted.queued_s = 1.25
+    assert " queued_s=1.250 " in noted.line()
+
+
 def test_the_log_goes_to_stderr_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

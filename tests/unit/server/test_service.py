@@ -141,11 +141,12 @@ async def test_a_place_is_held_until_the_status_was_sent() -> None:
     task = asyncio.ensure_future(service.stream(None, as_context(context)))
     for _ in range(20):
         await asyncio.sleep(0)
-    assert admission.num_sessions == 1
+    assert context.requests.empty()
+    assert not admission.idle.is_set()
     context.open_gate.set()
     with pytest.raises(Aborted):
         await task
-    assert admission.num_sessions == 0
+    assert admission.idle.is_set()
 
 
 @pytest.mark.asyncio

@@ -18,10 +18,11 @@ def test_a_tenant_has_tokens_and_limits() -> None:
         token_sha256 = ["{DIGEST}", "{OTHER}"]
         weight = 2
         max_sessions = 8
+        max_queued = 0
         max_waiting_mib = 512
         max_priority = 10
     """
-    film = Tenant(name="film", weight=2.0, max_sessions=8, max_waiting_bytes=512 << 20, max_priority=10)
+    film = Tenant(name="film", weight=2.0, max_sessions=8, max_queued=0, max_waiting_bytes=512 << 20, max_priority=10)
     assert parse_tokens(tomllib.loads(text)) == {bytes.fromhex(DIGEST): film, bytes.fromhex(OTHER): film}
 
 
@@ -47,6 +48,7 @@ def test_what_is_left_out_is_unlimited() -> None:
         ({"tenants": {"a": {"token_sha256": [DIGEST], "weight": 0}}}, r"tenants.a.weight=0: must be 0.01..100"),
         ({"tenants": {"a": {"token_sha256": [DIGEST], "weight": True}}}, r"weight=True"),
         ({"tenants": {"a": {"token_sha256": [DIGEST], "max_sessions": 1.5}}}, r"max_sessions=1.5: must be 1..10000, a"),
+        ({"tenants": {"a": {"token_sha256": [DIGEST], "max_queued": 1001}}}, r"max_queued=1001: must be 0..1000, a"),
         ({"tenants": {"a": {"token_sha256": [DIGEST], "max_priority": 101}}}, r"max_priority=101: must be -100..100"),
     ],
 )

@@ -1,0 +1,157 @@
+"""Sessions that wait for a place at a real server."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from tests.integration.client.command import COMMAND, environment
+from tests.integration.server.server_process import (
+    CHANNELS,
+    SIZE,
+    Client,
+    ServerProcess,
+    details,
+    latents,
+    opening,
+    running_server,
+)
+
+EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=64)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One place, two that wait, and a MiB for what they bring along."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    options = ("--max-sessions", "1", "--max-queued", "2", "--max-queued-mib", "1")
+    with running_server(log, *options) as running:
+        yield running
+
+
+def hold(client: Client) -> None:
+    """Take the only place."""
+    client.send(open=EXPLICIT)
+    assert client.read().HasField("opened")
+
+
+def position(client: Client) -> int:
+    """The next response is a place in the queue."""
+    header = client.read()
+    assert header.HasField("queued")
+    return int(header.queued.position)
+
+
+def test_those_who_wait_hear_their_positions_and_are_served_in_order(server: ServerProcess) -> None:
+    """One more is refused with a time to wait; the clips that came with the first message come out whole."""
+    with server.channel() as channel, Client(channel) as holder, Client(channel) as first, Client(channel) as second:
+        hold(holder)
+        for place, client in enumerate((first, second), start=1):
+            client.send(latents(4), open=opening(), end_of_latents=True)
+            assert position(client) == place
+        assert (server.load().sessions, server.load().queued) == (1, 2)
+        with Client(channel) as refused:
+            refused.send(open=opening())
+            with pytest.raises(grpc.RpcError) as caught:
+                refused.read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert details(caught.value) == "all 1 sessions of this server are in use, and all 2 places of its queue"
+        metadata: Any = caught.value.trailing_metadata()
+        trailers = dict(metadata)
+        assert trailers["grpc-retry-pushback-ms"] == "1000"
+        assert b"type.googleapis.com/google.rpc.RetryInfo" in trailers["grpc-status-details-bin"]
+        holder.call.cancel()
+        assert first.read().HasField("opened")
+        assert position(second) == 1
+        assert len(first.read_to_end()) == 16
+        assert second.read().HasField("opened")
+        assert second.read_to_end() == first.frames
+    server.expect_idle()
+    assert server.load().queued == 0
+    waits = [line.partition(" queued_s=")[2].split()[0] for line in server.log.splitlines() if "session_end" in line]
+    assert waits.count("-") == 2
+    assert sum(float(seconds) > 0 for seconds in waits if seconds != "-") == 2
+
+
+def test_a_higher_priority_overtakes_and_the_other_hears_of_it(server: ServerProcess) -> None:
+    with server.channel() as channel, Client(channel) as holder, Client(channel) as low, Client(channel) as high:
+        hold(holder)
+        low.send(open=opening(priority=-1))
+        assert position(low) == 1
+        high.send(open=EXPLICIT)
+        assert (position(high), position(low)) == (1, 2)
+        holder.call.cancel()
+        assert high.read().HasField("opened")
+        assert position(low) == 1
+    server.expect_idle()
+
+
+def test_render_waits_with_its_clip(server: ServerProcess) -> None:
+    request = pb.RenderRequest(open=opening(), latents=latents(4)).SerializeToString()
+    with server.channel() as channel, Client(channel) as holder:
+        hold(holder)
+        render: Any = channel.unary_stream(f"/{wire.SERVICE}/Render")
+        call = render(request)
+        assert wire.split_response(next(call)).header.queued.position == 1
+        holder.call.cancel()
+        headers = [wire.split_response(raw).header for raw in call]
+        assert headers[0].HasField("opened")
+        assert headers[-1].done == pb.Done(num_frames=16, num_latents=4)
+    server.expect_idle()
+
+
+def test_what_a_queued_client_sends_on_comes_in_when_the_session_runs(server: ServerProcess) -> None:
+    """It is not read before; a first message that the queue has no room for is refused."""
+    num_latents = 12
+    with server.channel() as channel, Client(channel) as holder, Client(channel) as client:
+        hold(holder)
+        client.send(latents(1), open=opening())
+        assert position(client) == 1
+        for _ in range(num_latents - 1):
+            client.send(latents(1))
+        client.half_close()
+        with Client(channel) as large:
+            large.send(bytes(1 << 20), open=opening())
+            with pytest.raises(grpc.RpcError) as caught:
+                large.read()
+        assert "bytes of requests: no room for" in details(caught.value)
+        holder.call.cancel()
+        assert len(client.read_to_end()) == 4 * num_latents
+    server.expect_idle()
+
+
+def test_the_command_waits_and_says_so(server: ServerProcess, tmp_path: Path) -> None:
+    """As a user sees it: a line on stderr while the place is somebody else's."""
+    noise = np.frombuffer(latents(4), np.float16).reshape(4, CHANNELS, SIZE, SIZE)
+    save_file({"latents": noise}, tmp_path / "clip.safetensors")
+    out = tmp_path / "video.mp4"
+
+    async def run() -> tuple[bytes, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "stream", str(tmp_path / "clip.safetensors"), "--out", str(out), "--target", server.target,
+            "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
+        )  # fmt: skip
+        assert process.stderr is not None
+        assert await asyncio.wait_for(process.stderr.readline(), 60) == b"queued, position 1\n"
+        assert server.load().queued == 1
+        holder.call.cancel()
+        said, complained = await process.communicate()
+        assert process.returncode == 0, complained
+        return said, complained
+
+    with server.channel() as channel, Client(channel) as holder:
+        hold(holder)
+        said, complained = asyncio.run(run())
+    report = json.loads(said)
+    assert report["timeline"]["queue_s"] > 0
+    assert report["out_bytes"] == out.stat().st_size
+    assert b"queued" not in complained
+    server.expect_idle()
