@@ -67,9 +67,10 @@ class Feeder:
     there when its turn comes, however many there are. A chunk that was begun is filled up first, so that parts of many
     don't keep each other out.
 
-    A session has at most three chunks in the inlet: one decodes, one is ready to follow it, and one waits, so that a
-    tenant's only session can have every turn. One chunk's slots are kept for the session that is first by priority and
-    arrival: whatever the others hold, it goes on, and then the next one.
+    A session has at most half of the inlet, three chunks or more: one decodes, one is ready to follow it, and one
+    waits, so that a tenant's only session can have every turn. The last chunk's slots are for tenants with less than a
+    chunk in the inlet. While no whole chunk lies there, they are for the session that is first by priority and arrival:
+    whatever parts of chunks the others hold, it goes on, and then the next one.
     """
 
     def __init__(self, chunk_latents: int, num_slots: int) -> None:
@@ -123,23 +124,28 @@ class Feeder:
         first = next(iter(self._feeds.values()), None)
         if first is None or not num_free:
             return None
-        feed = self._next_feed()
+        stuck = all(other.num_in_inlet < self._chunk for other in self._feeds.values())
+        feed = self._next_feed(stuck)
         if num_free <= self._chunk:
-            stuck = all(other.num_in_inlet < self._chunk for other in self._feeds.values())
             kept_for_first = stuck and num_free <= self._chunk - first.num_in_inlet
             if kept_for_first or feed is None or self._held[feed.group] >= self._chunk:
                 feed = first if stuck and self._is_able(first) else None
         return None if feed is None else self._take(feed)
 
-    def _next_feed(self) -> Feed | None:
+    def _next_feed(self, stuck: bool) -> Feed | None:
         turn, self._turn = self._turn, None
         if turn is not None and self._is_able(turn):
             return turn
         self._num_left = self._chunk
-        able = (feed for feed in self._feeds.values() if self._is_able(feed))
-        if self._shares.num_tenants <= 1:
-            return next(able, None)
-        return min(able, key=self._order, default=None)
+        able = [feed for feed in self._feeds.values() if self._is_able(feed)]
+        if not able or self._shares.num_tenants <= 1:
+            return able[0] if able else None
+        feed = min(able, key=self._order)
+        # Three chunks keep the device busy. More are for whose turn it is: another tenant's, which may have nothing to
+        # send just now, needs the room then.
+        if stuck or self._held[feed.group] < 3 * self._chunk:
+            return feed
+        return feed if self._order(feed)[:2] <= min(map(self._order, self._feeds.values()))[:2] else None
 
     def _is_able(self, feed: Feed) -> bool:
         return feed.has_latent and feed.num_in_inlet < self._per_session

@@ -55,6 +55,16 @@ def test_the_last_chunks_slots_are_for_who_has_nothing_in_the_inlet() -> None:
     assert feeder.next_latent(1) == NextLatent(4, 0, LATENTS[0])
 
 
+def test_a_tenant_leaves_room_for_one_whose_turn_it_is() -> None:
+    """That has nothing to send just now; three chunks keep the device busy meanwhile, unless all are parts."""
+    for num_latents, expected in ((8, 6), (1, 8)):
+        feeder = Feeder(chunk_latents=2, num_slots=20)
+        feeder.open(1, priority=0, tenant="quiet")
+        for session in range(2, 10):
+            fill(feeder, session, tenant="busy", num_latents=num_latents)
+        assert sum(feeder.next_latent(20 - index) is not None for index in range(18)) == expected
+
+
 def test_parts_of_chunks_never_fill_the_inlet() -> None:
     """Sessions whose decoders wait for whole chunks: the first always gets one together, and then slots come back."""
     feeder = Feeder(chunk_latents=3, num_slots=18)
