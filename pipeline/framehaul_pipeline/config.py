@@ -27,8 +27,10 @@ class WorkerConfig:
     """The first is the default."""
     max_pixels: int = 1088 * 1920
     num_slots: int = 8
-    num_inlet_slots: int = 32
     chunk_latents: int = 4
+    num_inlet_chunks: int = 10
+    """Room for latents on their way to the worker. Half of it is a session's at most: three chunks, so that one lies
+    ready while two are on the device; more, because the server's answer takes its time."""
     device_memory_bytes: int | None = None
     """Device memory for sessions' state; None: what the device offers, or no limit where it has none of its own."""
     park_bytes: int | None = None
@@ -70,7 +72,7 @@ class WorkerConfig:
             ("max_pixels", self.max_pixels, 64, 1 << 26),
             ("num_slots", self.num_slots, 2, 1024),
             ("chunk_latents", self.chunk_latents, 1, 64),
-            ("num_inlet_slots", self.num_inlet_slots, 4 * self.chunk_latents, 1 << 16),
+            ("num_inlet_chunks", self.num_inlet_chunks, 6, 1024),
             (
                 "device_memory_bytes",
                 PAGE_BYTES if self.device_memory_bytes is None else self.device_memory_bytes,
@@ -90,6 +92,11 @@ class WorkerConfig:
     def specs(self) -> tuple[DecoderSpec, ...]:
         """Of the models, in their order."""
         return tuple(model.spec for model in self.models)
+
+    @property
+    def num_inlet_slots(self) -> int:
+        """One for each latent."""
+        return self.num_inlet_chunks * self.chunk_latents
 
     def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
         """Payload bytes of a frame slot: the most frames that a chunk of one latent can give, at `max_pixels`."""

@@ -22,6 +22,7 @@ from framehaul_pipeline.messages import (
     Alive,
     CloseSession,
     Configure,
+    DeviceTime,
     EndOfLatents,
     InletReturned,
     LatentReady,
@@ -82,13 +83,11 @@ class Epoch:
         """The worker can't be talked to any more."""
         self.memory = MemoryUsed(used_bytes=0, total_bytes=0, num_parked=0)
         """Of the device, by sessions."""
-        slot_bytes, inlet_slot_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
+        slot_bytes, inlet_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
         self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
-        self._inlet = Inlet(
-            f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_slot_bytes
-        )
+        self._inlet = Inlet(f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_bytes)
         self._leases = LeaseTable(self._ring.num_slots)
-        self._feeder = Feeder(2 * config.chunk_latents)
+        self._feeder = Feeder(config.chunk_latents, config.num_inlet_slots)
         self._sessions: dict[int, SessionEvents] = {}
         self._requests: dict[int, OpenSession] = {}
         self._retired = False
@@ -210,6 +209,8 @@ class Epoch:
         match message:
             case Published():
                 self._publish(message)
+            case DeviceTime():
+                self._feeder.charge(message)
             case InletReturned():
                 self._feeder.returned(self._inlet.give_back(message.slot, message.generation))
                 self._feed()

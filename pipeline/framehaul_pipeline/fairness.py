@@ -1,12 +1,17 @@
-"""Shares of something between tenants: pure; device time in the worker, places in the inlet in the server.
+"""Tenants' shares of the device, by weight: pure; worker and server keep the same clocks, each its own.
 
 Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), on costs that were measured rather than foreseen: a
-tenant's clock runs with what it has had, divided by its weight, and whose clock is least is served next.
+tenant's clock runs with what it has had, divided by its weight, and whose clock is least is served next. What is on its
+way and not measured yet counts at the tenant's latest price.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+CREDIT_NS: Final = 1_000_000_000
+"""A second of device time: a tenant's chunks come and go with its clients."""
 
 
 @dataclass(slots=True, eq=False)
@@ -14,6 +19,8 @@ class _Clock:
     weight: float = 1.0
     time: float = 0.0
     num_sessions: int = 0
+    num_held: int = 0
+    price: float | None = None
 
 
 class Shares:
@@ -23,13 +30,16 @@ class Shares:
         """Start without tenants.
 
         Args:
-            credit: how far a tenant that pauses may fall behind the others, to catch up later. Without any, the gaps
-                between its requests would cost it its share; with much, it could save up and keep the others out.
+            credit: what a tenant that was served less than its share may make up for, in what it costs. Without any,
+                the gaps between its requests would cost it its share; with much, it could save up and keep the others
+                out.
         """
         self._credit = credit
         self._clocks: dict[str, _Clock] = {}
         self._now = 0.0
         """The clock of those who are served; never goes back."""
+        self._price = 1.0
+        """The latest of all: for tenants that have none yet."""
         self.num_tenants = 0
         """Those with sessions."""
 
@@ -50,15 +60,22 @@ class Shares:
 
     def order(self, tenant: str) -> float:
         """Sorts tenants: what is smaller is served first."""
-        return max(self._clocks[tenant].time, self._now - self._credit)
-
-    def serve(self, tenant: str) -> None:
-        """This tenant is served now."""
         clock = self._clocks[tenant]
-        clock.time = self.order(tenant)
-        self._now = max(self._now, clock.time)
+        price = self._price if clock.price is None else clock.price
+        return self._start(clock) + clock.num_held * price / clock.weight
 
-    def charge(self, tenant: str, cost: float) -> None:
-        """Count what serving this tenant has cost."""
+    def hold(self, tenant: str, num_units: int) -> None:
+        """So many units more are on their way; negative when they arrived, or won't."""
+        self._clocks[tenant].num_held += num_units
+
+    def charge(self, tenant: str, cost: float, num_units: int) -> None:
+        """Count what serving this tenant has cost, for so many units."""
         clock = self._clocks[tenant]
-        clock.time += cost / clock.weight
+        start = self._start(clock)
+        self._now = max(self._now, start)
+        clock.time = start + cost / clock.weight
+        if num_units and cost:
+            self._price = clock.price = cost / num_units
+
+    def _start(self, clock: _Clock) -> float:
+        return max(clock.time, self._now - self._credit / clock.weight)

@@ -7,11 +7,11 @@ time: a client that stops reading holds no inlet slot, and no frame slot.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from framehaul_pipeline.fairness import Shares
+from framehaul_pipeline.fairness import CREDIT_NS, Shares
+from framehaul_pipeline.messages import DeviceTime
 
 
 @dataclass(slots=True, eq=False)
@@ -27,10 +27,17 @@ class Feed:
     num_pushed: int = 0
     num_fed: int = 0
     num_in_inlet: int = 0
+    latent_bytes: int = 0
+    """Of each; known once one went."""
     num_allowed: int = 0
     """Latents whose frames fit the session's window."""
     ended: bool = False
     end_fed: bool = False
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """Tenant and priority."""
+        return self.tenant, self.order[0]
 
     @property
     def has_latent(self) -> bool:
@@ -55,28 +62,31 @@ class NextLatent:
 class Feeder:
     """All sessions' feeds, in the order of service.
 
-    That is priority, then the tenant with the fewest chunks in the inlet for its weight, then arrival: so every tenant
-    has latents in the worker, which shares the device out. Where the inlet is too small for all tenants at a time, they
-    take turns (`fairness`). A chunk that was begun is filled up first, so that parts of many don't keep each other out.
+    That is priority, then tenants by their shares of the device (`fairness`), where latents in the inlet count as if
+    they were decoded already, then arrival. So the inlet holds what is to be decoded next, and every tenant is found
+    there when its turn comes, however many there are. A chunk that was begun is filled up first, so that parts of many
+    don't keep each other out.
 
-    A session has at most `per_session` inlet slots, and as many are kept for the session that is first by priority and
-    arrival: whatever the others hold, it goes on, and then the next one. The last `per_session` free ones are for it
-    and for tenants with less than two chunks in the inlet, so that the many sessions of one can't fill it up.
+    A session has at most half of the inlet, three chunks or more: one decodes, one is ready to follow it, and one
+    waits, so that a tenant's only session can have every turn. The last chunk's slots are for tenants with less than a
+    chunk in the inlet. While no whole chunk lies there, they are for the session that is first by priority and arrival:
+    whatever parts of chunks the others hold, it goes on, and then the next one.
     """
 
-    def __init__(self, per_session: int) -> None:
-        """Allow each session `per_session` inlet slots: two chunks, so that one can upload while one decodes."""
-        self._per_session = per_session
+    def __init__(self, chunk_latents: int, num_slots: int) -> None:
+        """Start without sessions, whose chunks have up to `chunk_latents`."""
+        self._chunk = chunk_latents
+        self._per_session = num_slots // 2
         self._feeds: dict[int, Feed] = {}
         """By priority and arrival."""
-        self._shares = Shares(credit=math.inf)
-        self._chunk = max(1, per_session // 2)
+        self._shares = Shares(CREDIT_NS)
+        """Of device time; its units are bytes of latents, since sizes differ."""
         self._turn: Feed | None = None
         """Whose chunk was begun,"""
         self._num_left = 0
         """and how many latents it lacks."""
-        self._held: Counter[str] = Counter()
-        """Inlet slots of each tenant's open sessions."""
+        self._held: Counter[tuple[str, int]] = Counter()
+        """Inlet slots of each tenant's open sessions, at each priority."""
 
     def open(self, session: int, *, priority: int, tenant: str = "", weight: float = 1.0) -> Feed:
         """Add a session behind those of its tenant and priority; a higher `priority` is served first."""
@@ -103,50 +113,60 @@ class Feeder:
         if feed is not None:
             self._hold(feed, -1)
 
+    def charge(self, chunk: DeviceTime) -> None:
+        """Count the device time that a chunk has taken; its session may be closed."""
+        feed = self._feeds.get(chunk.session)
+        num_bytes = chunk.num_latents * feed.latent_bytes if feed is not None else 0
+        self._shares.charge(chunk.tenant, chunk.device_ns, num_bytes)
+
     def next_latent(self, num_free: int) -> NextLatent | None:
         """Take the latent that goes next, given `num_free` free inlet slots; None when there is none."""
         first = next(iter(self._feeds.values()), None)
         if first is None or not num_free:
             return None
-        kept = self._per_session - first.num_in_inlet
-        if num_free <= kept:
-            return self._take(first) if self._is_able(first) else None
-        turn, self._turn = self._turn, None
-        if turn is not None and self._may_go(turn, first, num_free):
-            return self._take(turn)
-        able = [feed for feed in self._feeds.values() if self._may_go(feed, first, num_free)]
-        if not able:
-            return None
-        self._num_left = self._chunk
-        return self._take(able[0] if self._shares.num_tenants <= 1 else min(able, key=self._order))
+        stuck = all(other.num_in_inlet < self._chunk for other in self._feeds.values())
+        feed = self._next_feed(stuck)
+        if num_free <= self._chunk:
+            kept_for_first = stuck and num_free <= self._chunk - first.num_in_inlet
+            if kept_for_first or feed is None or self._held[feed.group] >= self._chunk:
+                feed = first if stuck and self._is_able(first) else None
+        return None if feed is None else self._take(feed)
 
-    def _may_go(self, feed: Feed, first: Feed, num_free: int) -> bool:
-        if not self._is_able(feed):
-            return False
-        return num_free > self._per_session or feed is first or self._held[feed.tenant] < 2 * self._chunk
+    def _next_feed(self, stuck: bool) -> Feed | None:
+        turn, self._turn = self._turn, None
+        if turn is not None and self._is_able(turn):
+            return turn
+        self._num_left = self._chunk
+        able = [feed for feed in self._feeds.values() if self._is_able(feed)]
+        if not able or self._shares.num_tenants <= 1:
+            return able[0] if able else None
+        feed = min(able, key=self._order)
+        # Three chunks keep the device busy. More are for whose turn it is: another tenant's, which may have nothing to
+        # send just now, needs the room then.
+        if stuck or self._held[feed.group] < 3 * self._chunk:
+            return feed
+        return feed if self._order(feed)[:2] <= min(map(self._order, self._feeds.values()))[:2] else None
 
     def _is_able(self, feed: Feed) -> bool:
         return feed.has_latent and feed.num_in_inlet < self._per_session
 
-    def _order(self, feed: Feed) -> tuple[int, float, float, int]:
+    def _order(self, feed: Feed) -> tuple[int, float, int]:
         rank, arrival = feed.order
-        # The first two are everybody's: one decodes, one is ready to follow it.
-        num_more = max(0, self._held[feed.tenant] // self._chunk - 1)
-        return rank, num_more / feed.weight, self._shares.order(feed.tenant), arrival
+        return rank, self._shares.order(feed.tenant), arrival
 
     def _hold(self, feed: Feed, num_slots: int) -> None:
         feed.num_in_inlet += num_slots
-        self._held[feed.tenant] += num_slots
-        if not self._held[feed.tenant]:
-            del self._held[feed.tenant]
+        self._shares.hold(feed.tenant, num_slots * feed.latent_bytes)
+        self._held[feed.group] += num_slots
+        if not self._held[feed.group]:
+            del self._held[feed.group]
 
     def _take(self, feed: Feed) -> NextLatent:
         latent = feed.waiting.popleft()
         index = feed.num_fed
         feed.num_fed += 1
+        feed.latent_bytes = len(latent)
         self._hold(feed, 1)
-        self._shares.serve(feed.tenant)
-        self._shares.charge(feed.tenant, len(latent))
         self._num_left -= 1
         self._turn = feed if self._num_left > 0 else None
         return NextLatent(feed.session, index, latent)

@@ -128,6 +128,16 @@ class MemoryUsed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sessions whose state is in host memory alone."""
 
 
+class DeviceTime(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A chunk is decoded and copied; its session may be closed."""
+
+    session: int
+    tenant: str
+    num_latents: int
+    device_ns: int
+    """For which the device was this chunk's own."""
+
+
 class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker is done with an inlet slot."""
 
@@ -185,7 +195,9 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe | Shutdown
-ToServer = Ready | SessionOpened | MemoryUsed | InletReturned | Published | SessionEnded | SessionFailed | Alive
+ToServer = (
+    Ready | SessionOpened | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
+)
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_to_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode

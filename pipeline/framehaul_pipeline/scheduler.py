@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
-from framehaul_pipeline.fairness import Shares
+from framehaul_pipeline.fairness import CREDIT_NS, Shares
+from framehaul_pipeline.messages import DeviceTime
 from framehaul_pipeline.spec import DecoderSpec
 
 NextChunk = Callable[[int, int, int, bool], int]
 """A decoder's partition rule: `(index, available, wanted, ended) -> latents to decode now`, 0 to wait for more."""
-
-_CREDIT_NS: Final = 1_000_000_000
-"""A second of device time: a tenant's chunks come and go with its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ class Scheduler:
         """Start without sessions."""
         self._sessions: dict[int, _Session] = {}
         """By priority and arrival."""
-        self._shares = Shares(_CREDIT_NS)
+        self._shares = Shares(CREDIT_NS)
 
     def __contains__(self, session: int) -> bool:
         """Whether the session is open."""
@@ -181,9 +178,16 @@ class Scheduler:
         self._shares.close(state.tenant)
         return tuple(state.waiting)
 
-    def charge(self, chunk: Chunk, device_ns: int) -> None:
-        """Count the device time that a chunk has taken."""
-        self._shares.charge(chunk.tenant, device_ns)
+    def charge(self, chunk: Chunk, device_ns: int) -> DeviceTime:
+        """Count the device time that a chunk has taken, 0 when it failed.
+
+        Returns:
+            What lets the server's clocks run alike.
+        """
+        num_latents = len(chunk.latents)
+        self._shares.hold(chunk.tenant, -num_latents)
+        self._shares.charge(chunk.tenant, device_ns, num_latents)
+        return DeviceTime(session=chunk.session, tenant=chunk.tenant, num_latents=num_latents, device_ns=device_ns)
 
     def runnable(self, session: int) -> bool:
         """Whether the session has a chunk to decode; False when it is closed."""
@@ -223,7 +227,7 @@ class Scheduler:
         state.num_decoded += size
         sizes = (*state.sizes, size)
         state.sizes = () if state.num_frames > first_frame else sizes
-        self._shares.serve(state.tenant)
+        self._shares.hold(state.tenant, size)
         if last:
             self.close(session)
         num_frames = state.num_frames - first_frame

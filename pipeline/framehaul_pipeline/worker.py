@@ -182,7 +182,7 @@ class Worker:
             self._in_flight.remove(chunk.session)
             self._running.finish(chunk.session, chunk.first_latent, completed_ns)
             # Chunks overlap: the device is a chunk's own only once the one before is out.
-            self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns))
+            self._send(self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns)))
             self._completed_ns = completed_ns
             if chunk.last:
                 self._residence.release(chunk.session)
@@ -279,6 +279,7 @@ class Worker:
             full = self._residence.memory.describe(session)
             if isinstance(job, ChunkJob):
                 unused.extend(job.chunk.latents)
+                self._scheduler.charge(job.chunk, 0)
                 self._slots.abandon(job.slot, job.generation)
                 self._in_flight.remove(session)
                 self._running.finish(session, job.chunk.first_latent, time.monotonic_ns())

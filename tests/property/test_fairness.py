@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framehaul_pipeline.feeder import Feeder
+from framehaul_pipeline.feeder import Feed, Feeder
+from framehaul_pipeline.messages import DeviceTime
 from framehaul_pipeline.scheduler import Chunk, InletSlot, Scheduler
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
-NUM_SLOTS = 32
 CHUNK_LATENTS = 4
+NUM_SLOTS = 10 * CHUNK_LATENTS
 MAX_IN_FLIGHT = 2
 LATENT = memoryview(bytes(8))
 SPEC = DecoderSpec(
@@ -32,29 +33,39 @@ def any_size(index: int, available: int, wanted: int, ended: bool) -> int:
 
 
 def whole_chunks(index: int, available: int, wanted: int, ended: bool) -> int:
-    """A decoder that takes four latents at a time, or nothing."""
-    return CHUNK_LATENTS if available >= CHUNK_LATENTS else 0
+    """A decoder that takes four latents at a time, or nothing, until the end."""
+    return CHUNK_LATENTS if available >= CHUNK_LATENTS else available if ended else 0
 
 
 @dataclass
 class Farm:
-    """Sessions that always have latents; `latent_ns` is what a tenant's latent costs."""
+    """Sessions that always have latents, unless their tenant pauses; `latent_ns` is what a tenant's latent costs."""
 
     latent_ns: dict[str, int]
     rule: object = any_size
+    num_slots: int = NUM_SLOTS
+    delay: int = 0
+    """Chunks that complete before the server hears of one."""
+    clip_latents: int = 1 << 40
+    """Then a session ends; its tenant's next one comes while its last two chunks wait."""
+    paused: set[str] = field(default_factory=set)
     used_ns: Counter[str] = field(default_factory=Counter)
     picked: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.feeder = Feeder(2 * CHUNK_LATENTS)
+        self.feeder = Feeder(CHUNK_LATENTS, self.num_slots)
         self.scheduler = Scheduler()
-        self.free = NUM_SLOTS
+        self.free = self.num_slots
+        self.untold: deque[tuple[Chunk, DeviceTime]] = deque()
         self.in_flight: deque[Chunk] = deque()
+        self.live: dict[int, Feed] = {}
         self.num_sessions = 0
 
     def open(self, tenant: str, *, weight: float = 1.0, priority: int = 0) -> None:
         self.num_sessions += 1
-        self.feeder.open(self.num_sessions, priority=priority, tenant=tenant, weight=weight).num_allowed = 1 << 40
+        feed = self.feeder.open(self.num_sessions, priority=priority, tenant=tenant, weight=weight)
+        feed.num_allowed = 1 << 40
+        self.live[self.num_sessions] = feed
         self.scheduler.open(
             self.num_sessions,
             priority=priority,
@@ -68,22 +79,39 @@ class Farm:
 
     def step(self) -> None:
         """Feed what fits, launch what may, complete one chunk, and launch again before more latents can come."""
-        for session in range(1, self.num_sessions + 1):
-            feed = self.feeder.get(session)
-            assert feed is not None
-            feed.waiting.extend([LATENT] * (2 * CHUNK_LATENTS - len(feed.waiting)))
+        for session, feed in list(self.live.items()):
+            self._arrive(session, feed)
         while (latent := self.feeder.next_latent(self.free)) is not None:
             self.free -= 1
             self.scheduler.add_latent(latent.session, InletSlot(0, 0))
+        while (ended := self.feeder.next_end()) is not None:
+            self.scheduler.end(ended)
         self._launch()
         chunk = self.in_flight.popleft()
-        device_ns = len(chunk.latents) * self.latent_ns[chunk.tenant]
+        device_ns = max(1, len(chunk.latents)) * self.latent_ns[chunk.tenant]
         self.used_ns[chunk.tenant] += device_ns
-        self.scheduler.charge(chunk, device_ns)
+        self.untold.append((chunk, self.scheduler.charge(chunk, device_ns)))
+        if len(self.untold) > self.delay:
+            self._tell(*self.untold.popleft())
+        self._launch()
+
+    def _arrive(self, session: int, feed: Feed) -> None:
+        if feed.tenant in self.paused:
+            return
+        num_left = self.clip_latents - feed.num_fed - len(feed.waiting)
+        feed.waiting.extend([LATENT] * min(num_left, self.num_slots - len(feed.waiting)))
+        feed.ended = feed.num_fed + len(feed.waiting) == self.clip_latents
+        if feed.num_fed + 2 * CHUNK_LATENTS >= self.clip_latents:
+            del self.live[session]
+            self.open(feed.tenant, weight=feed.weight)
+
+    def _tell(self, chunk: Chunk, charged: DeviceTime) -> None:
+        self.feeder.charge(charged)
         self.free += len(chunk.latents)
         for _ in chunk.latents:
             self.feeder.returned(chunk.session)
-        self._launch()
+        if chunk.last:
+            self.feeder.close(chunk.session)
 
     def _launch(self) -> None:
         while len(self.in_flight) < MAX_IN_FLIGHT and (chunk := self.scheduler.pick(lambda _: True)) is not None:
@@ -91,17 +119,23 @@ class Farm:
             self.picked.append(chunk.session)
 
 
-def shares(farm: Farm, tenants: list[tuple[int, float]]) -> list[float]:
-    """Each tenant's part of the device, as a multiple of what its weight says; later ones find the inlet full."""
+def shares(farm: Farm, tenants: list[tuple[int, float]], *, head_start: int = 5) -> list[float]:
+    """Each tenant's part of the device, as a multiple of what its weight says; later ones find the inlet full.
+
+    Measured over 200 chunks, or as many as make 25 of the lightest tenant's, once it has had three: by then it has paid
+    for what it had on the way when the others came.
+    """
     for index, (num_sessions, weight) in enumerate(tenants):
         for _ in range(num_sessions):
             farm.open(str(index), weight=weight)
-        for _ in range(5):
+        for _ in range(head_start):
             farm.step()
-    farm.used_ns.clear()
-    while farm.used_ns.total() < 200 * CHUNK_LATENTS * max(farm.latent_ns.values()):
-        farm.step()
     weights = sum(weight for _, weight in tenants)
+    turn = weights / min(weight for _, weight in tenants)
+    for num_chunks in (3 * turn, max(200, 25 * turn)):
+        farm.used_ns.clear()
+        while farm.used_ns.total() < num_chunks * CHUNK_LATENTS * max(farm.latent_ns.values()):
+            farm.step()
     return [
         farm.used_ns[str(index)] / farm.used_ns.total() / (weight / weights)
         for index, (_, weight) in enumerate(tenants)
@@ -110,6 +144,25 @@ def shares(farm: Farm, tenants: list[tuple[int, float]]) -> list[float]:
 
 RULES = st.sampled_from([any_size, whole_chunks])
 COSTS = st.integers(10, 15)
+WEIGHTS = st.sampled_from([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0])
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    tenants=st.lists(st.tuples(st.integers(1, 10), WEIGHTS, COSTS), min_size=2, max_size=6),
+    rule=RULES,
+    delay=st.integers(0, 2),
+    head_start=st.integers(0, 50),
+    clip_latents=st.sampled_from([1 << 40, 21]),
+)
+def test_a_tenants_share_is_its_weights(
+    tenants: list[tuple[int, float, int]], rule: object, delay: int, head_start: int, clip_latents: int
+) -> None:
+    """Within 10 %, whatever the weights (up to 100 to 1), costs and numbers of sessions; long clips or short ones."""
+    costs = {str(index): cost * 100_000 for index, (_, _, cost) in enumerate(tenants)}
+    farm = Farm(costs, rule, delay=delay, clip_latents=clip_latents)
+    found = shares(farm, [(num_sessions, weight) for num_sessions, weight, _ in tenants], head_start=head_start)
+    assert all(0.9 <= share <= 1.1 for share in found), found
 
 
 @settings(deadline=None, max_examples=30)
@@ -117,18 +170,10 @@ COSTS = st.integers(10, 15)
 def test_two_tenants_share_the_device_alike_whatever_they_load_it_with(
     tenants: list[tuple[int, int]], rule: object
 ) -> None:
-    """10 sessions against 1 say, of latents that cost half as much again: within 20 %."""
+    """10 sessions against 1 say, of latents that cost half as much again: within 10 %."""
     farm = Farm({str(index): cost * 100_000 for index, (_, cost) in enumerate(tenants)}, rule)
     found = shares(farm, [(num_sessions, 1.0) for num_sessions, _ in tenants])
-    assert all(0.8 <= share <= 1.2 for share in found), found
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(3, 10), st.integers(3, 10), st.sampled_from([0.5, 1.5, 2.0]), RULES)
-def test_weights_are_shares(first: int, second: int, weight: float, rule: object) -> None:
-    """Up to 2 to 1: a tenant that finds the inlet full has two chunks on the way at most."""
-    found = shares(Farm({"0": 1_000_000, "1": 1_000_000}, rule), [(first, 1.0), (second, weight)])
-    assert all(0.8 <= share <= 1.2 for share in found), found
+    assert all(0.9 <= share <= 1.1 for share in found), found
 
 
 @settings(deadline=None, max_examples=30)
@@ -143,7 +188,7 @@ def test_nobody_starves_however_many_tenants_there_are(num_tenants: int, rule: o
         farm.step()
     used = [farm.used_ns[str(index)] for index in range(1, num_tenants)]
     assert min(used) > 0
-    assert max(used) <= 1.5 * min(used)
+    assert max(used) <= 1.1 * min(used)
 
 
 @settings(deadline=None, max_examples=30)
@@ -171,6 +216,46 @@ def test_a_tenants_earlier_requests_come_first(num_sessions: int) -> None:
     turns = Counter(farm.picked)
     assert turns[1] + turns[2] >= 0.75 * turns.total()
     assert all(turns[session] >= turns[session + 2] for session in range(1, 2 * num_sessions - 1))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([0.5, 1.0, 4.0]), st.floats(0.1, 5), RULES)
+def test_a_pause_is_made_up_for_with_a_second_at_most(weight: float, pause_s: float, rule: object) -> None:
+    """Of device time, whatever the tenant's weight; the others wait for no longer, and then it has its share again."""
+    farm = Farm({"a": 5_000_000, "b": 5_000_000}, rule)
+    farm.open("a")
+    farm.open("b", weight=weight)
+    for _ in range(20):
+        farm.step()
+    farm.paused.add("b")
+    while farm.live[2].waiting or farm.live[2].num_in_inlet:
+        farm.step()
+    farm.used_ns.clear()
+    while farm.used_ns["a"] < pause_s * 1e9:
+        farm.step()
+    farm.paused.clear()
+    farm.used_ns.clear()
+    while farm.used_ns["a"] < 3 * CHUNK_LATENTS * farm.latent_ns["a"]:
+        farm.step()
+    made_up_for_s, missed_s = farm.used_ns["b"] / 1e9, pause_s * weight
+    assert abs(made_up_for_s - min(1.0, missed_s)) <= 0.1 * (1 + weight)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 10), st.integers(1, 5), RULES)
+def test_a_new_tenant_is_next(num_sessions: int, num_tenants: int, rule: object) -> None:
+    """However full the others have made the inlet: after what is on the device, and what is level with it."""
+    farm = Farm({str(index): 1_000_000 for index in range(num_tenants + 1)}, rule)
+    for index in range(num_tenants):
+        for _ in range(num_sessions):
+            farm.open(str(index))
+    for _ in range(50):
+        farm.step()
+    farm.open(str(num_tenants))
+    before = len(farm.picked)
+    for _ in range(num_tenants + 1):
+        farm.step()
+    assert farm.num_sessions in farm.picked[before:]
 
 
 def test_priority_comes_before_shares() -> None:

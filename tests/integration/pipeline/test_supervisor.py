@@ -20,12 +20,12 @@ from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerSession, WorkerState, WorkerStatistics
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
-CONFIG = WorkerConfig(device="cpu", max_pixels=64 * 64, num_slots=3, chunk_latents=2, num_inlet_slots=8)
+CONFIG = WorkerConfig(device="cpu", max_pixels=64 * 64, num_slots=3, chunk_latents=2, num_inlet_chunks=6)
 IDLE = WorkerStatistics(
     num_slots=3,
     num_leased=0,
-    num_inlet_slots=8,
-    num_inlet_free=8,
+    num_inlet_slots=12,
+    num_inlet_free=12,
     num_sessions=0,
     session_memory_bytes=0,
     session_memory_used_bytes=0,

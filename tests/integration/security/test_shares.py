@@ -1,10 +1,11 @@
-"""Two tenants at a real server: the one with ten times the load gets no more of the device."""
+"""Two tenants at a real server: ten times the load gets no more of the device than the weights say."""
 
 import threading
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
@@ -54,10 +55,13 @@ class Load:
         self._channel.close()
 
 
-def test_ten_sessions_against_one_share_the_device_alike(start_server: StartServer, tmp_path: Path) -> None:
-    """Frames decoded for each, while both want more: within 20 % of one half."""
+@pytest.mark.parametrize("weight", [1, 4])
+def test_ten_sessions_against_one_get_what_the_weights_say(
+    start_server: StartServer, tmp_path: Path, weight: int
+) -> None:
+    """Frames decoded for each, while both want more: within 20 % of the shares."""
     tokens = tmp_path / "tokens.toml"
-    write_tokens(tokens, many="", one="")
+    write_tokens(tokens, many="", one=f"weight = {weight}")
     server = start_server("--tokens", str(tokens), "--allow-synthetic", "--session-window-mib", "1")
     many = Load(server.target, "many", 10)
     many.wait(100)
@@ -65,10 +69,10 @@ def test_ten_sessions_against_one_share_the_device_alike(start_server: StartServ
     try:
         one.wait(100)
         started_many, started_one = many.num_frames, one.num_frames
-        one.wait(started_one + COUNTED_FRAMES)
+        one.wait(started_one + (weight + 1) * COUNTED_FRAMES // 2)
         num_many, num_one = many.num_frames - started_many, one.num_frames - started_one
     finally:
         many.close()
         one.close()
-    share = num_one / (num_one + num_many)
-    assert 0.4 <= share <= 0.6, f"{num_one} frames for one session, {num_many} for ten"
+    shares = num_many / (num_one + num_many) * (weight + 1), num_one / (num_one + num_many) * (weight + 1) / weight
+    assert all(0.8 <= share <= 1.2 for share in shares), f"{num_one} frames for one session, {num_many} for ten"

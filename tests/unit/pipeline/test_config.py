@@ -20,7 +20,7 @@ HUGE = msgspec.structs.replace(TINY, spec=msgspec.structs.replace(TINY_SPEC, nam
         ({"max_pixels": 63}, r"max_pixels=63: must be 64\.\."),
         ({"num_slots": 1}, r"num_slots=1: must be 2\.\.1024"),
         ({"chunk_latents": 65}, r"chunk_latents=65: must be 1\.\.64"),
-        ({"num_inlet_slots": 15}, r"num_inlet_slots=15: must be 16\.\."),
+        ({"num_inlet_chunks": 5}, r"num_inlet_chunks=5: must be 6\.\.1024"),
         ({"device_memory_bytes": 0}, r"device_memory_bytes=0: must be 16777216\.\."),
         ({"park_bytes": -1}, r"park_bytes=-1: must be 0\.\."),
         ({"max_restarts": -1}, r"max_restarts=-1: must be 0\.\."),

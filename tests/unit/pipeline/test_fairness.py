@@ -4,8 +4,7 @@ from framehaul_pipeline.fairness import Shares
 def serve(shares: Shares, *tenants: str) -> str:
     """Serve the first in order, at a cost of 10."""
     tenant = min(tenants, key=shares.order)
-    shares.serve(tenant)
-    shares.charge(tenant, 10)
+    shares.charge(tenant, 10, 1)
     return tenant
 
 
@@ -52,10 +51,39 @@ def test_leaving_and_coming_back_wipes_no_debt() -> None:
     shares = Shares(credit=0)
     shares.open("a", 1.0)
     shares.open("b", 1.0)
-    serve(shares, "a")
-    shares.charge("a", 1000)
+    shares.charge("a", 1000, 1)
     shares.close("a")
     assert shares.num_tenants == 1
     shares.open("a", 1.0)
     assert shares.num_tenants == 2
     assert [serve(shares, "a", "b") for _ in range(50)] == ["b"] * 50
+
+
+def test_what_is_on_its_way_counts_at_the_latest_price() -> None:
+    """The tenant's own, or anyone's while it has none; what failed has no price, and what came back counts no more."""
+    shares = Shares(credit=0)
+    shares.open("a", 1.0)
+    shares.open("b", 2.0)
+    shares.charge("a", 30, 3)
+    assert shares.order("a") == 30
+    shares.hold("a", 2)
+    shares.hold("b", 2)
+    assert (shares.order("a"), shares.order("b")) == (50, 10)
+    shares.charge("b", 8, 2)
+    assert shares.order("b") == 4 + 4
+    shares.charge("b", 0, 2)
+    assert shares.order("b") == 4 + 4
+    shares.hold("b", -2)
+    assert shares.order("b") == 4
+
+
+def test_credit_is_what_may_be_made_up_for_whatever_the_weight() -> None:
+    """A weight of 4 catches up four times as fast, so it may fall behind a quarter as far."""
+    shares = Shares(credit=40)
+    shares.open("a", 1.0)
+    shares.open("b", 4.0)
+    for _ in range(100):
+        serve(shares, "a")
+    served = [serve(shares, "a", "b") for _ in range(30)]
+    # 40, and its share against the turn that "a" has just had.
+    assert served.index("a") in (8, 9)

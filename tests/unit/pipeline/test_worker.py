@@ -13,6 +13,7 @@ from framehaul_pipeline.devices import CpuDevice
 from framehaul_pipeline.jobs import ChunkJob
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
+    DeviceTime,
     EndOfLatents,
     InletReturned,
     LatentReady,
@@ -124,8 +125,10 @@ def test_a_session_from_open_to_end(bench: Bench) -> None:
     bench.run()
     assert [type(message) for message in bench.sent] == [
         SessionOpened,
+        DeviceTime,
         InletReturned,
         Published,
+        DeviceTime,
         InletReturned,
         Published,
         SessionEnded,
