@@ -18,6 +18,7 @@ class Fault(Enum):
     NOTICE = "the server notices such a link at last"
     KILL_WORKER = "the next one isn't there yet"
     START_WORKER = "here it is"
+    REPLACE_WORKER = "killed, and the next one is there at once"
     REPLACE_SERVER = "killed, and another one takes its address"
     EXPIRE = "the resume window is over"
 
@@ -38,7 +39,9 @@ class Move(Enum):
     GO_ON = "all of these, as far as they go"
 
 
-MOVES = st.sampled_from([*Move, *[Move.GO_ON] * 8, *[Move.SERVE] * 3, *Fault, *[Fault.CUT] * 3])
+MOVES = st.sampled_from(
+    [*Move, *[Move.GO_ON] * 8, *[Move.SERVE] * 3, *Fault, *[Fault.CUT] * 3, *[Fault.REPLACE_WORKER] * 2]
+)
 
 
 class Resume(RuleBasedStateMachine):
@@ -114,6 +117,9 @@ class Resume(RuleBasedStateMachine):
         elif fault is Fault.KILL_WORKER:
             self.server.kill_worker()
         elif fault is Fault.START_WORKER and not self.server.worker_up:
+            self.server.start_worker()
+        elif fault is Fault.REPLACE_WORKER:
+            self.server.kill_worker()
             self.server.start_worker()
         elif fault is Fault.REPLACE_SERVER:
             self.server = Server(self.spec)

@@ -7,23 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from framehaul_server.decoding import PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.outbox import Outgoing
-from framehaul_server.production import Production
 from framehaul_server.resume import Retention
 from tests import resume_model
 from tests.property.test_resume import Resume, ResumeWithEndlessMemory
 
 SEARCH = settings(
-    max_examples=150,
+    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     database=None,
-    derandomize=True,
     phases=[Phase.generate],
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
@@ -108,28 +106,6 @@ def publishes_again_what_was_decoded_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PublishedChunk, "part_from", lambda self, frame: part_from(self, 0))
 
 
-def tells_the_next_worker_no_window(patch: pytest.MonkeyPatch) -> None:
-    rebuild = Production._rebuild
-
-    def mutant(self: Production) -> None:
-        allowed, self._num_allowed = self._num_allowed, 0
-        rebuild(self)
-        self._num_allowed = allowed
-
-    patch.setattr(Production, "_rebuild", mutant)
-
-
-def tells_the_next_worker_no_end(patch: pytest.MonkeyPatch) -> None:
-    rebuild = Production._rebuild
-
-    def mutant(self: Production) -> None:
-        ended, self._pushed_all = self._pushed_all, False
-        rebuild(self)
-        self._pushed_all = ended
-
-    patch.setattr(Production, "_rebuild", mutant)
-
-
 def listens_to_old_connections(patch: pytest.MonkeyPatch) -> None:
     """No fence: what an old connection had under way counts when it comes at last."""
     take, resume = resume_model.Server.take, resume_model.Server._resume
@@ -164,8 +140,6 @@ MUTANTS: list[Mutant] = [
     skips_a_chunk_of_the_journal,
     keeps_one_chunk_too_few,
     publishes_again_what_was_decoded_again,
-    tells_the_next_worker_no_window,
-    tells_the_next_worker_no_end,
     listens_to_old_connections,
     client_forgets_one_latent_too_many,
 ]
@@ -175,10 +149,10 @@ MUTANTS: list[Mutant] = [
 def test_mutant_is_found(mutate: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Resume, settings=SEARCH)
+        run_state_machine_as_test(seed(0)(Resume), settings=SEARCH)
 
 
 @pytest.mark.parametrize("machine", [Resume, ResumeWithEndlessMemory])
 def test_the_rule_itself_is_not(machine: type[Resume]) -> None:
     """In the same search."""
-    run_state_machine_as_test(machine, settings=settings(SEARCH, max_examples=20))
+    run_state_machine_as_test(seed(0)(machine), settings=settings(SEARCH, max_examples=20))
