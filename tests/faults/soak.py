@@ -54,7 +54,7 @@ LEVELS_OFF: Final = 1
 """Chunk boundaries may differ from the reference's, and rounding with them."""
 OPTIONS: Final = (
     *("--standby", "--chunk-timeout", "1", "--keepalive", "1"),
-    *("--max-sessions", "16", "--max-restarts", "1000"),
+    *("--max-sessions", "16", "--max-restarts", "1000", "--resume-window", "15"),
 )
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -160,8 +160,8 @@ class Soak:
             self._open.set()
 
     def sample(self) -> None:
-        """Look how large the server is without a session."""
-        self.server.expect_idle()
+        """Look how large the server is without a session: it keeps for a while those whose `cancel` was cut off."""
+        self.server.expect_idle(SESSION_TIMEOUT_S)
         self.samples.append(Sample(self.num_bad_ends, own_bytes(self.server.process.pid)))
 
     @property

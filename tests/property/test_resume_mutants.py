@@ -18,7 +18,6 @@ from tests import resume_model
 from tests.property.test_resume import Resume, ResumeWithEndlessMemory
 
 SEARCH = settings(
-    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     database=None,
@@ -27,6 +26,11 @@ SEARCH = settings(
     suppress_health_check=list(HealthCheck),
 )
 Mutant = Callable[[pytest.MonkeyPatch], None]
+
+
+def search(machine: type[Resume], max_examples: int = 500) -> None:
+    seeded = seed(0)(type("Seeded", (machine,), {}))
+    run_state_machine_as_test(seeded, settings=settings(SEARCH, max_examples=max_examples))
 
 
 def rewinds_one_message_too_few(patch: pytest.MonkeyPatch) -> None:
@@ -149,10 +153,10 @@ MUTANTS: list[Mutant] = [
 def test_mutant_is_found(mutate: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(seed(0)(Resume), settings=SEARCH)
+        search(Resume)
 
 
 @pytest.mark.parametrize("machine", [Resume, ResumeWithEndlessMemory])
 def test_the_rule_itself_is_not(machine: type[Resume]) -> None:
     """In the same search."""
-    run_state_machine_as_test(seed(0)(machine), settings=settings(SEARCH, max_examples=20))
+    search(machine, max_examples=20)
