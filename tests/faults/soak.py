@@ -32,6 +32,7 @@ import psutil
 
 from framehaul_client import FrameClient, FramehaulError
 from tests.faults.growth import Sample, growth, own_bytes
+from tests.faults.held import held, left
 from tests.faults.proxy import Direction, FaultProxy
 from tests.faults.running_app import CHANNEL_OPTIONS, Stream
 from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
@@ -211,29 +212,6 @@ class Soak:
         else:
             self.proxy.cut_after(direction, self.choose.randint(1, 1 << 20))
         return True
-
-
-def held(server: ServerProcess) -> dict[str, int]:
-    """Processes, descriptors, memfds and slots of the server."""
-    process = psutil.Process(server.process.pid)
-    links = [psutil_link(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
-    return {
-        "processes": len(process.children(recursive=True)),
-        "memfds": sum("memfd:framehaul" in link for link in links),
-        "descriptors": sum("memfd:framehaul" not in link for link in links),
-    }
-
-
-def left(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    """What there is more of than before."""
-    return {name: count - before[name] for name, count in after.items() if count > before[name]}
-
-
-def psutil_link(path: Path) -> str:
-    try:
-        return str(path.readlink())
-    except FileNotFoundError:
-        return ""
 
 
 async def soak(seconds: float, seed: int) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from framehaul_client.resume import first_latent_needed
 from framehaul_server.decoding import PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.outbox import Outgoing
@@ -131,8 +132,7 @@ def listens_to_old_connections(patch: pytest.MonkeyPatch) -> None:
 
 
 def client_forgets_one_latent_too_many(patch: pytest.MonkeyPatch) -> None:
-    needed = resume_model.first_latent_needed
-    patch.setattr(resume_model, "first_latent_needed", lambda *arguments: needed(*arguments) + 1)
+    patch.setattr(resume_model, "first_latent_needed", lambda *arguments: first_latent_needed(*arguments) + 1)
 
 
 MUTANTS: list[Mutant] = [

@@ -68,6 +68,10 @@ class HandConnection:
                     await self._changed.wait()
         except TimeoutError:
             raise AssertionError(f"not within {WAIT_S:g} s: {what()}") from None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what `take` has raised."""
         if self._error is not None:
             raise self._error
 
@@ -80,8 +84,7 @@ class HandConnection:
         self._call.cancel()
         await self._reader
         await self._channel.close()
-        if self._error is not None:
-            raise self._error
+        self.check()
 
     async def _read(self) -> None:
         try:

@@ -3,16 +3,19 @@
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Coroutine
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from framehaul.v1 import frames_pb2 as pb
+from tests.faults.held import held, left
 from tests.faults.proxy import FaultProxy
-from tests.faults.soak import held, left
+from tests.integration.resume.clips import Clip, Incarnation
 from tests.integration.resume.hand_connection import WAIT_S
-from tests.integration.resume.hand_session import Clip, HandSession, Incarnation
+from tests.integration.resume.hand_session import HandSession
 from tests.integration.server.server_process import eventually, running_server
 
 OPTIONS = ("--standby", "--chunk-timeout", "1", "--resume-window", "300", "--grace", "2")
@@ -37,8 +40,12 @@ class Stage:
         ]
         self._num_started = 0
         self.server: Incarnation
-        self._start()
-        self.server.process.standby()
+        try:
+            self._start()
+            self.server.process.standby()
+        except BaseException:
+            self.close()
+            raise
         self._before = held(self.server.process)
         """Likewise for each server that follows."""
 
@@ -46,7 +53,7 @@ class Stage:
     def target(self) -> str:
         return self.server.process.target
 
-    def run(self, work: "asyncio.Coroutine[object, object, object]") -> None:
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Nothing on this side moves between two of these."""
         self._runner.run(work)
 

@@ -13,13 +13,11 @@ printed as it was, step by step, with what its sessions looked like. `make night
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -31,6 +29,7 @@ from tests.faults.proxy import Direction, FaultProxy
 from tests.integration.resume.conftest import TALLY
 from tests.integration.resume.hand_session import HandSession
 from tests.integration.resume.stage import Stage
+from tests.integration.resume.steps import STEPS, Action, Step
 
 NUM_SEQUENCES = int(os.environ.get("RESUME_SEQUENCES", "20"))
 SEED = int(os.environ.get("RESUME_SEED", "0"))
@@ -40,38 +39,6 @@ MAX_KILLS = 2
 KILL_EVERY = 3 if NUM_SEQUENCES <= 20 else 1
 REPLACE_EVERY = 10
 """Sequences for each kill of any process, and of the server, over the whole run."""
-
-
-class Action(Enum):
-    """What clients do, and what breaks; and how often."""
-
-    CONNECT = "open a session, or take it up again: also when its connection is alive, which is fenced then", 10
-    GO_ON = "send some latents, read some frames, acknowledge what was read", 20
-    READ = "likewise, without a word of it", 6
-    END = "say that all latents were sent, once or again", 8
-    LOSE_ACKNOWLEDGEMENT = "the link breaks right before it", 4
-    HALF_CLOSE = "end the call and not the session", 2
-    DROP_CALL = "likewise", 2
-    CANCEL = "on purpose: the server doesn't know it any more", 2
-    ASK_TOO_LOW = "refused by name; the session waits for a better question", 2
-    ASK_TOO_HIGH = "likewise", 2
-    ASK_WITH_OTHER_VALUES = "likewise", 1
-    ASK_FOR_NOBODYS = "likewise", 1
-    LOSE_OPENED = "nobody will ever ask for that session: it isn't kept", 3
-    CUT = "reset", 4
-    FREEZE = "half open", 4
-    CUT_BEFORE_MESSAGE = "some messages later", 4
-    CUT_AFTER_BYTE = "anywhere", 4
-    KILL_WORKER = "SIGKILL", 3
-    STOP_WORKER = "SIGSTOP", 1
-    REPLACE_SERVER = "SIGKILL, and another one is started", 1
-
-    def __init__(self, meaning: str, weight: int) -> None:
-        self.meaning = meaning
-        self.weight = weight
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 KILLS: Final = {
@@ -85,35 +52,6 @@ WRONG: Final = {
     Action.ASK_WITH_OTHER_VALUES: "other values",
     Action.ASK_FOR_NOBODYS: "other id",
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """Each action takes of it what it needs."""
-
-    action: Action
-    number: int
-    """Of the session."""
-    road: int
-    direction: Direction
-    clip: int
-    window: int
-    part: float
-    """Of the frames that were received and not read: those that count as received."""
-    count: int
-
-
-STEPS = st.builds(
-    Step,
-    action=st.sampled_from([action for action in Action for _ in range(action.weight)]),
-    number=st.integers(0, 2),
-    road=st.integers(0, 1),
-    direction=st.sampled_from(Direction),
-    clip=st.integers(0, 2),
-    window=st.sampled_from([4, 7, 12]),
-    part=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
-    count=st.integers(1, 6),
-)
 
 
 class Resuming(RuleBasedStateMachine):

@@ -80,7 +80,13 @@ class ServerProcess:
 
     def worker(self) -> psutil.Process:
         """The process that is the worker now: the log says which."""
-        pids = re.findall(r"worker ready pid=(\d+)", self.log)
+        pids: list[str] = []
+
+        def has_said_so() -> bool:  # it writes that itself, maybe after its server has said that it serves
+            pids[:] = re.findall(r"worker ready pid=(\d+)", self.log)
+            return bool(pids)
+
+        eventually(has_said_so, "a worker's line in the log")
         return psutil.Process(int(pids[-1]))
 
     def standby(self) -> psutil.Process:
