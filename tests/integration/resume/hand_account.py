@@ -135,7 +135,8 @@ class HandAccount:
         assert opened.history_latents == HISTORY_LATENTS
         if self.session_id:
             assert opened.session_id == self.session_id
-            assert len(self.frames) <= FRAMES_OF_A_LATENT * opened.next_latent
+            made = len(self.frames) > self.open.start_frame
+            assert not made or len(self.frames) <= FRAMES_OF_A_LATENT * opened.next_latent
             assert opened.next_latent <= self.next_latent
         else:
             first = self.open.start_frame // FRAMES_OF_A_LATENT
