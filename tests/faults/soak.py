@@ -41,12 +41,12 @@ NUM_CLIPS: Final = 12
 MAX_LATENTS: Final = 40
 FRAMES_PER_LATENT: Final = 4
 NUM_CLIENTS: Final = 6
-FAULT_EVERY_S: Final = 2.5
+FAULT_EVERY_S: Final = 3.0
 NUM_LEAVERS: Final = 2
 LEAVE_EVERY_S: Final = 0.05
 LEAVE_LATENTS: Final = 4
 """Of the clips that are left in the middle: many sessions rather than long ones."""
-NUM_SAMPLES: Final = 30
+NUM_SAMPLES: Final = 25
 """Of the server's memory, if there is time."""
 SESSION_TIMEOUT_S: Final = 120.0
 SECONDS_A_SESSION: Final = 3.0
@@ -55,7 +55,7 @@ LEVELS_OFF: Final = 1
 """Chunk boundaries may differ from the reference's, and rounding with them."""
 OPTIONS: Final = (
     *("--standby", "--chunk-timeout", "1", "--keepalive", "1"),
-    *("--max-sessions", "16", "--max-restarts", "1000", "--resume-window", "15"),
+    *("--max-sessions", "16", "--max-restarts", "1000", "--resume-window", "6"),
 )
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -144,7 +144,7 @@ class Soak:
         links = (self.cut, self.cut_soon)
         while time.monotonic() < end_s - FAULT_EVERY_S:
             await asyncio.sleep(self.choose.uniform(0.2, 2 * FAULT_EVERY_S - 0.2))
-            fault = self.choose.choice((*processes, self.freeze, *links * 3))
+            fault = self.choose.choice((*processes, self.freeze, *links * 4))
             if fault():
                 self.faults[fault.__name__] += 1
 
