@@ -99,7 +99,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 include bench/targets.mk
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-services test-rest check lint format types layers proto proto-check faults soak fuzz coverage train-tiny clean
+.PHONY: help setup demo test test-services test-rest check lint format types layers proto proto-check faults soak fuzz nightly coverage train-tiny clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -175,13 +175,19 @@ faults: setup ## Break everything that may break, and print how long it took to 
 
 SECONDS ?= 60
 
-soak: setup ## Random kills and cuts against a real server for SECONDS=60
+soak: setup ## Random kills and cuts against a real server for SECONDS=60; fails when anything is lost, left or grows
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 each
 	$(BIN)/python -m pip install --quiet --group fuzz
 	for target in codec validator latents_header weights_header; do \
 		$(BIN)/python -m tests.fuzz.run $$target --seconds $(SECONDS) || exit 1; done
+
+nightly: setup ## What takes too long for each change: 200 sequences against a real server, the soak, the fuzzing; an hour
+	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
+		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
+	$(MAKE) --no-print-directory soak SECONDS=600
+	$(MAKE) --no-print-directory fuzz SECONDS=600
 
 coverage: setup ## All tests; the pure files must be covered in every branch
 	$(BIN)/coverage erase

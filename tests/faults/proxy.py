@@ -1,7 +1,7 @@
 """A TCP proxy that breaks links on demand, at a moment of the test's choosing. Runs on the test's event loop.
 
-It reads enough of HTTP/2 to count gRPC messages, so that a link can be cut right before, or in the middle of, the
-n-th one that passes in a direction. Plain connections only: it can't look into TLS.
+It reads enough of HTTP/2 to count gRPC messages, so that a link can be cut right before the n-th one that passes in a
+direction; or after any byte, in the middle of one. Plain connections only: it can't look into TLS.
 """
 
 import asyncio
@@ -102,9 +102,12 @@ class FaultProxy:
         self.num_cuts = 0
         self.num_messages = dict.fromkeys(Direction, 0)
         """gRPC messages that began to pass, over all connections."""
+        self.num_bytes = dict.fromkeys(Direction, 0)
+        """Passed on, over all connections."""
         self.cut_now = asyncio.Event()
         """Set at each cut; for the test to wait for, and to clear."""
         self._plan: dict[Direction, deque[int]] = {direction: deque() for direction in Direction}
+        self._last_byte: dict[Direction, int] = {}
         self._links: set[_Link] = set()
         self._listener: asyncio.Server | None = None
 
@@ -115,9 +118,24 @@ class FaultProxy:
         host, port = self._listener.sockets[0].getsockname()[:2]
         return f"{host}:{port}"
 
+    @property
+    def num_links(self) -> int:
+        """Connections that pass through now."""
+        return len(self._links)
+
     def cut_at(self, direction: Direction, message: int) -> None:
         """Reset the connection that is about to pass the message of this number, counted from 0; several may be set."""
         self._plan[direction].append(message)
+
+    def cut_after(self, direction: Direction, num_bytes: int) -> None:
+        """Reset every connection once so many more bytes have passed in that direction, wherever that is."""
+        self._last_byte[direction] = self.num_bytes[direction] + num_bytes
+
+    def forget_plans(self) -> None:
+        """Cut nothing but when told to."""
+        self._last_byte.clear()
+        for plan in self._plan.values():
+            plan.clear()
 
     def cut(self) -> None:
         """Reset every connection now."""
@@ -154,6 +172,20 @@ class FaultProxy:
         if plan and plan[0] <= number:
             plan.popleft()
             return False
+        return True
+
+    def room(self, direction: Direction, num_bytes: int) -> int:
+        """Count bytes that pass; fewer than `num_bytes` when the link is to be cut after them."""
+        if direction in self._last_byte:
+            num_bytes = min(num_bytes, self._last_byte[direction] - self.num_bytes[direction])
+        self.num_bytes[direction] += num_bytes
+        return num_bytes
+
+    def is_over(self, direction: Direction) -> bool:
+        """Whether the byte has passed after which the link is to be cut; tells it once."""
+        if self._last_byte.get(direction) != self.num_bytes[direction]:
+            return False
+        del self._last_byte[direction]
         return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -208,20 +240,24 @@ class _Link:
             while data := await reader.read(_READ_BYTES):
                 for start in counter.starts(data):
                     if not self._proxy.passes(direction):
-                        await self._write(writer, data[: max(0, start - _MESSAGE_PREFIX_BYTES)])
+                        await self._write(writer, data[: max(0, start - _MESSAGE_PREFIX_BYTES)], direction)
                         self._proxy.cut()
                         return
-                await self._write(writer, data)
+                await self._write(writer, data, direction)
 
-    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes, direction: Direction) -> None:
         step = self._proxy.piece_bytes
         for start in range(0, len(data), step):
             if self.frozen:
                 await asyncio.Event().wait()
             if self._proxy.delay_s:
                 await asyncio.sleep(self._proxy.delay_s)
-            writer.write(data[start : start + step])
+            piece = data[start : start + step]
+            writer.write(piece[: self._proxy.room(direction, len(piece))])
             await writer.drain()
+            if self._proxy.is_over(direction):
+                self._proxy.cut()
+                raise ConnectionAbortedError
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,41 +1,61 @@
 """Sessions of random size against a real server, while workers are killed and stopped and links cut and frozen.
 
 `python -m tests.faults.soak --seconds 600 --seed 1`. Everything is chosen from the printed seed, but for what the
-scheduler does. At the end: every session that said it was complete had every frame once and in order, with the pixels
-that the same clip has without faults; and nothing is left: no process, descriptor, slot or memfd.
+scheduler does. It fails, with exit code 1 and the reasons, unless
+
+* every session completed at its first attempt, with every frame once and in order, and the pixels that the same clip
+  has without faults;
+* there was a session for every 3 s and a fault for every 6 s at least;
+* nothing is left: no process, descriptor, slot or memfd;
+* the server's memory didn't grow with the streams that ended badly (`growth.py`); besides those that the faults end,
+  two clients keep leaving sessions in their middle, so that there are thousands.
 """
 
 import argparse
 import asyncio
+import contextlib
 import random
 import re
 import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import numpy as np
 import psutil
 
 from framehaul_client import FrameClient, FramehaulError
-from tests.faults.proxy import FaultProxy
-from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, running_server
+from tests.faults.growth import Sample, growth, own_bytes
+from tests.faults.held import held, left
+from tests.faults.proxy import Direction, FaultProxy
+from tests.faults.running_app import CHANNEL_OPTIONS, Stream
+from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
 
-RESUMES: Final = True
-"""Whether `FrameClient` survives these faults by itself. Then every session must complete at its first attempt."""
 NUM_CLIPS: Final = 12
-MAX_LATENTS: Final = 60
+MAX_LATENTS: Final = 40
 FRAMES_PER_LATENT: Final = 4
-NUM_CLIENTS: Final = 4
-FAULT_EVERY_S: Final = 4.0
+NUM_CLIENTS: Final = 6
+FAULT_EVERY_S: Final = 3.0
+NUM_LEAVERS: Final = 2
+LEAVE_EVERY_S: Final = 0.05
+LEAVE_LATENTS: Final = 4
+"""Of the clips that are left in the middle: many sessions rather than long ones."""
+NUM_SAMPLES: Final = 25
+"""Of the server's memory, if there is time."""
+SESSION_TIMEOUT_S: Final = 120.0
+SECONDS_A_SESSION: Final = 3.0
+SECONDS_A_FAULT: Final = 6.0
 LEVELS_OFF: Final = 1
 """Chunk boundaries may differ from the reference's, and rounding with them."""
 OPTIONS: Final = (
     *("--standby", "--chunk-timeout", "1", "--keepalive", "1"),
-    *("--max-sessions", "16", "--max-restarts", "1000"),
+    *("--max-sessions", "16", "--max-restarts", "1000", "--resume-window", "6"),
 )
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -56,119 +76,146 @@ class Soak:
         self.choose = choose
         self.references: dict[int, Frames] = {}
         self.faults: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
         self.num_sessions = 0
-        self.num_attempts = 0
+        self.num_left = 0
+        """Sessions that their client left in the middle."""
         self.num_frames = 0
-        self.rss: list[tuple[int, int]] = []
-        """Attempts so far and the server's resident bytes then."""
+        self.samples: list[Sample] = []
+        self._open = asyncio.Event()
+        """Clients may begin a session."""
+        self._open.set()
+        self._num_busy = 0
+        self._idle = asyncio.Event()
 
-    async def session(self, number: int) -> Frames:
-        """One attempt, checked for frames lost and repeated by the session's own account of them."""
-        self.num_attempts += 1
+    async def complete(self, number: int) -> None:
+        """A session from beginning to end, whatever happens; compared with the first one of its clip."""
         clip = make_clip(number)
         async with (
+            asyncio.timeout(SESSION_TIMEOUT_S),
             FrameClient(self.proxy.target) as client,
             client.session(clip, normalized=True) as session,
         ):
-            frames = [frame.copy() async for frame in session]
-        assert len(frames) == FRAMES_PER_LATENT * len(clip), f"{len(frames)} frames of {len(clip)} latents"
-        return np.stack(frames)
-
-    async def complete(self, number: int) -> None:
-        """A session that is begun again until it is complete, and then compared."""
-        while True:
-            try:
-                async with asyncio.timeout(60):
-                    frames = await self.session(number)
-                break
-            except FramehaulError as error:
-                if RESUMES:
-                    raise
-                self.failures[type(error).__name__] += 1
-                await asyncio.sleep(0.1)
+            decoded = [frame.copy() async for frame in session]
+        assert len(decoded) == FRAMES_PER_LATENT * len(clip), f"{len(decoded)} frames of {len(clip)} latents"
+        frames = np.stack(decoded)
         reference = self.references.setdefault(number, frames)
         off = int(np.abs(frames.astype(np.int16) - reference).max())
         assert off <= LEVELS_OFF, f"clip {number}: frames differ from the reference by {off} levels"
         self.num_sessions += 1
         self.num_frames += len(frames)
-        self.rss.append((self.num_attempts, psutil.Process(self.server.process.pid).memory_info().rss))
 
-    async def client(self, end_s: float) -> None:
+    async def leave(self, number: int) -> None:
+        """A session that its client leaves when it has some frames: with a word, or by cancelling its call.
+
+        Served first: behind the others, few would come to their turn.
+        """
+        num_frames = self.choose.randint(0, FRAMES_PER_LATENT)
+        async with asyncio.timeout(SESSION_TIMEOUT_S):
+            if self.choose.random() < 0.5:
+                async with (
+                    FrameClient(self.proxy.target) as client,
+                    client.session(make_clip(number)[:LEAVE_LATENTS], normalized=True, priority=1) as session,
+                ):
+                    for _ in range(num_frames):
+                        await anext(session, None)
+            else:
+                async with grpc.aio.insecure_channel(self.proxy.target, options=CHANNEL_OPTIONS) as channel:
+                    stream = Stream(channel)
+                    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # cut before it left
+                        await stream.send(make_clip(number)[:LEAVE_LATENTS].tobytes(), open=opening(priority=1))
+                        await stream.read_frames(num_frames)
+                    stream.call.cancel()
+        self.num_left += 1
+        await asyncio.sleep(LEAVE_EVERY_S)
+
+    async def client(self, end_s: float, work: Callable[[int], Awaitable[None]]) -> None:
         while time.monotonic() < end_s:
-            await self.complete(self.choose.randrange(NUM_CLIPS))
+            await self._open.wait()
+            self._num_busy += 1
+            try:
+                await work(self.choose.randrange(NUM_CLIPS))
+            finally:
+                self._num_busy -= 1
+                if not self._num_busy:
+                    self._idle.set()
 
     async def break_things(self, end_s: float) -> None:
-        faults = (self.kill_worker, self.stop_worker, self.kill_standby, self.cut, self.cut, self.freeze, self.cut_soon)
+        processes = (self.kill_worker, self.stop_worker, self.kill_standby)
+        links = (self.cut, self.cut_soon)
         while time.monotonic() < end_s - FAULT_EVERY_S:
             await asyncio.sleep(self.choose.uniform(0.2, 2 * FAULT_EVERY_S - 0.2))
-            fault = self.choose.choice(faults)
-            fault()
-            self.faults[fault.__name__] += 1
+            fault = self.choose.choice((*processes, self.freeze, *links * 4))
+            if fault():
+                self.faults[fault.__name__] += 1
 
-    def kill_worker(self) -> None:
-        self.signal_worker(signal.SIGKILL)
+    async def watch_memory(self, end_s: float) -> None:
+        """Let all sessions end now and then, and look how large the server is."""
+        every_s = (end_s - time.monotonic()) / NUM_SAMPLES
+        while time.monotonic() < end_s - every_s:
+            await asyncio.sleep(every_s)
+            self._open.clear()
+            while self._num_busy:
+                self._idle.clear()
+                await self._idle.wait()
+            await asyncio.to_thread(self.sample)
+            self._open.set()
 
-    def stop_worker(self) -> None:
-        self.signal_worker(signal.SIGSTOP)
+    def sample(self) -> None:
+        """Look how large the server is without a session: it keeps for a while those whose `cancel` was cut off."""
+        self.server.expect_idle(SESSION_TIMEOUT_S)
+        self.samples.append(Sample(self.num_bad_ends, own_bytes(self.server.process.pid)))
 
-    def signal_worker(self, number: signal.Signals) -> None:
+    @property
+    def num_bad_ends(self) -> int:
+        """Streams that ended otherwise than well, as the server has them."""
+        return len(re.findall(r"method=Stream .* cause=(?!ok )", self.server.log))
+
+    # Faults; each says whether there was something to break
+
+    def kill_worker(self) -> bool:
+        return self.signal_worker(signal.SIGKILL)
+
+    def stop_worker(self) -> bool:
+        return self.signal_worker(signal.SIGSTOP)
+
+    def signal_worker(self, number: signal.Signals) -> bool:
         try:
             self.server.worker().send_signal(number)
         except psutil.NoSuchProcess:
-            self.faults["worker was gone already"] += 1
+            return False
+        return True
 
-    def kill_standby(self) -> None:
-        for child in psutil.Process(self.server.process.pid).children():
-            if str(child.pid) not in re.findall(r"worker ready pid=(\d+)", self.server.log):
-                child.kill()
+    def kill_standby(self) -> bool:
+        workers = {int(pid) for pid in re.findall(r"worker ready pid=(\d+)", self.server.log)}
+        others = [child for child in psutil.Process(self.server.process.pid).children() if child.pid not in workers]
+        for child in others:
+            child.kill()
+        return bool(others)
 
-    def cut(self) -> None:
+    def cut(self) -> bool:
+        broken = self.proxy.num_links > 0
         self.proxy.cut()
+        return broken
 
-    def freeze(self) -> None:
+    def freeze(self) -> bool:
         """Links of now stay half open: the server's ping notices; the client's would after half a minute."""
+        broken = self.proxy.num_links > 0
         self.proxy.freeze()
-        asyncio.get_running_loop().call_later(3.0, self.proxy.cut)
+        asyncio.get_running_loop().call_later(2.0, self.proxy.cut)
+        return broken
 
-    def cut_soon(self) -> None:
-        """In the middle of somebody's message."""
-        direction = self.choose.choice(list(self.proxy.num_messages))
-        self.proxy.cut_at(direction, self.proxy.num_messages[direction] + self.choose.randint(0, 20))
-
-    def slope_bytes(self) -> float:
-        """Resident bytes that each attempt added, over the second half of the run."""
-        half = self.rss[len(self.rss) // 2 :]
-        if len(half) < 2:
-            return 0.0
-        attempts, rss = zip(*half, strict=True)
-        return float(np.polyfit(attempts, rss, 1)[0])
+    def cut_soon(self) -> bool:
+        """Before one of the next messages, or in the middle of it."""
+        direction = self.choose.choice(list(Direction))
+        if self.choose.random() < 0.5:
+            self.proxy.cut_at(direction, self.proxy.num_messages[direction] + self.choose.randint(0, 20))
+        else:
+            self.proxy.cut_after(direction, self.choose.randint(1, 1 << 20))
+        return True
 
 
-def held(server: ServerProcess) -> dict[str, int]:
-    """Processes, descriptors, memfds and slots of the server."""
-    process = psutil.Process(server.process.pid)
-    links = [psutil_link(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
-    return {
-        "processes": len(process.children(recursive=True)),
-        "memfds": sum("memfd:framehaul" in link for link in links),
-        "descriptors": sum("memfd:framehaul" not in link for link in links),
-    }
-
-
-def left(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    """What there is more of than before."""
-    return {name: count - before[name] for name, count in after.items() if count > before[name]}
-
-
-def psutil_link(path: Path) -> str:
-    try:
-        return str(path.readlink())
-    except FileNotFoundError:
-        return ""
-
-
-async def soak(seconds: float, seed: int) -> bool:
+async def soak(seconds: float, seed: int) -> list[str]:
+    """Run; gives what is wrong."""
     with (
         tempfile.TemporaryDirectory() as folder,
         running_server(Path(folder) / "log", *OPTIONS) as server,
@@ -179,42 +226,62 @@ async def soak(seconds: float, seed: int) -> bool:
                 await run.complete(number)
             server.standby()
             before = held(server)
+            run.sample()
             end_s = time.monotonic() + seconds
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(run.break_things(end_s))
-                for _ in range(NUM_CLIENTS):
-                    tasks.create_task(run.client(end_s))
-        return report(run, server, before)
+            lost: list[str] = []
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(run.break_things(end_s))
+                    tasks.create_task(run.watch_memory(end_s))
+                    for work in [run.leave] * NUM_LEAVERS + [run.complete] * NUM_CLIENTS:
+                        tasks.create_task(run.client(end_s, work))
+            except* (AssertionError, FramehaulError, TimeoutError) as failed:
+                traceback.print_exception(failed)
+                lost = [f"{type(error).__name__}: {error}" for error in failed.exceptions]
+        return lost or report(run, server, before, seconds)
 
 
-def report(run: Soak, server: ServerProcess, before: dict[str, int]) -> bool:
-    server.expect_idle()
+def report(run: Soak, server: ServerProcess, before: dict[str, int], seconds: float) -> list[str]:
+    """Print the figures; gives what is wrong with them."""
+    run.sample()
     server.standby()
     end_s = time.monotonic() + 30
     while left(before, after := held(server)) and time.monotonic() < end_s:
         time.sleep(0.2)
-    slope = run.slope_bytes()
-    cancelled = max(1, run.num_attempts - run.num_sessions)
-    print(f"sessions {run.num_sessions}, attempts {run.num_attempts}, frames {run.num_frames}")
-    print(f"faults {sum(run.faults.values())}: {dict(run.faults)}")
-    print(f"failed attempts: {dict(run.failures)}")
-    print("frames lost 0, repeated 0, different 0 in complete sessions")
+    num_faults = sum(run.faults.values())
+    try:
+        found = growth(run.samples)
+    except ValueError as error:
+        return [f"the server's memory: {error}"]
+    first, last = run.samples[0], run.samples[-1]
+    print(f"sessions completed {run.num_sessions}, left in the middle {run.num_left}, frames {run.num_frames}")
+    print(f"faults {num_faults}: {dict(run.faults)}")
+    print("frames lost 0, repeated 0, different 0")
     print(f"held before {before}, after {after}")
-    print(
-        f"RSS {run.rss[0][1] >> 20} -> {run.rss[-1][1] >> 20} MiB, {slope:.0f} bytes an attempt ({cancelled} cut short)"
-    )
-    return not left(before, after)
+    print(f"streams that ended badly {run.num_bad_ends}, worker deaths {server.log.count('worker state=restarting')}")
+    print(f"the server's own memory {first.num_bytes / 2**20:.1f} -> {last.num_bytes / 2**20:.1f} MiB: {found}")
+    print(f"streams and KiB: {[(each.num_streams, each.num_bytes >> 10) for each in run.samples]}")
+    wrong = [f"{count} {name} are left" for name, count in left(before, after).items()]
+    for name, count, each_s in (
+        ("sessions", run.num_sessions, SECONDS_A_SESSION),
+        ("faults", num_faults, SECONDS_A_FAULT),
+    ):
+        if count < seconds / each_s:
+            wrong.append(f"{count} {name}: at least {seconds / each_s:.0f} were promised")
+    if found.exceeds_bound:
+        wrong.append(f"memory grows: {found}")
+    return wrong
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     given = parser.parse_args()
     print(f"soak: {given.seconds:g} s, seed {given.seed}", flush=True)
-    good = asyncio.run(soak(given.seconds, given.seed))
-    print("nothing is left" if good else "FAILED: something is left")
-    return 0 if good else 1
+    wrong = asyncio.run(soak(given.seconds, given.seed))
+    print("nothing is wrong" if not wrong else "\n".join(f"FAILED: {each}" for each in wrong))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

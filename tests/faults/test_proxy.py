@@ -107,6 +107,28 @@ async def test_a_link_is_cut_right_before_a_chosen_message() -> None:
         assert proxy.num_messages[Direction.TO_SERVER] == 2
 
 
+@pytest.mark.parametrize("piece", [1, 1000])
+async def test_a_link_is_cut_after_a_chosen_byte(piece: int) -> None:
+    """Counted from now on; the next connection is whole again."""
+    async with echo() as server, FaultProxy(server) as proxy:
+        proxy.piece_bytes = piece
+        reader, writer = await connect(proxy)
+        writer.write(b"unharmed")
+        assert await reader.readexactly(8) == b"unharmed"
+        proxy.cut_after(Direction.TO_SERVER, 3)
+        writer.write(b"passes")
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(4)
+        writer.close()
+        assert (proxy.num_cuts, proxy.num_bytes[Direction.TO_SERVER]) == (1, 11)
+        proxy.cut_after(Direction.TO_SERVER, 3)
+        proxy.forget_plans()
+        reader, writer = await connect(proxy)
+        writer.write(b"passes")
+        assert await reader.readexactly(6) == b"passes"
+        writer.close()
+
+
 async def test_refusing_resets_new_connections() -> None:
     """A server that is down, while its address is there."""
     async with echo() as server, FaultProxy(server) as proxy:

@@ -43,3 +43,13 @@ def save_clip(path: Path, num_latents: int) -> None:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
+
+
+TALLY: dict[str, int] = {}
+"""What the machine did, printed after the run."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TALLY:
+        terminalreporter.section("sequences against a real server")
+        terminalreporter.write_line(", ".join(f"{what} {count}" for what, count in TALLY.items()))

@@ -125,9 +125,11 @@ class ServerProcess:
         with self.stub() as stub:
             return stub.GetServerInfo(pb.GetServerInfoRequest()).load
 
-    def expect_idle(self) -> None:
+    def expect_idle(self, timeout_s: float = 20.0) -> None:
         """Every session and slot comes back."""
-        eventually(lambda: (load := self.load()).sessions == 0 and load.slots_in_use == 0, "nothing held any more")
+        eventually(
+            lambda: (load := self.load()).sessions == 0 and load.slots_in_use == 0, "nothing held any more", timeout_s
+        )
 
 
 @contextmanager

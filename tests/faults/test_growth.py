@@ -1,0 +1,62 @@
+"""The soak's judgement of the server's memory."""
+
+import os
+
+import numpy as np
+import pytest
+
+from tests.faults.growth import BOUND_BYTES, Growth, Sample, growth, own_bytes
+
+MIB = 1 << 20
+
+
+def samples(bytes_a_stream: float, *, noise_bytes: float = 0.0, seed: int = 0, count: int = 30) -> list[Sample]:
+    """Of a run that cuts 100 streams between two samples, and settles in its first fifth."""
+    noise = np.random.default_rng(seed).normal(0, noise_bytes, count)
+    warm = [min(number, count // 5) * MIB for number in range(count)]
+    return [
+        Sample(100 * number, int(100 * MIB + warm[number] + 100 * number * bytes_a_stream + noise[number]))
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_grpc_leaks_is_allowed_and_more_is_found(seed: int) -> None:
+    """In noise of a quarter of a MiB, as the allocator makes."""
+    assert not growth(samples(300, noise_bytes=MIB / 4, seed=seed)).exceeds_bound
+    assert growth(samples(2048, noise_bytes=MIB / 4, seed=seed)).exceeds_bound
+
+
+def test_the_slope_is_that_of_the_samples_after_the_warm_up() -> None:
+    found = growth(samples(700))
+    assert found.slope == pytest.approx(700, abs=1)
+    assert found.num_samples == 24
+
+
+def test_jumps_are_no_growth() -> None:
+    """Two MiB up and down again, three times."""
+    jumping = [
+        Sample(each.num_streams, each.num_bytes + 2 * MIB * (number % 8 > 4)) for number, each in enumerate(samples(0))
+    ]
+    assert not growth(jumping).exceeds_bound
+
+
+def test_a_run_that_could_show_nothing_says_so() -> None:
+    assert Growth(slope=0.0, error=1e5, num_samples=10).min_detectable > 100 * BOUND_BYTES
+    with pytest.raises(ValueError, match="at least 5"):
+        growth(samples(0, count=4))
+    with pytest.raises(ValueError, match="at least 5"):
+        growth([Sample(7, 7)] * 20)
+
+
+def test_shared_memory_does_not_count() -> None:
+    """A process's own bytes do."""
+    before = own_bytes(os.getpid())
+    mine = bytearray(os.urandom(8 * MIB))
+    assert own_bytes(os.getpid()) - before > 7 * MIB
+    descriptor = os.memfd_create("shared")
+    with open(descriptor, "r+b") as shared:
+        shared.truncate(32 * MIB)
+        shared.write(b"1" * 32 * MIB)
+        assert own_bytes(os.getpid()) - before < 20 * MIB
+    del mine
