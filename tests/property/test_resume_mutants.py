@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from framehaul_client.resume import first_latent_needed
+from framehaul_client.opening import Opened
 from framehaul_server.decoding import PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.outbox import Outgoing
@@ -100,7 +100,7 @@ def keeps_one_chunk_too_few(patch: pytest.MonkeyPatch) -> None:
         if self._spec.history_latents is not None and len(self._published) > 1:
             oldest = self._published.popleft()
             for _ in range(sum(oldest.chunks)):
-                self._num_bytes -= len(self._latents.popleft())
+                self._latents.popleft()
             self._first_latent = oldest.next_latent
 
     patch.setattr(Journal, "_trim", mutant)
@@ -132,7 +132,8 @@ def listens_to_old_connections(patch: pytest.MonkeyPatch) -> None:
 
 
 def client_forgets_one_latent_too_many(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(resume_model, "first_latent_needed", lambda *arguments: first_latent_needed(*arguments) + 1)
+    needed = Opened.first_latent_needed
+    patch.setattr(Opened, "first_latent_needed", lambda self, next_frame: needed(self, next_frame) + 1)
 
 
 MUTANTS: list[Mutant] = [

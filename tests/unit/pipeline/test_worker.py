@@ -244,9 +244,9 @@ def test_what_a_thread_is_at_stands_in_the_ring_and_stays_when_it_ends_the_worke
     class Watched(FakeDecoder):
         spec = msgspec.structs.replace(FAKE_SPEC, name="watched")
 
-        def open(self, geometry: Geometry, num_latents: int | None) -> State:
+        def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
             seen.append(own.ring.noted())
-            return super().open(geometry, num_latents)
+            return super().open(geometry, num_latents, first_latent=first_latent)
 
     own = Bench(CpuDevice(), watched=Watched())
     own.open(5, model="watched")
