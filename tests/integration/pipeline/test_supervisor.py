@@ -194,7 +194,7 @@ async def test_latents_outside_the_window_stay_with_the_server(supervisor: Super
     session.allow(1)
     await events.received(4 * 32 * 48 * 3)
     assert events.num_fed == 1
-    assert supervisor.statistics().num_inlet_free == 8
+    assert supervisor.statistics().num_inlet_free == 12
     session.close()
     session.close()
     push(session, latents(1, seed=4))
