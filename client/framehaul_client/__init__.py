@@ -18,6 +18,7 @@ from framehaul_client.errors import (
     ProtocolError,
     Refused,
     ServerUnavailable,
+    SessionDamaged,
     StreamFailed,
     Unsupported,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "ServerInfo",
     "ServerUnavailable",
     "Session",
+    "SessionDamaged",
     "SessionStatistics",
     "StreamFailed",
     "Unsupported",

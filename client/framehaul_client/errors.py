@@ -69,6 +69,10 @@ class DataLoss(StreamFailed):
     """Frames are missing, doubled, out of order, or differ from their checksum."""
 
 
+class SessionDamaged(DataLoss):
+    """The server found that latents, or frames decoded again, differ from their checksum; a new session can go on."""
+
+
 class InvalidOption(FramehaulError):
     """An option that can't be, or not together with another."""
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from framehaul_client.errors import FramehaulError, GaveUp, Refused, ServerUnavailable
+from framehaul_client.errors import FramehaulError, GaveUp, Refused, ServerUnavailable, SessionDamaged
 
 _FIRST_DELAY_S: Final = 0.1
 _LONGEST_DELAY_S: Final = 2.0
@@ -41,8 +41,9 @@ class Retry:
         Raises:
             FramehaulError: there should be none; `GaveUp` if that is for the time that a lost session has waited.
         """
+        refused_for_now = isinstance(error, Refused) and error.retry_after_s is not None
         worth_it = isinstance(error, ServerUnavailable) or (
-            opened and isinstance(error, Refused) and error.retry_after_s is not None
+            opened and (refused_for_now or isinstance(error, SessionDamaged))
         )
         if not worth_it or self._retry_for_s == 0:
             raise error

@@ -20,7 +20,7 @@ _ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
     grpc.StatusCode.PERMISSION_DENIED: errors.InvalidRequest,
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
-    grpc.StatusCode.DATA_LOSS: errors.DataLoss,
+    grpc.StatusCode.DATA_LOSS: errors.SessionDamaged,
 }
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,9 +50,7 @@ async def lose_worker(app: RunningApp, harm: Harm, harm_once: Path) -> float:
     Returns:
         Seconds from the worker's death to the first frame that had not been published, at the client.
     """
-    noise = np.random.default_rng(3).standard_normal((NUM_LATENTS, CHANNELS, SIZE, SIZE), dtype=np.float32)
-    clip = noise.astype(np.float16)
-    clip[HARM_AT, 0, 0, 0] = harm
+    clip = clip_with(harm)
     await app.warm()
     app.remember()
     worker, standby = app.supervisor.worker_pid, app.supervisor.standby_pid
@@ -69,6 +68,14 @@ async def lose_worker(app: RunningApp, harm: Harm, harm_once: Path) -> float:
     assert np.array_equal(np.stack(frames), await decode_in(app, TINY_SPEC, clip, tuple(notes.chunks.values())))
     await app.expect_idle()
     return arrived_s[TINY_SPEC.num_frames(HARM_AT)] - died.result()
+
+
+def clip_with(harm: Harm) -> np.ndarray[Any, Any]:
+    """Latents, one of which is harmful."""
+    noise = np.random.default_rng(3).standard_normal((NUM_LATENTS, CHANNELS, SIZE, SIZE), dtype=np.float32)
+    clip = noise.astype(np.float16)
+    clip[HARM_AT, 0, 0, 0] = harm
+    return clip
 
 
 @contextmanager

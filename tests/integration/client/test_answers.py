@@ -11,13 +11,13 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import (
     ConnectionLost,
-    DataLoss,
     FrameClient,
     FramehaulError,
     InvalidRequest,
     NotFound,
     Refused,
     ServerUnavailable,
+    SessionDamaged,
     StreamFailed,
     Unsupported,
 )
@@ -34,7 +34,7 @@ REFUSALS = [
     (grpc.StatusCode.UNIMPLEMENTED, Unsupported),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, Refused),
     (grpc.StatusCode.UNAVAILABLE, ServerUnavailable),
-    (grpc.StatusCode.DATA_LOSS, DataLoss),
+    (grpc.StatusCode.DATA_LOSS, SessionDamaged),
     (grpc.StatusCode.INTERNAL, StreamFailed),
     (grpc.StatusCode.DEADLINE_EXCEEDED, StreamFailed),
 ]

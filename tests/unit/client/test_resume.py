@@ -9,6 +9,7 @@ from framehaul_client.errors import (
     NotFound,
     Refused,
     ServerUnavailable,
+    SessionDamaged,
 )
 from framehaul_client.resume import Retry
 
@@ -67,6 +68,14 @@ def test_a_full_server_says_when_to_come_back() -> None:
     assert Retry(60.0, jitter=lambda: 0.0).delay_s(full, 0.0, opened=True) == pytest.approx(1.5)
     with pytest.raises(Refused):
         Retry(60.0).delay_s(full, 0.0, opened=False)
+
+
+def test_damage_at_the_server_is_worth_a_new_session_but_not_a_second_first_one() -> None:
+    """What a first session's latents met with, they would meet with again."""
+    damaged = SessionDamaged("frames differ")
+    assert Retry(60.0, jitter=lambda: 0.0).delay_s(damaged, 0.0, opened=True) == pytest.approx(0.1)
+    with pytest.raises(SessionDamaged):
+        Retry(60.0).delay_s(damaged, 0.0, opened=False)
 
 
 def test_a_first_session_fails_with_the_reason_itself() -> None:
