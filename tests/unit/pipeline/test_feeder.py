@@ -112,3 +112,20 @@ def test_a_closed_session_is_forgotten() -> None:
     feeder.returned(1)
     assert feeder.get(1) is None
     assert feeder.next_latent(9) is None
+
+
+def test_what_a_closed_session_had_in_the_inlet_counts_no_more() -> None:
+    """Against its tenant, which is fed before one that has a chunk on the way."""
+    feeder = Feeder(chunk_latents=1, num_slots=12)
+    fill(feeder, 1, tenant="a")
+    assert [feeder.next_latent(12 - index) is not None for index in range(3)] == [True] * 3
+    fill(feeder, 2, tenant="b", num_latents=1)
+    assert feeder.next_latent(9) == NextLatent(2, 0, LATENTS[0])
+    feeder.close(1)
+    fill(feeder, 3, tenant="a")
+    fill(feeder, 4, tenant="b")
+    assert feeder.next_latent(8) == NextLatent(3, 0, LATENTS[0])
+    latent = feeder.next_latent(7)
+    assert latent is not None
+    assert latent.session == 3  # both have one on the way, and it came first
+    assert feeder.next_latent(6) == NextLatent(4, 0, LATENTS[0])

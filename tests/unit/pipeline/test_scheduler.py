@@ -237,3 +237,13 @@ def test_a_chunk_tells_of_those_before_it_that_gave_no_frame() -> None:
         (True, (2,)),
         (True, (1,)),
     ]
+
+
+def test_what_is_on_the_device_counts_before_it_is_measured() -> None:
+    """Tenants alternate, though none of their chunks has completed."""
+    scheduler = Scheduler()
+    for session, tenant in ((1, "a"), (2, "b")):
+        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99, tenant=tenant)
+        add(scheduler, session, 2)
+    picked = [scheduler.pick(everyone) for _ in range(4)]
+    assert [chunk.session for chunk in picked if chunk] == [1, 2, 1, 2]
