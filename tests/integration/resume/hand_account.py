@@ -145,6 +145,8 @@ class HandAccount:
             assert opened.next_latent == max(0, first - HISTORY_LATENTS)
             assert self.server is not None
             self._num_deaths = self.server.num_deaths
+        if opened.next_latent < self.clip.num_latents:
+            self.end_sent = False  # it was lost with latents that were sent before it
         self.session_id = opened.session_id
         self.next_latent = opened.next_latent
         self.ready = True
