@@ -38,13 +38,13 @@ from tests.faults.running_app import CHANNEL_OPTIONS, Stream
 from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
 
 NUM_CLIPS: Final = 12
-MAX_LATENTS: Final = 40
+MAX_LATENTS: Final = 30
 FRAMES_PER_LATENT: Final = 4
 NUM_CLIENTS: Final = 6
 FAULT_EVERY_S: Final = 3.0
 NUM_LEAVERS: Final = 2
-LEAVE_EVERY_S: Final = 0.05
-LEAVE_LATENTS: Final = 4
+LEAVE_EVERY_S: Final = 0.1
+LEAVE_LATENTS: Final = 2
 """Of the clips that are left in the middle: many sessions rather than long ones."""
 NUM_SAMPLES: Final = 25
 """Of the server's memory, if there is time."""

@@ -84,8 +84,10 @@ class HandAccount:
             assert self.done, told
             self.finished = True
             return
-        # grpc/grpc#36066: what a write that crosses the end makes of its status.
+        # grpc/grpc#36066: what a write that crosses the end makes of its status, OK included.
         crossed = connection.details == "Internal error from Core"
+        if crossed and self.done and self.told_all:
+            return
         assert crossed or connection.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), told
         deaths = self._deaths() if "worker" in connection.details else 0
         assert connection.cut or connection.parted or not self._server_lives() or deaths > 0, f"for no reason: {told}"
@@ -143,6 +145,8 @@ class HandAccount:
             assert opened.next_latent == max(0, first - HISTORY_LATENTS)
             assert self.server is not None
             self._num_deaths = self.server.num_deaths
+        if opened.next_latent < self.clip.num_latents:
+            self.end_sent = False  # it was lost with latents that were sent before it
         self.session_id = opened.session_id
         self.next_latent = opened.next_latent
         self.ready = True
