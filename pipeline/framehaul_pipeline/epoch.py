@@ -286,9 +286,8 @@ class Epoch:
         """The process is truly gone."""
         self._lose()
         if not self.ready.done():
-            self.ready.set_exception(
-                Unavailable(f"the worker process ended before it was ready, exit code {exit_code}")
-            )
+            error = Unavailable(f"the worker process ended before it was ready, exit code {exit_code}")
+            self.ready.set_exception(error)
         _log.info("worker gone epoch=%d pid=%d exit_code=%d", self.number, self.pid, exit_code)
         self.exited.set()
         self._close_rings()

@@ -224,7 +224,7 @@ class Worker:
             session,
             priority=request.priority,
             spec=spec,
-            rule=partial(_next_chunk, decoder),
+            rule=lambda index, available, wanted, ended: decoder.next_chunk(index, available, wanted, ended=ended),
             max_latents=max_latents,
             max_frames=self._ring.slot_bytes // frame_bytes,
             tenant=request.tenant,
@@ -297,7 +297,3 @@ class Worker:
     def _return_inlet(self, latents: Iterable[InletSlot]) -> None:
         for latent in latents:
             self._send(InletReturned(slot=latent.slot, generation=latent.generation))
-
-
-def _next_chunk(decoder: Decoder, index: int, available: int, wanted: int, ended: bool) -> int:
-    return decoder.next_chunk(index, available, wanted, ended=ended)

@@ -1,5 +1,6 @@
 """Just enough HTTP/2 by hand to say what no gRPC library would."""
 
+import contextlib
 import socket
 import struct
 from types import TracebackType
@@ -44,7 +45,8 @@ class Http2:
             for number, value in struct.iter_unpack(">HI", payload):
                 if number == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
                     self._credit[1] += value - 65535
-            self.send(SETTINGS, flags=ACK)
+            with contextlib.suppress(BrokenPipeError):  # a server that sends this client away may be gone already
+                self.send(SETTINGS, flags=ACK)
         if kind == WINDOW_UPDATE:
             self._credit[stream] = self._credit.get(stream, 0) + struct.unpack(">I", payload)[0]
         return kind, payload
