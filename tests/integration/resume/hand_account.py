@@ -41,6 +41,7 @@ class HandAccount:
         self.until = 0
         self.end_sent = False
         self.done = False
+        self.cancel_sent = False
         self.proven = False
         """The server has shown that it knows that we know the session's id."""
         self.said_frame = start_frame
@@ -94,7 +95,9 @@ class HandAccount:
 
     def _expect_lost(self, *, told_all: bool) -> None:
         """The server doesn't know the session any more: never without a reason."""
-        assert told_all or not self.proven or not self._server_lives() or self._deaths() >= 2, f"lost: {self}"
+        assert told_all or self.cancel_sent or not self.proven or not self._server_lives() or self._deaths() >= 2, (
+            f"lost: {self}"
+        )
 
     def _server_lives(self) -> bool:
         return self.server is not None and self.server.lives

@@ -68,6 +68,7 @@ class HandSession(HandAccount):
         known = self._resuming(self.said_frame)
         while True:
             if self.connection is not None and self.alive:
+                self.cancel_sent = True
                 await self.connection.send(cancel=True)
                 await self.connection.ended()
                 self.connection.parted = True

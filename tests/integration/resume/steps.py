@@ -1,28 +1,29 @@
 """What can happen in a sequence; hypothesis chooses."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, unique
 
 from hypothesis import strategies as st
 
 from tests.faults.proxy import Direction
 
 
+@unique
 class Action(Enum):
     """What clients do, and what breaks; and how often."""
 
     CONNECT = "open a session, or take it up again: also when its connection is alive, which is fenced then", 10
     GO_ON = "send some latents, read some frames, acknowledge what was read", 20
-    READ = "likewise, without a word of it", 6
+    READ = "the same without a word of it", 6
     END = "say that all latents were sent, once or again", 8
     LOSE_ACKNOWLEDGEMENT = "the link breaks right before it", 4
     HALF_CLOSE = "end the call and not the session", 2
-    DROP_CALL = "likewise", 2
+    DROP_CALL = "the same by cancelling the call", 2
     CANCEL = "on purpose: the server doesn't know it any more", 2
-    ASK_TOO_LOW = "refused by name; the session waits for a better question", 2
-    ASK_TOO_HIGH = "likewise", 2
-    ASK_WITH_OTHER_VALUES = "likewise", 1
-    ASK_FOR_NOBODYS = "likewise", 1
+    ASK_TOO_LOW = "for frames that it said it has: refused by name, and the session waits for a better question", 2
+    ASK_TOO_HIGH = "for frames after more than was ever sent", 2
+    ASK_WITH_OTHER_VALUES = "than the session was opened with", 1
+    ASK_FOR_NOBODYS = "an id that no session has", 1
     LOSE_OPENED = "nobody will ever ask for that session: it isn't kept", 3
     CUT = "reset", 4
     FREEZE = "half open", 4

@@ -37,7 +37,7 @@ NUM_STEPS = 25
 MAX_KILLS = 2
 """Of processes, in a sequence: they take seconds to come back."""
 KILL_EVERY = 3 if NUM_SEQUENCES <= 20 else 2
-REPLACE_EVERY = 10
+REPLACE_EVERY = 20 if NUM_SEQUENCES <= 20 else 10
 """Sequences for each kill of any process, and of the server, over the whole run."""
 
 
