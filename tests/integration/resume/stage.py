@@ -68,7 +68,7 @@ class Stage:
 
     def close(self) -> None:
         self._runner.close()
-        if self._num_started:
+        if self._num_started and self.server.lives:
             self._wake_stopped()
         self._resources.close()
 
@@ -118,7 +118,5 @@ class Stage:
 
     def expect_nothing_left(self) -> None:
         """No session, slot, process, ring or descriptor."""
-        eventually(
-            lambda: (load := self.server.process.load()).sessions == 0 and load.slots_in_use == 0, "idle", WAIT_S
-        )
+        self.server.process.expect_idle(WAIT_S)
         eventually(lambda: not left(self._before, held(self.server.process)), f"only {self._before}", WAIT_S)
