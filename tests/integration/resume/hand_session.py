@@ -90,8 +90,8 @@ class HandSession(HandAccount):
             asked.priority, expected = -1, grpc.StatusCode.FAILED_PRECONDITION
         elif wrong == "other id":
             asked.resume.session_id, expected = self.session_id[::-1], grpc.StatusCode.NOT_FOUND
-        else:
-            self.part()
+        if wrong != "other id":
+            self.part()  # the server ends the old call before it looks further
         code = await self._refused(asked, road)
         if code is grpc.StatusCode.NOT_FOUND and expected is not code:
             self._expect_lost(told_all=self.told_all)

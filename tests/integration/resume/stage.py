@@ -68,14 +68,25 @@ class Stage:
 
     def close(self) -> None:
         self._runner.close()
+        if self._num_started and self.server.lives:
+            self._wake_stopped()
         self._resources.close()
 
+    def _wake_stopped(self) -> list[psutil.Process]:
+        """The server's processes; one that is stopped goes on, since it can't see its server's end otherwise."""
+        children = psutil.Process(self.server.process.process.pid).children(recursive=True)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(signal.SIGCONT)
+        return children
+
     def _start(self) -> None:
-        number, self._num_started = self._num_started, self._num_started + 1
+        number = self._num_started
         chunk_latents, levels_off = CUTS[number % len(CUTS)]
         options = (*OPTIONS, *MANY, "--chunk-latents", str(chunk_latents))
         server = self._resources.enter_context(running_server(self._folder / f"server-{number}.log", *options))
         self.server = Incarnation(server, levels_off)
+        self._num_started += 1
 
     # What breaks
 
@@ -91,7 +102,7 @@ class Stage:
 
     def replace_server(self) -> None:
         """Its worker and its standby end with it."""
-        children = psutil.Process(self.server.process.process.pid).children(recursive=True)
+        children = self._wake_stopped()
         self.server.process.signal(signal.SIGKILL)
         self.server.process.wait()
         _, alive = psutil.wait_procs(children, timeout=WAIT_S)
@@ -107,7 +118,5 @@ class Stage:
 
     def expect_nothing_left(self) -> None:
         """No session, slot, process, ring or descriptor."""
-        eventually(
-            lambda: (load := self.server.process.load()).sessions == 0 and load.slots_in_use == 0, "idle", WAIT_S
-        )
+        self.server.process.expect_idle(WAIT_S)
         eventually(lambda: not left(self._before, held(self.server.process)), f"only {self._before}", WAIT_S)
