@@ -1,11 +1,18 @@
 """What every test gets: CUDA tests that can't be skipped by accident, and a check that nothing is left behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+
+def pytest_configure() -> None:
+    """A job in a shell's background ignores SIGINT, and so would the commands here that are interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
