@@ -10,11 +10,14 @@ from __future__ import annotations
 import signal
 import sys
 
+from framehaul_pipeline.orphans import end_with_parent
+
 
 def main() -> int:
     """Run the worker; gives its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
     from framehaul_pipeline import entry
 
     return entry.main()

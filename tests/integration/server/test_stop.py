@@ -87,13 +87,16 @@ def test_the_second_signal_exits_at_once_and_takes_the_worker_along(start_server
     eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker's end")
 
 
-def test_a_killed_server_takes_the_worker_along(start_server: StartServer) -> None:
-    """Without a goodbye: worker and standby see the end of the socket and leave nothing behind."""
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_killed_server_takes_the_worker_along(start_server: StartServer, stopped: bool) -> None:
+    """Without a goodbye: worker and standby are killed, also one that runs no more and sees no end of its socket."""
     server = start_server("--standby")
     worker, standby = server.worker(), server.standby()
     with server.channel() as channel, Client(channel) as client:
         client.send(latents(4), open=opening(mode=pb.MODE_EXPLICIT, window_frames=4))
         client.read_frames(4)
+        if stopped:
+            worker.suspend()
         server.signal(signal.SIGKILL)
         assert server.wait(5) == -signal.SIGKILL
         with pytest.raises(grpc.RpcError) as caught:
