@@ -277,10 +277,11 @@ async def too_much_work(_: Path) -> float:
     """From the end of the session that held the place to the opening of the one that waited for it."""
     async with running_app(max_sessions=1, max_queued=1) as app, streaming(app.target) as holder:
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            queued, refused = Stream(channel), Stream(channel)
+            queued = Stream(channel)
             await queued.send(latents(2), open=opening(), end_of_latents=True)
             assert await queued.read()
             assert queued.positions == [1]
+            refused = Stream(channel)  # only now: it counts as a call from here on
             await refused.send(open=opening())
             assert (await refused.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
             trailers = dict(await refused.call.trailing_metadata())
