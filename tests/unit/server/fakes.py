@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Never
 
 import grpc
+import msgspec
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
@@ -32,6 +33,8 @@ SPEC = DecoderSpec(
     receptive_latents=None,
     state_bytes_per_pixel=1.0,
 )
+FINITE = msgspec.structs.replace(SPEC, receptive_latents=3)
+PICTURE_FIRST = msgspec.structs.replace(FINITE, first_frames=1)
 ANYBODY = Caller(tenant=EVERYONE)
 GEOMETRY = Geometry(channels=2, height=4, width=6)
 LATENT_BYTES = GEOMETRY.latent_bytes(LatentDtype.FLOAT16)

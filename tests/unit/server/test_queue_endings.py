@@ -12,8 +12,8 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server import service
 from framehaul_server.session import Session
+from tests.unit.server.driven_service import EXPLICIT, is_open, leave, serving, settle, status, told
 from tests.unit.server.fakes import FakeContext, latents, opening, request
-from tests.unit.server.queued_service import EXPLICIT, is_open, leave, serving, settle, status, told
 
 Loss = Callable[[FakeContext, "asyncio.Task[None]"], None]
 

@@ -9,8 +9,8 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.service import Context
 from framehaul_server.tenants import Tenant
+from tests.unit.server.driven_service import EXPLICIT, RESUMABLE, is_open, leave, serving, settle, status, told
 from tests.unit.server.fakes import FakeContext, frame, latents, opening, request
-from tests.unit.server.queued_service import EXPLICIT, RESUMABLE, is_open, leave, serving, settle, status, told
 
 
 @pytest.mark.asyncio
@@ -155,10 +155,7 @@ async def test_a_resuming_call_never_waits() -> None:
         session_id = context.responses[0].header.opened.session_id
         waiting, _ = await server.connect(request(open=EXPLICIT))
         await leave(task)
-        again = pb.Open()
-        again.CopyFrom(RESUMABLE)
-        again.resume.session_id = session_id
-        resumed, _ = await server.connect(request(open=again))
+        resumed, _ = await server.resume(session_id)
         assert resumed.responses[0].header.opened.session_id == session_id
         assert told(waiting) == [1]
 

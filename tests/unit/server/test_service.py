@@ -11,29 +11,18 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import WorkerLost
 from framehaul_server.admission import Admission
-from framehaul_server.callers import AnyCaller
-from framehaul_server.lingering import LingeringCalls
-from framehaul_server.service import Context, FrameService, ServiceIdentity
+from framehaul_server.service import Context, FrameService
 from framehaul_server.status import Trailers
-from tests.unit.server.fakes import Aborted, FakeContext, FakeWorker, frame, latents, opening, request, rules
+from tests.unit.server.driven_service import Server
+from tests.unit.server.fakes import Aborted, FakeContext, FakeWorker, frame, latents, opening, request
 
 
 def frame_service(
-    worker: FakeWorker | None = None, *, max_sessions: int = 2, timeout_s: float = 5.0, resume_window_s: float = 5.0
+    worker: FakeWorker | None = None, *, max_sessions: int = 2, timeout_s: float = 5.0
 ) -> tuple[FrameService, Admission]:
-    admission = Admission(max_sessions)
-    service = FrameService(
-        worker=worker or FakeWorker(),
-        callers=AnyCaller(),
-        admission=admission,
-        lingering=LingeringCalls(max_sessions),
-        rules=rules(),
-        first_request_timeout_s=timeout_s,
-        resume_window_s=resume_window_s,
-        identity=ServiceIdentity(target="farm:50051", epoch=7),
-        info=lambda: pb.ServerInfo(version="1"),
-    )
-    return service, admission
+    """A service without a queue."""
+    server = Server(worker=worker, max_sessions=max_sessions, max_queued=0, timeout_s=timeout_s)
+    return server.service, server.admission
 
 
 def as_context(context: FakeContext) -> Context:
