@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import re
 from collections import Counter
@@ -15,14 +16,21 @@ import psutil
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.supervisor import Supervisor, WorkerState
+from framehaul_pipeline.supervisor import Supervisor, WorkerSession, WorkerState
 from framehaul_server.app import App
 from framehaul_server.config import Address, ServerConfig
+from framehaul_server.decoding import Decoding
+from framehaul_server.delivery import Delivery
+from framehaul_server.intake import Intake
+from framehaul_server.journal import Journal
+from framehaul_server.production import Production
+from framehaul_server.session import Session
 from tests.integration.server.server_process import latents, opening
 
 EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=8)
 ACCEPTING = "AioServer._request_call"
 """gRPC's own task that waits for the next call: a new one for each."""
+OF_ONE_SESSION = {Session, Intake, Production, Journal, Decoding, WorkerSession, Delivery}
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
 
 
@@ -152,12 +160,17 @@ class RunningApp:
         return {name: value for name, value in found.items() if value}
 
     async def expect_idle(self, timeout_s: float = 20.0) -> float:
-        """Every session, slot, task and descriptor comes back; gives the seconds that it took."""
+        """Every session, slot, task and descriptor comes back; gives the seconds that it took.
+
+        Nor is anything left that sessions are made of.
+        """
         clock = asyncio.get_running_loop().time
         start_s = clock()
         gc.collect()  # a client's call keeps its connection for as long as the object lives
         await eventually(lambda: not self.held(), self.held, timeout_s)
-        return clock() - start_s
+        took_s = clock() - start_s
+        await eventually(lambda: not session_objects(), session_objects)
+        return took_s
 
     async def ready(self) -> None:
         """Wait for a worker that can take sessions."""
@@ -202,6 +215,19 @@ def task_name(task: asyncio.Task[Any]) -> str:
     return ACCEPTING if task is asyncio.current_task() else str(getattr(task.get_coro(), "__qualname__", task))
 
 
+def session_objects() -> Counter[str]:
+    """The server's objects in this process that belong to one session each."""
+    gc.collect()
+    return Counter(type(each).__name__ for each in gc.get_objects() if type(each) in OF_ONE_SESSION)
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Nothing but text for pytest, which keeps what was logged: a traceback holds all that its functions knew."""
+    if record.exc_info:
+        record.exc_text, record.exc_info = logging.Formatter().formatException(record.exc_info), None
+    return True
+
+
 def descriptors() -> Counter[str]:
     """Open descriptors of this process: sockets by kind alone, rings without their epoch, others by what they are."""
     found: Counter[str] = Counter()
@@ -225,6 +251,8 @@ async def running_app(*, worker: dict[str, Any] | None = None, **changes: Any) -
     )
     app = App(config, on_ready=ready.put_nowait)
     stop = asyncio.Event()
+    boundary = logging.getLogger("framehaul_server.boundary")
+    boundary.addFilter(without_traceback)
     running = asyncio.create_task(app.run(stop))
     line = asyncio.create_task(ready.get())
     try:
@@ -237,6 +265,7 @@ async def running_app(*, worker: dict[str, Any] | None = None, **changes: Any) -
         found.remember()
         yield found
     finally:
+        boundary.removeFilter(without_traceback)
         line.cancel()
         if not stop.is_set():
             running.cancel()
