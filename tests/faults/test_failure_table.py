@@ -26,6 +26,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient, connection
 from framehaul_pipeline import process
 from framehaul_pipeline.supervisor import WorkerState
+from tests.faults import worker_loss
 from tests.faults.faulty_worker import Harm
 from tests.faults.proxy import FaultProxy
 from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
@@ -131,21 +132,29 @@ async def session_kills_workers(_: Path) -> float:
         return await app.first_frames_s()
 
 
+async def replay_differs(_: Path) -> float:
+    """The reference client's: from the worker's death to the next frame that it hadn't."""
+    async with running_app() as app:
+        with worker_loss.replay_differs():
+            return await disturb(app.target, app.worker.kill)
+
+
 async def link_cut(_: Path) -> float:
     """The reference client's: from the cut to the next frame that it hadn't."""
+    async with running_app() as app, FaultProxy(app.target) as proxy:
+        return await disturb(proxy.target, proxy.cut)
+
+
+async def disturb(target: str, fault: Callable[[], None]) -> float:
+    """Have `fault` happen to the reference client in the middle of a clip; it needs a second call, and has all."""
     noise = np.random.default_rng(1).standard_normal((40, CHANNELS, SIZE, SIZE), np.float32).astype(np.float16)
-    async with (
-        running_app() as app,
-        FaultProxy(app.target) as proxy,
-        FrameClient(proxy.target) as client,
-        client.session(noise, window_frames=8) as session,
-    ):
+    async with FrameClient(target) as client, client.session(noise, window_frames=8) as session:
         await anext(session)
-        cut_s = clock()
-        proxy.cut()
+        happened_s = clock()
+        fault()
         for _frame in range(8):  # more than can have come before
             await anext(session)
-        took_s = clock() - cut_s
+        took_s = clock() - happened_s
         assert len([frame async for frame in session]) == 151
         assert session.statistics.num_reconnects == 1
         return took_s
@@ -388,6 +397,7 @@ ROWS: dict[str, Callable[[Path], Awaitable[float]]] = {
         worker_killed,
         worker_hangs,
         session_kills_workers,
+        replay_differs,
         worker_dies_too_often,
         standby_dies,
         decoder_raises,

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from framehaul_client import FrameClient
-from framehaul_pipeline.errors import DataLoss
 from framehaul_pipeline.models import TINY_SPEC
-from framehaul_server.journal import Journal
 from tests.faults.faulty_worker import Harm
-from tests.faults.worker_loss import NUM_LATENTS, clip_with, fragile_app, harming, lose_worker
+from tests.faults.worker_loss import NUM_LATENTS, clip_with, fragile_app, harming, lose_worker, replay_differs
 
 
 @pytest.mark.asyncio
@@ -23,21 +21,11 @@ async def test_a_session_goes_on_with_the_standby(tmp_path: Path, recovered: Cal
 
 
 @pytest.mark.asyncio
-async def test_a_replay_that_differs_costs_a_new_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the next worker's kernels round otherwise: the client goes on at the first frame that it lacks."""
-    compare = Journal._compare
-
-    def differ(journal: Journal, known: object, first_frame: int, crc32c: tuple[int, ...]) -> None:
-        try:
-            compare(journal, known, first_frame, tuple(each ^ 1 for each in crc32c))  # type: ignore[arg-type]
-        except DataLoss:
-            monkeypatch.undo()
-            raise
-
+async def test_a_replay_that_differs_costs_a_new_session(tmp_path: Path) -> None:
+    """The client goes on at the first frame that it lacks."""
     async with fragile_app("cpu", tmp_path / "once") as app:
         clip = clip_with(Harm.KILL_COPYING)
-        monkeypatch.setattr(Journal, "_compare", differ)
-        with harming(tmp_path / "once"):
+        with replay_differs(), harming(tmp_path / "once"):
             async with FrameClient(app.target) as client, client.session(clip, window_frames=16) as session:
                 frames = [frame.copy() async for frame in session]
                 assert session.statistics.num_reconnects == 1

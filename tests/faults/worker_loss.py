@@ -12,7 +12,9 @@ import pytest
 
 from framehaul_client import FrameClient
 from framehaul_pipeline import process
+from framehaul_pipeline.errors import DataLoss
 from framehaul_pipeline.models import TINY_SPEC
+from framehaul_server.journal import Journal
 from tests.faults.chunks import decode_in, noted
 from tests.faults.faulty_worker import HARM_ONCE, Harm
 from tests.faults.running_app import RunningApp, running_app
@@ -84,6 +86,24 @@ def harming(once: Path) -> Iterator[None]:
     once.touch()
     yield
     assert not once.exists()
+
+
+@contextmanager
+def replay_differs() -> Iterator[None]:
+    """Once, the frames that are decoded again aren't those of the first time, as when other kernels are chosen."""
+    compare = Journal._compare
+
+    def differ(journal: Journal, known: Any, first_frame: int, crc32c: tuple[int, ...]) -> None:
+        try:
+            compare(journal, known, first_frame, tuple(each ^ 1 for each in crc32c))
+        except DataLoss:
+            patch.undo()
+            raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "_compare", differ)
+        yield
+        assert Journal._compare is compare, "no frame was decoded again"
 
 
 @contextmanager
