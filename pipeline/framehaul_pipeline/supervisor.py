@@ -24,7 +24,8 @@ from framehaul_pipeline.standby import Standby
 
 __all__ = ["SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState", "WorkerStatistics"]
 
-_STOP_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 5.0
+"""For a worker to end by itself: one that is stopped at all holds nothing of value any more, and mustn't hold us up."""
 
 _log = logging.getLogger(__name__)
 

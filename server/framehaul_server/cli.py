@@ -38,7 +38,7 @@ the first three; half-float frames take twice the bytes, so the largest has half
 Addresses other than loopback need TLS and tokens: see docs/operations.md.
 
 The first SIGTERM or SIGINT drains: new and queued sessions are refused, running ones may finish within --grace.
-The second ends the process at once.
+The process ends at most 10 s after that. The second ends it at once.
 
 exit codes:
   0    stopped by a signal, after draining

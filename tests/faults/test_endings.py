@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline import supervisor
 from tests.faults.proxy import FaultProxy
 from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
 from tests.integration.server.server_process import latents, opening
@@ -250,3 +251,20 @@ async def test_drain_ends_every_stream() -> None:
             assert (await stalled.status())[0] is not grpc.StatusCode.OK
         await eventually(lambda: not app.num_sessions, app.held)
     assert app.supervisor.standby_pid is None
+
+
+async def test_a_worker_that_runs_no_more_does_not_keep_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session hears of the end when the grace is over, and it is killed soon after."""
+    monkeypatch.setattr(supervisor, "_STOP_TIMEOUT_S", 0.2)
+    async with running_app(grace_s=0.2) as app:
+        worker = app.worker
+        async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+            stream = Stream(channel)
+            await decoding(stream)
+            await stream.read_frames(4)
+            worker.suspend()
+            app.stop.set()
+            code, details = await stream.status()
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "grace period" in details
+        await eventually(lambda: not worker.is_running(), lambda: worker)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from framehaul_pipeline import supervisor
+from framehaul_server import app
 from framehaul_server.cli import parse
 from framehaul_server.tokens import parse_tokens
 
@@ -33,6 +35,18 @@ def test_options_and_codes_of_the_deployment_exist() -> None:
     assert config.tls is not None
     assert config.tokens is not None
     assert "RestartPreventExitStatus=2 3" in UNIT.read_text()
+
+
+def test_the_deployment_leaves_time_to_stop() -> None:
+    """As the manual says: after the grace clients hear how they ended, then a worker that hangs is killed."""
+    after_grace_s = app._STATUS_TIMEOUT_S + app._STOP_MARGIN_S + supervisor._STOP_TIMEOUT_S
+    promised = re.search(r"at most (\d+) s after the grace", (ROOT / "docs/operations.md").read_text())
+    assert promised is not None
+    assert after_grace_s < int(promised[1])
+    allowed = re.findall(r"TimeoutStopSec=(\d+)", UNIT.read_text())
+    allowed += re.findall(r"--stop-timeout (\d+)", (ROOT / "deploy/Containerfile").read_text())
+    assert len(allowed) == 2
+    assert min(map(int, allowed)) >= parse([], {}).grace_s + int(promised[1])
 
 
 def test_the_manuals_tokens_file_is_one() -> None:
