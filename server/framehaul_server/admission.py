@@ -43,6 +43,8 @@ class Admission:
         """Places that are held, those of detached sessions included."""
         self._closed: str | None = None
         """Why nobody is let in any more."""
+        self._paused: str | None = None
+        """Why nobody gets a place for now."""
         self.idle = asyncio.Event()
         """Set while there is no call and no session."""
         self.idle.set()
@@ -72,6 +74,12 @@ class Admission:
             self._queue.leave(place)
             place._settle(refusal=reason)
 
+    def pause(self, reason: str | None) -> None:
+        """Give no place for now, for this `reason`: who asks for one waits. None goes on."""
+        self._paused = reason
+        self._serve()
+        self._tell()
+
     # What places do
 
     def _enter(self, tenant: Tenant, num_spare: int) -> None:
@@ -95,6 +103,8 @@ class Admission:
         self._serve()
         if full is not None and not place.held:
             self._queue.leave(place)
+            if self._paused is not None:
+                raise Unavailable(self._paused)
             raise _overloaded(
                 self._obstacle(place) or f"other sessions of tenant {tenant.name} are before it",
                 full if self._queue.max_length else None,
@@ -143,7 +153,7 @@ class Admission:
 
     def _next(self) -> Place | None:
         """The first in order, but for tenants whose own first one doesn't fit their limits."""
-        if self.num_sessions >= self._max_sessions:
+        if self._paused is not None or self.num_sessions >= self._max_sessions:
             return None
         passed_over: set[str] = set()
         for place in self._order():
@@ -249,7 +259,7 @@ class Place:
         Raises:
             InvalidInput: more may wait than the tenant may ever have.
             Overloaded: it would have to wait, and the queue is full.
-            Unavailable: the server drains.
+            Unavailable: the server drains; or no place is given for now, and the queue is full.
         """
         self.priority, self.num_bytes, self.request_bytes = priority, num_bytes, request_bytes
         self._admission._claim(self)

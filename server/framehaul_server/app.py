@@ -200,6 +200,8 @@ class App:
     def _worker_changed(self, state: WorkerState) -> None:
         _log.info("%s", logs.line("worker", state=state.value))
         self._health.worker_changed(state)
+        if state is WorkerState.RESTARTING and self._service is not None:
+            self._service.worker_lost()
         if state is WorkerState.READY and self._service is not None:
             self._service.worker_ready()
         if state is WorkerState.FAILED:

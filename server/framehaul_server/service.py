@@ -111,10 +111,15 @@ class FrameService:
         for session in self._sessions:
             session.drain(grace_s)
 
+    def worker_lost(self) -> None:
+        """Let new sessions wait for the next worker, in the queue."""
+        self._admission.pause("the worker is restarting; try again")
+
     def worker_ready(self) -> None:
-        """Let the running sessions go on with a new worker."""
+        """Let the running sessions go on with a new worker, and then those begin that wait for it."""
         for session in list(self._sessions):
             session.worker_ready()
+        self._admission.pause(None)
 
     def fail_sessions(self, reason: str) -> None:
         """End the running sessions, and those that wait for a place, with UNAVAILABLE."""

@@ -36,6 +36,7 @@ class Model:
     """Who has a place and who waits, by arrival."""
 
     def __init__(self) -> None:
+        self.paused = False
         self.holding: list[Claim] = []
         self.waiting: list[Claim] = []
 
@@ -62,7 +63,7 @@ class Model:
 
     def serve(self) -> None:
         """Of those who are first of their tenant and fit, the one who is before the others, again and again."""
-        while True:
+        while not self.paused:
             firsts = [
                 min((claim for claim in self.waiting if claim.tenant is tenant), key=lambda claim: -claim.priority)
                 for tenant in {claim.tenant for claim in self.waiting}
@@ -124,7 +125,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             expected = None
             if claim in self.model.waiting and not may_wait:
                 self.model.waiting.remove(claim)
-                expected = Overloaded
+                expected = Unavailable if self.model.paused else Overloaded
         if expected is None:
             place.claim(**asked)
             return claim
@@ -150,6 +151,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         if claim in self.model.waiting:
             self.model.waiting.remove(claim)
             self.model.serve()
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        """No place is given meanwhile; then all those that there are, in order."""
+        self.admission.pause("the worker is restarting" if paused else None)
+        self.model.paused = paused
+        self.model.serve()
 
     @rule()
     def close(self) -> None:

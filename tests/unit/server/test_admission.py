@@ -132,6 +132,26 @@ def test_priority_overtakes_and_the_overtaken_hear_of_it() -> None:
     assert (high.held, positions(low, middle)) == (True, [2, 1])
 
 
+def test_a_pause_keeps_places_that_are_free_for_those_who_wait() -> None:
+    """In their order; the queue's limits count as ever, and who finds no room in it may try elsewhere."""
+    admission = Admission(3, max_queued=2, max_queued_bytes=10)
+    held = claimed(admission)
+    admission.pause("the worker is restarting")
+    late, early = claimed(admission, request_bytes=5), claimed(admission, priority=1)
+    assert positions(early, late) == [1, 2]
+    with pytest.raises(Unavailable, match="restarting"):
+        claimed(admission)
+    late.release()
+    with pytest.raises(Unavailable, match="restarting"):
+        claimed(admission, request_bytes=11)
+    late = claimed(admission)
+    held.release()
+    assert (held.held, early.held, late.held, admission.num_sessions) == (False, False, False, 0)
+    admission.pause(None)
+    assert (early.held, late.held, admission.num_queued) == (True, True, 0)
+    assert claimed(admission).held
+
+
 def test_closing_refuses_new_places_and_those_that_wait_and_keeps_the_taken_ones() -> None:
     admission = Admission(1, max_queued=2)
     held, waiting, silent = claimed(admission), claimed(admission), admission.place()
