@@ -203,6 +203,7 @@ class FakeWorker:
         weight: float,
         first_latent: int,
         chunks: tuple[int, ...],
+        alone_until: int | None,
         events: SessionEvents,
     ) -> FakeHandle:
         if not self.available:
@@ -213,6 +214,7 @@ class FakeWorker:
                 "dtype": dtype,
                 "normalized": normalized,
                 "num_latents": num_latents,
+                "alone_until": alone_until,
                 "first_latent": first_latent,
                 "chunks": chunks,
             }
