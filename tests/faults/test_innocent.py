@@ -85,7 +85,7 @@ async def expect_whole(app: RunningApp, stream: Stream, clip: Clip) -> None:
 
 
 async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> list[frozenset[int]]:
-    """One does its harm at first, others after the first worker's death: only they are ended; gives all deaths."""
+    """One after the other does its harm, and only they are ended; gives all deaths."""
     await app.ready()
     app.remember()
     clips = some_clips(num_guilty + num_innocent)
@@ -99,12 +99,11 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
         with noted_deaths() as deaths:
             await guilty[0].send(harmful(Harm.DIE_BESIDE))
             others = asyncio.gather(*(finish(stream, clip) for stream, clip in innocent))
-            await eventually(lambda: bool(deaths), lambda: "the first death", 60)
+            await expect_ended(guilty[0])
             for stream in guilty[1:]:
                 await stream.send(harmful(Harm.DIE_BESIDE))
-            await others
-            for stream in guilty:
                 await expect_ended(stream)
+            await others
         await app.ready()
         for stream, clip in innocent:
             await expect_whole(app, stream, clip)
