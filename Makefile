@@ -31,6 +31,8 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/running.py \
 	pipeline/framehaul_pipeline/watchdog.py \
 	pipeline/framehaul_pipeline/spec.py \
+	pipeline/framehaul_pipeline/suspects.py \
+	pipeline/framehaul_pipeline/worker_statistics.py \
 	pipeline/framehaul_pipeline/config.py \
 	pipeline/framehaul_pipeline/config_fields.py \
 	pipeline/framehaul_pipeline/models.py \

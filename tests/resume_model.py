@@ -14,7 +14,7 @@ from crc32c import crc32c
 from framehaul_client.frames import FrameLayout, PixelFormat
 from framehaul_client.opening import Opened
 from framehaul_client.window import FrameWindow as ClientWindow
-from framehaul_pipeline.errors import InvalidInput, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, InvalidInput, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import Published
@@ -198,7 +198,7 @@ class Server:
         worker, self.worker, self.worker_up = self.worker, None, False
         if worker is not None and not worker.dead:
             worker.dead = True
-            worker.events.on_failed(WorkerLost(at_work=True))
+            worker.events.on_failed(WorkerLost(at_work=AtWork.ALONE))
 
     def start_worker(self) -> None:
         self.worker_up = True

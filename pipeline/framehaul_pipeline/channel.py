@@ -121,7 +121,7 @@ class ServerChannel:
             except BlockingIOError:
                 return
             except ConnectionResetError:
-                raw = b""
+                continue  # it died with messages unread; what it sent itself comes after the error
             if not raw:
                 self.close()
                 self._on_eof()

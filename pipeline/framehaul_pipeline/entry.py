@@ -27,7 +27,7 @@ from framehaul_pipeline.devices import open_device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.memory_limits import MemoryLimits, default_park_bytes
-from framehaul_pipeline.messages import Configure, Ready, Shutdown
+from framehaul_pipeline.messages import Begin, Configure, Ready, Shutdown
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.warm_up import warm_up
 from framehaul_pipeline.worker import Worker
@@ -105,16 +105,22 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
     launched: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
     completed: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
 
+    begun = threading.Event()
+
     def control() -> None:
         while (message := channel.receive()) is not None and not isinstance(message, Shutdown):
             if isinstance(message, Configure):
                 raise ValueError("Configure came twice")
-            worker.apply(message)
+            if isinstance(message, Begin):
+                begun.set()
+            else:
+                worker.apply(message)
         # If the device hangs, the other threads never end.
         watchdog = threading.Timer(_STOP_TIMEOUT_S, os._exit, (EXIT_FAULT,))
         watchdog.daemon = True
         watchdog.start()
         worker.stop()
+        begun.set()
 
     def completion() -> None:
         while (flight := launched.get()) is not None:
@@ -134,6 +140,8 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
         thread.start()
 
     def launch() -> None:
+        # A session that an earlier worker died at work for must be alone at work, while it is let in as well.
+        begun.wait()
         while (job := worker.next_job(wait=True)) is not None:
             flight = worker.run(job)
             if flight is not None:

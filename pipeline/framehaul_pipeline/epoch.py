@@ -13,13 +13,14 @@ from collections.abc import Callable
 from framehaul_pipeline.channel import ServerChannel
 from framehaul_pipeline.chunk_limits import ChunkShape
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.errors import Overloaded, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.feeder import Feeder
 from framehaul_pipeline.inlet import Inlet
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import (
     Alive,
+    Begin,
     CloseSession,
     Configure,
     DeviceTime,
@@ -43,6 +44,7 @@ from framehaul_pipeline.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.slots import LeaseTable, SlotError
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.watchdog import Watchdog
+from framehaul_pipeline.worker_statistics import WorkerStatistics
 
 _RETRY_AFTER_S = 1.0
 
@@ -81,7 +83,7 @@ class Epoch:
         self._on_exit = on_exit
         self.lost = False
         """The worker can't be talked to any more."""
-        self.memory = MemoryUsed(used_bytes=0, total_bytes=0, num_parked=0)
+        self._memory = MemoryUsed(used_bytes=0, total_bytes=0, num_parked=0)
         """Of the device, by sessions."""
         slot_bytes, inlet_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
         self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
@@ -119,29 +121,26 @@ class Epoch:
         return self._process.pid
 
     @property
-    def num_slots(self) -> int:
-        """Frame slots in all."""
-        return self._ring.num_slots
-
-    @property
-    def num_leased(self) -> int:
-        """Frame slots that the server holds."""
-        return self._leases.num_leased
-
-    @property
-    def num_inlet_free(self) -> int:
-        """Inlet slots that hold no latent."""
-        return self._inlet.num_free
-
-    @property
-    def num_sessions(self) -> int:
-        """Sessions open with the worker."""
-        return len(self._sessions)
-
-    @property
     def shared_bytes(self) -> int:
         """Memory of both rings."""
         return self._ring.num_bytes + self._inlet.ring.num_bytes
+
+    def statistics(self) -> WorkerStatistics:
+        """How full the rings and the device's memory are now."""
+        return WorkerStatistics(
+            num_slots=self._ring.num_slots,
+            num_leased=self._leases.num_leased,
+            num_inlet_slots=self._inlet.ring.num_slots,
+            num_inlet_free=self._inlet.num_free,
+            num_sessions=len(self._sessions),
+            session_memory_bytes=self._memory.total_bytes,
+            session_memory_used_bytes=self._memory.used_bytes,
+            num_parked=self._memory.num_parked,
+        )
+
+    def begin(self) -> None:
+        """Let the worker use the device: the sessions of the worker before are open again."""
+        self._channel.send(Begin())
 
     def open(self, request: OpenSession, events: SessionEvents) -> None:
         """Open a session."""
@@ -219,7 +218,7 @@ class Epoch:
                 if events is not None:
                     events.on_opened()
             case MemoryUsed():
-                self.memory = message
+                self._memory = message
             case SessionEnded():
                 events = self._forget(message.session)
                 if events is not None:
@@ -280,7 +279,7 @@ class Epoch:
         for session in list(self._sessions):
             events = self._forget(session)
             if events is not None:
-                events.on_failed(WorkerLost(at_work=session in at_work))
+                events.on_failed(WorkerLost(at_work=AtWork.of(session, at_work)))
 
     def _reap(self, exit_code: int) -> None:
         """The process is truly gone."""

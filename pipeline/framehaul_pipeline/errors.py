@@ -5,6 +5,8 @@ The server maps each class to a status in one table (`framehaul_server.status`).
 
 from __future__ import annotations
 
+from enum import Enum
+
 
 class PipelineError(Exception):
     """Base of every error that the pipeline raises on purpose; its text may be shown to a client."""
@@ -40,11 +42,27 @@ class Unavailable(PipelineError):
     """The work can't go on here, but can elsewhere or later: a lost worker, a draining server."""
 
 
+class AtWork(Enum):
+    """Whether a worker was at work for a session when it died: then what that gave it may be what ended it."""
+
+    NO = "no"
+    BESIDE_OTHERS = "beside others"
+    ALONE = "alone"
+    """For this session and no other: nobody else's can be."""
+
+    @classmethod
+    def of(cls, session: int, at_work: frozenset[int]) -> AtWork:
+        """Judge one session, given all that the worker was at work for."""
+        if session not in at_work:
+            return cls.NO
+        return cls.ALONE if len(at_work) == 1 else cls.BESIDE_OTHERS
+
+
 class WorkerLost(Unavailable):
     """The worker process ended; its sessions may go on with the next one."""
 
-    def __init__(self, *, at_work: bool) -> None:
-        """Say whether it was at work for the session that hears this: what it was given may be what ended it."""
+    def __init__(self, *, at_work: AtWork) -> None:
+        """Say whether it was at work for the session that hears this."""
         super().__init__("the worker process ended; open the session again")
         self.at_work = at_work
 

@@ -58,6 +58,8 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Index in its clip of the first latent that will come; frames are numbered from the clip's start."""
     chunks: tuple[int, ...] = ()
     """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
+    alone_until: int | None = None
+    """An earlier worker died at work for this session: nothing else is at work with it until this frame is out."""
 
     @property
     def geometry(self) -> Geometry:
@@ -90,6 +92,10 @@ class SlotReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     slot: int
     generation: int
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """All sessions of the worker before are open: the device may be used."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -194,7 +200,7 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """None: nothing is on the device."""
 
 
-ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe | Shutdown
+ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Begin | Probe | Shutdown
 ToServer = (
     Ready | SessionOpened | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
 )

@@ -6,8 +6,9 @@ for every thread under the worker's lock. Imports torch.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from framehaul_pipeline.decoders.base import Decoder
@@ -17,6 +18,7 @@ from framehaul_pipeline.memory import Enter, Park, Pin, Restore, SessionMemory
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import MemoryUsed, OpenSession, SessionOpened, ToServer
 from framehaul_pipeline.parking import forget
+from framehaul_pipeline.running import Running
 from framehaul_pipeline.streams import Device, Event
 
 
@@ -39,12 +41,17 @@ class Residence:
         launcher: Launcher,
         decoders: Mapping[str, Decoder],
         limits: MemoryLimits,
+        running: Running,
         *,
         send: Callable[[ToServer], None],
     ) -> None:
-        """Share out what `device` offers now, within `limits`; `send` tells the server how much is used."""
+        """Share out what `device` offers now, within `limits`; `send` tells the server how much is used.
+
+        What is at work on the device is read from `running`, and sessions' openings are noted there.
+        """
         self._launcher, self._parking = launcher, launcher.parking
         self._decoders = decoders
+        self._running = running
         self._made: Place | None = None
         self._page_bytes = limits.page_bytes
         self._send = send
@@ -58,6 +65,8 @@ class Residence:
         """Sessions that are let in and have no state yet."""
         self._copies: deque[_Copy] = deque()
         """In the order they were launched, which is that in which they end."""
+        self.waiting: MoveJob | None = None
+        """The next move, which may not begin yet: until it has, no chunk should be launched either."""
         self._told: MemoryUsed | None = None
         self.tell()
 
@@ -81,23 +90,20 @@ class Residence:
         self.memory.close(session)
         self.tell()
 
-    def take(self, *, runnable: Callable[[int], bool], in_flight: Container[int]) -> MoveJob | None:
+    def take(self, *, runnable: Callable[[int], bool], may_begin: Callable[[int], bool]) -> MoveJob | None:
         """Take the next move of state, None when there is none to make now; on the launch thread.
 
         Args:
             runnable: whether a session has a chunk to decode.
-            in_flight: sessions with a chunk on the device.
+            may_begin: whether a session's work may begin now; a move that was to be made waits until it may.
         """
-        match self.memory.next_move(runnable=runnable, in_flight=in_flight):
-            case Enter(session):
-                return OpenJob(self._requests.pop(session))
-            case Park(session, pages):
-                return ParkJob(session, self.places[session], pages)
-            case Restore(session, pages):
-                return RestoreJob(session, self.places[session], pages)
-            case Pin(num_pages, session):
-                return PinJob(session, num_pages)
-        return None
+        job = self.waiting = self.waiting or self._next_move(runnable)
+        if job is None or not may_begin(job.session):
+            return None
+        self.waiting = None
+        if isinstance(job, OpenJob):
+            self._running.begin(job.session, None, 0, time.monotonic_ns())
+        return job
 
     def start(self, job: MoveJob) -> None:
         """Make a state, launch a copy of one, or make host pages; on the launch thread, without the lock.
@@ -127,6 +133,7 @@ class Residence:
     def started(self, job: MoveJob, *, wanted: bool) -> None:
         """Note what `start` has made; a session may have been closed meanwhile, and is not `wanted` any more."""
         made, self._made = self._made, None
+        self._finish(job)
         if isinstance(job, PinJob):
             self.memory.pinned(job.num_pages)
         elif made is not None and wanted:
@@ -149,6 +156,7 @@ class Residence:
 
     def fail(self, job: MoveJob) -> None:
         """A move failed; nothing of it runs on the device any more, and its session must be released."""
+        self._finish(job)
         if isinstance(job, ParkJob | RestoreJob):
             self.memory.moved(job.session)
         elif isinstance(job, PinJob):
@@ -161,3 +169,19 @@ class Residence:
         if memory.total_bytes and used != self._told:
             self._told = used
             self._send(used)
+
+    def _next_move(self, runnable: Callable[[int], bool]) -> MoveJob | None:
+        match self.memory.next_move(runnable=runnable, in_flight=self._running):
+            case Enter(session):
+                return OpenJob(self._requests.pop(session))
+            case Park(session, pages):
+                return ParkJob(session, self.places[session], pages)
+            case Restore(session, pages):
+                return RestoreJob(session, self.places[session], pages)
+            case Pin(num_pages, session):
+                return PinJob(session, num_pages)
+        return None
+
+    def _finish(self, job: MoveJob) -> None:
+        if isinstance(job, OpenJob):
+            self._running.finish(job.session, None, time.monotonic_ns())

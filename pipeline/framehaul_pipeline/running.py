@@ -15,6 +15,15 @@ class Running:
         self._since_ns = 0
         """When the device turned to the oldest."""
 
+    def __contains__(self, session: object) -> bool:
+        """Whether a chunk of the session is on the device."""
+        return any(owner == session for owner, first_latent in self._num_latents if first_latent is not None)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks on the device."""
+        return sum(first_latent is not None for _, first_latent in self._num_latents)
+
     def begin(self, session: int, first_latent: int | None, num_latents: int, now_ns: int) -> None:
         """Note that a chunk, or with None an opening, goes to the device."""
         if not self._num_latents:

@@ -194,16 +194,17 @@ class Scheduler:
         state = self._sessions.get(session)
         return state is not None and state.runnable()
 
-    def pick(self, resident: Callable[[int], bool]) -> Chunk | None:
-        """Take the next chunk of a `resident` session, None when none can run. A session's last chunk closes it."""
+    def pick(self, resident: Callable[[int], bool], may_begin: Callable[[int], bool]) -> Chunk | None:
+        """Take the next chunk of a `resident` session, None when none can run. A session's last chunk closes it.
+
+        When a session that is next in order may not begin yet, the others wait with it.
+        """
         for session, state in self._in_order():
             if not resident(session):
                 continue
             size = state.next_size()
-            if size > 0:
-                return self._take(session, state, size)
-            if state.ended and not state.waiting:
-                return self._take(session, state, 0)
+            if size > 0 or (state.ended and not state.waiting):
+                return self._take(session, state, size) if may_begin(session) else None
         return None
 
     def _in_order(self) -> Iterable[tuple[int, _Session]]:

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from framehaul_pipeline.config import WorkerConfig
@@ -21,6 +20,7 @@ from framehaul_pipeline.messages import OpenSession
 from framehaul_pipeline.restarts import RestartBudget
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.standby import Standby
+from framehaul_pipeline.worker_statistics import WorkerStatistics
 
 __all__ = ["SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState", "WorkerStatistics"]
 
@@ -42,22 +42,6 @@ class WorkerState(Enum):
     RESTARTING = "restarting"
     FAILED = "failed"
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatistics:
-    """How full the rings and the device's memory are now."""
-
-    num_slots: int
-    num_leased: int
-    num_inlet_slots: int
-    num_inlet_free: int
-    num_sessions: int
-    session_memory_bytes: int
-    """Device memory for sessions; 0: unlimited."""
-    session_memory_used_bytes: int
-    num_parked: int
-    """Sessions whose state is in host memory."""
 
 
 class WorkerSession:
@@ -95,7 +79,10 @@ class Supervisor:
         *,
         on_state: Callable[[WorkerState], None] = lambda state: None,
     ) -> None:
-        """Supervise a worker for the models that `specs` describe; `on_state` hears of each change."""
+        """Supervise a worker for the models that `specs` describe; `on_state` hears of each change.
+
+        Sessions of the worker before are opened again in that call for READY: only then does a worker begin.
+        """
         self._config = config
         self.specs = specs
         self.state = WorkerState.STARTING
@@ -152,6 +139,7 @@ class Supervisor:
         priority: int,
         first_latent: int = 0,
         chunks: tuple[int, ...] = (),
+        alone_until: int | None = None,
         events: SessionEvents,
         tenant: str = "",
         weight: float = 1.0,
@@ -180,6 +168,7 @@ class Supervisor:
                 weight=weight,
                 first_latent=first_latent,
                 chunks=chunks,
+                alone_until=alone_until,
             ),
             events,
         )
@@ -187,17 +176,7 @@ class Supervisor:
 
     def statistics(self) -> WorkerStatistics:
         """How full the rings and the device's memory are now."""
-        epoch = self._current()
-        return WorkerStatistics(
-            num_slots=epoch.num_slots,
-            num_leased=epoch.num_leased,
-            num_inlet_slots=self._config.num_inlet_slots,
-            num_inlet_free=epoch.num_inlet_free,
-            num_sessions=epoch.num_sessions,
-            session_memory_bytes=epoch.memory.total_bytes,
-            session_memory_used_bytes=epoch.memory.used_bytes,
-            num_parked=epoch.memory.num_parked,
-        )
+        return self._current().statistics()
 
     async def aclose(self) -> None:
         """Stop the worker: ask, wait, kill at last; the standby is killed at once. Twice is fine.
@@ -258,6 +237,7 @@ class Supervisor:
         self.device, self.memory_bytes = ready.device, ready.memory_bytes
         if self.state is not WorkerState.CLOSED:
             self._set_state(WorkerState.READY)
+            epoch.begin()
             # Not before: it would take the processor from the worker's own start.
             if self._config.standby:
                 self._standby.start()

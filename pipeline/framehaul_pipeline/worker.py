@@ -20,7 +20,7 @@ import torch
 
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.held_slots import HeldSlots, Note
-from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, SettleJob
+from framehaul_pipeline.jobs import ChunkJob, Job, MoveJob, PinJob, SettleJob
 from framehaul_pipeline.launch import InFlight, Launcher
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
@@ -42,6 +42,7 @@ from framehaul_pipeline.running import Running
 from framehaul_pipeline.scheduler import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.stamp import stamp
 from framehaul_pipeline.streams import Device
+from framehaul_pipeline.suspects import Suspects
 from framehaul_pipeline.tries import try_job
 
 MAX_IN_FLIGHT: Final = 2
@@ -71,16 +72,15 @@ class Worker:
         self._chunk_latents = chunk_latents
         self._send = send
         self._launcher = Launcher(device, ring, inlet, chunk_latents=chunk_latents)
-        self._share_out = partial(Residence, device, self._launcher, decoders, limits, send=send)
         self._changed = threading.Condition()
         # All below are guarded by `_changed`.
+        self._running = Running()
+        self._share_out = partial(Residence, device, self._launcher, decoders, limits, self._running, send=send)
         self._scheduler = Scheduler()
         self._residence = self._share_out()
         self._slots = HeldSlots(ring)
-        self._in_flight: list[int] = []
-        """Session of each chunk on the device."""
+        self._suspects = Suspects(ring)
         self._chunk_is_next = False
-        self._running = Running()
         self._completed_ns = 0
         """When the newest completed chunk was."""
         self._stopping = False
@@ -112,6 +112,7 @@ class Worker:
                 case CloseSession():
                     self._return_inlet(self._scheduler.close(message.session))
                     self._residence.release(message.session)
+                    self._suspects.close(message.session)
                 case SlotReturned():
                     self._slots.give_back(message.slot, message.generation)
                 case Probe():
@@ -144,7 +145,7 @@ class Worker:
                 if job is not None:
                     self._chunk_is_next = not isinstance(job, ChunkJob)
                     return job
-                copy = None if self._in_flight else self._residence.oldest_copy()
+                copy = None if self._running.num_chunks else self._residence.oldest_copy()
                 if copy is not None:
                     return copy
                 if not wait:
@@ -179,7 +180,6 @@ class Worker:
         flight.copied.synchronize()
         chunk, completed_ns = flight.chunk, time.monotonic_ns()
         with self._changed:
-            self._in_flight.remove(chunk.session)
             self._running.finish(chunk.session, chunk.first_latent, completed_ns)
             # Chunks overlap: the device is a chunk's own only once the one before is out.
             self._send(self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns)))
@@ -200,6 +200,9 @@ class Worker:
                 self._slots.publish(flight.slot, flight.generation)
             else:
                 self._slots.abandon(flight.slot, flight.generation)
+            self._suspects.published(chunk.session, chunk.first_frame + chunk.num_frames)
+            if chunk.last:
+                self._suspects.close(chunk.session)
             self._changed.notify_all()
         if published is not None:
             self._send(published)
@@ -220,6 +223,7 @@ class Worker:
             _log.info("session refused session=%d: %s", session, refusal)
             self._send(SessionFailed(session=session, reason=refusal, overloaded=True))
             return
+        self._suspects.open(session, request.alone_until)
         self._scheduler.open(
             session,
             priority=request.priority,
@@ -234,22 +238,18 @@ class Worker:
         )
 
     def _take_chunk(self) -> ChunkJob | None:
-        if len(self._in_flight) == MAX_IN_FLIGHT or not self._slots.num_free:
+        if self._running.num_chunks == MAX_IN_FLIGHT or not self._slots.num_free or self._residence.waiting:
             return None
-        chunk = self._scheduler.pick(self._residence.memory.resident)
+        chunk = self._scheduler.pick(self._residence.memory.resident, self._suspects.may_begin)
         if chunk is None:
             return None
         slot, generation = self._slots.acquire(chunk.session)
-        self._in_flight.append(chunk.session)
         self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), time.monotonic_ns())
         self._residence.memory.ran(chunk.session)
         return ChunkJob(chunk, self._residence.places[chunk.session], slot, generation)
 
     def _take_move(self) -> MoveJob | None:
-        job = self._residence.take(runnable=self._scheduler.runnable, in_flight=self._in_flight)
-        if isinstance(job, OpenJob):
-            self._running.begin(job.session, None, 0, time.monotonic_ns())
-        return job
+        return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
 
     # Below: without it
 
@@ -259,8 +259,6 @@ class Worker:
         self._residence.start(job)
         with self._changed:
             self._residence.started(job, wanted=job.session in self._scheduler)
-            if isinstance(job, OpenJob):
-                self._running.finish(job.session, None, time.monotonic_ns())
         return None
 
     def _make_room(self) -> None:
@@ -281,14 +279,12 @@ class Worker:
                 unused.extend(job.chunk.latents)
                 self._scheduler.charge(job.chunk, 0)
                 self._slots.abandon(job.slot, job.generation)
-                self._in_flight.remove(session)
                 self._running.finish(session, job.chunk.first_latent, time.monotonic_ns())
             else:
                 self._residence.fail(job)
-                if isinstance(job, OpenJob):
-                    self._running.finish(session, None, time.monotonic_ns())
             unused.extend(self._scheduler.close(session))
             self._residence.release(session)
+            self._suspects.close(session)
             self._changed.notify_all()
         self._return_inlet(unused)
         reason = full if overloaded else "the decoder failed on this session's latents"

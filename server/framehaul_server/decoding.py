@@ -65,9 +65,16 @@ class Decoding:
     """One worker session."""
 
     def __init__(
-        self, worker: WorkerOpener, request: OpenRequest, tenant: Tenant, plan: Plan, events: DecodingEvents
+        self,
+        worker: WorkerOpener,
+        request: OpenRequest,
+        tenant: Tenant,
+        plan: Plan,
+        events: DecodingEvents,
+        *,
+        alone_until: int | None,
     ) -> None:
-        """Open it and push the latents of `plan`.
+        """Open it and push the latents of `plan`; the worker is at work for it alone until this frame is published.
 
         Raises:
             Unavailable: no worker is ready.
@@ -86,6 +93,7 @@ class Decoding:
             weight=tenant.weight,
             first_latent=plan.first_latent,
             chunks=plan.chunks,
+            alone_until=alone_until,
             events=self,
         )
         for latent in plan.latents:

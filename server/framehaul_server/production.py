@@ -1,22 +1,21 @@
 """Where a session's frames come from: its latents, decoded by one worker after another until they are all done.
 
 Runs on the event loop. When a worker dies, the next one starts from the latents that the journal kept; frames that were
-published before are decoded again, compared and dropped.
+published before are decoded again, compared and dropped. A session that the worker was at work for is a suspect until
+a new frame of it is published: its latents may be what killed it. Workers see to it that a suspect is at work alone, so
+that the next death tells: it ends one that was alone, and no other.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
-from framehaul_pipeline.errors import DataLoss, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, DataLoss, PipelineError, Unavailable, WorkerLost
 from framehaul_server.decoding import Decoding, PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.tenants import Tenant
 from framehaul_server.validation import OpenRequest
 from framehaul_server.worker_link import WorkerOpener
-
-_MAX_DEATHS_AT_WORK: Final = 2
-"""Workers that may die at work for a session without a new frame between: its latents may be what kills them."""
 
 
 class ProductionEvents(Protocol):
@@ -64,7 +63,8 @@ class Production:
         self._pushed_all = False
         self._next_frame = request.start_frame
         """Those below were published."""
-        self._num_deaths_at_work = 0
+        self._suspect = False
+        """A worker died at work for it, and no new frame was published since."""
 
     def start(self) -> None:
         """Begin with the first latent needed.
@@ -126,7 +126,7 @@ class Production:
             return
         wanted = chunk.part_from(self._next_frame)
         if wanted is not None:
-            self._num_deaths_at_work = 0
+            self._suspect = False
             self._next_frame = wanted.first_frame + wanted.num_frames
             self._events.on_frames(wanted)
             wanted.view.release()
@@ -140,8 +140,9 @@ class Production:
         """Wait for the next worker if this one was lost."""
         self._drop()
         if isinstance(error, WorkerLost):
-            self._num_deaths_at_work += error.at_work
-            if self._num_deaths_at_work < _MAX_DEATHS_AT_WORK:
+            guilty = self._suspect and error.at_work is AtWork.ALONE
+            self._suspect |= error.at_work is not AtWork.NO
+            if not guilty:
                 return
         self._events.fail(error)
 
@@ -165,7 +166,8 @@ class Production:
             self._decoding.end()
 
     def _open(self, plan: Plan) -> Decoding:
-        return Decoding(self._worker, self._request, self._tenant, plan, self)
+        alone_until = self._next_frame if self._suspect else None
+        return Decoding(self._worker, self._request, self._tenant, plan, self, alone_until=alone_until)
 
     def _drop(self) -> None:
         decoding, self._decoding = self._decoding, None

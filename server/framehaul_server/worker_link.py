@@ -43,6 +43,10 @@ class WorkerOpener(Protocol):
         weight: float,
         first_latent: int,
         chunks: tuple[int, ...],
+        alone_until: int | None,
         events: SessionEvents,
     ) -> WorkerHandle:
-        """Open a session that starts at `first_latent` of its clip, in chunks of these sizes; raises `Unavailable`."""
+        """Open a session that starts at `first_latent` of its clip, in chunks of these sizes; raises `Unavailable`.
+
+        Where a worker died at work for it, nothing else is at work with it until frame `alone_until` is published.
+        """

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,13 @@ class Harm(IntEnum):
     STOP_COPYING = 2021
     STOP_STAMPING = 2022
     STOP_PUBLISHED = 2023
+    DIE_BESIDE = 2030
+    """Killed before the chunk is copied, once the worker is at work for another session too. Where it keeps a session
+    alone, that may never be: soon in any case."""
 
+
+_PATIENCE_S: Final = 30.0
+_SOON_S: Final = 0.3
 
 _SIGNALS: Final = {
     **{harm: signal.SIGKILL for harm in Harm if harm.name.startswith("KILL_")},
@@ -50,10 +57,13 @@ def main() -> int:
 
     from framehaul_pipeline import entry, start
     from framehaul_pipeline.decoders.base import Decoder, State
+    from framehaul_pipeline.jobs import Job
     from framehaul_pipeline.launch import InFlight
     from framehaul_pipeline.worker import Worker
 
     planned: list[Harm] = []
+    deadly: set[int] = set()
+    """Sessions that are to die when their chunk comes to be copied."""
 
     def may_harm() -> bool:
         once = os.environ.get(HARM_ONCE)
@@ -101,7 +111,16 @@ def main() -> int:
     class HarmfulWorker(Worker):
         """Reaches the later points of a chunk's life."""
 
+        def run(self, job: Job) -> InFlight | None:
+            flight = super().run(job)
+            if flight is not None and Harm.DIE_BESIDE in planned:
+                planned.remove(Harm.DIE_BESIDE)
+                deadly.add(flight.chunk.session)
+            return flight
+
         def complete(self, flight: InFlight) -> None:
+            if flight.chunk.session in deadly:
+                self._die_beside_others(flight.chunk.session)
             reach("COPYING")
             super().complete(flight)
 
@@ -109,6 +128,13 @@ def main() -> int:
             reach("STAMPING")
             super().publish(flight)
             reach("PUBLISHED")
+
+        def _die_beside_others(self, session: int) -> None:
+            end_s = time.monotonic() + (_SOON_S if self._suspects._alone_until else _PATIENCE_S)
+            while self._ring.noted() == {session} and time.monotonic() < end_s:
+                time.sleep(0.005)
+            os.kill(os.getpid(), signal.SIGKILL)
+            threading.Event().wait()
 
     names = vars(entry)
     load = names["load_decoder"]

@@ -44,12 +44,13 @@ async def eventually(condition: Callable[[], bool], what: Callable[[], object], 
 
 
 class Stream:
-    """A hand-driven `Stream` call; frames are counted."""
+    """A hand-driven `Stream` call; frames are counted, and kept where `keep` is true."""
 
-    def __init__(self, channel: grpc.aio.Channel, timeout_s: float | None = None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, timeout_s: float | None = None, *, keep: bool = False) -> None:
         method: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
         self.call = method(timeout=timeout_s)
         self.num_frames = 0
+        self.frames = bytearray() if keep else None
         self.positions: list[int] = []
         """In the server's queue, as they were told."""
         self.opened: pb.Opened | None = None
@@ -64,7 +65,8 @@ class Stream:
         raw = await self.call.read()
         if raw is grpc.aio.EOF:
             return False
-        header = wire.split_response(raw).header
+        response = wire.split_response(raw)
+        header = response.header
         if header.HasField("queued"):
             assert self.opened is None
             self.positions.append(header.queued.position)
@@ -78,6 +80,8 @@ class Stream:
         if header.HasField("frames"):
             assert header.frames.first_frame == self.num_frames
             self.num_frames += header.frames.num_frames
+            if self.frames is not None:
+                self.frames += response.payload
         return True
 
     async def read_frames(self, count: int) -> None:

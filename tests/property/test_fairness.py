@@ -28,6 +28,10 @@ SPEC = DecoderSpec(
 )
 
 
+def everyone(session: int) -> bool:
+    return True
+
+
 def any_size(index: int, available: int, wanted: int, ended: bool) -> int:
     return min(available, wanted)
 
@@ -114,7 +118,7 @@ class Farm:
             self.feeder.close(chunk.session)
 
     def _launch(self) -> None:
-        while len(self.in_flight) < MAX_IN_FLIGHT and (chunk := self.scheduler.pick(lambda _: True)) is not None:
+        while len(self.in_flight) < MAX_IN_FLIGHT and (chunk := self.scheduler.pick(everyone, everyone)) is not None:
             self.in_flight.append(chunk)
             self.picked.append(chunk.session)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import PipelineError, WorkerLost
+from framehaul_pipeline.errors import AtWork, PipelineError, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_server.errors import ServerError
 from framehaul_server.session import Session
@@ -142,7 +142,7 @@ async def any_session(first: Message, steps: list[str | Message]) -> Exception |
             case "half-close":
                 requests.send(None)
             case "worker dies":
-                worker.die(WorkerLost(at_work=True))
+                worker.die(WorkerLost(at_work=AtWork.ALONE))
             case "client blocks":
                 context.open_gate.clear()
             case "client reads":

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from framehaul_pipeline.jobs import SettleJob
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.memory_limits import MemoryLimits
 from framehaul_pipeline.messages import (
@@ -45,6 +46,7 @@ class Session:
         self.closed = False
         self.refused = False
         self.num_frames: int | None = None
+        self.alone_until: int | None = None
 
 
 class SimulatedWorker(RuleBasedStateMachine):
@@ -80,10 +82,11 @@ class SimulatedWorker(RuleBasedStateMachine):
     # What the server does
 
     @precondition(lambda self: len(self.sessions) < 4)
-    @rule(priority=st.integers(-1, 1))
-    def open(self, priority: int) -> None:
+    @rule(priority=st.integers(-1, 1), alone_until=st.none() | st.integers(0, 5))
+    def open(self, priority: int, alone_until: int | None) -> None:
         number = len(self.sessions) + 1
         self.sessions[number] = Session()
+        self.sessions[number].alone_until = alone_until
         self.worker.apply(
             OpenSession(
                 session=number,
@@ -96,6 +99,7 @@ class SimulatedWorker(RuleBasedStateMachine):
                 normalized=False,
                 pixel_format=PixelFormat.RGB24,
                 priority=priority,
+                alone_until=alone_until,
             )
         )
 
@@ -118,6 +122,7 @@ class SimulatedWorker(RuleBasedStateMachine):
     def close(self, choice: int) -> None:
         number, session = self._pick(choice)
         session.closed = True
+        session.alone_until = None
         self.worker.apply(CloseSession(session=number))
 
     @precondition(lambda self: self.to_server)
@@ -187,7 +192,12 @@ class SimulatedWorker(RuleBasedStateMachine):
     @precondition(lambda self: self.completed)
     @rule()
     def publish(self) -> None:
-        self.worker.publish(self.completed.popleft())
+        flight = self.completed.popleft()
+        self.worker.publish(flight)
+        chunk, session = flight.chunk, self.sessions[flight.chunk.session]
+        if session.alone_until is not None:
+            is_new = chunk.first_frame + chunk.num_frames > session.alone_until
+            session.alone_until = None if is_new or chunk.last else session.alone_until
 
     @invariant()
     def bounded(self) -> None:
@@ -230,10 +240,16 @@ class SimulatedWorker(RuleBasedStateMachine):
         job = self.worker.next_job(wait=False)
         if job is None:
             return False
+        self._expect_suspects_alone(set() if isinstance(job, SettleJob) else {job.session})
         flight = self.worker.run(job)
         if flight is not None:
             self.launched.append(flight)
         return True
+
+    def _expect_suspects_alone(self, beginning: set[int]) -> None:
+        at_work = self.ring.noted() | beginning
+        if beginning and any(self.sessions[number].alone_until is not None for number in at_work):
+            assert at_work == beginning, "a suspect is at work beside another session"
 
     def _open_sessions(self) -> list[tuple[int, Session]]:
         return [item for item in self.sessions.items() if not item[1].ended and not item[1].closed]
@@ -268,10 +284,12 @@ class SimulatedWorker(RuleBasedStateMachine):
 class CrowdedWorker(SimulatedWorker):
     """Several sessions from the start, which all run for a while between two other events."""
 
-    @initialize(priorities=st.lists(st.integers(0, 1), min_size=3, max_size=4))
-    def crowd(self, priorities: list[int]) -> None:
-        for priority in priorities:
-            self.open(priority)
+    @initialize(
+        crowd=st.lists(st.tuples(st.integers(0, 1), st.none() | st.integers(0, 5)), min_size=3, max_size=4),
+    )
+    def come(self, crowd: list[tuple[int, int | None]]) -> None:
+        for priority, alone_until in crowd:
+            self.open(priority, alone_until)
 
     @rule(seed=st.integers(0, 1 << 30), num_steps=st.integers(1, 60))
     def all_run(self, seed: int, num_steps: int) -> None:

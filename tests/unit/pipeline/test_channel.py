@@ -54,6 +54,22 @@ async def test_messages_arrive_whole_in_order_and_the_end_is_seen() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_a_worker_said_before_its_death_is_heard() -> None:
+    """Also where it died with messages unread: then the socket's first answer is an error."""
+    ours, theirs = pair()
+    received: list[ToServer] = []
+    gone = asyncio.Event()
+    server = ServerChannel(ours, on_message=received.append, on_eof=gone.set)
+    server.send(LatentReady(session=1, slot=0, generation=1))
+    worker = WorkerChannel(theirs)
+    for number in range(3):
+        worker.send(SessionOpened(session=number))
+    worker.close()
+    await gone.wait()
+    assert received == [SessionOpened(session=number) for number in range(3)]
+
+
+@pytest.mark.asyncio
 async def test_descriptors_travel_with_the_first_message() -> None:
     """The worker gets descriptors of its own for the same files."""
     ours, theirs = pair()

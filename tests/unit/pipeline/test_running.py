@@ -33,3 +33,13 @@ def test_the_first_after_idleness_starts_its_own_time() -> None:
     running.finish(1, None, 11)
     running.begin(1, 0, 1, 1000)
     assert running.oldest(1001) == RunningChunk(session=1, num_latents=1, busy_ns=1)
+
+
+def test_openings_are_not_chunks() -> None:
+    running = Running()
+    running.begin(1, None, 0, 10)
+    assert (1 in running, running.num_chunks) == (False, 0)
+    running.begin(2, 0, 4, 11)
+    running.begin(2, 4, 4, 12)
+    running.finish(2, 0, 13)
+    assert (1 in running, 2 in running, running.num_chunks) == (False, True, 1)

@@ -42,7 +42,7 @@ def test_the_first_chunk_is_short_and_later_ones_are_full() -> None:
     scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=4, max_frames=99)
     add(scheduler, 1, 6)
     sizes = []
-    while chunk := scheduler.pick(everyone):
+    while chunk := scheduler.pick(everyone, everyone):
         sizes.append((chunk.first_latent, len(chunk.latents), chunk.first_frame, chunk.num_frames, chunk.last))
     assert sizes == [(0, 1, 0, 1, False), (1, 4, 1, 16, False), (5, 1, 17, 4, False)]
 
@@ -60,7 +60,7 @@ def test_a_session_that_starts_in_the_middle_of_its_clip_has_the_clips_numbers()
     add(scheduler, 1, 6)
     scheduler.end(1)
     sizes = []
-    while chunk := scheduler.pick(everyone):
+    while chunk := scheduler.pick(everyone, everyone):
         sizes.append((chunk.first_latent, len(chunk.latents), chunk.first_frame, chunk.num_frames, chunk.last))
     assert sizes == [(7, 1, 25, 4, False), (8, 4, 29, 16, False), (12, 1, 45, 4, True)]
     assert set(asked) == {7, 8, 12}
@@ -71,10 +71,10 @@ def test_the_last_chunk_closes_the_session_and_may_be_empty() -> None:
     scheduler = Scheduler()
     scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=4, max_frames=99)
     add(scheduler, 1, 1)
-    assert scheduler.pick(everyone) is not None
-    assert scheduler.pick(everyone) is None
+    assert scheduler.pick(everyone, everyone) is not None
+    assert scheduler.pick(everyone, everyone) is None
     scheduler.end(1)
-    chunk = scheduler.pick(everyone)
+    chunk = scheduler.pick(everyone, everyone)
     assert chunk is not None
     assert (chunk.latents, chunk.num_frames, chunk.last) == ((), 0, True)
     assert 1 not in scheduler
@@ -87,7 +87,7 @@ def test_frames_that_lookahead_held_back_come_with_the_last_chunk() -> None:
     scheduler.open(1, priority=0, spec=spec(lookahead=1), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 1, 2)
     scheduler.end(1)
-    chunks = [scheduler.pick(everyone), scheduler.pick(everyone)]
+    chunks = [scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)]
     assert [chunk.num_frames for chunk in chunks if chunk] == [0, 5]
 
 
@@ -97,10 +97,14 @@ def test_earlier_sessions_run_first_and_a_gap_is_filled() -> None:
     for session in (1, 2):
         scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
         add(scheduler, session, 1)
-    picked = [chunk.session for chunk in (scheduler.pick(everyone), scheduler.pick(everyone)) if chunk]
+    picked = [
+        chunk.session for chunk in (scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)) if chunk
+    ]
     add(scheduler, 2, 1)
     add(scheduler, 1, 1)
-    picked += [chunk.session for chunk in (scheduler.pick(everyone), scheduler.pick(everyone)) if chunk]
+    picked += [
+        chunk.session for chunk in (scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)) if chunk
+    ]
     assert picked == [1, 2, 1, 2]
 
 
@@ -109,10 +113,10 @@ def test_a_higher_priority_takes_over_at_a_chunk_boundary() -> None:
     scheduler = Scheduler()
     scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 1, 3)
-    first = scheduler.pick(everyone)
+    first = scheduler.pick(everyone, everyone)
     scheduler.open(2, priority=1, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 2, 1)
-    second, third = scheduler.pick(everyone), scheduler.pick(everyone)
+    second, third = scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)
     assert [chunk.session for chunk in (first, second, third) if chunk] == [1, 2, 1]
 
 
@@ -121,12 +125,12 @@ def test_the_decoders_partition_rule_decides() -> None:
     scheduler = Scheduler()
     scheduler.open(1, priority=0, spec=spec(), rule=pairs, max_latents=4, max_frames=99)
     add(scheduler, 1, 3)
-    chunk = scheduler.pick(everyone)
+    chunk = scheduler.pick(everyone, everyone)
     assert chunk is not None
     assert len(chunk.latents) == 2
-    assert scheduler.pick(everyone) is None
+    assert scheduler.pick(everyone, everyone) is None
     scheduler.end(1)
-    last = scheduler.pick(everyone)
+    last = scheduler.pick(everyone, everyone)
     assert last is not None
     assert (len(last.latents), last.last) == (1, True)
 
@@ -139,7 +143,7 @@ def test_closing_gives_back_unused_inlet_slots() -> None:
     assert scheduler.close(1) == (InletSlot(0, 1), InletSlot(1, 1))
     assert scheduler.close(1) == ()
     assert not scheduler.add_latent(1, InletSlot(2, 1))
-    assert scheduler.pick(everyone) is None
+    assert scheduler.pick(everyone, everyone) is None
 
 
 def test_a_session_that_is_not_resident_is_passed_over() -> None:
@@ -148,13 +152,31 @@ def test_a_session_that_is_not_resident_is_passed_over() -> None:
     for session in (1, 2):
         scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
         add(scheduler, session, 1)
-    chunk = scheduler.pick(lambda session: session != 1)
+    chunk = scheduler.pick(lambda session: session != 1, everyone)
     assert chunk is not None
     assert chunk.session == 2
     assert scheduler.runnable(1)
-    chunk = scheduler.pick(everyone)
+    chunk = scheduler.pick(everyone, everyone)
     assert chunk is not None
     assert chunk.session == 1
+
+
+def test_a_session_that_may_not_begin_keeps_its_turn() -> None:
+    """Those behind it wait with it: else what they put on the device one after the other could keep it from it."""
+    scheduler = Scheduler()
+    for session in (1, 2, 3):
+        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+    for session in (2, 3):
+        add(scheduler, session, 1)
+    assert scheduler.pick(everyone, lambda session: session != 2) is None
+    chunk = scheduler.pick(everyone, lambda session: session != 1)
+    assert chunk is not None
+    assert chunk.session == 2
+    scheduler.end(2)
+    assert scheduler.pick(everyone, lambda session: session != 2) is None
+    last = scheduler.pick(everyone, everyone)
+    assert last is not None
+    assert (last.session, last.last) == (2, True)
 
 
 def test_who_can_run() -> None:
@@ -166,11 +188,11 @@ def test_who_can_run() -> None:
     assert not scheduler.runnable(1)
     add(scheduler, 1, 1)
     assert scheduler.runnable(1)
-    assert scheduler.pick(everyone) is not None
+    assert scheduler.pick(everyone, everyone) is not None
     assert not scheduler.runnable(1)
     scheduler.end(1)
     assert scheduler.runnable(1)
-    assert scheduler.pick(everyone) is not None
+    assert scheduler.pick(everyone, everyone) is not None
     assert not scheduler.runnable(1)
 
 
@@ -191,7 +213,7 @@ def test_a_chunks_frames_fit_a_slot(lookahead: int, max_frames: int, expected: l
     add(scheduler, 1, 6)
     scheduler.end(1)
     chunks = []
-    while chunk := scheduler.pick(everyone):
+    while chunk := scheduler.pick(everyone, everyone):
         chunks.append((len(chunk.latents), chunk.num_frames))
     assert chunks == expected
     assert all(num_frames <= max_frames for _, num_frames in chunks)
@@ -214,11 +236,11 @@ def test_planned_chunks_come_first_and_none_of_them_is_the_last() -> None:
     scheduler = Scheduler()
     scheduler.open(1, priority=0, spec=spec(lookahead=1), rule=pairs, max_latents=4, max_frames=99, chunks=(1, 3, 2))
     add(scheduler, 1, 3)
-    taken = [scheduler.pick(everyone)]
-    assert scheduler.pick(everyone) is None
+    taken = [scheduler.pick(everyone, everyone)]
+    assert scheduler.pick(everyone, everyone) is None
     add(scheduler, 1, 3)
     scheduler.end(1)
-    taken += [scheduler.pick(everyone) for _ in range(3)]
+    taken += [scheduler.pick(everyone, everyone) for _ in range(3)]
     assert [len(chunk.latents) for chunk in taken if chunk] == [1, 3, 2, 0]
     assert [chunk.last for chunk in taken if chunk] == [False, False, False, True]
     assert [chunk.num_frames for chunk in taken if chunk] == [0, 9, 8, 4]
@@ -229,7 +251,7 @@ def test_a_chunk_tells_of_those_before_it_that_gave_no_frame() -> None:
     scheduler = Scheduler()
     scheduler.open(1, priority=0, spec=spec(lookahead=4), rule=any_size, max_latents=2, max_frames=99)
     add(scheduler, 1, 8)
-    chunks = [chunk for _ in range(5) if (chunk := scheduler.pick(everyone))]
+    chunks = [chunk for _ in range(5) if (chunk := scheduler.pick(everyone, everyone))]
     assert [(chunk.num_frames > 0, chunk.sizes) for chunk in chunks] == [
         (False, (1,)),
         (False, (1, 2)),
@@ -245,5 +267,5 @@ def test_what_is_on_the_device_counts_before_it_is_measured() -> None:
     for session, tenant in ((1, "a"), (2, "b")):
         scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99, tenant=tenant)
         add(scheduler, session, 2)
-    picked = [scheduler.pick(everyone) for _ in range(4)]
+    picked = [scheduler.pick(everyone, everyone) for _ in range(4)]
     assert [chunk.session for chunk in picked if chunk] == [1, 2, 1, 2]

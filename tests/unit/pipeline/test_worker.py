@@ -74,7 +74,7 @@ class Bench:
             device, self.ring, self.inlet, decoders, chunk_latents=2, limits=limits, send=self.sent.append
         )
 
-    def open(self, session: int, model: str = "fake") -> None:
+    def open(self, session: int, model: str = "fake", *, alone_until: int | None = None) -> None:
         self.worker.apply(
             OpenSession(
                 session=session,
@@ -87,6 +87,7 @@ class Bench:
                 normalized=False,
                 pixel_format=PixelFormat.RGB24,
                 priority=0,
+                alone_until=alone_until,
             )
         )
 

@@ -206,6 +206,7 @@ class FakeWorker:
         weight: float,
         first_latent: int,
         chunks: tuple[int, ...],
+        alone_until: int | None,
         events: SessionEvents,
     ) -> FakeHandle:
         if not self.available:
@@ -216,6 +217,7 @@ class FakeWorker:
                 "dtype": dtype,
                 "normalized": normalized,
                 "num_latents": num_latents,
+                "alone_until": alone_until,
                 "first_latent": first_latent,
                 "chunks": chunks,
             }

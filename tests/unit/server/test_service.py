@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import WorkerLost
+from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_server.admission import Admission
 from framehaul_server.service import Context, FrameService
 from framehaul_server.status import Trailers
@@ -204,7 +204,7 @@ async def test_a_session_whose_worker_is_lost_goes_on_with_the_next_one() -> Non
     async with streaming(service) as (context, task):
         context.send(request(latents(1), open=opening()))
         await context.responded(2)
-        worker.die(WorkerLost(at_work=True))
+        worker.die(WorkerLost(at_work=AtWork.ALONE))
         context.send(request(latents(1)))
         context.half_close()
         service.worker_ready()

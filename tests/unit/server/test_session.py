@@ -11,7 +11,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
-from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, InvalidInput, OutOfOrder, Overloaded, Unavailable, WorkerLost
 from framehaul_server.errors import ClientLeft, ClientStalled, GrantExceeded, SessionCancelled
 from framehaul_server.session import Session
 from framehaul_server.session_rules import SessionRules
@@ -138,7 +138,15 @@ async def test_no_latents_at_all_end_with_done_and_no_frames() -> None:
 async def test_the_worker_hears_what_was_opened() -> None:
     async with running(request(open=opening(num_latents=7, normalized=True))) as run:
         assert run.worker.opened == [
-            {"model": "toy", "dtype": "float16", "normalized": True, "num_latents": 7, "first_latent": 0, "chunks": ()}
+            {
+                "model": "toy",
+                "dtype": "float16",
+                "normalized": True,
+                "num_latents": 7,
+                "alone_until": None,
+                "first_latent": 0,
+                "chunks": (),
+            }
         ]
 
 
@@ -445,9 +453,9 @@ async def test_an_explicit_synthetic_session_obeys_its_window() -> None:
 
 def workers_die(run: Running) -> None:
     """Two in a row, without a frame between: what the session holds may be what kills them."""
-    run.worker.die(WorkerLost(at_work=True))
+    run.worker.die(WorkerLost(at_work=AtWork.ALONE))
     run.session.worker_ready()
-    run.worker.die(WorkerLost(at_work=True))
+    run.worker.die(WorkerLost(at_work=AtWork.ALONE))
 
 
 def worker_is_full(run: Running) -> None:

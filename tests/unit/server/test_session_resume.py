@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import WorkerLost
+from framehaul_pipeline.errors import AtWork, WorkerLost
 from tests.unit.server.driven_service import (
     RESUMABLE,
     first_frames,
@@ -201,9 +201,9 @@ async def test_an_error_while_nobody_is_connected_is_told_to_the_next_one() -> N
     async with serving() as server:
         context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
         await leave(task)
-        server.worker.die(WorkerLost(at_work=True))
+        server.worker.die(WorkerLost(at_work=AtWork.ALONE))
         server.service.worker_ready()
-        server.worker.die(WorkerLost(at_work=True))
+        server.worker.die(WorkerLost(at_work=AtWork.ALONE))
         again, task = await server.resume(opened(context).session_id, 0)
         assert (await status(again, task))[0] is grpc.StatusCode.UNAVAILABLE
 

@@ -4,13 +4,14 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import WorkerLost
+from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
 from tests.unit.server.driven_service import RESUMABLE, first_frames, serving, settle, status
 from tests.unit.server.fakes import FINITE, PICTURE_FIRST, SPEC, FakeWorker, frame, latents, request
 
-GONE = WorkerLost(at_work=True)
-GONE_ELSEWHERE = WorkerLost(at_work=False)
+GONE = WorkerLost(at_work=AtWork.ALONE)
+GONE_BESIDE_OTHERS = WorkerLost(at_work=AtWork.BESIDE_OTHERS)
+GONE_ELSEWHERE = WorkerLost(at_work=AtWork.NO)
 """At work for another session, or for none."""
 
 
@@ -58,6 +59,40 @@ async def test_workers_that_die_at_others_work_are_not_counted() -> None:
             assert not task.done()
         server.worker.die(GONE)
         assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("first", [GONE, GONE_BESIDE_OTHERS])
+async def test_a_session_is_ended_only_if_it_was_alone_at_work(first: WorkerLost) -> None:
+    """It is a suspect after the first death; the reason may be another's as long as another one was at work too."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        for error in (first, *[GONE_BESIDE_OTHERS] * 5, GONE_ELSEWHERE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+            assert not task.done()
+        server.worker.die(GONE)
+        assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.asyncio
+async def test_the_next_worker_is_told_of_a_suspect_and_until_when() -> None:
+    """It is one from a worker's death at its work until its next new frame."""
+    async with serving() as server:
+        context, _ = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        for error in (GONE_ELSEWHERE, GONE_BESIDE_OTHERS, GONE_ELSEWHERE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+        assert [each["alone_until"] for each in server.worker.opened] == [None, None, 8, 8]
+        context.send(request(latents(1)))
+        await settle()
+        for error in (GONE_ELSEWHERE, GONE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+        assert [each["alone_until"] for each in server.worker.opened[4:]] == [None, 12]
 
 
 @pytest.mark.asyncio

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import WorkerLost
+from framehaul_pipeline.errors import AtWork, WorkerLost
 from tests.unit.server.driven_service import EXPLICIT, RESUMABLE, Server, is_open, leave, serving, settle, status, told
 from tests.unit.server.fakes import latents, opening, request
 
@@ -14,7 +14,7 @@ from tests.unit.server.fakes import latents, opening, request
 def lose_worker(server: Server) -> None:
     server.worker.available = False
     server.service.worker_lost()
-    server.worker.die(WorkerLost(at_work=False))
+    server.worker.die(WorkerLost(at_work=AtWork.NO))
 
 
 def replace_worker(server: Server) -> None:

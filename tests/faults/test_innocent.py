@@ -1,0 +1,126 @@
+"""Sessions that kill workers, beside innocent ones that the same workers are at work for: only the guilty are ended.
+
+Chunks have one latent, so that every run cuts clips alike and frames can be compared bit for bit.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from framehaul_pipeline import process
+from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.ring import Ring
+from tests.faults.chunks import decode_in
+from tests.faults.faulty_worker import Harm
+from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
+from tests.faults.test_chunk_life import harmful
+from tests.integration.server.server_process import CHANNELS, SIZE, opening
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Clip = np.ndarray[Any, np.dtype[np.float16]]
+NUM_LATENTS = 24
+NUM_BEFORE = 2
+"""Latents of each session before the harm."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def app() -> AsyncIterator[RunningApp]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
+        async with running_app(worker={"max_restarts": 1000, "chunk_latents": 1}) as running:
+            yield running
+
+
+@contextmanager
+def noted_deaths() -> Iterator[list[frozenset[int]]]:
+    """Whose work each worker was at when it died: the worker's sessions."""
+    deaths: list[frozenset[int]] = []
+    read = Ring.noted
+
+    def noted(ring: Ring) -> frozenset[int]:
+        deaths.append(read(ring))
+        return deaths[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ring, "noted", noted)
+        yield deaths
+
+
+def some_clips(count: int) -> list[Clip]:
+    noise = np.random.default_rng(5).standard_normal((count, NUM_LATENTS, CHANNELS, SIZE, SIZE), np.float32)
+    return list(noise.astype(np.float16))
+
+
+async def start(stream: Stream, clip: Clip) -> None:
+    """Open a session; a worker that takes it over later has something to decode again."""
+    await stream.send(clip[:NUM_BEFORE].tobytes(), open=opening(normalized=False))
+    await stream.read_frames(TINY_SPEC.num_frames(NUM_BEFORE))
+
+
+async def finish(stream: Stream, clip: Clip) -> None:
+    """Send the rest of the clip and take all frames."""
+    await stream.send(clip[NUM_BEFORE:].tobytes(), end_of_latents=True)
+    await asyncio.wait_for(stream.read_to_end(), 60)
+
+
+async def expect_ended(guilty: Stream) -> None:
+    """As killing workers is ended, with the frames that came before."""
+    code, details = await asyncio.wait_for(guilty.status(), 60)
+    assert (code, guilty.num_frames) == (grpc.StatusCode.UNAVAILABLE, TINY_SPEC.num_frames(NUM_BEFORE))
+    assert "worker process ended" in details
+
+
+async def expect_whole(app: RunningApp, stream: Stream, clip: Clip) -> None:
+    """Every frame came once, and as a worker decodes it that nothing disturbs."""
+    undisturbed = await decode_in(app, TINY_SPEC, clip, (1,) * (NUM_LATENTS - 1))
+    assert stream.frames is not None
+    assert stream.num_frames == len(undisturbed)
+    assert bytes(stream.frames) == undisturbed.tobytes()
+
+
+async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> list[frozenset[int]]:
+    """One after the other does its harm, and only they are ended; gives all deaths."""
+    await app.ready()
+    app.remember()
+    clips = some_clips(num_guilty + num_innocent)
+    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+        streams = [Stream(channel, keep=True) for _ in clips]
+        for stream, clip in zip(streams, clips, strict=True):
+            await start(stream, clip)
+        guilty = streams[:num_guilty]
+        innocent = list(zip(streams[num_guilty:], clips[num_guilty:], strict=True))
+        await eventually(lambda: not app.at_work(), app.at_work)
+        with noted_deaths() as deaths:
+            await guilty[0].send(harmful(Harm.DIE_BESIDE))
+            others = asyncio.gather(*(finish(stream, clip) for stream, clip in innocent))
+            await expect_ended(guilty[0])
+            for stream in guilty[1:]:
+                await stream.send(harmful(Harm.DIE_BESIDE))
+                await expect_ended(stream)
+            await others
+        await app.ready()
+        for stream, clip in innocent:
+            await expect_whole(app, stream, clip)
+    return deaths
+
+
+async def test_one_guilty_and_three_innocent(app: RunningApp) -> None:
+    """The first death can't tell who it was, the second one does."""
+    first, second = await do_harm(app, num_guilty=1, num_innocent=3)
+    assert len(first) > 1
+    assert len(second) == 1
+    await app.expect_idle()
+
+
+async def test_two_guilty_and_two_innocent(app: RunningApp) -> None:
+    """The second one does its harm while an innocent one is a suspect of the first one's: not beside that."""
+    deaths = await do_harm(app, num_guilty=2, num_innocent=2)
+    assert len(deaths[0]) > 1
+    assert [len(noted) for noted in deaths].count(1) >= 2
+    await app.expect_idle()
