@@ -22,6 +22,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/held_slots.py \
 	pipeline/framehaul_pipeline/ring.py \
 	pipeline/framehaul_pipeline/fairness.py \
+	pipeline/framehaul_pipeline/plan_table.py \
 	pipeline/framehaul_pipeline/feeder.py \
 	pipeline/framehaul_pipeline/memory.py \
 	pipeline/framehaul_pipeline/memory_limits.py \
@@ -177,8 +178,8 @@ faults: setup ## Break everything that may break, and print how long it took to 
 
 SECONDS ?= 60
 
-soak: setup ## Random kills and cuts against a real server for SECONDS=60; fails when anything is lost, left or grows
-	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+soak: setup ## Random kills and cuts against a real server for SECONDS=60, on DEVICE=cpu; fails when anything is lost, left or grows
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(DEVICE),--device $(DEVICE))
 
 fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 each
 	$(BIN)/python -m pip install --quiet --group fuzz

@@ -14,6 +14,7 @@ from bench.specs import FREE_SPEC, STAND_IN_SPEC
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.models import Model
+from framehaul_pipeline.plan_table import PlanTable
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 STAND_IN_CHANNELS: Final = 96
@@ -109,7 +110,7 @@ class StandInDecoder(_Stateless):
         return frames, state
 
 
-def load(model: Model, device: torch.device) -> Decoder:
+def load(model: Model, device: torch.device, plans: PlanTable | None = None) -> Decoder:
     """Load a decoder of the product's or of the benchmarks'."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     if model.spec == FREE_SPEC:
@@ -120,4 +121,4 @@ def load(model: Model, device: torch.device) -> Decoder:
         from bench.wan_decoders import DiffusersDecoder  # needs a package that only this one does
 
         return DiffusersDecoder(model, device)
-    return load_decoder(model, device)
+    return load_decoder(model, device, plans)

@@ -17,9 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.wan_decode import OURS
 from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.decoders.convolution import open_plans
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
 from framehaul_pipeline.models import Model, describe_model
+from framehaul_pipeline.plan_table import PlanJournal
 from framehaul_pipeline.spec import Geometry
 
 Decode = Callable[[Tensor], Tensor]
@@ -59,7 +61,7 @@ def load_decode(kind: str, folder: str, device: str) -> Decode:
 
 def _load_ours(folder: str, device: str, count: int) -> Decode:
     target = open_device(device).torch_device
-    decoder = load_decoder(describe_model(f"wan={folder}"), target)
+    decoder = load_decoder(describe_model(f"wan={folder}"), target, open_plans(target, PlanJournal.create()))
     return lambda latents: decode_in_chunks(decoder, latents[0].movedim(0, 1).to(decoder.dtype), count)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from framehaul_pipeline.memory_limits import PAGE_BYTES
-from framehaul_pipeline.messages import MAX_MESSAGE_BYTES, encode
+from framehaul_pipeline.messages import MAX_MESSAGE_BYTES, Configure, encode
 from framehaul_pipeline.models import TINY, Model
 from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
 
@@ -108,6 +108,22 @@ class WorkerConfig:
         return max(
             spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
             for spec in specs
+        )
+
+    def configure(self, epoch: int, specs: tuple[DecoderSpec, ...]) -> Configure:
+        """What the worker of an epoch is told; it serves the models that `specs` describe."""
+        return Configure(
+            epoch=epoch,
+            device=self.device,
+            models=self.models,
+            num_slots=self.num_slots,
+            slot_bytes=self.slot_bytes(specs),
+            num_inlet_slots=self.num_inlet_slots,
+            inlet_slot_bytes=self.inlet_slot_bytes(specs),
+            chunk_latents=self.chunk_latents,
+            device_memory_bytes=self.device_memory_bytes,
+            park_bytes=self.park_bytes,
+            warm_up=self.warm_up,
         )
 
     def _check_warm_up(self, width: int, height: int) -> None:

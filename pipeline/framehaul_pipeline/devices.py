@@ -109,8 +109,9 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(self.torch_device)
         self.name = f"cuda:{index} {properties.name}"
         self.memory_bytes = properties.total_memory
-        # The plan (algorithms for each shape) is chosen on first use and kept for the worker's life.
-        torch.backends.cudnn.benchmark = True
+        # Algorithms as the library's heuristics say, for each shape always the same: chosen by trial, they would differ
+        # from one worker to the next, and with them the last bits of frames that are decoded again.
+        torch.backends.cudnn.benchmark = False
 
     def stream(self) -> Stream:
         """A CUDA stream of its own."""

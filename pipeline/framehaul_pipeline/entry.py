@@ -22,12 +22,14 @@ import torch
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.channel import WorkerChannel
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.convolution import open_plans
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.devices import open_device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.launch import InFlight
 from framehaul_pipeline.memory_limits import MemoryLimits, default_park_bytes
 from framehaul_pipeline.messages import Begin, Configure, Ready, Shutdown
+from framehaul_pipeline.plan_table import PlanJournal
 from framehaul_pipeline.ring import Ring
 from framehaul_pipeline.warm_up import warm_up
 from framehaul_pipeline.worker import Worker
@@ -54,12 +56,13 @@ def main() -> int:
     configured = channel.receive_configure()
     if configured is None:
         return 0
-    configure, (ring_fd, inlet_fd) = configured
+    configure, (ring_fd, inlet_fd, plans_fd) = configured
     ring = Ring(ring_fd, num_slots=configure.num_slots, slot_bytes=configure.slot_bytes)
     inlet = Ring(inlet_fd, num_slots=configure.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
     try:
         device = open_device(configure.device)
-        decoders = {model.spec.name: load_decoder(model, device.torch_device) for model in configure.models}
+        plans = open_plans(device.torch_device, PlanJournal(plans_fd))
+        decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in configure.models}
         worker = Worker(
             device,
             ring,
@@ -70,6 +73,8 @@ def main() -> int:
             send=channel.send,
         )
         worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
+        if plans is not None:
+            plans.settle()
     except PipelineError as error:
         _log.error("worker can't start: %s", error)
         return EXIT_FAULT

@@ -22,7 +22,6 @@ from framehaul_pipeline.messages import (
     Alive,
     Begin,
     CloseSession,
-    Configure,
     DeviceTime,
     EndOfLatents,
     InletReturned,
@@ -39,6 +38,7 @@ from framehaul_pipeline.messages import (
     SlotReturned,
     ToServer,
 )
+from framehaul_pipeline.plan_table import PlanJournal
 from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.slots import LeaseTable, SlotError
@@ -59,6 +59,7 @@ class Epoch:
         number: int,
         config: WorkerConfig,
         specs: tuple[DecoderSpec, ...],
+        plans: PlanJournal,
         *,
         process: WorkerProcess | None = None,
         on_lost: Callable[[Epoch], None],
@@ -70,6 +71,7 @@ class Epoch:
             number: 1 for the first, and one more for each that follows.
             config: sizes of the rings, device and models.
             specs: of the models, in their order.
+            plans: of all epochs.
             process: a process that waits for `Configure`, now this epoch's; None starts one.
             on_lost: called once when the worker can't be talked to any more, before its sessions fail.
             on_exit: called once when its process is gone.
@@ -98,22 +100,8 @@ class Epoch:
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process
         self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
-        self._channel.send_configure(
-            Configure(
-                epoch=number,
-                device=config.device,
-                models=config.models,
-                num_slots=self._ring.num_slots,
-                slot_bytes=self._ring.slot_bytes,
-                num_inlet_slots=self._inlet.ring.num_slots,
-                inlet_slot_bytes=self._inlet.ring.slot_bytes,
-                chunk_latents=config.chunk_latents,
-                device_memory_bytes=config.device_memory_bytes,
-                park_bytes=config.park_bytes,
-                warm_up=config.warm_up,
-            ),
-            [self._ring.fd, self._inlet.ring.fd],
-        )
+        configure = config.configure(number, specs)
+        self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, plans.fd])
 
     @property
     def pid(self) -> int:

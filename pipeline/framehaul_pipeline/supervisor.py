@@ -17,6 +17,7 @@ from framehaul_pipeline.epoch import Epoch
 from framehaul_pipeline.errors import PipelineError, Unavailable
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.messages import OpenSession
+from framehaul_pipeline.plan_table import PlanJournal
 from framehaul_pipeline.restarts import RestartBudget
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.standby import Standby
@@ -96,6 +97,7 @@ class Supervisor:
         self._budget = RestartBudget(config.max_restarts, config.restart_window_s)
         self._standby = Standby(RestartBudget(config.max_restarts, config.restart_window_s))
         self._restart: asyncio.Task[None] | None = None
+        self._plans: PlanJournal | None = None
 
     @property
     def epoch(self) -> int:
@@ -195,6 +197,8 @@ class Supervisor:
                 self._epoch.kill()
         if self._epoch is not None:
             await self._epoch.exited.wait()
+        if self._plans is not None:
+            self._plans.close()
 
     async def _stop_worker(self) -> None:
         epoch = self._epoch
@@ -213,10 +217,13 @@ class Supervisor:
         return self._epoch
 
     async def _start_epoch(self) -> None:
+        if self._plans is None:
+            self._plans = PlanJournal.create()
         epoch = self._epoch = Epoch(
             next(self._numbers),
             self._config,
             self.specs,
+            self._plans,
             process=self._standby.take(),
             on_lost=self._lost,
             on_exit=self._exited,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ class Notes:
         _, (first, planned) = self.opened
         boundaries, known = list(self.chunks), first + sum(planned)
         last = max(boundary for boundary in boundaries if boundary < known)
-        assert spec.history_latents is not None
-        assert first == max(boundary for boundary in boundaries if boundary <= max(0, last - spec.history_latents))
+        earliest = 0 if spec.history_latents is None else max(0, last - spec.history_latents)
+        assert first == max(boundary for boundary in boundaries if boundary <= earliest)
         assert planned == tuple(size for boundary, size in self.chunks.items() if first <= boundary < known)
         return first, known
 
@@ -59,7 +60,8 @@ def noted(app: RunningApp) -> Iterator[Notes]:
     def publishing(
         journal: Journal, first_latent: int, chunks: tuple[int, ...], first_frame: int, crc32c: tuple[int, ...]
     ) -> None:
-        notes.published.append((first_latent, sum(chunks)))
+        boundaries = accumulate(chunks, initial=first_latent)
+        notes.published += [(boundary, size) for boundary, size in zip(boundaries, chunks, strict=False) if size]
         publish(journal, first_latent, chunks, first_frame, crc32c)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -20,21 +20,21 @@ HARM_ONCE: Final = "FRAMEHAUL_TEST_HARM_ONCE"
 
 
 class Harm(IntEnum):
-    """Values are exact in float16, and far from any latent of a real clip."""
+    """Values are exact in float16 and bfloat16, and far from any latent of a real clip."""
 
-    RAISE = 2001
-    OUT_OF_MEMORY = 2002
-    HANG = 2003
+    RAISE = 2048
+    OUT_OF_MEMORY = 2064
+    HANG = 2080
     """The decoder never returns; the process still answers."""
-    KILL_DECODING = 2010
-    KILL_COPYING = 2011
-    KILL_STAMPING = 2012
-    KILL_PUBLISHED = 2013
-    STOP_DECODING = 2020
-    STOP_COPYING = 2021
-    STOP_STAMPING = 2022
-    STOP_PUBLISHED = 2023
-    DIE_BESIDE = 2030
+    KILL_DECODING = 2304
+    KILL_COPYING = 2320
+    KILL_STAMPING = 2336
+    KILL_PUBLISHED = 2352
+    STOP_DECODING = 2560
+    STOP_COPYING = 2576
+    STOP_STAMPING = 2592
+    STOP_PUBLISHED = 2608
+    DIE_BESIDE = 2816
     """Killed before the chunk is copied, once the worker is at work for another session too. Where it keeps a session
     alone, that may never be: soon in any case."""
 

@@ -13,7 +13,8 @@ import pytest
 from framehaul_client import FrameClient
 from framehaul_pipeline import process
 from framehaul_pipeline.errors import DataLoss
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.models import TINY, TINY_SPEC, Model
+from framehaul_pipeline.spec import DecoderSpec
 from framehaul_server.journal import Journal
 from tests.faults.chunks import decode_in, noted
 from tests.faults.faulty_worker import HARM_ONCE, Harm
@@ -22,16 +23,20 @@ from tests.integration.server.server_process import CHANNELS, SIZE
 
 NUM_LATENTS = 40
 HARM_AT = 25
-"""The latent that kills the worker."""
+"""The latent that kills the worker, in a clip of so many."""
 CHUNK_LATENTS = 3
 
 
 @asynccontextmanager
-async def fragile_app(device: str, harm_once: Path) -> AsyncIterator[RunningApp]:
-    """A server with a standby; the size that `lose_worker` streams is warmed up, so that CUDA replays its graphs."""
+async def fragile_app(device: str, harm_once: Path, *others: Model) -> AsyncIterator[RunningApp]:
+    """A server of `tiny` and others, with a standby.
+
+    The size that `lose_worker` streams is warmed up, so that CUDA replays its graphs.
+    """
     size = SIZE * TINY_SPEC.spatial_factor
     worker = {
         "device": device,
+        "models": (TINY, *others),
         "standby": True,
         "max_restarts": 1000,
         "chunk_latents": CHUNK_LATENTS,
@@ -44,39 +49,45 @@ async def fragile_app(device: str, harm_once: Path) -> AsyncIterator[RunningApp]
             yield app
 
 
-async def lose_worker(app: RunningApp, harm: Harm, harm_once: Path) -> float:
-    """Stream a clip with one latent that kills the worker which decodes it first; its value is clamped otherwise.
+async def lose_worker(
+    app: RunningApp, harm: Harm, harm_once: Path, spec: DecoderSpec = TINY_SPEC, harm_at: int = HARM_AT
+) -> float:
+    """Stream a clip with one latent that kills the worker which decodes it first; otherwise it is decoded as any.
 
     Every frame comes once, bit for bit as one worker decodes them in the same chunks; nothing is left.
 
     Returns:
         Seconds from the worker's death to the first frame that had not been published, at the client.
     """
-    clip = clip_with(harm)
+    clip = clip_with(harm, harm_at)
     await app.warm()
     app.remember()
     worker, standby = app.supervisor.worker_pid, app.supervisor.standby_pid
     clock = asyncio.get_running_loop().time
     arrived_s, frames = [], []
     with noted(app) as notes, time_of_death(worker) as died, harming(harm_once):
-        async with FrameClient(app.target) as client, client.session(clip, window_frames=16) as session:
+        async with (
+            FrameClient(app.target) as client,
+            client.session(clip, model=spec.name, window_frames=16) as session,
+        ):
             async for frame in session:
                 arrived_s.append(clock())
                 frames.append(frame.copy())
             assert session.statistics.num_reconnects == 0
     assert app.supervisor.worker_pid == standby != worker
-    first, known = notes.check_replay(TINY_SPEC)
-    assert 0 < first < known <= HARM_AT
-    assert np.array_equal(np.stack(frames), await decode_in(app, TINY_SPEC, clip, tuple(notes.chunks.values())))
+    first, known = notes.check_replay(spec)
+    assert 0 <= first < known <= harm_at
+    assert np.array_equal(np.stack(frames), await decode_in(app, spec, clip, tuple(notes.chunks.values())))
     await app.expect_idle()
-    return arrived_s[TINY_SPEC.num_frames(HARM_AT)] - died.result()
+    return arrived_s[spec.num_frames(known)] - died.result()
 
 
-def clip_with(harm: Harm) -> np.ndarray[Any, Any]:
+def clip_with(harm: Harm, harm_at: int = HARM_AT) -> np.ndarray[Any, Any]:
     """Latents, one of which is harmful."""
-    noise = np.random.default_rng(3).standard_normal((NUM_LATENTS, CHANNELS, SIZE, SIZE), dtype=np.float32)
+    num_latents = harm_at + NUM_LATENTS - HARM_AT
+    noise = np.random.default_rng(3).standard_normal((num_latents, CHANNELS, SIZE, SIZE), dtype=np.float32)
     clip = noise.astype(np.float16)
-    clip[HARM_AT, 0, 0, 0] = harm
+    clip[harm_at, 0, 0, 0] = harm
     return clip
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.convolution import open_plans
 from framehaul_pipeline.decoders.wan import CudaWanDecoder, PortableWanDecoder
 from framehaul_pipeline.decoders.wan_net import WanNet
+from framehaul_pipeline.plan_table import PlanJournal, PlanTable
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.wan_config import parse_wan_config, wan_spec
 from tests.decoder_checks import check_starts_anywhere
@@ -35,8 +37,15 @@ def build_net() -> WanNet:
 
 
 @pytest.fixture(scope="module")
-def wan() -> Iterator[CudaWanDecoder]:
-    yield CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA)
+def plans() -> Iterator[PlanTable | None]:
+    journal = PlanJournal.create()
+    yield open_plans(CUDA, journal)
+    journal.close()
+
+
+@pytest.fixture(scope="module")
+def wan(plans: PlanTable | None) -> Iterator[CudaWanDecoder]:
+    yield CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA, plans)
     torch.cuda.empty_cache()
 
 
@@ -69,13 +78,13 @@ def test_error_is_below_bfloat16s_in_any_chunking(wan: CudaWanDecoder) -> None:
         assert error < allowed, chunks
 
 
-def test_recorded_chunks_equal_eager_ones_to_the_bit(wan: CudaWanDecoder) -> None:
+def test_recorded_chunks_equal_eager_ones_to_the_bit(wan: CudaWanDecoder, plans: PlanTable | None) -> None:
     """A graph replays the same kernels, on whichever session's state is set."""
     latents = random_latents(6)
     with wan.preparing():
         decode(wan, latents, [1, 2, 3])
     recorded = decode(wan, latents, [1, 2, 3])
-    eager = CudaWanDecoder(wan.spec, build_net(), CUDA)
+    eager = CudaWanDecoder(wan.spec, build_net(), CUDA, plans)
     assert torch.equal(decode(eager, latents, [1, 2, 3]), recorded)
     assert torch.equal(decode(wan, random_latents(6, 1), [1, 2, 3]), decode(eager, random_latents(6, 1), [1, 2, 3]))
 
@@ -96,9 +105,9 @@ def test_interleaved_sessions_equal_lone_ones_to_the_bit(wan: CudaWanDecoder) ->
         assert torch.equal(torch.cat(parts), expected)
 
 
-def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit() -> None:
+def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit(plans: PlanTable | None) -> None:
     """Kernel by kernel and as graphs, in pairs of frames and without; a clip's first latent has a graph of its own."""
-    wan = CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA)
+    wan = CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA, plans)
     chunks = (1, 4, 2, 1, 3, *[4] * 11)
     latents = random_latents(sum(chunks))
     check_starts_anywhere(wan, latents, chunks)

@@ -3,24 +3,24 @@
 For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
 each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
 changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
-it is installed: while a worker warms up, all are timed once for a shape, the choice is kept in a file, and later
+it is installed: while a worker warms up, all are timed once for a shape, the choice is kept (`plan_table`), and later
 processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
 fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from framehaul_pipeline.plan_table import PlanJournal, PlanTable, cache_path
 
 MAX_CLIENT_PLANS: Final = 512
 """Of sizes that weren't warmed: a size takes about 25 for each length of chunk."""
@@ -42,51 +42,6 @@ def torch_convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding).permute(0, 2, 3, 1).contiguous()
 
 
-class PlanFile:
-    """Which plan is the fastest for which convolution, on one kind of device with one version of cuDNN."""
-
-    def __init__(self, path: Path) -> None:
-        """Read `path` if it is there; a file that can't be read counts as empty."""
-        self._path = path
-        self._names: dict[str, str] = {}
-        try:
-            names = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return
-        if isinstance(names, dict):
-            self._names = {str(key): str(name) for key, name in names.items()}
-
-    def get(self, size: str, weights: str) -> tuple[list[str], bool]:
-        """Names of the plans that were the fastest, the surest first, and whether this very convolution was timed.
-
-        Args:
-            size: of the input.
-            weights: the convolution but for the input's size.
-        """
-        alike = [name for key, name in self._names.items() if key.endswith(weights)]
-        known = self._names.get(size + weights)
-        names = dict.fromkeys(([known] if known else []) + sorted(alike, key=alike.count, reverse=True))
-        return list(names), known is not None
-
-    def put(self, size: str, weights: str, name: str) -> None:
-        """Keep a choice; a folder that can't be written costs only the next start its time."""
-        self._names[size + weights] = name
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            written = self._path.with_suffix(f".{os.getpid()}")
-            written.write_text(json.dumps(self._names, indent=1, sort_keys=True) + "\n")
-            written.replace(self._path)
-        except OSError as error:
-            _log.warning("convolution plans are not kept path=%s error=%s", self._path, error)
-
-
-def plan_file(device: torch.device) -> PlanFile:
-    """The file of plans for `device`, below `$XDG_CACHE_HOME/framehaul`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = torch.cuda.get_device_name(device).replace(" ", "-")
-    return PlanFile(cache / "framehaul" / f"plans-{name}-cudnn-{torch.backends.cudnn.version()}.json")
-
-
 @dataclass(slots=True, eq=False)
 class _Graph:
     """A convolution that is ready to run."""
@@ -98,6 +53,15 @@ class _Graph:
     plan: int
     workspace: Tensor
     shape: tuple[int, ...]
+
+
+def open_plans(device: torch.device, journal: PlanJournal) -> PlanTable | None:
+    """The plans of convolutions on `device`, None where they run through PyTorch: on the CPU."""
+    if device.type != "cuda":
+        return None
+    version = torch.backends.cudnn.version()
+    assert version is not None
+    return PlanTable(cache_path(torch.cuda.get_device_name(device), version), journal)
 
 
 class BuiltPlans(Generic[PlanT]):
@@ -128,16 +92,19 @@ class BuiltPlans(Generic[PlanT]):
         if len(self._others) > self._max_others:
             del self._others[next(iter(self._others))]
 
+    def drop_others(self) -> None:
+        """Forget those that weren't to be kept."""
+        self._others.clear()
+
 
 @dataclass(eq=False)
 class Convolutions:
     """Runs convolutions on one device; all on the launch thread."""
 
     device: torch.device
-    plans: PlanFile | None
+    plans: PlanTable | None
     """None: always through PyTorch."""
-    timing: bool = False
-    """Whether a shape without a known plan has all of them timed, which takes seconds."""
+    _timing: bool = False
     _graphs: BuiltPlans[_Graph] = field(default_factory=lambda: BuiltPlans(MAX_CLIENT_PLANS))
     _cudnn: Any = None
     _handle: Any = None
@@ -157,6 +124,21 @@ class Convolutions:
             return
         self._cudnn = cudnn
         self._handle = cudnn.create_handle()
+
+    @property
+    def timing(self) -> bool:
+        """Whether a shape without a known plan has all of them timed, which takes seconds."""
+        return self._timing
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Within it, `timing` is true; what was chosen without is chosen anew afterwards, as the table then says."""
+        self._timing = True
+        try:
+            yield
+        finally:
+            self._timing = False
+            self._graphs.drop_others()
 
     def run(self, x: Tensor, weight: Tensor, padding: int, out: Tensor | None = None, lane: int = 0) -> Tensor:
         """Convolve without bias.

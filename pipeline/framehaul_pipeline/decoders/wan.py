@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Decoder, State
-from framehaul_pipeline.decoders.convolution import Convolutions, plan_file
+from framehaul_pipeline.decoders.convolution import Convolutions
 from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
 from framehaul_pipeline.decoders.wan_net import HISTORY, Histories, WanNet
 from framehaul_pipeline.models import Model
+from framehaul_pipeline.plan_table import PlanTable
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_pipeline.wan_config import WanConfig, parse_wan_config, wan_state_shapes
 from framehaul_pipeline.wan_file import rename_wan
@@ -102,8 +103,8 @@ class CudaWanDecoder(WanDecoder):
 
     dtype = torch.bfloat16
 
-    def __init__(self, spec: DecoderSpec, net: WanNet, device: torch.device) -> None:
-        """Lay out the weights of a network in float32."""
+    def __init__(self, spec: DecoderSpec, net: WanNet, device: torch.device, plans: PlanTable | None) -> None:
+        """Lay out the weights of a network in float32; without `plans`, PyTorch runs its convolutions."""
         # Triton is there where CUDA is.
         from framehaul_pipeline.decoders.wan_engine import WanEngine
         from framehaul_pipeline.decoders.wan_weights import Dtypes, magnitude_bound
@@ -112,18 +113,17 @@ class CudaWanDecoder(WanDecoder):
         bound = magnitude_bound(net)
         bounded = torch.float16 if bound < _FLOAT16_LIMIT else torch.bfloat16
         _log.info("model=%s values after norms are at most %.0f: kept in %s", spec.name, bound, bounded)
-        self._convolutions = Convolutions(device, plan_file(device))
+        self._convolutions = Convolutions(device, plans)
         self._engine = WanEngine(net.to(device), Dtypes(bounded, self.dtype), self._convolutions)
         self._graphs = CudaGraphs(device)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Within it, `step` takes the time to find the fastest kernels, and records its chunks for later ones."""
-        self._convolutions.timing = True
         try:
-            yield
+            with self._convolutions.timed():
+                yield
         finally:
-            self._convolutions.timing = False
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
@@ -150,8 +150,8 @@ class CudaWanDecoder(WanDecoder):
         return _workspace_bytes(self._config, geometry, num_latents, self.dtype.itemsize, _CUDA_COPIES)
 
 
-def load_wan(model: Model, device: torch.device) -> Decoder:
-    """Read a Wan VAE's decoder onto a device.
+def load_wan(model: Model, device: torch.device, plans: PlanTable | None) -> Decoder:
+    """Read a Wan VAE's decoder onto a device; on CUDA its convolutions run by `plans`.
 
     Raises:
         InvalidInput: the weights are not those of the model's configuration.
@@ -164,7 +164,7 @@ def load_wan(model: Model, device: torch.device) -> Decoder:
     net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
     net.requires_grad_(False).eval()
     if device.type == "cuda":
-        return CudaWanDecoder(model.spec, net, device)
+        return CudaWanDecoder(model.spec, net, device, plans)
     return PortableWanDecoder(model.spec, net.to(device))
 
 

@@ -71,12 +71,13 @@ class Recorder:
 
     async def ended(self) -> None:
         while self.num_frames < 0:
-            assert self.error is None
+            assert self.error is None, self.error
             self.changed.clear()
             await self.changed.wait()
 
     async def received(self, num_bytes: int) -> None:
         while len(self.frames) < num_bytes:
+            assert self.error is None, self.error
             self.changed.clear()
             await self.changed.wait()
 
