@@ -6,6 +6,8 @@ decides when it stops: a `Shutdown` message, or end-of-file when the server is g
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import logging
 import os
@@ -52,6 +54,9 @@ def main() -> int:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
+    for module in sys.argv[2:]:
+        with contextlib.suppress(ImportError):  # whoever needs it says so
+            importlib.import_module(module)
     _log.info("worker process imported pid=%d", os.getpid())
     configured = channel.receive_configure()
     if configured is None:

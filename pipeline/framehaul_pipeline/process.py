@@ -1,6 +1,7 @@
 """The worker's operating-system process: spawned, watched through a pidfd, killed. Runs on the server's event loop.
 
-A process is spawned without knowing what it will be: it imports torch and waits for `Configure`.
+A process is spawned without knowing what it will be: it imports torch, and what it is told to, and waits for
+`Configure`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 _ENVIRONMENT: Final = {
@@ -30,14 +31,19 @@ ENTRY_MODULE = "framehaul_pipeline.start"
 class WorkerProcess:
     """A process that speaks over one socket; `connection` is our end, and the caller's to own."""
 
-    def __init__(self, *, on_exit: Callable[[int], None]) -> None:
-        """Spawn; `on_exit` is called once with the exit code when the process is truly gone."""
+    def __init__(self, *, on_exit: Callable[[int], None], imports: Sequence[str] = ()) -> None:
+        """Spawn; `on_exit` is called once with the exit code when the process is truly gone.
+
+        Args:
+            on_exit: see above.
+            imports: modules to import before it waits; those that aren't there are left out.
+        """
         self.on_exit = on_exit
         """May be changed while the process runs: by whoever takes it over."""
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", ENTRY_MODULE, str(theirs.fileno())],
+                [sys.executable, "-m", ENTRY_MODULE, str(theirs.fileno()), *imports],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=_ENVIRONMENT | os.environ,

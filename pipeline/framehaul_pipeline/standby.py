@@ -1,24 +1,47 @@
 """The process that a dead worker is replaced with: torch imported, no device touched, waiting to be told what to be.
 
-A restart is nine tenths `import torch`. Runs on the server's event loop.
+A restart is nine tenths imports: torch's, and those of the decoders' libraries. Runs on the server's event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from types import MappingProxyType
+from typing import Final
 
+from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.models import ModelKind
 from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.restarts import RestartBudget
 
+_IMPORTS: Final = MappingProxyType(
+    {
+        ModelKind.AUTOENCODER_KL: ("diffusers.models.autoencoders.autoencoder_kl",),
+        ModelKind.HUNYUAN_VIDEO: ("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",),
+    }
+)
+_CUDA_IMPORTS: Final = MappingProxyType({ModelKind.WAN: ("framehaul_pipeline.decoders.wan_engine", "cudnn")})
+
 _log = logging.getLogger(__name__)
+
+
+def needed_imports(config: WorkerConfig) -> tuple[str, ...]:
+    """What a worker's decoders import when they are loaded; nothing of it touches a device."""
+    kinds = dict.fromkeys(model.kind for model in config.models)
+    wanted = [name for kind in kinds for name in _IMPORTS.get(kind, ())]
+    if config.device != "cpu":
+        wanted += ["framehaul_pipeline.convert_kernels"]
+        wanted += [name for kind in kinds for name in _CUDA_IMPORTS.get(kind, ())]
+    return tuple(wanted)
 
 
 class Standby:
     """Owner of at most one process that stands by."""
 
-    def __init__(self, budget: RestartBudget) -> None:
-        """Start without one; one that dies by itself is replaced as often as `budget` allows."""
+    def __init__(self, config: WorkerConfig, budget: RestartBudget) -> None:
+        """Start without one, for workers of `config`; one that dies is replaced as often as `budget` allows."""
+        self._imports = needed_imports(config)
         self._budget = budget
         self._process: WorkerProcess | None = None
         self._gone = asyncio.Event()
@@ -32,7 +55,7 @@ class Standby:
         """Start one; nothing when there is one."""
         if self._process is None:
             self._gone.clear()
-            self._process = WorkerProcess(on_exit=self._exited)
+            self._process = WorkerProcess(on_exit=self._exited, imports=self._imports)
 
     def take(self) -> WorkerProcess | None:
         """Hand it over, whether or not it has imported everything yet; None when there is none."""

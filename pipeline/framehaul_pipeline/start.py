@@ -1,4 +1,4 @@
-"""What a worker process runs first: `python -m framehaul_pipeline.start FD`.
+"""What a worker process runs first: `python -m framehaul_pipeline.start FD [MODULE...]`.
 
 Only the server decides when a worker stops, and a terminal's or a service manager's signal reaches both. So signals are
 ignored here, before the seconds that importing torch takes. A process that has not been told to be a worker yet, a

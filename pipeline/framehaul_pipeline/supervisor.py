@@ -95,7 +95,7 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self._sessions = itertools.count(1)
         self._budget = RestartBudget(config.max_restarts, config.restart_window_s)
-        self._standby = Standby(RestartBudget(config.max_restarts, config.restart_window_s))
+        self._standby = Standby(config, RestartBudget(config.max_restarts, config.restart_window_s))
         self._restart: asyncio.Task[None] | None = None
         self._plans: PlanJournal | None = None
 

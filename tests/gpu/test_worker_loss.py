@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLWan
 
 from framehaul_pipeline.models import describe_model
+from framehaul_pipeline.spec import DecoderSpec
 from tests.faults.faulty_worker import Harm
 from tests.faults.running_app import RunningApp
 from tests.faults.worker_loss import HARM_AT, fragile_app, lose_worker
@@ -46,18 +47,20 @@ async def app(once: Path) -> AsyncIterator[RunningApp]:
         yield running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def app_of_all(once: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
-    models = []
-    for name, (kind, config) in MODELS.items():
-        folder = tmp_path_factory.mktemp(name)
-        torch.manual_seed(5)
-        kind(**config).to(torch.bfloat16).save_pretrained(folder)
-        models.append(describe_model(f"{name}={folder}"))
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODELS)
+async def served(
+    request: pytest.FixtureRequest, once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[RunningApp, DecoderSpec]]:
+    """A server of `tiny` and another model."""
+    kind, config = MODELS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(5)
+    kind(**config).to(torch.bfloat16).save_pretrained(folder)
+    model = describe_model(f"{request.param}={folder}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", "/dev/null")
-        async with fragile_app("cuda", once, *models) as running:
-            yield running
+        async with fragile_app("cuda", once, model) as running:
+            yield running, model.spec
 
 
 @pytest.mark.parametrize("harm", [Harm.KILL_DECODING, Harm.KILL_COPYING, Harm.KILL_STAMPING], ids=lambda h: h.name)
@@ -71,12 +74,11 @@ async def test_a_session_goes_on_with_the_standby(
 
 
 @pytest.mark.parametrize("harm_at", [HARM_AT, 52])
-@pytest.mark.parametrize("model", MODELS)
 async def test_every_decoder_replays_the_same_bytes(
-    app_of_all: RunningApp, once: Path, model: str, harm_at: int, capsys: pytest.CaptureFixture[str]
+    served: tuple[RunningApp, DecoderSpec], once: Path, harm_at: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the clip's start on, and, where a decoder's memory is finite, from the middle."""
-    spec = next(spec for spec in app_of_all.supervisor.specs if spec.name == model)
-    took_s = await lose_worker(app_of_all, Harm.KILL_COPYING, once, spec, harm_at)
+    app, spec = served
+    took_s = await lose_worker(app, Harm.KILL_COPYING, once, spec, harm_at)
     with capsys.disabled():
-        print(f"\n{model}, latent {harm_at}: worker dead -> next frame at the client: {took_s:.3f} s")  # noqa: T201
+        print(f"\n{spec.name}, latent {harm_at}: worker dead -> next frame at the client: {took_s:.3f} s")  # noqa: T201

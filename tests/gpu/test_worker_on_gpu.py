@@ -3,16 +3,21 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.models import TINY, TINY_SPEC, ModelKind
+from framehaul_pipeline.standby import needed_imports
 from framehaul_pipeline.supervisor import Supervisor, WorkerState
 from tests.integration.pipeline.test_supervisor import GEOMETRY, Recorder, StateLog, latents, open_session, push
 
@@ -103,6 +108,32 @@ async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pyte
     assert supervisor.worker_pid == standby_pid
     assert warm_s < cold_s
     await supervisor.aclose()
+
+
+def test_what_a_standby_imports_touches_no_device() -> None:
+    """Whatever the models."""
+    kinds = tuple(
+        msgspec.structs.replace(TINY, kind=kind, spec=msgspec.structs.replace(TINY_SPEC, name=kind.value))
+        for kind in ModelKind
+    )
+    program = textwrap.dedent(
+        """
+        import contextlib, importlib, sys, torch
+        for module in sys.argv[1:]:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
+        sys.stdout.write("done\\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+        """
+    )
+    imports = needed_imports(WorkerConfig(device="cuda", models=kinds))
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *imports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        assert not device_files(process.pid)
 
 
 def imports_done(pid: int) -> bool:
