@@ -94,7 +94,11 @@ class ServerProcess:
         found: list[psutil.Process] = []
 
         def stands_by() -> bool:
-            others = set(psutil.Process(self.process.pid).children()) - {self.worker()}
+            try:
+                worker = self.worker()
+            except psutil.NoSuchProcess:
+                return False  # the next one isn't ready yet
+            others = set(psutil.Process(self.process.pid).children()) - {worker}
             imported = {int(pid) for pid in re.findall(r"imported pid=(\d+)", self.log)}
             found[:] = [child for child in others if child.pid in imported]
             return bool(found)
