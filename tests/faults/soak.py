@@ -51,6 +51,7 @@ LEAVE_LATENTS: Final = 2
 NUM_SAMPLES: Final = 25
 """Of the server's memory, if there is time."""
 SESSION_TIMEOUT_S: Final = 120.0
+MIN_SECONDS: Final = 60.0
 SECONDS_A_SESSION: Final = 3.0
 SECONDS_A_FAULT: Final = 6.0
 LEVELS_OFF: Final = MappingProxyType({"cpu": 1, "cuda": 2})
@@ -290,6 +291,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--device", choices=LEVELS_OFF, default="cpu")
     given = parser.parse_args()
+    if given.seconds < MIN_SECONDS:
+        parser.error(f"--seconds {given.seconds:g}: must be {MIN_SECONDS:g} or more, for the heap to find its size")
     print(f"soak: {given.seconds:g} s, seed {given.seed}, {given.device}", flush=True)
     wrong = asyncio.run(soak(given.seconds, given.seed, given.device))
     print("nothing is wrong" if not wrong else "\n".join(f"FAILED: {each}" for each in wrong))

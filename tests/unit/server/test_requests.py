@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
@@ -18,6 +20,23 @@ async def test_a_request_stream_gives_its_messages_and_then_none() -> None:
     assert first.header.open == opening()
     assert first.payload == latents(1)
     assert await requests.read() is None
+
+
+@pytest.mark.asyncio
+async def test_a_read_that_nobody_waits_for_goes_on_until_the_call_ends() -> None:
+    """Cancelled, it would leak: sessions end while their clients have nothing more to say."""
+    context = FakeContext()
+    waiting = asyncio.create_task(StreamRequests(context).read())
+    await asyncio.sleep(0)
+    before = asyncio.all_tasks()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    (reading,) = before - {waiting, asyncio.current_task()}
+    assert reading is not None
+    context.half_close()
+    await asyncio.wait_for(reading, 5)
+    assert not reading.cancelled()
 
 
 @pytest.mark.asyncio
