@@ -11,9 +11,10 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from framehaul_pipeline.channel import ServerChannel
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.messages import Alive, RunningChunk, ToServer
+from framehaul_pipeline.messages import Alive, Begin, OpenSession, RunningChunk, ToServer, ToWorker
 from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.process import WorkerProcess
 from framehaul_pipeline.supervisor import Supervisor, WorkerState
@@ -73,6 +74,37 @@ async def test_the_standby_becomes_the_worker_and_another_one_stands_by() -> Non
         assert supervisor.worker_pid == first
         assert supervisor.standby_pid not in (None, first)
         await decode_one(supervisor)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_begins_once_the_sessions_of_the_one_before_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one at once; a session that is opened before it begins is decoded, and one that is opened after."""
+    sent: list[type[ToWorker]] = []
+    send = ServerChannel.send
+
+    def note(channel: ServerChannel, message: ToWorker) -> None:
+        if isinstance(message, Begin | OpenSession):
+            sent.append(type(message))
+        send(channel, message)
+
+    monkeypatch.setattr(ServerChannel, "send", note)
+    async with supervised(CONFIG) as (supervisor, states):
+        events = Recorder()
+
+        def open_when_ready(state: WorkerState) -> None:
+            if state is WorkerState.READY:
+                session = open_session(supervisor, events)
+                push(session, latents(1, seed=1))
+                session.allow(1)
+                session.end()
+            states(state)
+
+        supervisor._on_state = open_when_ready
+        os.kill(supervisor.worker_pid, signal.SIGKILL)
+        await states.reached(WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
+        await events.ended()
+        await decode_one(supervisor)
+    assert sent == [Begin, OpenSession, Begin, OpenSession]
 
 
 @pytest.mark.asyncio

@@ -83,6 +83,8 @@ class Server:
         """Call; the handler begins at the loop's next turn."""
         context = context_of(tenant)
         task = asyncio.ensure_future(self.service.stream(None, cast(Context, context)))
+        # As in gRPC, a read that is still under way ends with the call.
+        task.add_done_callback(lambda _: context.half_close())
         self.tasks.append(task)
         return context, task
 
