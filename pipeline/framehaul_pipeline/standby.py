@@ -1,4 +1,4 @@
-"""The process that a dead worker is replaced with: torch imported, no device touched, waiting to be told what to be.
+"""The process that a dead worker is replaced with: all imported, no device memory held, waiting to be told what to be.
 
 A restart is nine tenths imports: torch's, and those of the decoders' libraries. Runs on the server's event loop.
 """
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def needed_imports(config: WorkerConfig) -> tuple[str, ...]:
-    """What a worker's decoders import when they are loaded; nothing of it touches a device."""
+    """What a worker's decoders import when they are loaded; nothing of it takes device memory."""
     kinds = dict.fromkeys(model.kind for model in config.models)
     wanted = [name for kind in kinds for name in _IMPORTS.get(kind, ())]
     if config.device != "cpu":

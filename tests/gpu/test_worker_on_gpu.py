@@ -110,30 +110,28 @@ async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pyte
     await supervisor.aclose()
 
 
-def test_what_a_standby_imports_touches_no_device() -> None:
-    """Whatever the models."""
-    kinds = tuple(
-        msgspec.structs.replace(TINY, kind=kind, spec=msgspec.structs.replace(TINY_SPEC, name=kind.value))
-        for kind in ModelKind
-    )
+@pytest.mark.parametrize("kind", ModelKind)
+def test_what_a_standby_imports_makes_no_context(kind: ModelKind) -> None:
+    """So it holds no device memory. Our own modules don't open the device either; diffusers asks for their number."""
+    model = msgspec.structs.replace(TINY, kind=kind)
     program = textwrap.dedent(
         """
         import contextlib, importlib, sys, torch
         for module in sys.argv[1:]:
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)
-        sys.stdout.write("done\\n")
+        sys.stdout.write(f"{torch.cuda.is_initialized()}\\n")
         sys.stdout.flush()
         sys.stdin.read()
         """
     )
-    imports = needed_imports(WorkerConfig(device="cuda", models=kinds))
+    imports = needed_imports(WorkerConfig(device="cuda", models=(model,)))
     with subprocess.Popen(
         [sys.executable, "-c", program, *imports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
-        assert not device_files(process.pid)
+        assert process.stdout.readline() == "False\n"
+        assert not device_files(process.pid) or any(module.startswith("diffusers.") for module in imports)
 
 
 def imports_done(pid: int) -> bool:
