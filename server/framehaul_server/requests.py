@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -57,7 +57,10 @@ class StreamRequests:
         """See `Requests.read`."""
         # One that is cancelled goes on by itself until the call ends: grpc.aio would lose more than 1 KiB with it, for
         # good (grpc/grpc#43360), and a session often ends while its client has nothing more to say.
-        raw = await asyncio.shield(self._context.read())
+        reading = asyncio.ensure_future(self._context.read())
+        reading.add_done_callback(_retrieve)
+        await asyncio.wait([reading])
+        raw = reading.result()
         if raw is grpc.aio.EOF:
             return None
         assert isinstance(raw, bytes)
@@ -149,7 +152,7 @@ class ReadAhead:
         return reading.result()
 
 
-def _retrieve(reading: asyncio.Task[Request | None]) -> None:
+def _retrieve(reading: asyncio.Task[Any]) -> None:
     """Nobody may be there any more to hear of an error."""
     with contextlib.suppress(asyncio.CancelledError):
         reading.exception()

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 
+import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
@@ -37,6 +39,31 @@ async def test_a_read_that_nobody_waits_for_goes_on_until_the_call_ends() -> Non
     context.half_close()
     await asyncio.wait_for(reading, 5)
     assert not reading.cancelled()
+
+
+@pytest.mark.asyncio
+async def test_a_read_that_nobody_waits_for_fails_silently() -> None:
+    """As grpc.aio's does at a call's end: the log would have its traceback, and not in the log's form."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    began, call_ended = asyncio.Event(), asyncio.Event()
+
+    class EndedContext:
+        async def read(self) -> object:
+            began.set()
+            await call_ended.wait()
+            raise grpc.aio.UsageError("RPC already finished.")
+
+    waiting = asyncio.create_task(StreamRequests(EndedContext()).read())
+    await began.wait()
+    (reading,) = asyncio.all_tasks() - {waiting, asyncio.current_task()}
+    waiting.cancel()
+    call_ended.set()
+    assert reading is not None
+    await asyncio.wait([waiting, reading])
+    del waiting, reading
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.asyncio
