@@ -42,6 +42,10 @@ class Unavailable(PipelineError):
     """The work can't go on here, but can elsewhere or later: a lost worker, a draining server."""
 
 
+class WorkerRestarting(Unavailable):
+    """A worker died and the next one isn't ready yet: it can be waited for."""
+
+
 class AtWork(Enum):
     """Whether a worker was at work for a session when it died: then what that gave it may be what ended it."""
 

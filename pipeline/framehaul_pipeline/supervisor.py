@@ -14,7 +14,7 @@ from enum import Enum
 
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.epoch import Epoch
-from framehaul_pipeline.errors import PipelineError, Unavailable
+from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.messages import OpenSession
 from framehaul_pipeline.plan_table import PlanJournal
@@ -149,10 +149,12 @@ class Supervisor:
         """Open a session; values must have been checked.
 
         Raises:
+            WorkerRestarting: not now, but when `on_state` tells of READY.
             Unavailable: no worker is ready.
         """
         if self.state is not WorkerState.READY:
-            raise Unavailable(f"the worker is {self.state.value}; try again")
+            kind = WorkerRestarting if self.state is WorkerState.RESTARTING else Unavailable
+            raise kind(f"the worker is {self.state.value}; try again")
         epoch, session = self._current(), next(self._sessions)
         epoch.open(
             OpenSession(
@@ -193,12 +195,12 @@ class Supervisor:
             await self._standby.aclose()
             await self._stop_worker()
         finally:
+            if self._plans is not None:
+                self._plans.close()
             if self._epoch is not None:
                 self._epoch.kill()
         if self._epoch is not None:
             await self._epoch.exited.wait()
-        if self._plans is not None:
-            self._plans.close()
 
     async def _stop_worker(self) -> None:
         epoch = self._epoch

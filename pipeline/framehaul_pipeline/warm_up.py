@@ -1,7 +1,7 @@
 """Decodes before the worker is ready, so that no client pays for loading libraries and choosing kernels.
 
-For the worker process alone. Runs on the thread and the stream that decode later: cuDNN keeps the algorithms it chose
-for each thread apart, and the allocator its memory for each stream.
+For the worker process alone. Runs on the thread and the stream that decode later: PyTorch keeps cuDNN's handles
+and plans for each thread apart, and its allocator the memory for each stream.
 """
 
 from __future__ import annotations

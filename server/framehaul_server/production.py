@@ -8,9 +8,10 @@ that the next death tells: it ends one that was alone, and no other.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
-from framehaul_pipeline.errors import AtWork, DataLoss, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, DataLoss, PipelineError, Unavailable, WorkerLost, WorkerRestarting
 from framehaul_server.decoding import Decoding, PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.tenants import Tenant
@@ -67,13 +68,14 @@ class Production:
         """A worker died at work for it, and no new frame was published since."""
 
     def start(self) -> None:
-        """Begin with the first latent needed.
+        """Begin with the first latent needed; with the next worker, where the last one died a moment ago.
 
         Raises:
-            Unavailable: no worker is ready.
+            Unavailable: no worker is ready, nor will one be.
         """
         plan = Plan(first_latent=self._request.first_latent, chunks=(), latents=())
-        self._decoding = self._open(plan)
+        with suppress(WorkerRestarting):
+            self._decoding = self._open(plan)
         self._started = True
 
     def push(self, latent: memoryview) -> None:

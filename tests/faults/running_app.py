@@ -124,6 +124,8 @@ class RunningApp:
         self.stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._descriptors: Counter[str] = Counter()
+        self._objects: Counter[str] = Counter()
+        """Those that earlier tests left in this process."""
 
     @property
     def supervisor(self) -> Supervisor:
@@ -145,6 +147,7 @@ class RunningApp:
         """What must be there again, and no more, once everybody has left."""
         self._tasks = set(asyncio.all_tasks())
         self._descriptors = descriptors()
+        self._objects = session_objects()
 
     def held(self) -> dict[str, object]:
         """What is not as it was; empty when nothing is held."""
@@ -173,7 +176,7 @@ class RunningApp:
         gc.collect()  # a client's call keeps its connection for as long as the object lives
         await eventually(lambda: not self.held(), self.held, timeout_s)
         took_s = clock() - start_s
-        await eventually(lambda: not session_objects(), session_objects)
+        await eventually(lambda: not session_objects() - self._objects, session_objects)
         return took_s
 
     async def ready(self) -> None:

@@ -76,7 +76,8 @@ async def lose_worker(
             assert session.statistics.num_reconnects == 0
     assert app.supervisor.worker_pid == standby != worker
     first, known = notes.check_replay(spec)
-    assert 0 <= first < known <= harm_at
+    assert first < known <= harm_at
+    assert first > 0 or spec.history_latents is None or spec.history_latents >= known - CHUNK_LATENTS
     assert np.array_equal(np.stack(frames), await decode_in(app, spec, clip, tuple(notes.chunks.values())))
     await app.expect_idle()
     return arrived_s[spec.num_frames(known)] - died.result()

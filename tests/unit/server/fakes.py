@@ -11,7 +11,7 @@ import msgspec
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
-from framehaul_pipeline.errors import PipelineError, Unavailable
+from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.events import SessionEvents
 from framehaul_pipeline.lease import FrameLease
 from framehaul_pipeline.messages import Published
@@ -189,6 +189,7 @@ class FakeWorker:
         self.automatic = automatic
         self.available = True
         self.handles: list[FakeHandle] = []
+        self.restarting = False
         self.opened: list[dict[str, object]] = []
         self.first_checksum = 100
 
@@ -209,8 +210,10 @@ class FakeWorker:
         alone_until: int | None,
         events: SessionEvents,
     ) -> FakeHandle:
+        if self.restarting:
+            raise WorkerRestarting("the worker is restarting; try again")
         if not self.available:
-            raise Unavailable("the worker is restarting; try again")
+            raise Unavailable("the worker is failed; try again")
         self.opened.append(
             {
                 "model": model,

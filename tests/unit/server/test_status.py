@@ -15,6 +15,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.OutOfOrder("index"), grpc.StatusCode.FAILED_PRECONDITION),
     (pipeline.Overloaded("full", retry_after_s=0.25), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (pipeline.Unavailable("draining"), grpc.StatusCode.UNAVAILABLE),
+    (pipeline.WorkerRestarting("try again"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkerLost(at_work=pipeline.AtWork.ALONE), grpc.StatusCode.UNAVAILABLE),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),

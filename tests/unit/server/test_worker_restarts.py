@@ -44,6 +44,29 @@ async def test_new_sessions_wait_for_the_worker_behind_those_that_it_lost() -> N
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("num_latents", [0, 2])
+async def test_a_place_that_was_given_before_the_worker_died_is_kept(num_latents: int) -> None:
+    """A client that reads slowly is told of it late: the session begins with the next worker, without a word."""
+    async with serving(max_sessions=2) as server:
+        server.worker.restarting = True
+        context, task = await server.connect(request(open=opening(num_latents=2)))
+        for _ in range(num_latents):
+            context.send(request(latents(1)))
+        await settle()
+        assert is_open(context)
+        assert not server.worker.opened
+        server.worker.restarting = False
+        replace_worker(server)
+        await settle()
+        for _ in range(2 - num_latents):
+            context.send(request(latents(1)))
+        context.half_close()
+        await asyncio.wait_for(task, 5)
+        assert context.done() == pb.Done(num_frames=8, num_latents=2)
+        assert len(server.worker.opened) == 1
+
+
+@pytest.mark.asyncio
 async def test_a_resuming_call_does_not_wait_for_the_worker() -> None:
     """Its session has its place, and frames that the client lacks."""
     async with serving() as server:
