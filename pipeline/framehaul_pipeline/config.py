@@ -40,7 +40,7 @@ class WorkerConfig:
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 600.0
     """For loading weights and warming up: gigabytes, and a choice of kernels for each shape."""
-    max_restarts: int = 3
+    max_restarts: int = 10
     restart_window_s: float = 300.0
     standby: bool = True
     """Keep a second process with torch imported, so that a restart needn't."""

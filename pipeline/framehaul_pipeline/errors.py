@@ -71,5 +71,13 @@ class WorkerLost(Unavailable):
         self.at_work = at_work
 
 
+class WorkersKilled(PipelineError):
+    """Two workers died at work for a session, the second one for it alone: a third one would too."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("two worker processes died while they decoded this session: its latents may be what ends them")
+
+
 class DataLoss(PipelineError):
     """Bytes differ from what their checksum or a replay says."""

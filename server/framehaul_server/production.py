@@ -11,7 +11,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Protocol
 
-from framehaul_pipeline.errors import AtWork, DataLoss, PipelineError, Unavailable, WorkerLost, WorkerRestarting
+from framehaul_pipeline.errors import (
+    AtWork,
+    DataLoss,
+    PipelineError,
+    Unavailable,
+    WorkerLost,
+    WorkerRestarting,
+    WorkersKilled,
+)
 from framehaul_server.decoding import Decoding, PublishedChunk
 from framehaul_server.journal import Journal, Plan
 from framehaul_server.tenants import Tenant
@@ -146,6 +154,8 @@ class Production:
             self._suspect |= error.at_work is not AtWork.NO
             if not guilty:
                 return
+            # Not UNAVAILABLE: clients would try again, and end one worker after another.
+            error = WorkersKilled()
         self._events.fail(error)
 
     def _rebuild(self) -> None:

@@ -57,8 +57,8 @@ async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[
     epoch = app.supervisor.epoch
     app.remember()
     code, details, num_frames = await do_harm(app, harm)
-    assert code is grpc.StatusCode.UNAVAILABLE
-    assert "worker process ended" in details
+    assert code is grpc.StatusCode.ABORTED
+    assert "two worker processes died" in details
     assert num_frames in ((8, 12) if harm.name.endswith("PUBLISHED") else (8,))
     recovered(f"worker {harm.name.lower()} noticed -> next frame (no standby)", await app.first_frames_s())
     # Frames that the second worker was the first to publish are progress: then a third one dies.
@@ -106,7 +106,7 @@ async def kill_beside_others(app: RunningApp) -> None:
         await culprit.send(harmful(Harm.KILL_DECODING))
         await queued.send(latents(20), end_of_latents=True)
         code, _ = await asyncio.wait_for(culprit.status(), 60)
-        assert (code, culprit.num_frames) == (grpc.StatusCode.UNAVAILABLE, 0)
+        assert (code, culprit.num_frames) == (grpc.StatusCode.ABORTED, 0)
         assert await asyncio.wait_for(queued.read_to_end(), 60) == 80
         await waiting.send(latents(2))
         assert await waiting.finish() == 16

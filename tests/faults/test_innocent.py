@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from framehaul_client import FrameClient, StreamFailed
 from framehaul_pipeline import process
 from framehaul_pipeline.models import TINY_SPEC
 from framehaul_pipeline.ring import Ring
@@ -20,6 +21,7 @@ from tests.faults.chunks import decode_in
 from tests.faults.faulty_worker import Harm
 from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
 from tests.faults.test_chunk_life import harmful
+from tests.faults.worker_loss import HARM_AT, clip_with
 from tests.integration.server.server_process import CHANNELS, SIZE, opening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,8 +74,8 @@ async def finish(stream: Stream, clip: Clip) -> None:
 async def expect_ended(guilty: Stream) -> None:
     """As killing workers is ended, with the frames that came before."""
     code, details = await asyncio.wait_for(guilty.status(), 60)
-    assert (code, guilty.num_frames) == (grpc.StatusCode.UNAVAILABLE, TINY_SPEC.num_frames(NUM_BEFORE))
-    assert "worker process ended" in details
+    assert (code, guilty.num_frames) == (grpc.StatusCode.ABORTED, TINY_SPEC.num_frames(NUM_BEFORE))
+    assert "two worker processes died" in details
 
 
 async def expect_whole(app: RunningApp, stream: Stream, clip: Clip) -> None:
@@ -123,4 +125,29 @@ async def test_two_guilty_and_two_innocent(app: RunningApp) -> None:
     deaths = await do_harm(app, num_guilty=2, num_innocent=2)
     assert len(deaths[0]) > 1
     assert [len(noted) for noted in deaths].count(1) >= 2
+    await app.expect_idle()
+
+
+async def stream_by_client(app: RunningApp, clip: Clip) -> tuple[int, str]:
+    """How many frames the reference client gets, and what it says in the end."""
+    num_frames = 0
+    try:
+        async with FrameClient(app.target) as client, client.session(clip, window_frames=16) as session:
+            async for _ in session:
+                num_frames += 1
+    except StreamFailed as error:
+        return num_frames, str(error)
+    return num_frames, ""
+
+
+async def test_the_reference_client_does_not_try_again(app: RunningApp) -> None:
+    """With a new session for each two workers it would use up the server's restarts, and end it for all."""
+    await app.ready()
+    app.remember()
+    epoch = app.supervisor.epoch
+    num_frames, said = await asyncio.wait_for(stream_by_client(app, clip_with(Harm.KILL_DECODING)), 60)
+    assert "two worker processes died while they decoded this session" in said
+    assert 0 < num_frames <= TINY_SPEC.num_frames(HARM_AT)
+    await app.ready()
+    assert app.supervisor.epoch == epoch + 2
     await app.expect_idle()

@@ -89,8 +89,10 @@ class HandAccount:
         crossed = connection.details == "Internal error from Core"
         if crossed and self.done and self.told_all:
             return
-        assert crossed or connection.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), told
         deaths = self._deaths() if "worker" in connection.details else 0
+        killed_two = connection.code is grpc.StatusCode.ABORTED and deaths >= 2
+        ended = connection.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert crossed or killed_two or ended, told
         assert connection.cut or connection.parted or not self._server_lives() or deaths > 0, f"for no reason: {told}"
 
     def _expect_lost(self, *, told_all: bool) -> None:

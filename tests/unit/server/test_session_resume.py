@@ -205,7 +205,7 @@ async def test_an_error_while_nobody_is_connected_is_told_to_the_next_one() -> N
         server.service.worker_ready()
         server.worker.die(WorkerLost(at_work=AtWork.ALONE))
         again, task = await server.resume(opened(context).session_id, 0)
-        assert (await status(again, task))[0] is grpc.StatusCode.UNAVAILABLE
+        assert (await status(again, task))[0] is grpc.StatusCode.ABORTED
 
 
 @pytest.mark.asyncio

@@ -58,7 +58,7 @@ async def test_workers_that_die_at_others_work_are_not_counted() -> None:
             await settle()
             assert not task.done()
         server.worker.die(GONE)
-        assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+        assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
 
 
 @pytest.mark.asyncio
@@ -73,7 +73,7 @@ async def test_a_session_is_ended_only_if_it_was_alone_at_work(first: WorkerLost
             await settle()
             assert not task.done()
         server.worker.die(GONE)
-        assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+        assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
 
 
 @pytest.mark.asyncio

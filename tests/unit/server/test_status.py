@@ -17,6 +17,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.Unavailable("draining"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkerRestarting("try again"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkerLost(at_work=pipeline.AtWork.ALONE), grpc.StatusCode.UNAVAILABLE),
+    (pipeline.WorkersKilled(), grpc.StatusCode.ABORTED),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
