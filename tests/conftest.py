@@ -1,12 +1,16 @@
-"""What every test gets: CUDA tests that can't be skipped by accident, and a check that nothing is left behind."""
+"""What every test gets: CUDA tests that can't be skipped by accident, a check that nothing is left behind, and recovery
+times that are printed after the run.
+"""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+_MEASURED: dict[str, list[float]] = {}
 
 
 def pytest_configure() -> None:
@@ -50,3 +54,24 @@ def nothing_left() -> Iterator[None]:
     left = psutil.Process().children()
     assert len(left) <= len(children), f"child processes left: {set(left) - set(children)}"
     assert len(_memfds()) <= len(memfds), f"rings left: {_memfds()}"
+
+
+@pytest.fixture
+def recovered() -> Callable[[str, float], None]:
+    """Note how long a recovery took: `recovered("worker killed -> next frame", 0.2)`."""
+
+    def note(what: str, seconds: float) -> None:
+        _MEASURED.setdefault(what, []).append(seconds)
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _MEASURED:
+        return
+    terminalreporter.section("recovery times")
+    width = max(map(len, _MEASURED))
+    for what, seconds in _MEASURED.items():
+        worst = max(seconds)
+        middle = sorted(seconds)[len(seconds) // 2]
+        terminalreporter.write_line(f"{what:<{width}}  median {middle:6.3f} s  worst {worst:6.3f} s  of {len(seconds)}")

@@ -1,10 +1,10 @@
-"""A worker that dies in mid-chunk on the GPU: the standby replays the same bytes; prints how long that took.
+"""A worker that dies in mid-chunk on the GPU: the standby replays the same bytes.
 
 `tiny` and Wan run through CUDA graphs there, Wan by cuDNN plans that the dead worker has found by trial and that no
 file keeps here; the library's decoders by the kernels that its heuristics name.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +65,17 @@ async def served(
 
 @pytest.mark.parametrize("harm", [Harm.KILL_DECODING, Harm.KILL_COPYING, Harm.KILL_STAMPING], ids=lambda h: h.name)
 async def test_a_session_goes_on_with_the_standby(
-    app: RunningApp, once: Path, harm: Harm, capsys: pytest.CaptureFixture[str]
+    app: RunningApp, once: Path, harm: Harm, recovered: Callable[[str, float], None]
 ) -> None:
     """Every frame once, bit for bit: before the chunk is launched, while it is copied, before it is published."""
-    took_s = await lose_worker(app, harm, once)
-    with capsys.disabled():
-        print(f"\n{harm.name.lower()}: worker dead -> next frame at the client: {took_s:.3f} s")  # noqa: T201
+    recovered(f"tiny, {harm.name.lower()} -> next frame", await lose_worker(app, harm, once))
 
 
 @pytest.mark.parametrize("harm_at", [HARM_AT, 52])
 async def test_every_decoder_replays_the_same_bytes(
-    served: tuple[RunningApp, DecoderSpec], once: Path, harm_at: int, capsys: pytest.CaptureFixture[str]
+    served: tuple[RunningApp, DecoderSpec], once: Path, harm_at: int, recovered: Callable[[str, float], None]
 ) -> None:
     """From the clip's start on, and, where a decoder's memory is finite, from the middle."""
     app, spec = served
     took_s = await lose_worker(app, Harm.KILL_COPYING, once, spec, harm_at)
-    with capsys.disabled():
-        print(f"\n{spec.name}, latent {harm_at}: worker dead -> next frame at the client: {took_s:.3f} s")  # noqa: T201
+    recovered(f"{spec.name}, worker killed at latent {harm_at} -> next frame", took_s)

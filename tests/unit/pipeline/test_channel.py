@@ -27,13 +27,18 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-@pytest.mark.asyncio
-async def test_messages_arrive_whole_in_order_and_the_end_is_seen() -> None:
-    """However many there are: what the socket can't take waits, and nothing is sent to a worker that is gone."""
+def listening() -> tuple[ServerChannel, socket.socket, list[ToServer], asyncio.Event]:
+    """The server's end, the other one's socket, what the server hears, and whether it has heard the end."""
     ours, theirs = pair()
     received: list[ToServer] = []
     gone = asyncio.Event()
-    server = ServerChannel(ours, on_message=received.append, on_eof=gone.set)
+    return ServerChannel(ours, on_message=received.append, on_eof=gone.set), theirs, received, gone
+
+
+@pytest.mark.asyncio
+async def test_messages_arrive_whole_in_order_and_the_end_is_seen() -> None:
+    """However many there are: what the socket can't take waits, and nothing is sent to a worker that is gone."""
+    server, theirs, received, gone = listening()
     worker = WorkerChannel(theirs)
     sent = [LatentReady(session=number, slot=0, generation=1) for number in range(5000)]
 
@@ -56,10 +61,7 @@ async def test_messages_arrive_whole_in_order_and_the_end_is_seen() -> None:
 @pytest.mark.asyncio
 async def test_what_a_worker_said_before_its_death_is_heard() -> None:
     """Also where it died with messages unread: then the socket's first answer is an error."""
-    ours, theirs = pair()
-    received: list[ToServer] = []
-    gone = asyncio.Event()
-    server = ServerChannel(ours, on_message=received.append, on_eof=gone.set)
+    server, theirs, received, gone = listening()
     server.send(LatentReady(session=1, slot=0, generation=1))
     worker = WorkerChannel(theirs)
     for number in range(3):

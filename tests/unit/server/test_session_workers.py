@@ -1,12 +1,14 @@
 """A session through several workers, with fakes around it."""
 
+import asyncio
+
 import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
-from tests.unit.server.driven_service import RESUMABLE, first_frames, serving, settle, status
+from tests.unit.server.driven_service import RESUMABLE, Server, first_frames, serving, settle, status
 from tests.unit.server.fakes import FINITE, PICTURE_FIRST, SPEC, FakeWorker, frame, latents, request
 
 GONE = WorkerLost(at_work=AtWork.ALONE)
@@ -40,6 +42,15 @@ async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(
         assert worker.handles[1].pushed[:-2] == worker.handles[0].pushed[first_latent:]
 
 
+async def outlive(server: Server, task: "asyncio.Task[None]", *deaths: WorkerLost) -> None:
+    """One worker after another dies, and the session goes on with the next."""
+    for death in deaths:
+        server.worker.die(death)
+        server.service.worker_ready()
+        await settle()
+        assert not task.done()
+
+
 @pytest.mark.asyncio
 async def test_workers_that_die_at_others_work_are_not_counted() -> None:
     """However many; nor do they hide those that died at this session's."""
@@ -52,11 +63,7 @@ async def test_workers_that_die_at_others_work_are_not_counted() -> None:
         context.send(request(latents(1)))
         await settle()
         assert context.frames() == [frame(index) for index in range(12)]
-        for error in (GONE, GONE_ELSEWHERE):
-            server.worker.die(error)
-            server.service.worker_ready()
-            await settle()
-            assert not task.done()
+        await outlive(server, task, GONE, GONE_ELSEWHERE)
         server.worker.die(GONE)
         assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
 
@@ -67,11 +74,7 @@ async def test_a_session_is_ended_only_if_it_was_alone_at_work(first: WorkerLost
     """It is a suspect after the first death; the reason may be another's as long as another one was at work too."""
     async with serving() as server:
         context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
-        for error in (first, *[GONE_BESIDE_OTHERS] * 5, GONE_ELSEWHERE):
-            server.worker.die(error)
-            server.service.worker_ready()
-            await settle()
-            assert not task.done()
+        await outlive(server, task, first, *[GONE_BESIDE_OTHERS] * 5, GONE_ELSEWHERE)
         server.worker.die(GONE)
         assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
 
