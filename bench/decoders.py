@@ -13,8 +13,8 @@ from torch.nn import functional
 from bench.specs import FREE_SPEC, STAND_IN_SPEC
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.models import Model
-from framehaul_pipeline.plan_table import PlanTable
+from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 STAND_IN_CHANNELS: Final = 96

@@ -18,7 +18,7 @@ from bench.contest import MODES, Contest
 from bench.gpu_stream import Plan, run_streams
 from bench.harness import Results, table
 from bench.specs import STAND_IN_SPEC
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.models.model import TINY_SPEC
 
 _CASE_RESERVE_S: Final = 15.0
 

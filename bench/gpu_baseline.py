@@ -26,8 +26,8 @@ from bench.decoders import load
 from bench.profiling import DeviceProfiler
 from bench.specs import describe
 from bench.stream_client import SUFFIXES, picture_latents
-from framehaul_pipeline.convert import convert
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.spec import Geometry, PixelFormat
 
 _NUM_BUFFERS: Final = 3

@@ -25,10 +25,10 @@ from bench.processes import end_process, python_environment
 from framehaul import wire
 from framehaul.allocator import tune_allocator
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.channel import ServerChannel, WorkerChannel
-from framehaul_pipeline.messages import Configure, Published, SlotReturned, ToServer
-from framehaul_pipeline.ring import PAGE_BYTES, Ring, SlotHeader
-from framehaul_pipeline.slots import LeaseTable, SlotTable
+from framehaul_pipeline.link.channel import ServerChannel, WorkerChannel
+from framehaul_pipeline.link.messages import Configure, Published, SlotReturned, ToServer
+from framehaul_pipeline.rings.ring import PAGE_BYTES, Ring, SlotHeader
+from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
 
 PAYLOAD_BYTES: Final = 12_000_000
 NUM_SLOTS: Final = 8

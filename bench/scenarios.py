@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.latents_file import LatentsFile
-from framehaul_client.stream_command import SAMPLE
+from framehaul_client.command.stream import SAMPLE
+from framehaul_client.source.latents_file import LatentsFile
 
 _SERVICE: Final = "framehaul.v1.FrameService"
 _OPEN: Final = {"model": "tiny", "pixel_format": "PIXEL_FORMAT_YUV420P"}

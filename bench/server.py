@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-import framehaul_pipeline.process as process
+import framehaul_pipeline.supervision.process as process
 from bench.specs import describe
 from framehaul_server import cli
 

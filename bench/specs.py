@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from framehaul_pipeline.models import TINY_SPEC, Model, ModelKind, describe_model
+from framehaul_pipeline.models.model import TINY_SPEC, Model, ModelKind, describe_model
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
 FREE_SPEC: Final = DecoderSpec(

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framehaul_client.client import FrameClient
-from framehaul_client.encoder import Encoder
-from framehaul_client.frames import PixelFormat
-from framehaul_client.latents_file import LatentsFile
+from framehaul_client.command.stream import SAMPLE
+from framehaul_client.core.frames import PixelFormat
+from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions
-from framehaul_client.stream_command import SAMPLE
+from framehaul_client.source.latents_file import LatentsFile
 
 _FACTOR: Final = 8
 _FRAMES_A_LATENT: Final = 4

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.wan_decoders import count_flop, load_decode
-from framehaul_pipeline.models import describe_model
+from framehaul_pipeline.models.model import describe_model
 
 _SEED: Final = 7
 _MATRIX_SIZE: Final = 8192

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.wan_decode import OURS
 from framehaul_pipeline.decoders.base import Decoder, State
-from framehaul_pipeline.decoders.convolution import open_plans
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.devices import open_device
-from framehaul_pipeline.models import Model, describe_model
-from framehaul_pipeline.plan_table import PlanJournal
+from framehaul_pipeline.decoders.wan.convolution import open_plans
+from framehaul_pipeline.decoders.wan.plans import PlanJournal
+from framehaul_pipeline.device.devices import open_device
+from framehaul_pipeline.models.model import Model, describe_model
 from framehaul_pipeline.spec import Geometry
 
 Decode = Callable[[Tensor], Tensor]

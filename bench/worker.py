@@ -1,6 +1,6 @@
 """The product's worker, with the benchmarks' decoders and notes of copies, kernels and device memory.
 
-Started by `bench.server` in place of `framehaul_pipeline.start`. One more thread obeys `control.Control`.
+Started by `bench.server` in place of `framehaul_pipeline.worker.start`. One more thread obeys `control.Control`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from bench.control import VARIABLE
 from bench.decoders import load
 from bench.profiling import DeviceProfiler
-from framehaul_pipeline import entry, start
-from framehaul_pipeline.launch import InFlight
-from framehaul_pipeline.worker import Worker
+from framehaul_pipeline.worker import main as entry
+from framehaul_pipeline.worker import start
+from framehaul_pipeline.worker.launch import InFlight
+from framehaul_pipeline.worker.worker import Worker
 
 _copied: list[tuple[int, int, int]] = []
 """Of each chunk its first frame, its number of frames, and when its copy was seen done (CLOCK_MONOTONIC, ns)."""

@@ -16,7 +16,9 @@ PACKAGES = [
 ]
 
 
-@pytest.mark.parametrize("module", ["framehaul_server.cli", "framehaul_client.cli", "framehaul_pipeline.supervisor"])
+@pytest.mark.parametrize(
+    "module", ["framehaul_server.cli", "framehaul_client.command.cli", "framehaul_pipeline.supervision.supervisor"]
+)
 def test_server_and_client_never_import_torch(module: str) -> None:
     """Not even through something else: only the worker process may have a CUDA context."""
     check = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from bench.transports.base import HOST, REQUEST, Announce, Meter, Source
-from framehaul_pipeline.ring import PAGE_BYTES, Ring
+from framehaul_pipeline.rings.ring import PAGE_BYTES, Ring
 
 _RING_BYTES: Final = 96 << 20
 _SLOTS_AHEAD: Final = 4

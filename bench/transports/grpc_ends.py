@@ -14,8 +14,8 @@ from framehaul import wire
 from framehaul.allocator import tune_allocator
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc as stubs
-from framehaul_client.connection import channel_options
-from framehaul_server.transport import server_options
+from framehaul_client.transport.connection import channel_options
+from framehaul_server.rpc.options import server_options
 
 _METHOD: Final = f"/{wire.SERVICE}/Render"
 _ANY_SIZE: Final = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

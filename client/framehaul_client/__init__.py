@@ -2,6 +2,11 @@
 
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
+from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul_client.core.info import Location, Model, ServerInfo
+from framehaul_client.core.latents import LatentType
+from framehaul_client.core.opening import Opened
+from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import (
     ConnectionLost,
     DataLoss,
@@ -22,13 +27,8 @@ from framehaul_client.errors import (
     StreamFailed,
     Unsupported,
 )
-from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat
-from framehaul_client.info import Location, Model, ServerInfo
-from framehaul_client.latents import LatentType
-from framehaul_client.latents_file import LatentsFile
-from framehaul_client.opening import Opened
 from framehaul_client.session import Session
-from framehaul_client.statistics import SessionStatistics
+from framehaul_client.source.latents_file import LatentsFile
 
 __all__ = [
     "Access",

@@ -2,7 +2,7 @@
 
 import sys
 
-from framehaul_client.cli import main
+from framehaul_client.command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

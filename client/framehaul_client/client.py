@@ -14,20 +14,20 @@ from framehaul.allocator import tune_allocator as tune_process_allocator
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.access import Access
-from framehaul_client.config import (
+from framehaul_client.core.frames import PixelFormat
+from framehaul_client.core.info import Location, ServerInfo, read_info
+from framehaul_client.core.latents import LatentType
+from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TARGET,
     SessionConfig,
 )
-from framehaul_client.connection import DEFAULT_LOOKAHEAD_BYTES, connect
-from framehaul_client.frames import PixelFormat
-from framehaul_client.info import Location, ServerInfo, read_info
-from framehaul_client.latents import LatentType
 from framehaul_client.session import Session
-from framehaul_client.source import Latents
-from framehaul_client.status import call_error
+from framehaul_client.source.iterators import Latents
+from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
+from framehaul_client.transport.status import call_error
 
 if TYPE_CHECKING:
     from framehaul.v1.frames_pb2_grpc import FrameServiceAsyncStub  # the stubs' own name for it

@@ -14,16 +14,16 @@ from typing import Self
 import grpc.aio
 
 from framehaul_client.access import Metadata
-from framehaul_client.config import SessionConfig
+from framehaul_client.core.frames import FrameBatch, Pixels
+from framehaul_client.core.opening import Opened
+from framehaul_client.core.session_config import SessionConfig
+from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import InvalidLatents
-from framehaul_client.exchange import Exchange
-from framehaul_client.frames import FrameBatch, Pixels
-from framehaul_client.history import LatentHistory
-from framehaul_client.opening import Opened
-from framehaul_client.queueing import QueuePosition
-from framehaul_client.source import Latents
-from framehaul_client.statistics import SessionStatistics
-from framehaul_client.stream import Stream
+from framehaul_client.source.history import LatentHistory
+from framehaul_client.source.iterators import Latents
+from framehaul_client.transport.exchange import Exchange
+from framehaul_client.transport.queueing import QueuePosition
+from framehaul_client.transport.stream import Stream
 
 
 class Session:

@@ -1,6 +1,6 @@
 """What can go wrong, as one small hierarchy that knows nothing of gRPC.
 
-The server maps each class to a status in one table (`framehaul_server.status`).
+The server maps each class to a status in one table (`framehaul_server.rpc.status`).
 """
 
 from __future__ import annotations

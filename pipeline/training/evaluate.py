@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from framehaul_pipeline.decoders.tiny import WEIGHTS_PREFIX as DECODER_PREFIX
 from framehaul_pipeline.decoders.tiny import TinyDecoder, TinyDecoderNet
+from framehaul_pipeline.decoders.weights import load_weights
+from framehaul_pipeline.encode.tiny_encoder import WEIGHTS_PREFIX as ENCODER_PREFIX
+from framehaul_pipeline.encode.tiny_encoder import TinyEncoder, TinyEncoderNet
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.tiny_encoder import WEIGHTS_PREFIX as ENCODER_PREFIX
-from framehaul_pipeline.tiny_encoder import TinyEncoder, TinyEncoderNet
-from framehaul_pipeline.weights import load_weights
 from training.held_out import held_out_sets
 from training.metrics import psnr_db, ssim
 from training.pictures import save_pictures

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.tiny import TinyDecoderNet
-from framehaul_pipeline.tiny_encoder import TinyEncoderNet
+from framehaul_pipeline.encode.tiny_encoder import TinyEncoderNet
 
 COARSE_WEIGHT: Final = 0.5
 EDGE_WEIGHT: Final = 0.4

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.tiny import TinyDecoderNet
-from framehaul_pipeline.tiny_encoder import TinyEncoderNet
+from framehaul_pipeline.encode.tiny_encoder import TinyEncoderNet
 from training.batches import Feeder
 from training.loss import loss_and_gradients, reconstruction_loss
 from training.optimiser import Optimiser

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from framehaul_pipeline.decoders.tiny import TinyDecoderNet
-from framehaul_pipeline.tiny_encoder import TinyEncoderNet
+from framehaul_pipeline.encode.tiny_encoder import TinyEncoderNet
 from training.batches import Feeder, FilmCrops
 from training.export import export
 from training.media import Bank, read_film

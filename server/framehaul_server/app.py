@@ -21,24 +21,24 @@ from grpc_reflection.v1alpha import reflection
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
-from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerState
+from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
-from framehaul_server.admission import Admission
-from framehaul_server.callers import AnyCaller, Callers, TokenCallers
+from framehaul_server.access.callers import AnyCaller, Callers, TokenCallers
+from framehaul_server.access.reload import Watched
+from framehaul_server.access.tls import Certificates
+from framehaul_server.access.tokens import read_tokens
+from framehaul_server.admission.places import Admission
+from framehaul_server.admission.unread_calls import LingeringCalls
 from framehaul_server.config import Address, ServerConfig
-from framehaul_server.descriptors import MethodPool
+from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.open_request import OpenRules
 from framehaul_server.errors import CannotListen, UnusableFile
-from framehaul_server.gate import Gate
-from framehaul_server.health import Health
-from framehaul_server.info import max_response_bytes, server_info
-from framehaul_server.lingering import LingeringCalls
-from framehaul_server.service import FrameService, ServiceIdentity
-from framehaul_server.session_rules import SessionRules
-from framehaul_server.tls import Certificates
-from framehaul_server.tokens import read_tokens
-from framehaul_server.transport import server_options
-from framehaul_server.validation import OpenRules
-from framehaul_server.watched import Watched
+from framehaul_server.rpc.authentication import Gate
+from framehaul_server.rpc.health import Health
+from framehaul_server.rpc.info import max_response_bytes, server_info
+from framehaul_server.rpc.options import server_options
+from framehaul_server.rpc.reflection import MethodPool
+from framehaul_server.rpc.service import FrameService, ServiceIdentity
 
 _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""

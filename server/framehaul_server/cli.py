@@ -14,10 +14,10 @@ import uvloop
 
 from framehaul.allocator import tune_allocator
 from framehaul_pipeline import core_dumps
-from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models import TINY_SPEC
-from framehaul_pipeline.supervisor import WorkerFailed
+from framehaul_pipeline.models.model import TINY_SPEC
+from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server import grpc_log, logs
 from framehaul_server.app import App, log_config
 from framehaul_server.config import Address, ServerConfig, TlsFiles

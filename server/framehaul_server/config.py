@@ -6,9 +6,9 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_server.core.tenants import MAX_QUEUED
 from framehaul_server.logs import LEVELS
-from framehaul_server.tenants import MAX_QUEUED
 
 _MAX_PORT = 65535
 

@@ -1,4 +1,4 @@
-"""What can go wrong in the server itself, beside the pipeline's errors; `framehaul_server.status` maps both.
+"""What can go wrong in the server itself, beside the pipeline's errors; `framehaul_server.rpc.status` maps both.
 
 Pure. The texts may be shown to a client.
 """

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from framehaul_pipeline.models import Model, describe_model
+from framehaul_pipeline.models.model import Model, describe_model
 
 ValueT = TypeVar("ValueT")
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
-from framehaul_server.journal import Journal
-from framehaul_server.worker_link import WorkerHandle
-from tests.faults.running_app import RunningApp
+from framehaul_server.core.journal import Journal
+from framehaul_server.session.worker_link import WorkerHandle
 from tests.integration.pipeline.test_supervisor import Recorder
+from tests.support.running_app import RunningApp
 
 
 class Notes:

@@ -55,11 +55,12 @@ def main() -> int:
 
     import torch
 
-    from framehaul_pipeline import entry, start
     from framehaul_pipeline.decoders.base import Decoder, State
-    from framehaul_pipeline.jobs import Job
-    from framehaul_pipeline.launch import InFlight
-    from framehaul_pipeline.worker import Worker
+    from framehaul_pipeline.worker import main as entry
+    from framehaul_pipeline.worker import start
+    from framehaul_pipeline.worker.jobs import Job
+    from framehaul_pipeline.worker.launch import InFlight
+    from framehaul_pipeline.worker.worker import Worker
 
     planned: list[Harm] = []
     deadly: set[int] = set()

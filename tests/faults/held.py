@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.integration.server.server_process import ServerProcess
+from tests.support.server_process import ServerProcess
 
 
 def held(server: ServerProcess) -> dict[str, int]:

@@ -35,9 +35,9 @@ import psutil
 from framehaul_client import FrameClient, FramehaulError, StreamFailed
 from tests.faults.growth import Sample, growth, own_bytes
 from tests.faults.held import held, left
-from tests.faults.proxy import Direction, FaultProxy
-from tests.faults.running_app import CHANNEL_OPTIONS, Stream
-from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
+from tests.support.proxy import Direction, FaultProxy
+from tests.support.running_app import CHANNEL_OPTIONS, Stream
+from tests.support.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
 
 NUM_CLIPS: Final = 12
 MAX_LATENTS: Final = 30

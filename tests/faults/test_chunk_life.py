@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline import process
+from framehaul_pipeline.supervision import process
 from tests.faults.faulty_worker import Harm
-from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
-from tests.integration.server.server_process import CHANNELS, SIZE, latents, opening
+from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
+from tests.support.server_process import CHANNELS, SIZE, latents, opening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLY = [harm for harm in Harm if harm.name.startswith(("KILL_", "STOP_")) or harm is Harm.HANG]

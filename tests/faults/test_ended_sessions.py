@@ -3,7 +3,7 @@
 import pytest
 from bench.idle import IdleSessions
 
-from tests.faults.running_app import running_app, session_objects
+from tests.support.running_app import running_app, session_objects
 
 COUNT = 100
 

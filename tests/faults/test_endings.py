@@ -17,10 +17,10 @@ import pytest
 import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline import supervisor
-from tests.faults.proxy import FaultProxy
-from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
-from tests.integration.server.server_process import latents, opening
+from framehaul_pipeline.supervision import supervisor
+from tests.support.proxy import FaultProxy
+from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
+from tests.support.server_process import latents, opening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEEPALIVE_S = 1.0
@@ -186,7 +186,7 @@ CLIENT = """
     import sys
     sys.path[:0] = [{root!r}]
     import grpc
-    from tests.integration.server.server_process import Client, latents, opening
+    from tests.support.server_process import Client, latents, opening
     with grpc.insecure_channel({target!r}) as channel, Client(channel) as client:
         client.send(latents(40), open=opening())
         client.read_frames(4)

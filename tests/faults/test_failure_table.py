@@ -23,16 +23,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client import FrameClient, connection
-from framehaul_pipeline import process
-from framehaul_pipeline.supervisor import WorkerState
+from framehaul_client import FrameClient
+from framehaul_client.transport import connection
+from framehaul_pipeline.supervision import process
+from framehaul_pipeline.supervision.supervisor import WorkerState
 from tests.faults import worker_loss
 from tests.faults.faulty_worker import Harm
-from tests.faults.proxy import FaultProxy
-from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
 from tests.faults.test_chunk_life import do_harm
-from tests.integration.client.command import COMMAND, environment
-from tests.integration.server.server_process import CHANNELS, SIZE, ServerProcess, latents, opening, running_server
+from tests.support.command import COMMAND, environment
+from tests.support.proxy import FaultProxy
+from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
+from tests.support.server_process import CHANNELS, SIZE, ServerProcess, latents, opening, running_server
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
 CLIP = latents(40)
@@ -366,7 +367,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 FAILING_ENCODER = """
     import sys
-    from framehaul_client.cli import main
+    from framehaul_client.command.cli import main
     from framehaul_client.sinks.video import VideoSink
 
     make_frame = VideoSink._frame

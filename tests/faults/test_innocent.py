@@ -14,15 +14,15 @@ import pytest
 import pytest_asyncio
 
 from framehaul_client import FrameClient, StreamFailed
-from framehaul_pipeline import process
-from framehaul_pipeline.models import TINY_SPEC
-from framehaul_pipeline.ring import Ring
+from framehaul_pipeline.models.model import TINY_SPEC
+from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.supervision import process
 from tests.faults.chunks import decode_in
 from tests.faults.faulty_worker import Harm
-from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
 from tests.faults.test_chunk_life import harmful
 from tests.faults.worker_loss import HARM_AT, clip_with
-from tests.integration.server.server_process import CHANNELS, SIZE, opening
+from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
+from tests.support.server_process import CHANNELS, SIZE, opening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Clip = np.ndarray[Any, np.dtype[np.float16]]

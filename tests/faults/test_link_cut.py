@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_client import connection
-from tests.integration.client.command import environment
-from tests.integration.server.server_process import eventually
+from framehaul_client.transport import connection
+from tests.support.command import environment
+from tests.support.server_process import eventually
 
 SERVER_SIDE, CLIENT_SIDE = f"fh-server-{os.getpid()}", f"fh-client-{os.getpid()}"
 ADDRESS = "10.77.7.1"
@@ -27,9 +27,9 @@ CLIENT = """
     sys.path[:0] = [{root!r}]
     import grpc
     from framehaul.v1 import frames_pb2 as pb
-    from framehaul_client import connection
-    from tests.faults.running_app import EXPLICIT, Stream
-    from tests.integration.server.server_process import latents
+    from framehaul_client.transport import connection
+    from tests.support.running_app import EXPLICIT, Stream
+    from tests.support.server_process import latents
 
     connection._KEEPALIVE_MS, connection._PING_TIMEOUT_MS = {keepalive_ms}, {keepalive_ms} // 2
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.faults.proxy import Direction, FaultProxy, MessageCounter
+from tests.support.proxy import Direction, FaultProxy, MessageCounter
 
 pytestmark = pytest.mark.asyncio
 

@@ -7,9 +7,9 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from tests.faults.proxy import FaultProxy
-from tests.faults.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, running_app
 from tests.faults.test_endings import ENDINGS, KEEPALIVE_S, Ending, Scene, pass_deadline, stall
+from tests.support.proxy import FaultProxy
+from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, running_app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from framehaul_client import FrameClient
-from framehaul_pipeline import process
 from framehaul_pipeline.errors import DataLoss
-from framehaul_pipeline.models import TINY, TINY_SPEC, Model
+from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_server.journal import Journal
+from framehaul_pipeline.supervision import process
+from framehaul_server.core.journal import Journal
 from tests.faults.chunks import decode_in, noted
 from tests.faults.faulty_worker import HARM_ONCE, Harm
-from tests.faults.running_app import RunningApp, running_app
-from tests.integration.server.server_process import CHANNELS, SIZE
+from tests.support.running_app import RunningApp, running_app
+from tests.support.server_process import CHANNELS, SIZE
 
 NUM_LATENTS = 40
 HARM_AT = 25

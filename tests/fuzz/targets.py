@@ -15,13 +15,13 @@ from google.protobuf.message import DecodeError, Message
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.errors import LatentsFileError
-from framehaul_client.safetensors_header import PREFIX_BYTES, header_bytes, parse_header
+from framehaul_client.source.safetensors_header import PREFIX_BYTES, header_bytes, parse_header
 from framehaul_pipeline.errors import InvalidInput, PipelineError
-from framehaul_pipeline.weights_files import read_header
+from framehaul_pipeline.models.safetensors_files import read_header
+from framehaul_server.core.latents import LatentInput, check_finite
+from framehaul_server.core.open_request import read_open
 from framehaul_server.errors import ServerError
-from framehaul_server.input import LatentInput, check_finite
-from framehaul_server.validation import read_open
-from tests.unit.server.fakes import latents, opening, rules
+from tests.support.fakes import latents, opening, rules
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _OPENING_RULES: Final = rules().opening

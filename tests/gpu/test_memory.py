@@ -6,18 +6,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.devices import CudaDevice
+from framehaul_pipeline.device.devices import CudaDevice
 from framehaul_pipeline.errors import Overloaded
-from framehaul_pipeline.launch import Launcher
-from framehaul_pipeline.memory_limits import PAGE_BYTES
-from framehaul_pipeline.models import TINY, TINY_SPEC
-from framehaul_pipeline.ring import Ring
-from framehaul_pipeline.scheduler import Chunk, InletSlot
+from framehaul_pipeline.models.model import TINY, TINY_SPEC
+from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
+from framehaul_pipeline.scheduling.memory_limits import PAGE_BYTES
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
-from framehaul_pipeline.supervisor import Supervisor
+from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.supervision.supervisor import Supervisor
+from framehaul_pipeline.worker.launch import Launcher
 from tests.integration.pipeline.test_supervisor import Recorder, latents, open_session, push
 
 pytestmark = pytest.mark.needs_cuda

@@ -7,9 +7,9 @@ from torch import Tensor
 from framehaul_pipeline.decoders.base import Preparing
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.tiny import TinyDecoder, load_tiny
-from framehaul_pipeline.models import TINY, TINY_SPEC
+from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
+from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.tiny_encoder import load_tiny_encoder
 
 pytestmark = pytest.mark.needs_cuda
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.convolution import open_plans
-from framehaul_pipeline.decoders.wan import CudaWanDecoder, PortableWanDecoder
-from framehaul_pipeline.decoders.wan_net import WanNet
-from framehaul_pipeline.plan_table import PlanJournal, PlanTable
+from framehaul_pipeline.decoders.wan.convolution import open_plans
+from framehaul_pipeline.decoders.wan.decoder import CudaWanDecoder, PortableWanDecoder
+from framehaul_pipeline.decoders.wan.net import WanNet
+from framehaul_pipeline.decoders.wan.plans import PlanJournal, PlanTable
+from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.wan_config import parse_wan_config, wan_spec
-from tests.decoder_checks import check_starts_anywhere
+from tests.support.decoder_checks import check_starts_anywhere
 
 pytestmark = pytest.mark.needs_cuda
 

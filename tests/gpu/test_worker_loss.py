@@ -13,11 +13,11 @@ import pytest_asyncio
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLWan
 
-from framehaul_pipeline.models import describe_model
+from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.spec import DecoderSpec
 from tests.faults.faulty_worker import Harm
-from tests.faults.running_app import RunningApp
 from tests.faults.worker_loss import HARM_AT, fragile_app, lose_worker
+from tests.support.running_app import RunningApp
 
 pytestmark = [pytest.mark.needs_cuda, pytest.mark.asyncio(loop_scope="module")]
 

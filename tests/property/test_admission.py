@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
-from framehaul_server.admission import Admission, Place
-from framehaul_server.tenants import Tenant
+from framehaul_server.admission.places import Admission, Place
+from framehaul_server.core.tenants import Tenant
 
 MAX_SESSIONS, MAX_QUEUED, MAX_QUEUED_BYTES = 3, 5, 20
 TENANTS = (

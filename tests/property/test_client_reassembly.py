@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.errors import DataLoss
-from framehaul_client.frames import FrameLayout, PixelFormat
-from framehaul_client.reassembly import Reassembly
 
 Message = tuple[int, int, list[int], bytes]
 LAYOUT = FrameLayout(pixel_format=PixelFormat.YUV420P, height=2, width=2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from framehaul_client.errors import LatentsFileError
-from framehaul_client.safetensors_header import PREFIX_BYTES, Header, header_bytes, parse_header
+from framehaul_client.source.safetensors_header import PREFIX_BYTES, Header, header_bytes, parse_header
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from framehaul_client.credit import LatentCredit
-from framehaul_client.window import FrameWindow
+from framehaul_client.core.grant import LatentCredit
+from framehaul_client.core.window import FrameWindow
 
 
 class WindowMachine(RuleBasedStateMachine):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framehaul_pipeline.feeder import Feed, Feeder
-from framehaul_pipeline.messages import DeviceTime
-from framehaul_pipeline.scheduler import Chunk, InletSlot, Scheduler
+from framehaul_pipeline.link.messages import DeviceTime
+from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot, Scheduler
+from framehaul_pipeline.scheduling.feeder import Feed, Feeder
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
 CHUNK_LATENTS = 4

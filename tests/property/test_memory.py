@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from framehaul_pipeline.memory import Enter, Park, Pin, Restore, SessionMemory
+from framehaul_pipeline.scheduling.memory import Enter, Park, Pin, Restore, SessionMemory
 
 MAX_IN_FLIGHT = 2
 

@@ -1,4 +1,4 @@
-"""The resume rule, with every loss in it: see `tests/resume_model.py` for what is real and what isn't."""
+"""The resume rule, with every loss in it: see `tests/support/resume_model.py` for what is real and what isn't."""
 
 from enum import Enum
 
@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.resume_model import MEMORY, NO_END, PICTURE_FIRST, WINDOW, Client, Link, Server, expected
+from tests.support.resume_model import MEMORY, NO_END, PICTURE_FIRST, WINDOW, Client, Link, Server, expected
 
 
 class Fault(Enum):

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from framehaul_client.opening import Opened
-from framehaul_server.decoding import PublishedChunk
-from framehaul_server.journal import Journal, Plan
-from framehaul_server.outbox import Outgoing
-from framehaul_server.resume import Retention
-from tests import resume_model
+from framehaul_client.core.opening import Opened
+from framehaul_server.core.journal import Journal, Plan
+from framehaul_server.core.retention import Retention
+from framehaul_server.session.decoding import PublishedChunk
+from framehaul_server.session.outbox import Outgoing
 from tests.property.test_resume import Resume, ResumeWithEndlessMemory
+from tests.support import resume_model
 
 SEARCH = settings(
     stateful_step_count=40,

@@ -13,9 +13,9 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, PipelineError, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_server.errors import ServerError
-from framehaul_server.session import Session
-from framehaul_server.status import status_of
-from tests.unit.server.fakes import (
+from framehaul_server.rpc.status import status_of
+from framehaul_server.session.session import Session
+from tests.support.fakes import (
     ANYBODY,
     FRAME_BYTES,
     LATENT_BYTES,

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from framehaul_pipeline.spec import DecoderSpec, Exactness
-from framehaul_server.grant import LatentGrant
-from framehaul_server.window import FrameWindow, WindowLimits, allowed_latents
+from framehaul_server.core.grant import LatentGrant
+from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
 
 
 @st.composite

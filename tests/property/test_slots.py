@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from framehaul_pipeline.slots import LeaseTable, SlotTable
+from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
 
 NUM_SLOTS = 3
 

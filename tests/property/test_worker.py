@@ -7,10 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from framehaul_pipeline.jobs import SettleJob
-from framehaul_pipeline.launch import InFlight
-from framehaul_pipeline.memory_limits import MemoryLimits
-from framehaul_pipeline.messages import (
+from framehaul_pipeline.link.messages import (
     Alive,
     CloseSession,
     EndOfLatents,
@@ -26,12 +23,15 @@ from framehaul_pipeline.messages import (
     SlotReturned,
     ToServer,
 )
-from framehaul_pipeline.ring import Ring, SlotHeader
-from framehaul_pipeline.slots import LeaseTable, SlotTable
+from framehaul_pipeline.rings.ring import Ring, SlotHeader
+from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
+from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
-from framehaul_pipeline.worker import MAX_IN_FLIGHT, Worker
-from tests.fake_decoder import FakeDecoder, expected_levels
-from tests.simulated_device import SimulatedDevice
+from framehaul_pipeline.worker.jobs import SettleJob
+from framehaul_pipeline.worker.launch import InFlight
+from framehaul_pipeline.worker.worker import MAX_IN_FLIGHT, Worker
+from tests.support.fake_decoder import FakeDecoder, expected_levels
+from tests.support.simulated_device import SimulatedDevice
 
 NUM_SLOTS, NUM_INLET_SLOTS, CHUNK_LATENTS = 3, 6, 2
 FRAME_BYTES = 2 * 2 * 3

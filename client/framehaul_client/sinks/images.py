@@ -9,7 +9,7 @@ from typing import Final
 
 from av.video.codeccontext import VideoCodecContext
 
-from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
 from framehaul_client.sinks.base import make_folder, output_error
 from framehaul_client.sinks.image_encoding import ImageEncoding
 

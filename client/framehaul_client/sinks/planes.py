@@ -5,7 +5,7 @@ from __future__ import annotations
 import av
 import numpy as np
 
-from framehaul_client.frames import Pixels
+from framehaul_client.core.frames import Pixels
 
 
 def frame_of_planes(name: str, planes: list[Pixels]) -> av.VideoFrame:

@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
+from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
 from framehaul_client.errors import OutputClosed, OutputError
-from framehaul_client.frames import FrameBatch, FrameLayout, PixelFormat
 
 _FRAME: Final = b"FRAME\n"
 _CHROMA: Final = {

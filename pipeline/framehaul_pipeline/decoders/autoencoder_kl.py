@@ -14,7 +14,7 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
-from framehaul_pipeline.models import Model
+from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 

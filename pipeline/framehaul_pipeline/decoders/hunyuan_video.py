@@ -18,8 +18,8 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
-from framehaul_pipeline.hunyuan_video_config import FADE_FRAMES, TILE_LATENTS, TILE_STRIDE_LATENTS
-from framehaul_pipeline.models import Model
+from framehaul_pipeline.models.hunyuan_video import FADE_FRAMES, TILE_LATENTS, TILE_STRIDE_LATENTS
+from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 _TILE_FRAMES: Final = 1 + 4 * (TILE_LATENTS - 1)

@@ -8,9 +8,9 @@ from framehaul_pipeline.decoders.autoencoder_kl import load_autoencoder_kl
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.hunyuan_video import load_hunyuan_video
 from framehaul_pipeline.decoders.tiny import load_tiny
-from framehaul_pipeline.decoders.wan import load_wan
-from framehaul_pipeline.models import Model, ModelKind
-from framehaul_pipeline.plan_table import PlanTable
+from framehaul_pipeline.decoders.wan.decoder import load_wan
+from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.models.model import Model, ModelKind
 
 
 def load_decoder(model: Model, device: torch.device, plans: PlanTable | None = None) -> Decoder:

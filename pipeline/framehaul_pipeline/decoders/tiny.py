@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.decoders.weights import ASSETS, load_weights
+from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import DecoderSpec, Geometry
-from framehaul_pipeline.weights import ASSETS, load_weights
 
 LATENT_LIMIT: Final = 3.0
 """Latents lie in (-3, 3): the encoder ends in a tanh, and the decoder clamps what it is given."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from tests.integration.client.fake_server import Behaviour, fake_server
+from tests.support.fake_server import Behaviour, fake_server
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from framehaul_client import (
     StreamFailed,
     Unsupported,
 )
-from tests.integration.client.fake_server import Behaviour, expected_frames
-from tests.integration.client.sessions import RGB_SHAPE, collect, make_latents
+from tests.support.fake_server import Behaviour, expected_frames
+from tests.support.sessions import RGB_SHAPE, collect, make_latents
 
 pytestmark = pytest.mark.asyncio
 

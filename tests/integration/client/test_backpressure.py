@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from framehaul_client import FrameBatch, FrameClient, FrameLayout, PixelFormat
-from framehaul_client.encoder import Encoder
-from tests.integration.client.fake_server import CHANNELS, Behaviour
+from framehaul_client.sinks.encoder import Encoder
+from tests.support.fake_server import CHANNELS, Behaviour
 
 pytestmark = pytest.mark.asyncio
 

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.client.command import COMMAND, Outcome, environment, make_file, run_client
-from tests.integration.client.fake_server import Behaviour, expected_frames
-from tests.integration.client.sessions import RGB_SHAPE, YUV_SHAPE
 from tests.integration.client.test_faults import corrupt_payload
+from tests.support.command import COMMAND, Outcome, environment, make_file, run_client
+from tests.support.fake_server import Behaviour, expected_frames
+from tests.support.sessions import RGB_SHAPE, YUV_SHAPE
 
 pytestmark = pytest.mark.asyncio
 PLAIN = re.compile(r"[\x20-\x7e\n]*")

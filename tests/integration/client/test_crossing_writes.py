@@ -20,14 +20,14 @@ import pytest
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient, InvalidRequest
-from tests.integration.client.fake_server import expected_frames
-from tests.integration.client.sessions import RGB_SHAPE, make_latents
+from tests.support.fake_server import expected_frames
+from tests.support.sessions import RGB_SHAPE, make_latents
 
 
 @contextmanager
 def distant_server(*arguments: str) -> Iterator[tuple[str, IO[str]]]:
     """Run a fake server in a process of its own: its address, and what tells of each session's end."""
-    command = [sys.executable, "-m", "tests.integration.client.fake_server", *arguments]
+    command = [sys.executable, "-m", "tests.support.fake_server", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
 from framehaul_client import FrameClient
-from tests.integration.server.server_process import running_server
+from tests.support.server_process import running_server
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "wan_to_framehaul.py"
 NUM_FRAMES, HEIGHT, WIDTH, TEXT_DIM = 9, 32, 48, 16

@@ -14,8 +14,8 @@ from framehaul_client import (
     ProtocolError,
     StreamFailed,
 )
-from tests.integration.client.fake_server import Behaviour
-from tests.integration.client.sessions import collect, make_latents
+from tests.support.fake_server import Behaviour
+from tests.support.sessions import collect, make_latents
 
 pytestmark = pytest.mark.asyncio
 
@@ -141,7 +141,7 @@ async def test_an_end_without_done_is_an_error(target: str, behaviour: Behaviour
 
 async def test_a_server_that_goes_away_is_a_lost_connection(behaviour: Behaviour) -> None:
     """A server's death in mid-stream is told apart from one that was never there."""
-    from tests.integration.client.fake_server import fake_server
+    from tests.support.fake_server import fake_server
 
     behaviour.stop_after_frames = 5
     async with fake_server(behaviour) as target:

@@ -12,8 +12,8 @@ import pytest
 from framehaul_client import (
     FrameClient,
 )
-from tests.integration.client.fake_server import Behaviour, expected_frames
-from tests.integration.client.sessions import RGB_SHAPE, make_latents
+from tests.support.fake_server import Behaviour, expected_frames
+from tests.support.sessions import RGB_SHAPE, make_latents
 
 pytestmark = pytest.mark.asyncio
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from framehaul_client import ConnectionLost, FrameClient
-from tests.integration.client.command import COMMAND, environment, make_file
-from tests.integration.client.fake_server import Behaviour, expected_frames
-from tests.integration.client.sessions import RGB_SHAPE, collect, make_latents
+from tests.support.command import COMMAND, environment, make_file
+from tests.support.fake_server import Behaviour, expected_frames
+from tests.support.sessions import RGB_SHAPE, collect, make_latents
 
 pytestmark = pytest.mark.asyncio
 GONE = (grpc.StatusCode.UNAVAILABLE, "the server is draining: open the session elsewhere", ())

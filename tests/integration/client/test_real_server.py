@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from framehaul_client import FrameClient, InvalidRequest, NotFound
-from tests.integration.client.command import COMMAND, Outcome, run_client
-from tests.integration.client.real_server import RealServer, real_server
+from tests.support.command import COMMAND, Outcome, run_client
+from tests.support.real_server import RealServer, real_server
 
 HEIGHT, WIDTH = 6, 8  # of a latent; 8 times that of a frame
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from framehaul_pipeline.messages import DeviceTime
+from framehaul_pipeline.link.messages import DeviceTime
 from tests.integration.pipeline.test_recovery import supervised
 from tests.integration.pipeline.test_supervisor import CONFIG, Recorder, latents, open_session, push
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
-from tests.integration.server.server_process import Client, ServerProcess, opening, running_server
+from tests.support.server_process import Client, ServerProcess, opening, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
 SCALING = {"pictures": 0.18215, "hunyuan": 0.476986}

@@ -10,14 +10,20 @@ import numpy.typing as npt
 import pytest
 import pytest_asyncio
 
-from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.epoch import Epoch
 from framehaul_pipeline.errors import PipelineError, Unavailable
-from framehaul_pipeline.lease import FrameLease
-from framehaul_pipeline.messages import ToServer
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.link.messages import ToServer
+from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
-from framehaul_pipeline.supervisor import Supervisor, WorkerFailed, WorkerSession, WorkerState, WorkerStatistics
+from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.supervision.epoch import Epoch
+from framehaul_pipeline.supervision.lease import FrameLease
+from framehaul_pipeline.supervision.supervisor import (
+    Supervisor,
+    WorkerFailed,
+    WorkerSession,
+    WorkerState,
+    WorkerStatistics,
+)
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
 CONFIG = WorkerConfig(device="cpu", max_pixels=64 * 64, num_slots=3, chunk_latents=2, num_inlet_chunks=6)

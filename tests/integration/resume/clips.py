@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.server.server_process import CHANNELS, ServerProcess, opening
+from tests.support.server_process import CHANNELS, ServerProcess, opening
 
 FRAMES_OF_A_LATENT = 4
 HISTORY_LATENTS = 4

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from framehaul_client import FrameClient
-from tests.integration.server.server_process import ServerProcess, running_server
+from tests.support.server_process import ServerProcess, running_server
 
 NUM_LATENTS = 6
 FRAMES_OF_A_LATENT = 4

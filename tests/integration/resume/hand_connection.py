@@ -9,8 +9,8 @@ import grpc
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.faults.proxy import FaultProxy
-from tests.faults.running_app import CHANNEL_OPTIONS
+from tests.support.proxy import FaultProxy
+from tests.support.running_app import CHANNEL_OPTIONS
 
 WAIT_S = 60.0
 """For what must come: generous, since it only matters when it doesn't."""

@@ -10,10 +10,10 @@ from crc32c import crc32c
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.faults.proxy import FaultProxy
 from tests.integration.resume.clips import FRAMES_OF_A_LATENT, Incarnation
 from tests.integration.resume.hand_account import HandAccount
 from tests.integration.resume.hand_connection import WAIT_S, HandConnection
+from tests.support.proxy import FaultProxy
 
 
 class HandSession(HandAccount):

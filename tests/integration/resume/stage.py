@@ -12,11 +12,11 @@ import psutil
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.faults.held import held, left
-from tests.faults.proxy import FaultProxy
 from tests.integration.resume.clips import Clip, Incarnation
 from tests.integration.resume.hand_connection import WAIT_S
 from tests.integration.resume.hand_session import HandSession
-from tests.integration.server.server_process import eventually, running_server
+from tests.support.proxy import FaultProxy
+from tests.support.server_process import eventually, running_server
 
 OPTIONS = ("--standby", "--chunk-timeout", "1", "--resume-window", "300", "--grace", "2")
 """Nothing expires: what the server has to keep, it keeps. Nor is it given up, however often workers die."""

@@ -5,7 +5,7 @@ from enum import Enum, unique
 
 from hypothesis import strategies as st
 
-from tests.faults.proxy import Direction
+from tests.support.proxy import Direction
 
 
 @unique

@@ -5,10 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 
-from framehaul_client import FrameClient, connection
-from tests.faults.proxy import Direction, FaultProxy
+from framehaul_client import FrameClient
+from framehaul_client.transport import connection
 from tests.integration.resume.conftest import FRAMES_OF_A_LATENT, NUM_LATENTS, decode, make_clip
-from tests.integration.server.server_process import ServerProcess, eventually
+from tests.support.proxy import Direction, FaultProxy
+from tests.support.server_process import ServerProcess, eventually
 
 pytestmark = pytest.mark.asyncio
 

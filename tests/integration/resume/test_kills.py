@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from framehaul_client import FrameClient, GaveUp, Session
-from tests.integration.client.command import COMMAND, environment
 from tests.integration.resume.conftest import OPTIONS, decode, make_clip, save_clip
-from tests.integration.server.server_process import running_server
+from tests.support.command import COMMAND, environment
+from tests.support.server_process import running_server
 
 pytestmark = pytest.mark.asyncio
 

@@ -25,11 +25,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.faults.proxy import Direction, FaultProxy
 from tests.integration.resume.conftest import TALLY
 from tests.integration.resume.hand_session import HandSession
 from tests.integration.resume.stage import Stage
 from tests.integration.resume.steps import STEPS, Action, Step
+from tests.support.proxy import Direction, FaultProxy
 
 NUM_SEQUENCES = int(os.environ.get("RESUME_SEQUENCES", "20"))
 SEED = int(os.environ.get("RESUME_SEED", "0"))

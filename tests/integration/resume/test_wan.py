@@ -12,10 +12,10 @@ import pytest_asyncio
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
-from framehaul_pipeline.models import Model, describe_model
+from framehaul_pipeline.models.model import Model, describe_model
 from tests.faults.chunks import Notes, decode_in, noted
-from tests.faults.running_app import CHANNEL_OPTIONS, RunningApp, running_app
-from tests.wan_models import SHALLOW, wan
+from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, running_app
+from tests.support.wan_models import SHALLOW, wan
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority
-from tests.integration.server.server_process import ServerProcess, running_server
+from tests.support.certificates import Authority
+from tests.support.server_process import ServerProcess, running_server
 
 StartServer = Callable[..., ServerProcess]
 

@@ -16,8 +16,8 @@ import pytest
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.security.conftest import StartServer
-from tests.integration.security.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Http2
-from tests.integration.server.server_process import Client, ServerProcess, latents, opening, running_server
+from tests.support.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Http2
+from tests.support.server_process import Client, ServerProcess, latents, opening, running_server
 
 BOMB_BYTES = 512 << 20
 NUM_SILENT = 200

@@ -11,10 +11,10 @@ import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.faults.running_app import eventually
 from tests.integration.security.conftest import StartServer
 from tests.integration.security.test_tokens import write_tokens
-from tests.integration.server.server_process import ServerProcess, latents, opening
+from tests.support.running_app import eventually
+from tests.support.server_process import ServerProcess, latents, opening
 
 pytestmark = pytest.mark.asyncio
 RESUMABLE = opening(mode=pb.MODE_EXPLICIT, window_frames=8, resume=pb.Resume())

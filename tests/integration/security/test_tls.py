@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from framehaul_client import Access, FrameClient, ServerUnavailable
-from tests.certificates import Authority, Pair
 from tests.integration.security.conftest import StartServer
-from tests.integration.server.server_process import ServerProcess, eventually
+from tests.support.certificates import Authority, Pair
+from tests.support.server_process import ServerProcess, eventually
 
 
 def tls_options(pair: Pair, *more: str) -> tuple[str, ...]:

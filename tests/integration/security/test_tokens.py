@@ -19,7 +19,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import Access, FrameClient, InvalidRequest, NotAuthenticated, Refused
 from tests.integration.security.conftest import StartServer
-from tests.integration.server.server_process import ServerProcess, eventually, opening
+from tests.support.server_process import ServerProcess, eventually, opening
 
 FIXED_TEXT = "this server wants a known token: metadata `authorization: Bearer TOKEN`"
 NOISE = np.random.default_rng(0).standard_normal((2, 16, 8, 8)).astype(np.float16)

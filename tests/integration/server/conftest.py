@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.server.server_process import ServerProcess, running_server
+from tests.support.server_process import ServerProcess, running_server
 
 StartServer = Callable[..., ServerProcess]
 

@@ -12,7 +12,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
 from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import (
+from tests.support.server_process import (
     CHANNELS,
     LATENT_BYTES,
     SIZE,

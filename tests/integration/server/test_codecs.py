@@ -10,11 +10,11 @@ from crc32c import crc32c
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
-from framehaul_server.admission import Admission
-from framehaul_server.callers import AnyCaller
-from framehaul_server.lingering import LingeringCalls
-from framehaul_server.service import FrameService, ServiceIdentity
-from tests.unit.server.fakes import FakeWorker, frame, latents, opening, rules
+from framehaul_server.access.callers import AnyCaller
+from framehaul_server.admission.places import Admission
+from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.rpc.service import FrameService, ServiceIdentity
+from tests.support.fakes import FakeWorker, frame, latents, opening, rules
 
 NUM_LATENTS = 3
 EXPECTED = [crc32c(frame(index)) for index in range(4 * NUM_LATENTS)]

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import Client, ServerProcess, details, latents, opening, stream
+from tests.support.server_process import Client, ServerProcess, details, latents, opening, stream
 
 CLIP = latents(40)
 
@@ -88,7 +88,7 @@ STALLED_CLIENT = """
     import sys
     sys.path[:0] = [{root!r}]
     import grpc
-    from tests.integration.server.server_process import Client, latents, opening
+    from tests.support.server_process import Client, latents, opening
     with grpc.insecure_channel({target!r}) as channel, Client(channel) as client:
         client.send(latents(40), open=opening())
         client.read_frames(4)

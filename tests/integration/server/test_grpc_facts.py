@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from framehaul_server.transport import server_options
+from framehaul_server.rpc.options import server_options
 
 METHOD = "/facts/Stream"
 LARGE = bytes(1 << 20)

@@ -7,7 +7,7 @@ from bench.idle import MANY, WARM_UP, IdleSessions, bytes_each, settled
 
 from framehaul import wire
 from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import ServerProcess, stream
+from tests.support.server_process import ServerProcess, stream
 
 _log = logging.getLogger(__name__)
 

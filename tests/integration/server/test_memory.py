@@ -8,7 +8,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import LATENT_BYTES, Client, ServerProcess, details, latents, opening
+from tests.support.server_process import LATENT_BYTES, Client, ServerProcess, details, latents, opening
 
 BURST = 20
 NUM_BURSTS = 20

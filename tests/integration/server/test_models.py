@@ -10,7 +10,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import COMMON_OPTIONS, Client, eventually, latents, opening
+from tests.support.server_process import COMMON_OPTIONS, Client, eventually, latents, opening
 
 
 def start(*options: str) -> "subprocess.CompletedProcess[str]":

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.client.command import COMMAND, environment
-from tests.integration.server.server_process import (
+from tests.support.command import COMMAND, environment
+from tests.support.server_process import (
     CHANNELS,
     SIZE,
     Client,

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.server.server_process import Client, ServerProcess, eventually, running_server
+from tests.support.server_process import Client, ServerProcess, eventually, running_server
 
 _log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.supervisor import WorkerFailed
+from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server.app import App
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.errors import CannotListen
 from tests.integration.server.conftest import StartServer
-from tests.integration.server.server_process import COMMON_OPTIONS, Client, details, eventually, latents, opening
+from tests.support.server_process import COMMON_OPTIONS, Client, details, eventually, latents, opening
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

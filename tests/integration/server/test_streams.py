@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
-from tests.integration.server.server_process import FRAME_BYTES, Client, ServerProcess, details, latents, opening
+from tests.support.server_process import FRAME_BYTES, Client, ServerProcess, details, latents, opening
 
 NUM_LATENTS = 6
 NUM_FRAMES = 4 * NUM_LATENTS

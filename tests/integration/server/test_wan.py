@@ -11,7 +11,7 @@ import torch
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.server.server_process import (
+from tests.support.server_process import (
     CHANNELS,
     SIZE,
     Client,
@@ -21,7 +21,7 @@ from tests.integration.server.server_process import (
     running_server,
     stream,
 )
-from tests.wan_models import WAN_2_1, wan
+from tests.support.wan_models import WAN_2_1, wan
 
 NUM_LATENTS = 5
 NUM_FRAMES = 4 * NUM_LATENTS - 3

@@ -8,7 +8,7 @@ from bench.wan_contender import difference
 from bench.wan_decoders import decode_in_chunks, load_decode
 from bench.wan_weights import make_vae, write_weights
 
-from framehaul_pipeline.models import describe_model
+from framehaul_pipeline.models.model import describe_model
 
 LATENTS = 4
 

@@ -4,7 +4,7 @@ import pytest
 
 from framehaul_client import Access, FrameClient, InvalidOption
 from framehaul_client.access import is_local, read_token
-from framehaul_client.arguments import access, make_parser
+from framehaul_client.command.arguments import access, make_parser
 
 TOKEN = "s3cret-token"
 

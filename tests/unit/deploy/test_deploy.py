@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_pipeline import supervisor
+from framehaul_pipeline.supervision import supervisor
 from framehaul_server import app
+from framehaul_server.access.tokens import parse_tokens
 from framehaul_server.cli import parse
-from framehaul_server.tokens import parse_tokens
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "deploy/framehaul.service"

@@ -2,9 +2,9 @@ import msgspec
 import pytest
 
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models import TINY_SPEC
+from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
-from tests.fake_decoder import FAKE_SPEC
+from tests.support.fake_decoder import FAKE_SPEC
 
 
 def test_frame_counts_of_a_clip() -> None:

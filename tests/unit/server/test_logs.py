@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from framehaul_server import logs
-from tests.unit.server.fakes import record
+from tests.support.fakes import record
 
 
 def test_a_line_is_an_event_and_its_fields() -> None:

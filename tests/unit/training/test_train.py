@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.tiny import WEIGHTS_PREFIX, TinyDecoderNet
-from framehaul_pipeline.weights import load_weights
+from framehaul_pipeline.decoders.weights import load_weights
 from training import train
 from training.media import Bank
 from training.optimiser import Optimiser, orthogonalise

@@ -7,11 +7,11 @@ import OpenEXR
 import pytest
 from PIL import Image
 
+from framehaul_client.core.frames import FrameLayout, PixelFormat
 from framehaul_client.errors import OutputError
-from framehaul_client.frames import FrameLayout, PixelFormat
 from framehaul_client.sinks.image_encoding import EXR, PNG, PNG16, ImageEncoding
 from framehaul_client.sinks.images import ImageSink, check_pattern
-from tests.unit.client.sinks.pictures import HEIGHT, WIDTH, batches, half_frames, rgb_frames
+from tests.support.pictures import HEIGHT, WIDTH, batches, half_frames, rgb_frames
 
 LAYOUT = FrameLayout(pixel_format=PixelFormat.RGB24, height=HEIGHT, width=WIDTH)
 HALF_LAYOUT = FrameLayout(pixel_format=PixelFormat.GBRPF16LE, height=HEIGHT, width=WIDTH)

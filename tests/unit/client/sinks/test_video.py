@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from av.bitstream import BitStreamFilterContext
 
+from framehaul_client.core.frames import FrameLayout, PixelFormat
 from framehaul_client.errors import OutputError
-from framehaul_client.frames import FrameLayout, PixelFormat
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions
-from tests.unit.client.sinks.pictures import (
+from tests.support.pictures import (
     HEIGHT,
     WIDTH,
     batches,

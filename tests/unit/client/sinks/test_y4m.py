@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 
+from framehaul_client.core.frames import FrameLayout, PixelFormat
 from framehaul_client.errors import OutputClosed, OutputError
-from framehaul_client.frames import FrameLayout, PixelFormat
 from framehaul_client.sinks.y4m import Y4mSink, y4m_header
-from tests.unit.client.sinks.pictures import HEIGHT, WIDTH, batches, deep_frames, largest_file, yuv_frames
+from tests.support.pictures import HEIGHT, WIDTH, batches, deep_frames, largest_file, yuv_frames
 
 YUV, DEEP = PixelFormat.YUV420P, PixelFormat.YUV420P10LE
 LAYOUT = FrameLayout(pixel_format=YUV, height=HEIGHT, width=WIDTH)

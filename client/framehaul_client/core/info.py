@@ -1,0 +1,153 @@
+"""What a server says about itself, as typed values; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.frames import PIXEL_FORMATS
+from framehaul_client.core.latents import LATENT_TYPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A decoder that the server offers.
+
+    Attributes:
+        name: what `model` takes.
+        channels: of a latent.
+        spatial_factor: pixels of a frame for each latent cell, in each direction.
+        temporal_factor: frames of every latent after the first.
+        first_frames: frames of the first latent.
+        lookahead_latents: the most later latents that a frame waits for.
+        exactness: how streamed frames compare with a whole-clip decode.
+        receptive_latents: how far back a frame depends on latents; None for all of them.
+        state_bytes_per_pixel: device memory of a session, for each pixel of a frame.
+        normalization: it has a mean and deviation of its own, which it applies to normalised latents.
+        tile_latents: latents of a temporal tile, whose frames come together; 0 for decoders without tiles.
+        tile_stride_latents: latents from one tile's start to the next one's; 0 for decoders without tiles.
+    """
+
+    name: str
+    channels: int
+    spatial_factor: int
+    temporal_factor: int
+    first_frames: int
+    lookahead_latents: int
+    exactness: str
+    receptive_latents: int | None
+    state_bytes_per_pixel: float
+    normalization: bool
+    tile_latents: int
+    tile_stride_latents: int
+
+    def state_bytes(self, width: int, height: int) -> int | None:
+        """Device memory of a session with frames of this size; None if there can be none of it."""
+        cell = max(1, self.spatial_factor)  # a server may leave it unsaid
+        if width % cell or height % cell:
+            return None
+        return round(self.state_bytes_per_pixel * width * height)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What a server offers and how busy it is.
+
+    Attributes:
+        version: of the server.
+        device: where it decodes.
+        epoch: of this start of the server; another one means that it restarted.
+        models: decoders, the default first.
+        pixel_formats: how frames can arrive.
+        dtypes: number formats of latents that it takes.
+        synthetic: it makes latents itself when asked.
+        max_sessions: sessions at once.
+        max_pixels: of one frame.
+        max_request_bytes: of one message of latents.
+        max_response_bytes: of one message of frames.
+        chunk_latents: most latents decoded together.
+        max_queued: sessions that may wait for a place.
+        num_sessions: open now.
+        num_queued: waiting for a place now.
+        num_slots: places for decoded frames.
+        num_slots_in_use: of those, now.
+    """
+
+    version: str
+    device: str
+    epoch: int
+    models: tuple[Model, ...]
+    pixel_formats: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    synthetic: bool
+    max_sessions: int
+    max_pixels: int
+    max_request_bytes: int
+    max_response_bytes: int
+    chunk_latents: int
+    max_queued: int
+    num_sessions: int
+    num_queued: int
+    num_slots: int
+    num_slots_in_use: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where a session should go.
+
+    Attributes:
+        target: `HOST:PORT`.
+        epoch: of the server there.
+        lease_s: how long this answer may be kept, in seconds.
+    """
+
+    target: str
+    epoch: int
+    lease_s: float
+
+
+def read_info(message: pb.ServerInfo) -> ServerInfo:
+    """Make a `ServerInfo` of the server's message; formats that this client doesn't know are left out."""
+    pixel_formats = {number: name for name, number in PIXEL_FORMATS.items()}
+    dtypes = {number: name for name, number in LATENT_TYPES.items()}
+    return ServerInfo(
+        version=message.version,
+        device=message.device,
+        epoch=message.epoch,
+        models=tuple(_read_model(model) for model in message.models),
+        pixel_formats=tuple(pixel_formats[number].value for number in message.pixel_formats if number in pixel_formats),
+        dtypes=tuple(dtypes[number].value for number in message.dtypes if number in dtypes),
+        synthetic=message.synthetic,
+        max_sessions=message.limits.max_sessions,
+        max_pixels=message.limits.max_pixels,
+        max_request_bytes=message.limits.max_request_bytes,
+        max_response_bytes=message.limits.max_response_bytes,
+        chunk_latents=message.limits.chunk_latents,
+        max_queued=message.limits.max_queued,
+        num_sessions=message.load.sessions,
+        num_queued=message.load.queued,
+        num_slots=message.load.slots,
+        num_slots_in_use=message.load.slots_in_use,
+    )
+
+
+def _read_model(model: pb.ModelInfo) -> Model:
+    try:
+        exactness = pb.Exactness.Name(model.exactness).removeprefix("EXACTNESS_").lower().replace("_", "-")
+    except ValueError:  # newer than this client
+        exactness = "unspecified"
+    return Model(
+        name=model.name,
+        channels=model.channels,
+        spatial_factor=model.spatial_factor,
+        temporal_factor=model.temporal_factor,
+        first_frames=model.first_frames,
+        lookahead_latents=model.lookahead_latents,
+        exactness=exactness,
+        receptive_latents=model.receptive_latents if model.HasField("receptive_latents") else None,
+        state_bytes_per_pixel=model.state_bytes_per_pixel,
+        normalization=model.normalization,
+        tile_latents=model.tile_latents,
+        tile_stride_latents=model.tile_stride_latents,
+    )

@@ -1,0 +1,129 @@
+"""The opening handshake as values: what a session asks for, and what the server answers; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.frames import PIXEL_FORMATS, FrameLayout
+from framehaul_client.core.latents import LATENT_TYPES, LatentFormat
+from framehaul_client.core.session_config import SessionConfig
+from framehaul_client.core.window import fit_window
+from framehaul_client.errors import ProtocolError
+
+_FIRST_WINDOW_FRAMES: Final = 16  # until the size of a frame is known
+_WINDOW_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What the server agreed to.
+
+    Attributes:
+        session_id: whoever knows it owns the session.
+        model: name of the decoder.
+        layout: size and pixel format of every frame.
+        first_frames: frames of the first latent.
+        temporal_factor: frames of every later latent.
+        lookahead_latents: the most later latents that a frame waits for.
+        window_frames: frames that may wait at the client.
+        min_window_frames: the smallest window that the server keeps to.
+        next_latent: the latent that the server expects next.
+        history_latents: latents before its own that a frame needs when a new session starts at it; None for all.
+    """
+
+    session_id: bytes
+    model: str
+    layout: FrameLayout
+    first_frames: int
+    temporal_factor: int
+    lookahead_latents: int
+    window_frames: int
+    min_window_frames: int
+    next_latent: int
+    history_latents: int | None
+
+    def num_frames(self, num_latents: int) -> int:
+        """Count the frames of a clip of `num_latents`, 1 or more."""
+        return self.first_frames + (num_latents - 1) * self.temporal_factor
+
+    def first_latent_needed(self, next_frame: int) -> int:
+        """Find the first latent that a new session needs which starts at `next_frame`."""
+        if self.history_latents is None:
+            return 0
+        behind_first = next_frame - self.first_frames
+        own = 0 if behind_first < 0 else 1 + behind_first // self.temporal_factor
+        return max(0, own - self.history_latents)
+
+
+def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
+    """Ask for a new session in EXPLICIT mode, from frame 0 on, that outlives its connection."""
+    channels, height, width = latents.shape
+    return pb.Open(
+        model=config.model,
+        geometry=pb.LatentGeometry(channels=channels, height=height, width=width),
+        dtype=LATENT_TYPES[latents.dtype],
+        num_latents=config.num_latents,
+        normalized=config.normalized,
+        pixel_format=PIXEL_FORMATS[config.pixel_format],
+        max_message_bytes=config.max_message_bytes,
+        priority=config.priority,
+        mode=pb.MODE_EXPLICIT,
+        window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
+        resume=pb.Resume() if config.retry_for_s else None,
+    )
+
+
+def restarted(message: pb.Open, next_frame: int, room_frames: int) -> pb.Open:
+    """Ask a server that doesn't know the session for a new one like it, from `next_frame` on."""
+    changed = pb.Open()
+    changed.CopyFrom(message)
+    changed.resume.Clear()
+    changed.resume.SetInParent()
+    changed.start_frame = next_frame
+    changed.window_frames = max(1, min(message.window_frames, room_frames))
+    return changed
+
+
+def resumed(message: pb.Open, session_id: bytes, next_frame: int) -> pb.Open:
+    """Ask for the session that `message` opened."""
+    changed = pb.Open()
+    changed.CopyFrom(message)
+    changed.resume.session_id = session_id
+    changed.resume.next_frame = next_frame
+    return changed
+
+
+def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
+    """Check the server's answer against what was asked for.
+
+    Raises:
+        ProtocolError: it isn't an answer to that.
+    """
+    if message.pixel_format != PIXEL_FORMATS[config.pixel_format]:
+        raise ProtocolError(
+            f"the server opened pixel_format={message.pixel_format}: {config.pixel_format} was asked for"
+        )
+    try:
+        layout = FrameLayout(pixel_format=config.pixel_format, height=message.height, width=message.width)
+    except ValueError as error:
+        raise ProtocolError(f"the server opened a session with {error}") from error
+    if message.frame_bytes != layout.frame_bytes:
+        raise ProtocolError(
+            f"the server opened frame_bytes={message.frame_bytes}: "
+            f"{layout.width}x{layout.height} {layout.pixel_format} has {layout.frame_bytes}"
+        )
+    wanted_frames = config.window_frames or max(_FIRST_WINDOW_FRAMES, _WINDOW_BYTES // layout.frame_bytes)
+    return Opened(
+        session_id=message.session_id,
+        model=message.model,
+        layout=layout,
+        first_frames=message.first_frames,
+        temporal_factor=message.temporal_factor,
+        lookahead_latents=message.lookahead_latents,
+        window_frames=fit_window(wanted_frames, message.min_window_frames, message.max_window_frames),
+        min_window_frames=message.min_window_frames,
+        next_latent=message.next_latent,
+        history_latents=message.history_latents if message.HasField("history_latents") else None,
+    )

@@ -1,0 +1,98 @@
+"""What a session asks for, and how some options are read; pure values, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from framehaul_client.core.frames import PixelFormat
+from framehaul_client.core.latents import LatentType
+
+DEFAULT_TARGET: Final = "127.0.0.1:50051"
+TARGET_VARIABLE: Final = "FRAMEHAUL_TARGET"
+DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
+# Room for one gbrpf16le frame of 3840x2160; servers choose smaller messages where frames are small.
+DEFAULT_MAX_MESSAGE_BYTES: Final = 64 << 20
+DEFAULT_RETRY_FOR_S: Final = 60.0
+_MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
+_PRIORITIES: Final = range(-100, 101)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """What a session asks the server for.
+
+    Attributes:
+        model: the decoder's name; empty for the server's default.
+        pixel_format: how frames arrive.
+        dtype: number format of the latents; None to take it from the first array (bfloat16 must be named).
+        num_latents: how many will come, if that is known; some decoders need it.
+        normalized: the latents have zero mean and unit variance, and the server must undo that.
+        priority: -100..100, higher is served first.
+        window_frames: frames that may wait here; None for about 64 MiB of them.
+        max_message_bytes: largest message that the server may send.
+        retry_for_s: how long to try to take the session up again when it is lost; 0 not to try.
+    """
+
+    model: str = ""
+    pixel_format: PixelFormat = PixelFormat.RGB24
+    dtype: LatentType | None = None
+    num_latents: int | None = None
+    normalized: bool = False
+    priority: int = 0
+    window_frames: int | None = None
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    retry_for_s: float = DEFAULT_RETRY_FOR_S
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: a value is outside of its range; the text names both.
+        """
+        check_priority(self.priority)
+        if self.num_latents is not None and self.num_latents < 1:
+            raise ValueError(f"num_latents={self.num_latents}: must be 1 or more")
+        if self.window_frames is not None and not 1 <= self.window_frames < 1 << 32:
+            raise ValueError(f"window_frames={self.window_frames}: must be 1 or more")
+        if not 1 << 10 <= self.max_message_bytes < 1 << 31:
+            raise ValueError(f"max_message_bytes={self.max_message_bytes}: must be 1024..2147483647")
+        check_retry_for(self.retry_for_s)
+
+
+def check_retry_for(retry_for_s: float) -> float:
+    """Return `retry_for_s`.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if not 0 <= retry_for_s <= _MAX_RETRY_FOR_S:
+        raise ValueError(f"retry_for_s={retry_for_s:g}: must be 0..{_MAX_RETRY_FOR_S:g}")
+    return retry_for_s
+
+
+def check_priority(priority: int) -> int:
+    """Return `priority`.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if priority not in _PRIORITIES:
+        raise ValueError(f"priority={priority}: must be {_PRIORITIES[0]}..{_PRIORITIES[-1]}")
+    return priority
+
+
+def parse_fps(text: str) -> Fraction:
+    """Read frames a second: `24`, `23.976` or `24000/1001`.
+
+    Raises:
+        ValueError: it isn't a positive number.
+    """
+    try:
+        fps = Fraction(text).limit_denominator(1001)  # the broadcast rates' own denominator
+    except (ValueError, ZeroDivisionError, OverflowError):
+        fps = Fraction(0)
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps={text}: must be a number over 0 and up to 1000, such as 24, 29.97 or 24000/1001")
+    return fps

@@ -1,0 +1,149 @@
+"""A session's latents in order, and again from an earlier one when a server has lost them.
+
+Runs on the event loop. A file or an array is read again; what an iterator yielded is kept, as a copy, until frames that
+need it have all arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+
+from framehaul_client.core.latents import LatentArray, LatentFormat, LatentType, as_block, latent_format
+from framehaul_client.errors import InvalidLatents
+from framehaul_client.source.iterators import Latents, LatentSource, open_source
+
+_RANK_OF_CLIP: Final = 4
+
+
+@runtime_checkable
+class Rereadable(Protocol):
+    """Latents that can be read as often as one likes."""
+
+    def read_from(self, index: int) -> Iterator[LatentArray]:
+        """Read latent after latent, each `[C, h, w]`, from `index` on."""
+
+
+class _ArrayClip:
+    """A clip in one array `[T, C, h, w]`."""
+
+    def __init__(self, clip: LatentArray) -> None:
+        self._clip = clip
+
+    def read_from(self, index: int) -> Iterator[LatentArray]:
+        return iter(self._clip[index:])
+
+
+class LatentHistory:
+    """Owner of the source; `next` from one task at a time."""
+
+    def __init__(self, latents: Latents, dtype: LatentType | None) -> None:
+        """Begin with the first of `latents`, which are of `dtype` if it can't be taken from the array.
+
+        Raises:
+            TypeError: they can't be iterated over.
+        """
+        self._dtype = dtype
+        self._rereadable = _rereadable(latents)
+        self._source: LatentSource = open_source(latents if self._rereadable is None else self._rereadable.read_from(0))
+        self._kept: deque[LatentArray] = deque()
+        """Blocks `[T, C, h, w]` that an iterator yielded; else the last one alone."""
+        self._first_kept = 0
+        self._num_pulled = 0
+        self._pull: asyncio.Task[LatentArray | None] | None = None
+        """Goes on when nobody waits for it: a generator that is cancelled has ended."""
+        self._format: LatentFormat | None = None
+        self.position = 0
+        """Index of the latent that comes next."""
+
+    @property
+    def latents(self) -> LatentFormat:
+        """What all latents are like; known after the first `next`."""
+        if self._format is None:
+            raise InvalidLatents("no latents: a session needs at least one")
+        return self._format
+
+    async def next(self) -> LatentArray | None:
+        """Return the next latents `[T, C, h, w]`, or None after the last.
+
+        Raises:
+            InvalidLatents: they are not of the first ones' kind.
+
+        Cancellation: no latent is lost.
+        """
+        if self.position < self._num_pulled:
+            block = self._from_kept()
+        else:
+            pulled = await self._pull_next()
+            if pulled is None:
+                return None
+            block = pulled
+        self.position += len(block)
+        return block
+
+    async def rewind(self, index: int) -> None:
+        """Go back to latent `index`, which was not forgotten; nobody may be in `next`."""
+        if not self._first_kept <= index <= self._num_pulled:
+            if self._rereadable is None:
+                raise InvalidLatents(f"latent {index}: only {self._first_kept}..{self._num_pulled} can be sent again")
+            await self._stop_pulling()
+            await self._source.aclose()
+            self._source = open_source(self._rereadable.read_from(index))
+            self._kept.clear()
+            self._first_kept = self._num_pulled = index
+        self.position = index
+
+    def forget(self, before: int) -> None:
+        """Let go of latents below this index."""
+        while self._rereadable is None and self._kept and self._first_kept + len(self._kept[0]) <= before:
+            self._first_kept += len(self._kept.popleft())
+
+    async def aclose(self) -> None:
+        """Close the iterator, if it is a generator; closing twice is fine."""
+        await self._stop_pulling()
+        await self._source.aclose()
+        self._kept.clear()
+
+    def _from_kept(self) -> LatentArray:
+        start, blocks = self._first_kept, iter(self._kept)
+        # What was pulled and not forgotten is kept.
+        while self.position >= start + len(block := next(blocks)):
+            start += len(block)
+        return block[self.position - start :]
+
+    async def _pull_next(self) -> LatentArray | None:
+        if self._pull is None:
+            self._pull = asyncio.create_task(self._source.next(), name="framehaul pull")
+        pull = self._pull
+        await asyncio.wait([pull])
+        self._pull = None
+        raw = pull.result()
+        if raw is None:
+            return None
+        if self._format is None:
+            self._format = latent_format(raw, self._dtype)
+        block = as_block(raw, self._format, self.position)
+        if self._rereadable is None:
+            block = block.copy()  # its owner may use the memory again
+        else:
+            self._kept.clear()
+            self._first_kept = self._num_pulled
+        self._kept.append(block)
+        self._num_pulled += len(block)
+        return block
+
+    async def _stop_pulling(self) -> None:
+        pull, self._pull = self._pull, None
+        if pull is not None:
+            pull.cancel()
+            await asyncio.gather(pull, return_exceptions=True)
+
+
+def _rereadable(latents: Any) -> Rereadable | None:
+    if isinstance(latents, np.ndarray) and latents.ndim == _RANK_OF_CLIP:
+        return _ArrayClip(latents)
+    return latents if isinstance(latents, Rereadable) else None

@@ -1,0 +1,225 @@
+"""One call of a session: three tasks share it, until its end or its loss.
+
+One reads; one sends latents as long as the server grants room; one sends acknowledgements. What outlives a call is in
+`exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+
+import crc32c
+import numpy as np
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.grant import LatentCredit
+from framehaul_client.core.latents import LatentArray
+from framehaul_client.core.statistics import SessionStatistics
+from framehaul_client.core.window import Acknowledgement
+from framehaul_client.errors import FramehaulError, InvalidLatents
+from framehaul_client.source.history import LatentHistory
+from framehaul_client.transport.stream import Stream, StreamClosed
+
+_LEAVE_TIMEOUT_S: Final = 1.0
+_MESSAGE_BYTES: Final = 1 << 20  # latents in one message, unless a single one is larger
+
+
+class Receiver(Protocol):
+    """What a call does with what comes in, and where its acknowledgements come from."""
+
+    def receive(self, message: wire.Envelope[pb.StreamResponse] | None) -> bool:
+        """Take a message, or None when the server ended the call well; True after the session's last."""
+
+    def last_acknowledgement(self) -> Acknowledgement:
+        """After the last message: everything has come."""
+
+
+class Call:
+    """Owner of a stream on which a session was opened or resumed."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        receiver: Receiver,
+        history: LatentHistory,
+        statistics: SessionStatistics,
+        *,
+        num_latents: int | None,
+    ) -> None:
+        """Prepare to send latents from where `history` stands, once they are granted.
+
+        Args:
+            stream: belongs to this object from now on.
+            receiver: gets the messages.
+            history: the latents.
+            statistics: to be kept up to date.
+            num_latents: how many were announced to the server.
+        """
+        self._stream = stream
+        self._receiver = receiver
+        self._history = history
+        self._statistics = statistics
+        self._announced = num_latents
+        self._credit = LatentCredit(history.position)
+        self._room = asyncio.Event()  # the credit may have grown
+        self._acknowledgement: Acknowledgement | None = None  # the newest one that isn't sent; it covers older ones
+        self._acknowledge = asyncio.Event()
+        self._latents_ended = False
+        self._reader: asyncio.Task[None] | None = None
+        self._over = False  # the server has ended the call
+        self._left = False
+
+    @property
+    def latents_sent(self) -> int | None:
+        """How many latents the clip has; None before all were sent."""
+        return self._credit.next_latent if self._latents_ended else None
+
+    @property
+    def next_latent(self) -> int:
+        """Index of the latent that is sent next."""
+        return self._credit.next_latent
+
+    def grant(self, latents_until: int) -> None:
+        """Take note of a grant in a message."""
+        if self._credit.grant(latents_until):
+            self._room.set()
+
+    def post(self, acknowledgement: Acknowledgement) -> None:
+        """Send an acknowledgement, unless a newer one overtakes it."""
+        self._acknowledgement = acknowledgement
+        self._acknowledge.set()
+
+    async def run(self) -> None:
+        """Exchange latents and frames until the session's last message.
+
+        Raises:
+            FramehaulError: the call failed.
+            Exception: whatever the latents' iterator raises.
+
+        Cancellation: stops the tasks and cancels the call.
+        """
+        works: tuple[tuple[str, Coroutine[Any, Any, None]], ...] = (
+            ("reader", self._read()),
+            ("latents", _until_closed(self._send_latents())),
+            ("acknowledgements", _until_closed(self._send_acknowledgements())),
+        )
+        self._reader, *senders = [asyncio.create_task(work, name=f"framehaul {name}") for name, work in works]
+        reader = self._reader
+        try:
+            pending = {reader, *senders}
+            while not reader.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for sender in done - {reader}:
+                    sender.result()
+            reader.result()
+        except Exception:
+            await self.leave()
+            raise
+        finally:
+            for task in (reader, *senders):
+                task.cancel()
+            await asyncio.gather(reader, *senders, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Tell the server that nobody wants the rest: to cancel the call alone would look like a lost connection.
+
+        Cancellation: the server is not told.
+        """
+        if self._over or self._left:
+            return
+        self._left = True
+        with contextlib.suppress(TimeoutError, StreamClosed, FramehaulError):
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                await self._stream.send(pb.StreamRequest(cancel=True))
+                if self._reader is not None and not self._reader.done():
+                    await asyncio.wait([self._reader])
+                else:
+                    while await self._stream.receive() is not None:
+                        pass
+
+    async def aclose(self) -> None:
+        """Let go of the call, whether it is over or not.
+
+        Cancellation: the call is cancelled all the same.
+        """
+        await self._stream.aclose()
+
+    async def _read(self) -> None:
+        while not self._receiver.receive(await self._receive()):
+            pass
+        # All is well whatever comes now; this is for the server, which then sees a clean end.
+        with contextlib.suppress(FramehaulError, StreamClosed):
+            await self._stream.send(_ack(self._receiver.last_acknowledgement()))
+            await self._stream.finish()
+            await self._stream.receive()
+
+    async def _receive(self) -> wire.Envelope[pb.StreamResponse] | None:
+        try:
+            message = await self._stream.receive()
+        except FramehaulError:
+            self._over = True
+            raise
+        self._over = message is None
+        return message
+
+    async def _send_latents(self) -> None:
+        while self._credit.next_latent != self._announced:
+            await self._wait_room()
+            started_s = time.perf_counter()
+            block = await self._history.next()
+            self._statistics.produce_s += time.perf_counter() - started_s
+            if block is None:
+                break
+            await self._send_block(block)
+        if self._announced is not None and self._credit.next_latent < self._announced:
+            raise InvalidLatents(f"the latents ended after {self._credit.next_latent}: num_latents={self._announced}")
+        self._latents_ended = True
+        await self._stream.send(pb.StreamRequest(end_of_latents=True))
+
+    async def _send_block(self, block: LatentArray) -> None:
+        end = self._credit.next_latent + len(block)
+        if self._announced is not None and end > self._announced:
+            raise InvalidLatents(f"{end} latents: num_latents={self._announced}")
+        most = max(1, _MESSAGE_BYTES // block[0].nbytes)
+        while len(block):
+            await self._wait_room()
+            index = self._credit.next_latent
+            num_latents = self._credit.take(len(block), most)
+            payload = block[:num_latents].reshape(-1).view(np.uint8).data
+            header = pb.StreamRequest(index=index, num_latents=num_latents, crc32c=crc32c.crc32c(payload))
+            started_s = time.perf_counter()
+            await self._stream.send(header, [payload])
+            statistics = self._statistics
+            statistics.send_s += time.perf_counter() - started_s
+            statistics.num_latents = max(statistics.num_latents, index + num_latents)
+            statistics.latent_bytes += len(payload)
+            block = block[num_latents:]
+
+    async def _wait_room(self) -> None:
+        started_s = time.perf_counter()
+        while not self._credit.room:
+            self._room.clear()
+            await self._room.wait()
+        self._statistics.wait_room_s += time.perf_counter() - started_s
+
+    async def _send_acknowledgements(self) -> None:
+        while True:
+            await self._acknowledge.wait()
+            self._acknowledge.clear()
+            if self._acknowledgement is not None:
+                await self._stream.send(_ack(self._acknowledgement))
+
+
+async def _until_closed(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(StreamClosed):  # the reader learns why
+        await work
+
+
+def _ack(acknowledgement: Acknowledgement) -> pb.StreamRequest:
+    ack = pb.Ack(next_frame=acknowledgement.next_frame, window_frames=acknowledgement.window_frames)
+    return pb.StreamRequest(ack=ack)

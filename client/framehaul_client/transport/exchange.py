@@ -1,0 +1,295 @@
+"""What happens on the wire of one session, through as many calls as it takes.
+
+A task runs one call after another: when one is lost, the session is taken up again where the frames stopped, or opened
+anew at that frame if the server has forgotten it. The caller's own task takes the frames. What may be done is decided
+in `reassembly`, `window` and `resume`; here is only the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.frames import FrameBatch
+from framehaul_client.core.opening import Opened, open_message, read_opened, restarted, resumed
+from framehaul_client.core.reassembly import Reassembly
+from framehaul_client.core.retry import Retry
+from framehaul_client.core.session_config import SessionConfig
+from framehaul_client.core.statistics import SessionStatistics
+from framehaul_client.core.window import Acknowledgement, FrameWindow
+from framehaul_client.errors import DataLoss, FramehaulError, NotFound, ProtocolError
+from framehaul_client.source.history import LatentHistory
+from framehaul_client.transport.call import Call
+from framehaul_client.transport.queueing import QueuePosition, receive_opened
+from framehaul_client.transport.stream import Stream, StreamClosed
+
+_LOG: Final = logging.getLogger(__name__)
+_END_TIMEOUT_S: Final = 1.0
+
+
+class Exchange:
+    """Owner of a session's calls and of the task that runs them."""
+
+    def __init__(
+        self,
+        history: LatentHistory,
+        config: SessionConfig,
+        statistics: SessionStatistics,
+        start_stream: Callable[[], Stream],
+        queue: QueuePosition,
+    ) -> None:
+        """Prepare an exchange of the latents of `history`; the caller closes that, and watches `queue`."""
+        self._history = history
+        self._config = config
+        self._statistics = statistics
+        self._start_stream = start_stream
+        self._queue = queue
+        self._retry = Retry(config.retry_for_s)
+        self._batches: deque[FrameBatch] = deque()  # received, not yet handed out: the window bounds it
+        self._changed = asyncio.Event()  # frames came, or the session ended
+        self._life: asyncio.Task[None] | None = None
+        self._call: Call | None = None
+        self._finished = False  # Done has come, and all frames before it
+        self._leaving = False
+        self._error: Exception | None = None
+        self._started_s = 0.0
+        self.drain_grace_s: float | None = None
+        self._open: pb.Open  # what opened the session on its present server
+        self._num_latents: int | None = None  # of the clip, once all were sent
+        self._session_id = b""  # empty when there is none to be resumed
+        self._opened: Opened | None = None
+        self._reassembly: Reassembly
+        self._window: FrameWindow
+
+    @property
+    def opened(self) -> Opened:
+        """What the server agreed to."""
+        assert self._opened is not None, "opened before anybody asks"
+        return self._opened
+
+    async def open(self) -> None:
+        """Open the session and start the task.
+
+        Raises:
+            FramehaulError: the server refused the session or can't be reached.
+
+        Cancellation: the call is cancelled.
+        """
+        self._started_s = time.perf_counter()
+        self._open = open_message(self._config, self._history.latents)
+        try:
+            call: Call | None = await self._attach()
+        except FramehaulError as error:
+            call = await self._reconnect(error)
+        self._started_s += self._statistics.queued_s  # what comes is measured from when there was a place
+        self._statistics.open_s = time.perf_counter() - self._started_s
+        self._life = asyncio.create_task(self._live(call), name="framehaul session")
+
+    async def next_batch(self) -> FrameBatch | None:
+        """Return the frames of the next message, or None after the last one.
+
+        Raises:
+            FramehaulError: the session failed, and all frames that had come before were taken.
+
+        Cancellation: safe, no frame is lost.
+        """
+        started_s = time.perf_counter()
+        try:
+            while not self._batches:
+                if self._error is not None:
+                    raise self._error
+                if self._finished:
+                    return None
+                self._post(self._window.acknowledge(idle=True))
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            self._statistics.wait_frames_s += time.perf_counter() - started_s
+        return self._batches.popleft()
+
+    def consume(self, num_frames: int) -> None:
+        """Make room for `num_frames`: the caller is done with as many."""
+        self._window.consume(num_frames)
+        self._post(self._window.acknowledge(idle=False))
+
+    async def aclose(self) -> None:
+        """End the session, if it hasn't ended.
+
+        Cancellation: the call is cancelled, and the server may keep the session for a while.
+        """
+        self._leaving = True
+        life = self._life
+        if life is None:
+            return
+        try:
+            if self._finished:
+                await asyncio.wait([life], timeout=_END_TIMEOUT_S)
+            elif self._call is not None:
+                await self._call.leave()
+        finally:
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
+
+    async def _live(self, call: Call | None) -> None:
+        try:
+            while call is not None:
+                self._call = call
+                try:
+                    await call.run()
+                    return
+                except FramehaulError as error:
+                    lost = error
+                finally:
+                    if call.latents_sent is not None:
+                        self._num_latents = call.latents_sent
+                    self._call = None
+                    await call.aclose()
+                if self._leaving:
+                    return
+                call = await self._reconnect(lost)
+        except Exception as error:
+            _LOG.debug("failed: %r", error)
+            self._error = error
+            self._changed.set()
+
+    async def _reconnect(self, error: FramehaulError) -> Call | None:
+        """Take the session up again after `error`; None if there is nothing left to take up."""
+        told: type[FramehaulError] | None = None
+        while True:
+            delay_s = self._retry.delay_s(error, time.monotonic(), opened=self._opened is not None)
+            if type(error) is not told:
+                told = type(error)
+                _LOG.warning("%s: trying again for up to %g s", error, self._config.retry_for_s)
+            await asyncio.sleep(delay_s)
+            try:
+                call = await self._attach()
+            except NotFound as unknown:
+                if not self._session_id:
+                    raise
+                self._session_id = b""
+                if self._is_complete():
+                    self._finish()
+                    return None
+                _LOG.warning("the server has lost the session (%s)", unknown)
+                self._retry.progressed()
+            except FramehaulError as failed:
+                error = failed
+            else:
+                self._statistics.num_reconnects += 1
+                return call
+
+    async def _attach(self) -> Call:
+        """Open the session, or resume it, or open one that goes on from here."""
+        asked = self._ask()
+        stream = self._start_stream()
+        try:
+            with contextlib.suppress(StreamClosed):  # receiving tells why
+                await stream.send(pb.StreamRequest(open=asked))
+            answer = await receive_opened(stream, self._queue, self._retry)
+            await self._accept(asked, answer)
+            call = Call(
+                stream,
+                self,
+                self._history,
+                self._statistics,
+                num_latents=self._config.num_latents,
+            )
+            self._handle(answer, call)
+        except BaseException:
+            await stream.aclose()
+            raise
+        if self._reassembly.next_frame or self._config.window_frames is None:
+            call.post(self._window.repeat())
+        return call
+
+    def _ask(self) -> pb.Open:
+        if self._opened is None:
+            return self._open
+        next_frame = self._reassembly.next_frame
+        if self._session_id:
+            return resumed(self._open, self._session_id, next_frame)
+        return restarted(self._open, next_frame, self._window.room)
+
+    async def _accept(self, asked: pb.Open, answer: wire.Envelope[pb.StreamResponse]) -> None:
+        opened = read_opened(answer.header.opened, self._config)
+        if self._opened is None:
+            self._reassembly = Reassembly(opened.layout)
+            self._window = FrameWindow(opened.window_frames)
+        elif opened.layout != self._opened.layout or opened.model != self._opened.model:
+            raise DataLoss(f"the session was opened as {self._opened}: the server goes on with {opened}")
+        elif self._session_id:
+            _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
+        else:
+            self._window.reopen(max(asked.window_frames, opened.min_window_frames))
+            _LOG.warning("a new session goes on at frame %d", self._reassembly.next_frame)
+        if not self._session_id:
+            self._open = asked
+        self._opened = opened
+        self._session_id = opened.session_id
+        await self._history.rewind(opened.next_latent)
+
+    def receive(self, message: wire.Envelope[pb.StreamResponse] | None) -> bool:
+        """See `Receiver`."""
+        if message is None:
+            raise ProtocolError(f"the server ended the stream after frame {self._reassembly.next_frame} without Done")
+        assert self._call is not None, "called by the call's reader"
+        self._handle(message, self._call)
+        return self._finished
+
+    def last_acknowledgement(self) -> Acknowledgement:
+        """See `Receiver`."""
+        return self._window.everything()
+
+    def _handle(self, message: wire.Envelope[pb.StreamResponse], call: Call) -> None:
+        header = message.header
+        call.grant(header.latents_until)
+        if header.HasField("drain"):
+            self.drain_grace_s = header.drain.grace_ms / 1000
+            _LOG.warning("the server will stop: it gives this session %.1f s", self.drain_grace_s)
+        if header.HasField("frames"):
+            self._receive_frames(header.frames, message.payload)
+        if header.HasField("done"):
+            self._end(header.done, call)
+
+    def _receive_frames(self, frames: pb.Frames, payload: memoryview) -> None:
+        self._window.receive(frames.num_frames)
+        batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
+        self._retry.progressed()
+        self._history.forget(self.opened.first_latent_needed(self._reassembly.next_frame))
+        statistics = self._statistics
+        statistics.last_frame_s = time.perf_counter() - self._started_s
+        if statistics.first_frame_s is None:
+            statistics.first_frame_s = statistics.last_frame_s
+        statistics.num_frames += frames.num_frames
+        statistics.frame_bytes += len(payload)
+        self._batches.append(batch)
+        self._changed.set()
+
+    def _end(self, done: pb.Done, call: Call) -> None:
+        num_latents = self._num_latents if call.latents_sent is None else call.latents_sent
+        if num_latents is None:
+            raise ProtocolError(f"the server sent Done after latent {call.next_latent}: more were to come")
+        if done.num_latents != num_latents:
+            raise DataLoss(f"the server took {done.num_latents} latents: {num_latents} were sent")
+        self._reassembly.finish(done.num_frames)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._changed.set()
+
+    def _is_complete(self) -> bool:
+        """Every frame has come, though Done has not."""
+        num_latents = self._num_latents
+        return num_latents is not None and self._reassembly.next_frame == self.opened.num_frames(num_latents)
+
+    def _post(self, acknowledgement: Acknowledgement | None) -> None:
+        if acknowledgement is not None and self._call is not None:
+            self._call.post(acknowledgement)

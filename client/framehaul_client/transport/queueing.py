@@ -1,0 +1,74 @@
+"""The first answers to a session's opening: its places in the server's queue, if it has to wait there, and `Opened`.
+
+Pure but for the clock; runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.retry import Retry
+from framehaul_client.core.statistics import SessionStatistics
+from framehaul_client.errors import ProtocolError
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class QueuePosition:
+    """Tells each position to whoever wants to know, and counts the time."""
+
+    def __init__(self, statistics: SessionStatistics, on_queued: Callable[[int], None] | None) -> None:
+        """Call `on_queued` with each position, 1 is next; the time goes to `statistics`."""
+        self._statistics = statistics
+        self._on_queued = on_queued
+        self._since_s = 0.0
+        self.position: int | None = None
+        """None while the session doesn't wait."""
+
+    def moved(self, position: int) -> None:
+        """Take note of a position."""
+        if self.position is None:
+            self._since_s = time.perf_counter()
+        self.position = position
+        _LOG.debug("queued at position %d", position)
+        if self._on_queued is not None:
+            self._on_queued(position)
+
+    def left(self) -> None:
+        """Take note that the session waits no more; when it didn't, nothing changes."""
+        if self.position is not None:
+            self._statistics.queued_s += time.perf_counter() - self._since_s
+            self.position = None
+
+
+class ReadableStream(Protocol):
+    """What this needs of a `Stream`."""
+
+    async def receive(self) -> wire.Envelope[pb.StreamResponse] | None:
+        """Return the next message, or None when the server ended the call well."""
+
+
+async def receive_opened(
+    stream: ReadableStream, queue: QueuePosition, retry: Retry
+) -> wire.Envelope[pb.StreamResponse]:
+    """Wait for `Opened`, for as long as the queue takes: to `retry`, a server that tells a position gives something.
+
+    Cancellation: cancels the call.
+
+    Raises:
+        FramehaulError: the call failed, or the server said something else.
+    """
+    try:
+        while (answer := await stream.receive()) is not None and answer.header.HasField("queued"):
+            retry.progressed()
+            queue.moved(answer.header.queued.position)
+    finally:
+        queue.left()
+    if answer is None or not answer.header.HasField("opened"):
+        raise ProtocolError("the server's first message, but for places in its queue, isn't Opened")
+    return answer

@@ -1,0 +1,268 @@
+"""Convolutions over tensors with channels last, each run by the fastest of cuDNN's plans that this machine has timed.
+
+For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
+each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
+changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
+it is installed: while a worker warms up, all are timed once for a shape, the choice is kept (`plan_table`), and later
+processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
+fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framehaul_pipeline.decoders.wan.plans import PlanJournal, PlanTable, cache_path
+
+MAX_CLIENT_PLANS: Final = 512
+"""Of sizes that weren't warmed: a size takes about 25 for each length of chunk."""
+PlanT = TypeVar("PlanT")
+_MAX_WORKSPACE_BYTES: Final = 256 << 20
+_TIMED_RUNS: Final = 3
+_HEURISTIC_PLANS: Final = 4
+_HOPELESS: Final = 1.5
+"""A plan whose first run takes this many times the best plan's is not timed further."""
+
+_log = logging.getLogger(__name__)
+
+
+def torch_convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Convolve through PyTorch; arguments and result as in `Convolutions.run`."""
+    if weight.dim() == 5:
+        y = F.conv3d(x.permute(3, 0, 1, 2).unsqueeze(0), weight, padding=(0, padding, padding))
+        return y[0].permute(1, 2, 3, 0).contiguous()
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding).permute(0, 2, 3, 1).contiguous()
+
+
+@dataclass(slots=True, eq=False)
+class _Graph:
+    """A convolution that is ready to run."""
+
+    graph: Any
+    x: Any
+    weight: Any
+    y: Any
+    plan: int
+    workspace: Tensor
+    shape: tuple[int, ...]
+
+
+def open_plans(device: torch.device, journal: PlanJournal) -> PlanTable | None:
+    """The plans of convolutions on `device`, None where they run through PyTorch: on the CPU."""
+    if device.type != "cuda":
+        return None
+    version = torch.backends.cudnn.version()
+    assert version is not None
+    return PlanTable(cache_path(torch.cuda.get_device_name(device), version), journal)
+
+
+class BuiltPlans(Generic[PlanT]):
+    """Plans that are ready to run: those of warmed sizes for good, and the newest of others, which clients choose."""
+
+    def __init__(self, max_others: int) -> None:
+        """Keep at most `max_others` that weren't to be kept."""
+        self._max_others = max_others
+        self._kept: dict[Hashable, PlanT] = {}
+        self._others: dict[Hashable, PlanT] = {}
+
+    def get(self, key: Hashable, *, keep: bool) -> PlanT | None:
+        """The plan for a convolution, with `keep` one that was put to be kept; None when it must be built."""
+        kept = self._kept.get(key)
+        if keep or kept is not None:
+            return kept
+        other = self._others.pop(key, None)
+        if other is not None:
+            self._others[key] = other
+        return other
+
+    def put(self, key: Hashable, plan: PlanT, *, keep: bool) -> None:
+        """Add a plan. CUDA graphs hold the address of a workspace, so a plan that one uses must be kept."""
+        if keep:
+            self._kept[key] = plan
+            return
+        self._others[key] = plan
+        if len(self._others) > self._max_others:
+            del self._others[next(iter(self._others))]
+
+    def drop_others(self) -> None:
+        """Forget those that weren't to be kept."""
+        self._others.clear()
+
+
+@dataclass(eq=False)
+class Convolutions:
+    """Runs convolutions on one device; all on the launch thread."""
+
+    device: torch.device
+    plans: PlanTable | None
+    """None: always through PyTorch."""
+    _timing: bool = False
+    _graphs: BuiltPlans[_Graph] = field(default_factory=lambda: BuiltPlans(MAX_CLIENT_PLANS))
+    _cudnn: Any = None
+    _handle: Any = None
+
+    def __post_init__(self) -> None:
+        """Find NVIDIA's cudnn-frontend."""
+        if self.plans is None:
+            return
+        try:
+            import cudnn
+        except ImportError:
+            _log.warning(
+                "convolutions run through PyTorch, up to 1.5 times slower: pip install 'framehaul[cuda]' gives "
+                "cudnn-frontend"
+            )
+            self.plans = None
+            return
+        self._cudnn = cudnn
+        self._handle = cudnn.create_handle()
+
+    @property
+    def timing(self) -> bool:
+        """Whether a shape without a known plan has all of them timed, which takes seconds."""
+        return self._timing
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Within it, `timing` is true; what was chosen without is chosen anew afterwards, as the table then says."""
+        self._timing = True
+        try:
+            yield
+        finally:
+            self._timing = False
+            self._graphs.drop_others()
+
+    def run(self, x: Tensor, weight: Tensor, padding: int, out: Tensor | None = None, lane: int = 0) -> Tensor:
+        """Convolve without bias.
+
+        Args:
+            x: `[T, H, W, C]`, contiguous.
+            weight: `[C', C, kt, kh, kw]` in memory format channels_last_3d: frames are taken as they come, without
+                padding in time; or `[C', C, kh, kw]` in channels_last: each frame by itself.
+            padding: rows and columns of zeros on each side.
+            out: `[T - kt + 1, H', W', C']` that takes the result, contiguous.
+            lane: convolutions in different lanes may run at once: each has its own workspace.
+
+        Returns:
+            `out`, or a new tensor.
+        """
+        if self.plans is None:
+            y = torch_convolution(x, weight, padding)
+            return y if out is None else out.copy_(y)
+        key = (x.shape, weight.shape, padding, x.dtype, lane)
+        graph = self._graphs.get(key, keep=self.timing)
+        if graph is None:
+            graph = self._build(x, weight, padding)
+            self._graphs.put(key, graph, keep=self.timing)
+        y = x.new_empty(graph.shape) if out is None else out
+        self._cudnn.set_stream(handle=self._handle, stream=torch.cuda.current_stream(self.device).cuda_stream)
+        graph.graph.execute_plan_at_index(
+            {graph.x: x, graph.weight: weight, graph.y: y}, graph.workspace, graph.plan, handle=self._handle
+        )
+        return y
+
+    def _build(self, x: Tensor, weight: Tensor, padding: int) -> _Graph:
+        assert self.plans is not None
+        cudnn = self._cudnn
+        image = x.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else x.permute(0, 3, 1, 2)
+        kernel = weight.shape[2:]
+        pads = [0] * (len(kernel) - 2) + [padding] * 2
+        sizes = [size + 2 * pad - k + 1 for size, pad, k in zip(image.shape[2:], pads, kernel, strict=True)]
+        shape = (*sizes, weight.shape[0]) if weight.dim() == 5 else (x.shape[0], *sizes, weight.shape[0])
+        y = x.new_empty(shape)
+        result = y.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else y.permute(0, 3, 1, 2)
+        element = {torch.float16: cudnn.data_type.HALF, torch.bfloat16: cudnn.data_type.BFLOAT16}[x.dtype]
+        graph = cudnn.pygraph(
+            handle=self._handle,
+            io_data_type=element,
+            intermediate_data_type=cudnn.data_type.FLOAT,
+            compute_data_type=cudnn.data_type.FLOAT,
+        )
+
+        def tensor(name: str, like: Tensor) -> Any:
+            return graph.tensor(name=name, dim=list(like.shape), stride=list(like.stride()), data_type=element)
+
+        x_node, weight_node = tensor("x", image), tensor("weight", weight)
+        ones = [1] * len(pads)
+        y_node = graph.conv_fprop(
+            image=x_node, weight=weight_node, pre_padding=pads, post_padding=pads, stride=ones, dilation=ones
+        )
+        y_node.set_output(True).set_data_type(element)
+        y_node.set_dim(list(result.shape)).set_stride(list(result.stride()))
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+        graph.check_support()
+        ready = _Graph(graph, x_node, weight_node, y_node, 0, x.new_empty(0), shape)
+        weights = f" * {list(weight.shape)} + {padding} {x.dtype}"
+        self._choose(ready, str(list(x.shape)), weights, {x_node: x, weight_node: weight, y_node: y})
+        return ready
+
+    def _choose(self, ready: _Graph, size: str, weights: str, tensors: dict[Any, Tensor]) -> None:
+        """Build the plan that is known to be the fastest; when none is known, time all."""
+        assert self.plans is not None
+        graph = ready.graph
+        indices = range(graph.get_execution_plan_count())
+        # The heuristics name some plans twice, the best ones first.
+        names = {graph.get_plan_name_at_index(index): index for index in reversed(indices)}
+        known, surely = self.plans.get(size, weights)
+        if surely or not self.timing:
+            wanted = [names[name] for name in known if name in names]
+            if any(self._prepare(ready, index) for index in [*wanted, *([] if self.timing else indices)]):
+                return
+        if known:
+            # Plans for the same weights at another size are nearly always the fastest here too: timing all takes 10
+            # times as long.
+            names = {name: names[name] for name in [*known, *list(names)[-_HEURISTIC_PLANS:]] if name in names}
+        best_ms, best = float("inf"), None
+        for name, index in names.items():
+            if not self._prepare(ready, index):
+                continue
+            try:
+                taken_ms = self._time(ready, tensors, best_ms)
+            except RuntimeError:
+                continue
+            if taken_ms < best_ms:
+                best_ms, best = taken_ms, name
+        if best is None or not self._prepare(ready, names[best]):
+            raise RuntimeError(f"cuDNN has no plan for convolution {size}{weights}")
+        self.plans.put(size, weights, best)
+        _log.debug(
+            "convolution timed shape=%s%s plans=%d best_ms=%.3f plan=%s", size, weights, len(names), best_ms, best
+        )
+
+    def _prepare(self, ready: _Graph, index: int) -> bool:
+        try:
+            ready.graph.build_plan_at_index(index)
+            num_bytes = ready.graph.get_workspace_size_plan_at_index(index)
+        except RuntimeError:
+            return False
+        if num_bytes > _MAX_WORKSPACE_BYTES:
+            return False
+        ready.plan = index
+        ready.workspace = torch.empty(max(1, num_bytes), dtype=torch.uint8, device=self.device)
+        return True
+
+    def _time(self, ready: _Graph, tensors: dict[Any, Tensor], best_ms: float) -> float:
+        stream = torch.cuda.current_stream(self.device)
+        self._cudnn.set_stream(handle=self._handle, stream=stream.cuda_stream)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        taken_ms = float("inf")
+        for run in range(1 + _TIMED_RUNS):
+            start.record(stream)
+            ready.graph.execute_plan_at_index(tensors, ready.workspace, ready.plan, handle=self._handle)
+            end.record(stream)
+            end.synchronize()
+            if run:
+                taken_ms = min(taken_ms, start.elapsed_time(end))
+            if taken_ms > _HOPELESS * best_ms and run:
+                break
+        return taken_ms

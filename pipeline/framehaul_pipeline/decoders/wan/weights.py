@@ -1,0 +1,162 @@
+"""Wan's weights as `wan_engine` runs them: other forms of the same sums, and how large their values can get.
+
+For the worker process alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framehaul_pipeline.decoders.wan.net import Attention, CausalConv3d, ResidualBlock, RmsNorm, Upsample, WanNet
+
+_TAPS_ALIGNMENT: Final = 32
+
+
+class Dtypes(NamedTuple):
+    """Element types of what the engine keeps between kernels; both of one size."""
+
+    bounded: torch.dtype
+    """What comes from a norm, and what a convolution makes of it."""
+    sums: torch.dtype
+    """Sums along the shortcuts, and what reads them."""
+
+
+class Norm:
+    """A norm's scale, `[C] float32`."""
+
+    def __init__(self, norm: RmsNorm) -> None:
+        """Lay the weights out."""
+        channels = norm.gamma.shape[0]
+        self.gamma = (norm.gamma.flatten().float() * channels**0.5).contiguous()
+
+
+class Conv:
+    """A causal 3x3x3 convolution: its weights for frames, and for planes."""
+
+    def __init__(self, conv: CausalConv3d, dtype: torch.dtype) -> None:
+        """Lay the weights out."""
+        weight = conv.weight.float()
+        before, at, after = weight.unbind(2)
+        self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        self.planes = [
+            plane.to(dtype).contiguous(memory_format=torch.channels_last)
+            for plane in (before, (before + at + after) / 2, (before - at + after) / 2, after)
+        ]
+        self.bias = bias_of(conv)
+
+
+class Block:
+    """A residual block."""
+
+    def __init__(self, block: ResidualBlock, dtypes: Dtypes) -> None:
+        """Lay the weights out."""
+        self.norm1, self.norm2 = Norm(block.norm1), Norm(block.norm2)
+        self.conv1, self.conv2 = Conv(block.conv1, dtypes.bounded), Conv(block.conv2, dtypes.bounded)
+        self.bias = self.conv2.bias
+        self.shortcut: Tensor | None = None
+        if isinstance(block.conv_shortcut, CausalConv3d):
+            self.shortcut = block.conv_shortcut.weight.flatten(1).to(dtypes.sums).contiguous()
+            self.bias = self.bias + bias_of(block.conv_shortcut)
+
+
+class AttentionBlock:
+    """Norm, projections and attention between them."""
+
+    def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
+        """Lay the weights out."""
+        self.norm = Norm(attention.norm)
+        self.qkv, self.qkv_bias = linear(attention.to_qkv, dtype)
+        self.proj = attention.proj.weight.flatten(1).to(dtype).contiguous()
+        self.proj_bias = bias_of(attention.proj)
+
+
+class Upsampling:
+    """The end of a stage."""
+
+    def __init__(self, upsample: Upsample, dtype: torch.dtype) -> None:
+        """Lay the weights out."""
+        conv = upsample.resample[1]
+        assert isinstance(conv, nn.Conv2d)
+        self.weight = phase_weights(conv.weight.float()).to(dtype).contiguous(memory_format=torch.channels_last)
+        self.bias = bias_of(conv)
+        self.time = upsample.time
+        if upsample.time:
+            self.time_weight = upsample.time_conv.weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+            self.time_bias = upsample.time_conv.bias.to(dtype)  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def magnitude_bound(net: WanNet) -> float:
+    """The largest magnitude that anything which comes from a norm, or a convolution after one, can have.
+
+    A norm leaves a vector of length `sqrt(C)` at each position, scaled by gamma, and SiLU lengthens nothing; so by the
+    Cauchy-Schwarz inequality a tap of a convolution gives at most its weights' length times that. F(2, 3) at most
+    doubles what goes in, and its planes' weights are no longer than the sum of the taps they combine.
+    """
+    bound = 0.0
+    for block in (module for module in net.modules() if isinstance(module, ResidualBlock)):
+        for norm, conv in ((block.norm1, block.conv1), (block.norm2, block.conv2)):
+            bound = max(bound, _bound(norm, conv))
+    for attention in (module for module in net.modules() if isinstance(module, Attention)):
+        tokens = _bound(attention.norm, attention.to_qkv)
+        weights: float = attention.proj.weight.flatten(1).float().abs().sum(1).max().item()
+        bound = max(bound, tokens, tokens * weights)
+    return max(bound, _bound(net.decoder.norm_out, net.decoder.conv_out))
+
+
+def _bound(norm: RmsNorm, conv: nn.Conv2d | CausalConv3d) -> float:
+    length: float = norm.gamma.shape[0] ** 0.5 * norm.gamma.abs().max().item()
+    taps = conv.weight.float().flatten(2).norm(dim=1).sum(1)
+    largest: float = (bias_of(conv).abs() + 2 * length * taps).max().item()
+    return max(2 * length, largest)
+
+
+def phase_weights(weight: Tensor) -> Tensor:
+    """Weights of the 2x2 convolution that doubling by nearest neighbour and a 3x3 convolution are.
+
+    A row of the doubled frame's three taps falls on two rows of the small one: on even rows the last two taps fall
+    together, on odd rows the first two; likewise columns.
+
+    Args:
+        weight: `[C', C, 3, 3]`.
+
+    Returns:
+        `[4 * C', C, 2, 2]`, phases `(row, column)` first.
+    """
+
+    def fold(w: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        first, middle, last = w.unbind(dim)
+        return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
+
+    return torch.cat([phase for rows in fold(weight, 2) for phase in fold(rows, 3)])
+
+
+def tap_weights(weight: Tensor) -> Tensor:
+    """Weights `[N, C, kt, 1, 1]` that give each spatial tap of `weight`, `[C', C, kt, 3, 3]`, a channel of its own.
+
+    Channel `k * C'` and on are tap `k`'s; `N` is filled up to a multiple that matrix units like.
+    """
+    channels_out, channels_in, steps = weight.shape[:3]
+    taps = weight.permute(3, 4, 0, 1, 2).reshape(-1, channels_in, steps)
+    count = math.ceil(9 * channels_out / _TAPS_ALIGNMENT) * _TAPS_ALIGNMENT
+    return F.pad(taps, (0, 0, 0, 0, 0, count - taps.shape[0])).view(count, channels_in, steps, 1, 1)
+
+
+def linear(conv: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight `[C', C]` and bias `[C']` of a convolution of one position, for `functional.linear`."""
+    weight, bias = conv.weight, conv.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    return weight.flatten(1).to(dtype).contiguous(), bias.to(dtype)
+
+
+def bias_of(conv: nn.Module) -> Tensor:
+    """Its bias, `[C'] float32`."""
+    bias = conv.bias
+    assert isinstance(bias, Tensor)
+    return bias.float()

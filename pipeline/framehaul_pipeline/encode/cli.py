@@ -1,0 +1,113 @@
+"""The `pipeline` command. Its module imports no torch: `pipeline --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from pathlib import Path
+
+from framehaul_pipeline.errors import InvalidInput, PipelineError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad usage or input."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code: int = arguments.run(arguments)
+    except InvalidInput as error:
+        return _complain(error, EXIT_USAGE)
+    except ModuleNotFoundError as error:
+        return _complain(f"{error.name} is not installed here: pip install 'framehaul[server]'", EXIT_USAGE)
+    except (PipelineError, OSError) as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; nothing was written", EXIT_FAILED)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pipeline", description="Framehaul's decode pipeline, without a server.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_encode(commands)
+    return parser
+
+
+def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    encode = commands.add_parser(
+        "encode",
+        help="turn a video into latents of the built-in model",
+        description="Turn any video that FFmpeg reads into a latent file of the built-in model `tiny`.",
+    )
+    encode.add_argument("video", type=Path, metavar="CLIP", help="the video")
+    encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="the latent file, .safetensors")
+    encode.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="scale and crop frames to this size, multiples of 8 (default: the video's, cropped to multiples of 8)",
+    )
+    encode.add_argument("--start", type=float, default=0.0, metavar="S", help="begin so many seconds into the video")
+    encode.add_argument("--duration", type=float, metavar="S", help="encode so many seconds (default: to the end)")
+    encode.add_argument("--max-frames", type=int, metavar="N", help="encode at most so many frames")
+    encode.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    encode.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16", "float32"),
+        help="arithmetic (default: float16 on cuda, float32 on cpu); latents are float16 in any case",
+    )
+    encode.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    encode.set_defaults(run=_encode)
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    # Here and not above: torch takes seconds to import.
+    from framehaul_pipeline.encode.encode import EncodeOptions, encode
+    from framehaul_pipeline.encode.video_input import Excerpt
+
+    excerpt = Excerpt(start_s=arguments.start, duration_s=arguments.duration, max_frames=arguments.max_frames)
+    result = encode(
+        EncodeOptions(
+            video=arguments.video,
+            out=arguments.out,
+            size=arguments.size,
+            excerpt=excerpt,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            overwrite=arguments.overwrite,
+        )
+    )
+    logging.getLogger(__name__).info(
+        "%s: %d latents of %dx%d frames at %s fps, %.1f MB, in %.1f s",
+        arguments.out,
+        result.num_latents,
+        result.width,
+        result.height,
+        result.fps,
+        arguments.out.stat().st_size / 1e6,
+        result.elapsed_s,
+    )
+    return EXIT_OK
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text}: must be WIDTHxHEIGHT, such as 832x480")
+    return int(match[1]), int(match[2])
+
+
+def _complain(error: object, code: int) -> int:
+    sys.stderr.write(f"pipeline: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

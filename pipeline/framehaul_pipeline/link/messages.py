@@ -1,0 +1,210 @@
+"""Every message between server and worker: small typed values over a socketpair, MessagePack-encoded, never payload.
+
+Pure. One datagram (SOCK_SEQPACKET) holds one message; end-of-file tells of the other side's death.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from framehaul_pipeline.models.model import Model
+from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+
+MAX_MESSAGE_BYTES: Final = 64 << 10
+
+
+# Server to worker
+
+
+class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """First message; the ring's and the inlet's file descriptors travel with it."""
+
+    epoch: int
+    device: str
+    models: tuple[Model, ...]
+    num_slots: int
+    slot_bytes: int
+    num_inlet_slots: int
+    inlet_slot_bytes: int
+    chunk_latents: int
+    device_memory_bytes: int | None
+    """For sessions' state; None: what the device offers."""
+    park_bytes: int | None
+    """Host memory for sessions that stand still; None: a part of what the host has."""
+    warm_up: tuple[tuple[int, int], ...]
+    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
+
+
+class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A new session; `session` numbers are the server's and are never used twice."""
+
+    session: int
+    model: str
+    channels: int
+    latent_height: int
+    latent_width: int
+    num_latents: int | None
+    dtype: LatentDtype
+    normalized: bool
+    pixel_format: PixelFormat
+    priority: int
+    tenant: str = ""
+    """On whose behalf; sessions of one tenant share its part of the device."""
+    weight: float = 1.0
+    """That part, against the weights of other tenants."""
+    first_latent: int = 0
+    """Index in its clip of the first latent that will come; frames are numbered from the clip's start."""
+    chunks: tuple[int, ...] = ()
+    """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
+    alone_until: int | None = None
+    """An earlier worker died at work for this session: nothing else is at work with it until this frame is out."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the session's latents."""
+        return Geometry(channels=self.channels, height=self.latent_height, width=self.latent_width)
+
+
+class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One latent lies in an inlet slot."""
+
+    session: int
+    slot: int
+    generation: int
+
+
+class EndOfLatents(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The session has had its last latent."""
+
+    session: int
+
+
+class CloseSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Drop the session and its state; chunks in flight are still published."""
+
+    session: int
+
+
+class SlotReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A frame slot's lease has ended."""
+
+    slot: int
+    generation: int
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """All sessions of the worker before are open: the device may be used."""
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Say what you are at: the answer is `Alive`, at once."""
+
+
+class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Finish what is in flight and exit."""
+
+
+# Worker to server
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker can take sessions."""
+
+    device: str
+    """For people: "cpu (2 threads)", "cuda:0 NVIDIA H100 80GB HBM3"."""
+    memory_bytes: int
+    """Of the device; 0 when it has none of its own."""
+    specs: tuple[DecoderSpec, ...]
+
+
+class SessionOpened(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The session has its state."""
+
+    session: int
+
+
+class MemoryUsed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sessions' device memory has changed; not sent where it has no limit."""
+
+    used_bytes: int
+    total_bytes: int
+    num_parked: int
+    """Sessions whose state is in host memory alone."""
+
+
+class DeviceTime(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A chunk is decoded and copied; its session may be closed."""
+
+    session: int
+    tenant: str
+    num_latents: int
+    device_ns: int
+    """For which the device was this chunk's own."""
+
+
+class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker is done with an inlet slot."""
+
+    slot: int
+    generation: int
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A chunk's frames lie in a frame slot, copied and checksummed."""
+
+    session: int
+    slot: int
+    generation: int
+    first_frame: int
+    frame_bytes: int
+    crc32c: tuple[int, ...]
+    """One for each frame; so its length is the number of frames."""
+    num_latents: int
+    chunks: tuple[int, ...]
+    """Sizes of the chunks since the last one that was published: this one's, and before it those without frames."""
+    decode_ns: int
+    """From the chunk's launch to the end of its copy, on the worker's clock."""
+
+
+class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The session's last frame was published."""
+
+    session: int
+    num_frames: int
+
+
+class SessionFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The session can't go on; the worker can."""
+
+    session: int
+    reason: str
+    overloaded: bool
+    """True: for lack of device memory, so that a later try may succeed."""
+
+
+class RunningChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that the device is at; without latents: a session's opening, or its last frames."""
+
+    session: int
+    num_latents: int
+    busy_ns: int
+    """Since the worker turned to it, on the worker's clock."""
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `Probe`, from the thread that never waits for the device."""
+
+    oldest: RunningChunk | None
+    """None: nothing is on the device."""
+
+
+ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Begin | Probe | Shutdown
+ToServer = (
+    Ready | SessionOpened | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
+)
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_to_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode
+decode_to_server: Final = msgspec.msgpack.Decoder(ToServer).decode

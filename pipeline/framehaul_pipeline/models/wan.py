@@ -1,0 +1,158 @@
+"""The shape of a Wan VAE's decoder: read from diffusers' config.json or from a weights file's header. Pure.
+
+Wan 2.1, Wan 2.2 (residual, in patches of 2) and QwenImage are one network with different numbers. Source of the
+structure and of the defaults: AutoencoderKLWan and AutoencoderKLQwenImage in huggingface/diffusers 0.42.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+import msgspec
+
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.models.config_fields import ConfigFields
+from framehaul_pipeline.models.wan_statistics import WAN_2_1_MEAN, WAN_2_1_STD
+from framehaul_pipeline.spec import DecoderSpec, Exactness
+
+HISTORY_FRAMES: Final = 2
+"""Frames that a causal convolution, three frames long, looks back."""
+_STATE_ITEMSIZE_BYTES: Final = 2
+_MAX_WIDTH: Final = 4096
+_MAX_BLOCKS: Final = 6
+_MAX_Z_DIM: Final = 256
+
+
+class WanConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers that a Wan VAE's decoder is built from, under diffusers' names."""
+
+    base_dim: int
+    """Of the encoder."""
+    decoder_base_dim: int
+    z_dim: int
+    dim_mult: tuple[int, ...]
+    """Widths of the stages in units of `decoder_base_dim`, in the encoder's order: the decoder runs them backwards."""
+    num_res_blocks: int
+    """Of an encoder's stage; a decoder's has one more."""
+    temperal_downsample: tuple[bool, ...]
+    """Between which stages time is halved, in the encoder's order."""
+    is_residual: bool
+    """Wan 2.2: each stage that upsamples has a shortcut around it."""
+    patch_size: int
+    """The last convolution writes this many pixels each way."""
+    out_channels: int
+    latents_mean: tuple[float, ...]
+    latents_std: tuple[float, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels that the decoder starts with, then those each stage gives."""
+        return tuple(self.decoder_base_dim * mult for mult in (self.dim_mult[-1], *reversed(self.dim_mult)))
+
+    @property
+    def time_doublings(self) -> tuple[bool, ...]:
+        """Whether each stage of the decoder but the last doubles the frame rate."""
+        return tuple(reversed(self.temperal_downsample))
+
+
+def parse_wan_config(config: Mapping[str, Any]) -> WanConfig:
+    """Check the config.json of an AutoencoderKLWan or AutoencoderKLQwenImage; also what this gives, as plain values.
+
+    Raises:
+        InvalidInput: names the field, its value and what is allowed.
+    """
+    fields = ConfigFields(config)
+    base_dim = fields.whole("base_dim", 96, 1, _MAX_WIDTH)
+    decoder_base_dim = base_dim
+    if fields.is_set("decoder_base_dim"):
+        decoder_base_dim = fields.whole("decoder_base_dim", base_dim, 1, _MAX_WIDTH)
+    z_dim = fields.whole("z_dim", 16, 1, _MAX_Z_DIM)
+    dim_mult = fields.wholes("dim_mult", (1, 2, 4, 4), 1, 64, _MAX_BLOCKS)
+    patch_size = fields.choice("patch_size", 1, (1, 2)) if fields.is_set("patch_size") else 1
+    # QwenImage has one name for the pictures' channels on both sides, which are also 4 in a variant with transparency.
+    channels_field = "input_channels" if fields.is_set("input_channels") else "out_channels"
+    parsed = WanConfig(
+        base_dim=base_dim,
+        decoder_base_dim=decoder_base_dim,
+        z_dim=z_dim,
+        dim_mult=dim_mult,
+        num_res_blocks=fields.whole("num_res_blocks", 2, 1, 16),
+        temperal_downsample=fields.flags("temperal_downsample", (False, True, True), len(dim_mult) - 1),
+        is_residual=fields.flag("is_residual", default=False),
+        patch_size=patch_size,
+        out_channels=fields.choice(channels_field, 3, (3 * patch_size**2,)),
+        latents_mean=fields.numbers("latents_mean", WAN_2_1_MEAN, z_dim),
+        latents_std=fields.numbers("latents_std", WAN_2_1_STD, z_dim, positive=True),
+    )
+    _check_widths(parsed)
+    return parsed
+
+
+def wan_state_shapes(config: WanConfig, height: int, width: int) -> list[tuple[int, int, int]]:
+    """Channels, height and width of what each causal convolution takes, in the order the decoder runs them.
+
+    The state of each is the last `HISTORY_FRAMES` frames of that. `height` and `width` are a latent's.
+    """
+    shapes = [(config.z_dim, height, width)]
+    shapes += 4 * [(config.widths[0], height, width)]
+    for index, (before, after) in enumerate(pairwise(config.widths)):
+        # Without the shortcuts of Wan 2.2, upsampling halves the channels.
+        channels = before // 2 if index and not config.is_residual else before
+        shapes.append((channels, height, width))
+        shapes += (2 * config.num_res_blocks + 1) * [(after, height, width)]
+        if index < len(config.time_doublings):
+            if config.time_doublings[index]:
+                shapes.append((after, height, width))
+            height, width = 2 * height, 2 * width
+    return [*shapes, (config.widths[-1], height, width)]
+
+
+def wan_receptive_latents(config: WanConfig) -> int:
+    """How many latents back a frame depends on, its own included, far from the start of a clip.
+
+    Follows the first frame of a latent from the decoder's end to its start: a causal convolution looks back
+    `HISTORY_FRAMES` frames of its own frame rate; before time is doubled, frame `t` was frame `t // 2`.
+    """
+    stage = 2 * HISTORY_FRAMES * (config.num_res_blocks + 1)
+    frame = -HISTORY_FRAMES - stage
+    for doubled in reversed(config.time_doublings):
+        if doubled:
+            frame = frame // 2 - HISTORY_FRAMES
+        frame -= stage
+    middle_and_first = 5 * HISTORY_FRAMES
+    return 1 + middle_and_first - frame
+
+
+def wan_spec(name: str, config: WanConfig) -> DecoderSpec:
+    """Describe the decoder to those who don't run it."""
+    spatial_factor = 2 ** (len(config.dim_mult) - 1) * config.patch_size
+    # Of a latent of one cell each way.
+    elements = sum(HISTORY_FRAMES * c * h * w for c, h, w in wan_state_shapes(config, 1, 1))
+    return DecoderSpec(
+        name=name,
+        channels=config.z_dim,
+        spatial_factor=spatial_factor,
+        temporal_factor=2 ** sum(config.temperal_downsample),
+        first_frames=1,
+        lookahead_latents=0,
+        exactness=Exactness.FULL,
+        receptive_latents=wan_receptive_latents(config),
+        state_bytes_per_pixel=elements * _STATE_ITEMSIZE_BYTES / spatial_factor**2,
+        latent_mean=config.latents_mean,
+        latent_std=config.latents_std,
+    )
+
+
+def _check_widths(config: WanConfig) -> None:
+    """Refuse widths that the network's own halvings and shortcuts can't take."""
+    for doubled, (before, after) in zip(config.time_doublings, pairwise(config.widths), strict=False):
+        if config.is_residual:
+            fits = after * 4 * (2 if doubled else 1) % before == 0
+            allowed = "widths that divide what the shortcut of the stage after them repeats"
+        else:
+            fits, allowed = after % 2 == 0, "even widths for stages that upsample"
+        if not fits:
+            widths = f"{list(config.dim_mult)} times {config.decoder_base_dim}"
+            raise InvalidInput("config.json dim_mult", widths, allowed)

@@ -1,0 +1,135 @@
+"""Configuration of a worker, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Configure, encode
+from framehaul_pipeline.models.model import TINY, Model
+from framehaul_pipeline.scheduling.memory_limits import PAGE_BYTES
+from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
+
+_MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What the supervisor starts a worker with.
+
+    Slots are sized by the largest frame (`max_pixels`): a frame slot holds what a chunk of one latent can give (a whole
+    tile's frames for decoders with tiles) at 3 bytes a pixel, an inlet slot one latent in the widest dtype. Smaller
+    frames fit several latents to a slot; frames of a wider pixel format must be smaller.
+    """
+
+    device: str = "auto"
+    models: tuple[Model, ...] = (TINY,)
+    """The first is the default."""
+    max_pixels: int = 1088 * 1920
+    num_slots: int = 8
+    chunk_latents: int = 4
+    num_inlet_chunks: int = 10
+    """Room for latents on their way to the worker. Half of it is a session's at most: three chunks, so that one lies
+    ready while two are on the device; more, because the server's answer takes its time."""
+    device_memory_bytes: int | None = None
+    """Device memory for sessions' state; None: what the device offers, or no limit where it has none of its own."""
+    park_bytes: int | None = None
+    """Host memory for the state of sessions that stand still; 0: it stays on the device; None: a quarter of the host's
+    memory, at most 16 GiB."""
+    warm_up: tuple[tuple[int, int], ...] = ()
+    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
+    startup_timeout_s: float = 600.0
+    """For loading weights and warming up: gigabytes, and a choice of kernels for each shape."""
+    max_restarts: int = 10
+    restart_window_s: float = 300.0
+    standby: bool = True
+    """Keep a second process with torch imported, so that a restart needn't."""
+    chunk_timeout_s: float = 10.0
+    """A worker that doesn't answer for so long is killed; no chunk's limit is lower."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: names the field, its value and the range.
+        """
+        if self.device not in ("auto", "cpu", "cuda") and not (
+            self.device.startswith("cuda:") and self.device[5:].isdecimal()
+        ):
+            raise ValueError(f"device={self.device}: must be auto, cpu, cuda or cuda:N")
+        if not self.models:
+            raise ValueError("models=(): must name at least one model")
+        names = [spec.name for spec in self.specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models={','.join(names)}: must each have a name of its own")
+        # They travel to the worker in one message, and their specs come back in one.
+        models_bytes = sum(len(encode(model)) for model in self.models)
+        if models_bytes > _MAX_MODELS_BYTES:
+            raise ValueError(
+                f"models={','.join(names)}: descriptions must be at most {_MAX_MODELS_BYTES} bytes together"
+            )
+        for name, value, low, high in (
+            ("max_pixels", self.max_pixels, 64, 1 << 26),
+            ("num_slots", self.num_slots, 2, 1024),
+            ("chunk_latents", self.chunk_latents, 1, 64),
+            ("num_inlet_chunks", self.num_inlet_chunks, 6, 1024),
+            (
+                "device_memory_bytes",
+                PAGE_BYTES if self.device_memory_bytes is None else self.device_memory_bytes,
+                PAGE_BYTES,
+                1 << 50,
+            ),
+            ("park_bytes", self.park_bytes or 0, 0, 1 << 50),
+            ("max_restarts", self.max_restarts, 0, 1000),
+            ("chunk_timeout_s", self.chunk_timeout_s, 0.1, 3600.0),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name}={value}: must be {low}..{high}")
+        for width, height in self.warm_up:
+            self._check_warm_up(width, height)
+
+    @property
+    def specs(self) -> tuple[DecoderSpec, ...]:
+        """Of the models, in their order."""
+        return tuple(model.spec for model in self.models)
+
+    @property
+    def num_inlet_slots(self) -> int:
+        """One for each latent."""
+        return self.num_inlet_chunks * self.chunk_latents
+
+    def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
+        """Payload bytes of a frame slot: the most frames that a chunk of one latent can give, at `max_pixels`."""
+        frames = max(spec.most_frames(1) for spec in specs)
+        return frames * self.max_pixels * SLOT_BYTES_PER_PIXEL
+
+    def inlet_slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
+        """Payload bytes of an inlet slot: one float32 latent at `max_pixels`."""
+        return max(
+            spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
+            for spec in specs
+        )
+
+    def configure(self, epoch: int, specs: tuple[DecoderSpec, ...]) -> Configure:
+        """What the worker of an epoch is told; it serves the models that `specs` describe."""
+        return Configure(
+            epoch=epoch,
+            device=self.device,
+            models=self.models,
+            num_slots=self.num_slots,
+            slot_bytes=self.slot_bytes(specs),
+            num_inlet_slots=self.num_inlet_slots,
+            inlet_slot_bytes=self.inlet_slot_bytes(specs),
+            chunk_latents=self.chunk_latents,
+            device_memory_bytes=self.device_memory_bytes,
+            park_bytes=self.park_bytes,
+            warm_up=self.warm_up,
+        )
+
+    def _check_warm_up(self, width: int, height: int) -> None:
+        field = f"warm_up={width}x{height}"
+        if not 0 < width * height <= self.max_pixels:
+            raise ValueError(f"{field}: must be a size of up to {self.max_pixels} pixels, as max_pixels says")
+        for spec in self.specs:
+            if width % spec.spatial_factor or height % spec.spatial_factor:
+                raise ValueError(f"{field}: must be multiples of {spec.spatial_factor} for model {spec.name!r}")

@@ -1,0 +1,283 @@
+"""Keeps one worker process running and gives sessions to it. Runs on the server's event loop; imports no torch.
+
+A worker that dies takes its sessions with it (`Unavailable`); a new one starts with fresh rings under the next epoch
+number, until it has died too often in too short a time. It starts in the standby process, where there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+from framehaul_pipeline.decoders.wan.plans import PlanJournal
+from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
+from framehaul_pipeline.link.messages import OpenSession
+from framehaul_pipeline.scheduling.restarts import RestartBudget
+from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.supervision.epoch import Epoch
+from framehaul_pipeline.supervision.events import SessionEvents
+from framehaul_pipeline.supervision.standby import Standby
+from framehaul_pipeline.supervision.worker_statistics import WorkerStatistics
+
+__all__ = ["SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState", "WorkerStatistics"]
+
+_STOP_TIMEOUT_S = 5.0
+"""For a worker to end by itself: one that is stopped at all holds nothing of value any more, and mustn't hold us up."""
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerFailed(PipelineError):
+    """The worker doesn't start, or died more often than its restart budget allows."""
+
+
+class WorkerState(Enum):
+    """`STARTING -> READY -> RESTARTING -> READY`; FAILED past the restart budget; CLOSED at the end."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class WorkerSession:
+    """A session's handle: latents in; the other way its `SessionEvents` are called."""
+
+    def __init__(self, epoch: Epoch, session: int) -> None:
+        """Wrap `session` of `epoch`."""
+        self._epoch = epoch
+        self._session = session
+
+    def push(self, latent: memoryview) -> None:
+        """Queue one latent `[C, h, w]`; its memory is kept, not copied, until `on_fed` counts it."""
+        self._epoch.push(self._session, latent)
+
+    def allow(self, num_latents: int) -> None:
+        """Let the first `num_latents` latents be decoded: their frames fit the session's window."""
+        self._epoch.allow(self._session, num_latents)
+
+    def end(self) -> None:
+        """No more latents come; `on_ended` follows when the last frames are out."""
+        self._epoch.end(self._session)
+
+    def close(self) -> None:
+        """Drop the session and what it holds; no event comes after. Twice is fine."""
+        self._epoch.close(self._session)
+
+
+class Supervisor:
+    """Owner of the worker process."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        specs: tuple[DecoderSpec, ...],
+        *,
+        on_state: Callable[[WorkerState], None] = lambda state: None,
+    ) -> None:
+        """Supervise a worker for the models that `specs` describe; `on_state` hears of each change.
+
+        Sessions of the worker before are opened again in that call for READY: only then does a worker begin.
+        """
+        self._config = config
+        self.specs = specs
+        self.state = WorkerState.STARTING
+        self.device = ""
+        """Set once the worker is ready."""
+        self.memory_bytes = 0
+        self._on_state = on_state
+        self._epoch: Epoch | None = None
+        self._numbers = itertools.count(1)
+        self._sessions = itertools.count(1)
+        self._budget = RestartBudget(config.max_restarts, config.restart_window_s)
+        self._standby = Standby(config, RestartBudget(config.max_restarts, config.restart_window_s))
+        self._restart: asyncio.Task[None] | None = None
+        self._plans: PlanJournal | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Number of the worker's incarnation, 1 at first."""
+        return self._current().number
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of the rings."""
+        return self._current().shared_bytes
+
+    @property
+    def worker_pid(self) -> int:
+        """Process id of the worker."""
+        return self._current().pid
+
+    @property
+    def standby_pid(self) -> int | None:
+        """Process id of the standby; None when there is none."""
+        return self._standby.pid
+
+    async def start(self) -> None:
+        """Start the worker and wait until it is ready.
+
+        Raises:
+            WorkerFailed: it ended or wasn't ready in time.
+
+        Cancellation: safe; call `aclose` afterwards.
+        """
+        await self._start_epoch()
+
+    def open(
+        self,
+        *,
+        model: str,
+        geometry: Geometry,
+        num_latents: int | None,
+        dtype: LatentDtype,
+        normalized: bool,
+        pixel_format: PixelFormat,
+        priority: int,
+        first_latent: int = 0,
+        chunks: tuple[int, ...] = (),
+        alone_until: int | None = None,
+        events: SessionEvents,
+        tenant: str = "",
+        weight: float = 1.0,
+    ) -> WorkerSession:
+        """Open a session; values must have been checked.
+
+        Raises:
+            WorkerRestarting: not now, but when `on_state` tells of READY.
+            Unavailable: no worker is ready.
+        """
+        if self.state is not WorkerState.READY:
+            kind = WorkerRestarting if self.state is WorkerState.RESTARTING else Unavailable
+            raise kind(f"the worker is {self.state.value}; try again")
+        epoch, session = self._current(), next(self._sessions)
+        epoch.open(
+            OpenSession(
+                session=session,
+                model=model,
+                channels=geometry.channels,
+                latent_height=geometry.height,
+                latent_width=geometry.width,
+                num_latents=num_latents,
+                dtype=dtype,
+                normalized=normalized,
+                pixel_format=pixel_format,
+                priority=priority,
+                tenant=tenant,
+                weight=weight,
+                first_latent=first_latent,
+                chunks=chunks,
+                alone_until=alone_until,
+            ),
+            events,
+        )
+        return WorkerSession(epoch, session)
+
+    def statistics(self) -> WorkerStatistics:
+        """How full the rings and the device's memory are now."""
+        return self._current().statistics()
+
+    async def aclose(self) -> None:
+        """Stop the worker: ask, wait, kill at last; the standby is killed at once. Twice is fine.
+
+        Cancellation: kills the worker at once.
+        """
+        self._set_state(WorkerState.CLOSED)
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.wait([self._restart])
+        try:
+            await self._standby.aclose()
+            await self._stop_worker()
+        finally:
+            if self._plans is not None:
+                self._plans.close()
+            if self._epoch is not None:
+                self._epoch.kill()
+        if self._epoch is not None:
+            await self._epoch.exited.wait()
+
+    async def _stop_worker(self) -> None:
+        epoch = self._epoch
+        if epoch is None or epoch.exited.is_set():
+            return
+        epoch.shut_down()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await epoch.exited.wait()
+        except TimeoutError:
+            _log.warning("worker doesn't stop epoch=%d pid=%d: killed", epoch.number, epoch.pid)
+
+    def _current(self) -> Epoch:
+        if self._epoch is None:
+            raise Unavailable("the worker is not started")
+        return self._epoch
+
+    async def _start_epoch(self) -> None:
+        if self._plans is None:
+            self._plans = PlanJournal.create()
+        epoch = self._epoch = Epoch(
+            next(self._numbers),
+            self._config,
+            self.specs,
+            self._plans,
+            process=self._standby.take(),
+            on_lost=self._lost,
+            on_exit=self._exited,
+        )
+        try:
+            async with asyncio.timeout(self._config.startup_timeout_s):
+                ready = await asyncio.shield(epoch.ready)
+        except TimeoutError as error:
+            epoch.kill()
+            raise WorkerFailed(f"the worker was not ready within {self._config.startup_timeout_s:.0f} s") from error
+        except Unavailable as error:
+            raise WorkerFailed(str(error)) from error
+        if ready.specs != self.specs:
+            epoch.kill()
+            raise WorkerFailed(f"the worker serves {ready.specs}: must be {self.specs}")
+        if epoch.lost:
+            raise WorkerFailed("the worker process ended as soon as it was ready")
+        self.device, self.memory_bytes = ready.device, ready.memory_bytes
+        if self.state is not WorkerState.CLOSED:
+            self._set_state(WorkerState.READY)
+            epoch.begin()
+            # Not before: it would take the processor from the worker's own start.
+            if self._config.standby:
+                self._standby.start()
+
+    def _lost(self, epoch: Epoch) -> None:
+        if epoch is self._epoch and self.state is WorkerState.READY:
+            self._set_state(WorkerState.RESTARTING)
+
+    def _exited(self, epoch: Epoch) -> None:
+        was_ready = epoch.ready.exception() is None
+        if epoch is not self._epoch or not was_ready or self.state is not WorkerState.RESTARTING:
+            return
+        if self._restart is not None and not self._restart.done():
+            return  # it ended while it was started: the restart under way says so
+        self._restart = asyncio.get_running_loop().create_task(self._restart_epoch(), name="worker-restart")
+
+    async def _restart_epoch(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while self._budget.spend(clock()):
+            try:
+                await self._start_epoch()
+            except WorkerFailed as error:
+                _log.error("worker can't be restarted: %s", error)
+                await self._current().exited.wait()  # it may still hold the device
+            else:
+                return
+        _log.error("worker died %d times in %.0f s: given up", self._budget.num_deaths, self._config.restart_window_s)
+        self._set_state(WorkerState.FAILED)
+
+    def _set_state(self, state: WorkerState) -> None:
+        if state is not self.state:
+            _log.debug("worker %s -> %s", self.state.value, state.value)
+            self.state = state
+            self._on_state(state)

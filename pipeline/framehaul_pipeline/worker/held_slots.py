@@ -1,0 +1,64 @@
+"""The worker's frame slots, and notes in the ring of whose work the worker is at: they outlive its process.
+
+The server reads them when the worker has died (`Ring.noted`): who isn't written down had no part in it. A session is
+written down from a chunk's launch until its slot is free again, and while a thread does something else for it. Pure
+but for the ring's memory; the worker calls it under its lock, `at_work` aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.rings.slots import SlotTable
+
+
+class Note(IntEnum):
+    """The places of `Ring.note`; a thread's is in the first slot's page."""
+
+    SLOT = 0
+    LAUNCH = 1
+    CONTROL = 2
+
+
+class HeldSlots:
+    """A `SlotTable` of the ring's slots that says in the ring who holds one."""
+
+    def __init__(self, ring: Ring) -> None:
+        """Start with every slot free."""
+        self._ring = ring
+        self._table = SlotTable(ring.num_slots)
+
+    @property
+    def num_free(self) -> int:
+        """Slots that `acquire` can still hand out."""
+        return self._table.num_free
+
+    def acquire(self, session: int) -> tuple[int, int]:
+        """See `SlotTable`; the slot is `session`'s until it is free again."""
+        slot, generation = self._table.acquire()
+        self._ring.note(slot, Note.SLOT, session)
+        return slot, generation
+
+    def publish(self, slot: int, generation: int) -> None:
+        """See `SlotTable`."""
+        self._table.publish(slot, generation)
+
+    def abandon(self, slot: int, generation: int) -> None:
+        """See `SlotTable`."""
+        self._table.abandon(slot, generation)
+        self._ring.note(slot, Note.SLOT, 0)
+
+    def give_back(self, slot: int, generation: int) -> None:
+        """See `SlotTable`."""
+        self._table.give_back(slot, generation)
+        self._ring.note(slot, Note.SLOT, 0)
+
+    @contextmanager
+    def at_work(self, thread: Note, session: int) -> Iterator[None]:
+        """Write down that `thread` works for `session`; after an error, which ends the process, it stays so."""
+        self._ring.note(0, thread, session)
+        yield
+        self._ring.note(0, thread, 0)

@@ -1,0 +1,174 @@
+"""The worker process, started by the supervisor alone, through `start`.
+
+Owns the process: the threads that run `worker.Worker`, and the way out. The server's end of the socketpair
+decides when it stops: a `Shutdown` message, or end-of-file when the server is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import torch
+
+from framehaul_pipeline import core_dumps
+from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.registry import load_decoder
+from framehaul_pipeline.decoders.wan.convolution import open_plans
+from framehaul_pipeline.decoders.wan.plans import PlanJournal
+from framehaul_pipeline.device.devices import open_device
+from framehaul_pipeline.errors import PipelineError
+from framehaul_pipeline.link.channel import WorkerChannel
+from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
+from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.scheduling.memory_limits import MemoryLimits, default_park_bytes
+from framehaul_pipeline.worker.launch import InFlight
+from framehaul_pipeline.worker.warm_up import warm_up
+from framehaul_pipeline.worker.worker import Worker
+
+EXIT_FAULT: Final = 70
+"""A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
+_STOP_TIMEOUT_S: Final = 10.0
+
+_log = logging.getLogger("framehaul_pipeline.worker")
+
+
+def main() -> int:
+    """Wait to be told what to be, then serve until the server says stop or goes away."""
+    core_dumps.forbid()
+    # The server's log has the same form; both write to the same stderr.
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=os.environ.get("FRAMEHAUL_LOG_LEVEL", "info").upper(),
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
+    for module in sys.argv[2:]:
+        with contextlib.suppress(ImportError):  # whoever needs it says so
+            importlib.import_module(module)
+    _log.info("worker process imported pid=%d", os.getpid())
+    configured = channel.receive_configure()
+    if configured is None:
+        return 0
+    configure, (ring_fd, inlet_fd, plans_fd) = configured
+    ring = Ring(ring_fd, num_slots=configure.num_slots, slot_bytes=configure.slot_bytes)
+    inlet = Ring(inlet_fd, num_slots=configure.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
+    try:
+        device = open_device(configure.device)
+        plans = open_plans(device.torch_device, PlanJournal(plans_fd))
+        decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in configure.models}
+        worker = Worker(
+            device,
+            ring,
+            inlet,
+            decoders,
+            chunk_latents=configure.chunk_latents,
+            limits=_limits(configure),
+            send=channel.send,
+        )
+        worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
+        if plans is not None:
+            plans.settle()
+    except PipelineError as error:
+        _log.error("worker can't start: %s", error)
+        return EXIT_FAULT
+    except Exception:
+        models = ",".join(model.spec.name for model in configure.models)
+        _log.exception("worker can't start device=%s models=%s", configure.device, models)
+        return EXIT_FAULT
+    specs = tuple(decoder.spec for decoder in decoders.values())
+    channel.send(Ready(device=device.name, memory_bytes=device.memory_bytes, specs=specs))
+    _log.info("worker ready pid=%d epoch=%d device=%s", os.getpid(), configure.epoch, json.dumps(device.name))
+    _serve(worker, channel)
+    return 0
+
+
+def _limits(configure: Configure) -> MemoryLimits:
+    park_bytes = configure.park_bytes
+    if park_bytes is None:
+        park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return MemoryLimits(device_bytes=configure.device_memory_bytes, park_bytes=park_bytes)
+
+
+def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:
+    warm_up(
+        decoders,
+        device,
+        configure.warm_up,
+        chunk_latents=configure.chunk_latents,
+        slot_bytes=configure.slot_bytes,
+    )
+
+
+def _serve(worker: Worker, channel: WorkerChannel) -> None:
+    launched: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
+    completed: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
+
+    begun = threading.Event()
+
+    def control() -> None:
+        while (message := channel.receive()) is not None and not isinstance(message, Shutdown):
+            if isinstance(message, Configure):
+                raise ValueError("Configure came twice")
+            if isinstance(message, Begin):
+                begun.set()
+            else:
+                worker.apply(message)
+        # If the device hangs, the other threads never end.
+        watchdog = threading.Timer(_STOP_TIMEOUT_S, os._exit, (EXIT_FAULT,))
+        watchdog.daemon = True
+        watchdog.start()
+        worker.stop()
+        begun.set()
+
+    def completion() -> None:
+        while (flight := launched.get()) is not None:
+            worker.complete(flight)
+            completed.put(flight)
+        completed.put(None)
+
+    def checksum() -> None:
+        while (flight := completed.get()) is not None:
+            worker.publish(flight)
+
+    threads = [
+        threading.Thread(target=_fatal, args=(target,), name=target.__name__, daemon=True)
+        for target in (control, completion, checksum)
+    ]
+    for thread in threads:
+        thread.start()
+
+    def launch() -> None:
+        # A session that an earlier worker died at work for must be alone at work, while it is let in as well.
+        begun.wait()
+        while (job := worker.next_job(wait=True)) is not None:
+            flight = worker.run(job)
+            if flight is not None:
+                launched.put(flight)
+        launched.put(None)
+
+    _fatal(launch)
+    for thread in threads:
+        thread.join()
+    worker.drain()
+
+
+def _fatal(target: Callable[[], None]) -> None:
+    """Run a thread's function; an error in any of them ends the process, and the supervisor starts a new one."""
+    try:
+        target()
+    except BaseException:
+        _log.exception("worker fault thread=%s", target.__name__)
+        logging.shutdown()
+        os._exit(EXIT_FAULT)

@@ -1,0 +1,295 @@
+"""The worker's logic: takes latents from the inlet, decodes them in chunks and publishes frames in ring slots.
+
+Four threads call it (`entry`), each by one method. *Control* applies the server's messages. *Launch* takes jobs and
+puts chunks on the device; it waits for latents, a free slot and fewer than two chunks in flight, and for nothing else.
+*Completion* waits for copies in order. *Checksum* stamps and publishes. The shared state has one lock, which is never
+held while the device works. The launch thread also moves sessions' state (`memory` says when, `parking` how), and
+waits for such a copy only when it has nothing else to do. All that has the lock stands in this one file.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Final
+
+import torch
+
+from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.device.streams import Device
+from framehaul_pipeline.link.messages import (
+    Alive,
+    CloseSession,
+    EndOfLatents,
+    InletReturned,
+    LatentReady,
+    OpenSession,
+    Probe,
+    SessionEnded,
+    SessionFailed,
+    SlotReturned,
+    ToServer,
+)
+from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.scheduling.chunks import InletSlot, Scheduler, max_chunk_latents
+from framehaul_pipeline.scheduling.in_flight import Running
+from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.suspects import Suspects
+from framehaul_pipeline.worker.held_slots import HeldSlots, Note
+from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, PinJob, SettleJob
+from framehaul_pipeline.worker.launch import InFlight, Launcher
+from framehaul_pipeline.worker.residence import Residence
+from framehaul_pipeline.worker.stamp import stamp
+from framehaul_pipeline.worker.tries import try_job
+
+MAX_IN_FLIGHT: Final = 2
+"""One chunk on the compute stream while the one before it is copied."""
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Sessions, slots and chunks of one device."""
+
+    def __init__(
+        self,
+        device: Device,
+        ring: Ring,
+        inlet: Ring,
+        decoders: Mapping[str, Decoder],
+        *,
+        chunk_latents: int,
+        limits: MemoryLimits,
+        send: Callable[[ToServer], None],
+    ) -> None:
+        """Use `decoders` by name on `device`; `send` takes messages to the server and may be called by any thread."""
+        self._device = device
+        self._ring = ring
+        self._decoders = decoders
+        self._chunk_latents = chunk_latents
+        self._send = send
+        self._launcher = Launcher(device, ring, inlet, chunk_latents=chunk_latents)
+        self._changed = threading.Condition()
+        # All below are guarded by `_changed`.
+        self._running = Running()
+        self._share_out = partial(Residence, device, self._launcher, decoders, limits, self._running, send=send)
+        self._scheduler = Scheduler()
+        self._residence = self._share_out()
+        self._slots = HeldSlots(ring)
+        self._suspects = Suspects(ring)
+        self._chunk_is_next = False
+        self._completed_ns = 0
+        """When the newest completed chunk was."""
+        self._stopping = False
+
+    def before_serving(self, work: Callable[[], None]) -> None:
+        """Run `work` where decoding runs; on the launch thread, before it takes jobs. Sessions get what is left."""
+        self._launcher.run_on_compute_stream(work)
+        self._residence = self._share_out()
+
+    # Control thread
+
+    def apply(self, message: OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe) -> None:
+        """Apply one message of the server.
+
+        Raises:
+            SlotError: the server named a slot that it doesn't hold.
+        """
+        with self._changed:
+            match message:
+                case OpenSession():
+                    with self._slots.at_work(Note.CONTROL, message.session):
+                        self._admit(message)
+                case LatentReady():
+                    latent = InletSlot(message.slot, message.generation)
+                    if not self._scheduler.add_latent(message.session, latent):
+                        self._return_inlet([latent])
+                case EndOfLatents():
+                    self._scheduler.end(message.session)
+                case CloseSession():
+                    self._return_inlet(self._scheduler.close(message.session))
+                    self._residence.release(message.session)
+                    self._suspects.close(message.session)
+                case SlotReturned():
+                    self._slots.give_back(message.slot, message.generation)
+                case Probe():
+                    self._send(Alive(oldest=self._running.oldest(time.monotonic_ns())))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let the launch thread end once it has nothing in flight; sessions are dropped."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    # Launch thread
+
+    def next_job(self, *, wait: bool) -> Job | None:
+        """Take the next thing to do on the device.
+
+        Chunks and moves of state take turns, so that neither newcomers nor running sessions wait for long.
+
+        Args:
+            wait: block until there is something; None then means that the worker stops.
+        """
+        with self._changed:
+            while not self._stopping:
+                self._residence.collect()
+                if self._chunk_is_next:
+                    job = self._take_chunk() or self._take_move()
+                else:
+                    job = self._take_move() or self._take_chunk()
+                if job is not None:
+                    self._chunk_is_next = not isinstance(job, ChunkJob)
+                    return job
+                copy = None if self._running.num_chunks else self._residence.oldest_copy()
+                if copy is not None:
+                    return copy
+                if not wait:
+                    return None
+                self._changed.wait()
+        return None
+
+    def run(self, job: Job) -> InFlight | None:
+        """Do a job without waiting for the device; a chunk that was launched must go to `complete`.
+
+        Raises:
+            RuntimeError: the device no longer works.
+        """
+        if isinstance(job, SettleJob):
+            job.copied.synchronize()
+            return None
+        with self._slots.at_work(Note.LAUNCH, job.session):
+            return try_job(job, self._do, failed=self._fail, make_room=self._make_room)
+
+    def drain(self) -> None:
+        """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
+        self._launcher.close()
+
+    # Completion thread
+
+    def complete(self, flight: InFlight) -> None:
+        """Wait until a chunk's frames lie in its slot; chunks complete in the order they were launched.
+
+        Raises:
+            RuntimeError: the device failed.
+        """
+        flight.copied.synchronize()
+        chunk, completed_ns = flight.chunk, time.monotonic_ns()
+        with self._changed:
+            self._running.finish(chunk.session, chunk.first_latent, completed_ns)
+            # Chunks overlap: the device is a chunk's own only once the one before is out.
+            self._send(self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns)))
+            self._completed_ns = completed_ns
+            if chunk.last:
+                self._residence.release(chunk.session)
+            self._changed.notify_all()
+        self._return_inlet(chunk.latents)
+
+    # Checksum thread
+
+    def publish(self, flight: InFlight) -> None:
+        """Checksum a completed chunk's frames, stamp the slot and tell the server."""
+        chunk = flight.chunk
+        published = stamp(self._ring, flight) if chunk.num_frames else None
+        with self._changed:
+            if published is not None:
+                self._slots.publish(flight.slot, flight.generation)
+            else:
+                self._slots.abandon(flight.slot, flight.generation)
+            self._suspects.published(chunk.session, chunk.first_frame + chunk.num_frames)
+            if chunk.last:
+                self._suspects.close(chunk.session)
+            self._changed.notify_all()
+        if published is not None:
+            self._send(published)
+        if chunk.last:
+            self._send(SessionEnded(session=chunk.session, num_frames=chunk.first_frame + chunk.num_frames))
+
+    # Below: under the lock
+
+    def _admit(self, request: OpenSession) -> None:
+        decoder, session = self._decoders[request.model], request.session
+        spec = decoder.spec
+        frame_bytes = request.pixel_format.frame_bytes(*request.geometry.frame_size(spec))
+        max_latents = max_chunk_latents(
+            spec, frame_bytes=frame_bytes, slot_bytes=self._ring.slot_bytes, chunk_latents=self._chunk_latents
+        )
+        refusal = self._residence.admit(request, max_latents)
+        if refusal is not None:
+            _log.info("session refused session=%d: %s", session, refusal)
+            self._send(SessionFailed(session=session, reason=refusal, overloaded=True))
+            return
+        self._suspects.open(session, request.alone_until)
+        self._scheduler.open(
+            session,
+            priority=request.priority,
+            spec=spec,
+            rule=lambda index, available, wanted, ended: decoder.next_chunk(index, available, wanted, ended=ended),
+            max_latents=max_latents,
+            max_frames=self._ring.slot_bytes // frame_bytes,
+            tenant=request.tenant,
+            weight=request.weight,
+            first_latent=request.first_latent,
+            chunks=request.chunks,
+        )
+
+    def _take_chunk(self) -> ChunkJob | None:
+        if self._running.num_chunks == MAX_IN_FLIGHT or not self._slots.num_free or self._residence.waiting:
+            return None
+        chunk = self._scheduler.pick(self._residence.memory.resident, self._suspects.may_begin)
+        if chunk is None:
+            return None
+        slot, generation = self._slots.acquire(chunk.session)
+        self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), time.monotonic_ns())
+        self._residence.memory.ran(chunk.session)
+        return ChunkJob(chunk, self._residence.places[chunk.session], slot, generation)
+
+    def _take_move(self) -> MoveJob | None:
+        return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
+
+    # Below: without it
+
+    def _do(self, job: MoveJob | ChunkJob) -> InFlight | None:
+        if isinstance(job, ChunkJob):
+            return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
+        self._residence.start(job)
+        with self._changed:
+            self._residence.started(job, wanted=job.session in self._scheduler)
+        return None
+
+    def _make_room(self) -> None:
+        self._launcher.settle()
+        self._device.release_cached()
+
+    def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
+        self._launcher.settle()
+        if not self._device.healthy():
+            raise error
+        session = job.session
+        overloaded = isinstance(error, torch.OutOfMemoryError) or isinstance(job, PinJob)
+        _log.exception("session failed session=%d overloaded=%s", session, overloaded)
+        unused: list[InletSlot] = []
+        with self._changed:
+            full = self._residence.memory.describe(session)
+            if isinstance(job, ChunkJob):
+                unused.extend(job.chunk.latents)
+                self._scheduler.charge(job.chunk, 0)
+                self._slots.abandon(job.slot, job.generation)
+                self._running.finish(session, job.chunk.first_latent, time.monotonic_ns())
+            else:
+                self._residence.fail(job)
+            unused.extend(self._scheduler.close(session))
+            self._residence.release(session)
+            self._suspects.close(session)
+            self._changed.notify_all()
+        self._return_inlet(unused)
+        reason = full if overloaded else "the decoder failed on this session's latents"
+        self._send(SessionFailed(session=session, reason=reason, overloaded=overloaded))
+
+    def _return_inlet(self, latents: Iterable[InletSlot]) -> None:
+        for latent in latents:
+            self._send(InletReturned(slot=latent.slot, generation=latent.generation))

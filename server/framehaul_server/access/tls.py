@@ -1,0 +1,56 @@
+"""The server's TLS: credentials for gRPC that follow the certificate files.
+
+gRPC asks for the certificates at each handshake, on threads of its own. New files are tried with the standard
+library's `ssl` first, so that a certificate whose key has not been written yet never reaches gRPC.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+import grpc
+
+from framehaul_server.access.reload import Watched, read_private
+from framehaul_server.config import TlsFiles
+
+_NO_PASSWORD: Final = ""
+"""Given where a key is encrypted: without it, OpenSSL would ask at the terminal."""
+
+
+class Certificates:
+    """The newest good certificates."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Read `files`.
+
+        Raises:
+            OSError: one can't be read.
+            ValueError: one isn't what it should be.
+        """
+        self._files = files
+        self._watched = Watched("certificates", files.paths, lambda: _read(files))
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What a gRPC port takes; follows the files from then on."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._watched.current(), self._watched.current, require_client_authentication=bool(self._files.client_ca)
+        )
+
+
+def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    chain, key = files.certificate.read_bytes(), read_private(files.key)
+    authorities = files.client_ca.read_bytes() if files.client_ca else None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=lambda: _NO_PASSWORD)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(
+            f"{files.certificate}, {files.key}: must be a PEM certificate chain and its unencrypted key ({error})"
+        ) from error
+    if authorities is not None:
+        try:
+            context.load_verify_locations(cadata=authorities.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise ValueError(f"{files.client_ca}: must be PEM certificates of authorities ({error})") from error
+    return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)

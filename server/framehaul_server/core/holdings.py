@@ -1,0 +1,38 @@
+"""The most that one session may hold in the server, known when it opens. Pure.
+
+Latents that wait for the worker count by themselves, and those that it took over and the journal keeps by the journal's
+limit. A response that was sent and may be asked for again has its place in the window, like one that waits.
+"""
+
+from __future__ import annotations
+
+from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.open_request import OpenRequest
+from framehaul_server.core.packing import frames_per_message
+from framehaul_server.core.window import WindowLimits
+
+
+def most_bytes(request: OpenRequest, limits: WindowLimits, budget: int, rules: SessionRules) -> int:
+    """Bytes of latents and frames that a session with this window and `budget` of latents may hold at a time."""
+    return _most_frames(request, limits) * request.frame_bytes + _most_latent_bytes(request, budget, rules)
+
+
+def _most_frames(request: OpenRequest, limits: WindowLimits) -> int:
+    most = limits.max_frames
+    if request.resumable:
+        # A message that is acknowledged in part is kept whole.
+        most += frames_per_message(request.frame_bytes, request.max_message_bytes) - 1
+    if request.num_latents is None:
+        return most
+    return min(most, request.spec.num_frames(request.num_latents) - request.start_frame)
+
+
+def _most_latent_bytes(request: OpenRequest, budget: int, rules: SessionRules) -> int:
+    waiting_bytes = budget * request.latent_bytes
+    if not request.explicit:
+        # Without grants, a message is taken whole while there is room for one latent.
+        waiting_bytes += rules.max_request_bytes
+    most = waiting_bytes + rules.journal_bytes
+    if request.num_latents is None:
+        return most
+    return min(most, (request.num_latents - request.first_latent) * request.latent_bytes)

@@ -1,0 +1,63 @@
+"""The control responses of a session. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.core.open_request import PIXEL_FORMAT_NUMBERS, OpenRequest
+from framehaul_server.core.window import WindowLimits
+
+_SESSION_ID_BYTES: Final = 16
+
+
+def new_session_id() -> bytes:
+    """128 random bits, since knowing them is the right to the session."""
+    return secrets.token_bytes(_SESSION_ID_BYTES)
+
+
+def queued(position: int) -> pb.StreamResponse:
+    """Where a session stands that waits for its place; 1 is next."""
+    return pb.StreamResponse(queued=pb.Queued(position=position))
+
+
+def opened(
+    request: OpenRequest, limits: WindowLimits, *, session_id: bytes, next_latent: int, latents_until: int
+) -> pb.StreamResponse:
+    """The first response on a connection."""
+    height, width = request.frame_size
+    return pb.StreamResponse(
+        opened=pb.Opened(
+            session_id=session_id,
+            model=request.spec.name,
+            height=height,
+            width=width,
+            pixel_format=PIXEL_FORMAT_NUMBERS[request.pixel_format],
+            frame_bytes=request.frame_bytes,
+            max_message_bytes=request.max_message_bytes,
+            min_window_frames=limits.min_frames,
+            max_window_frames=limits.max_frames,
+            first_frames=request.spec.first_frames,
+            temporal_factor=request.spec.temporal_factor,
+            lookahead_latents=request.spec.lookahead_latents,
+            next_latent=next_latent,
+            history_latents=request.spec.history_latents,
+        ),
+        latents_until=latents_until,
+    )
+
+
+def grant(latents_until: int) -> pb.StreamResponse:
+    """More latents are welcome."""
+    return pb.StreamResponse(latents_until=latents_until)
+
+
+def drain(grace_s: float) -> pb.StreamResponse:
+    """The server will stop."""
+    return pb.StreamResponse(drain=pb.Drain(grace_ms=round(grace_s * 1000)))
+
+
+def done(num_frames: int, num_latents: int) -> pb.StreamResponse:
+    """The last response."""
+    return pb.StreamResponse(done=pb.Done(num_frames=num_frames, num_latents=num_latents))

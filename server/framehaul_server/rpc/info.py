@@ -1,0 +1,67 @@
+"""The answer of `GetServerInfo`. Pure."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, Exactness
+from framehaul_server.core.open_request import DTYPES, PIXEL_FORMAT_NUMBERS
+from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
+
+_EXACTNESS: Final = MappingProxyType(
+    {
+        Exactness.FULL: pb.EXACTNESS_FULL,
+        Exactness.LIBRARY_PARTITION: pb.EXACTNESS_LIBRARY_PARTITION,
+        Exactness.LIBRARY_TILES: pb.EXACTNESS_LIBRARY_TILES,
+        Exactness.APPROXIMATE: pb.EXACTNESS_APPROXIMATE,
+    }
+)
+
+
+def model_info(spec: DecoderSpec) -> pb.ModelInfo:
+    """What a client can know of a model."""
+    return pb.ModelInfo(
+        name=spec.name,
+        channels=spec.channels,
+        spatial_factor=spec.spatial_factor,
+        temporal_factor=spec.temporal_factor,
+        first_frames=spec.first_frames,
+        lookahead_latents=spec.lookahead_latents,
+        exactness=_EXACTNESS[spec.exactness],
+        receptive_latents=spec.receptive_latents,
+        state_bytes_per_pixel=spec.state_bytes_per_pixel,
+        normalization=bool(spec.latent_std),
+        tile_latents=spec.tile_latents,
+        tile_stride_latents=spec.tile_stride_latents,
+    )
+
+
+def max_response_bytes(max_pixels: int) -> int:
+    """Largest response of a server that makes frames of up to `max_pixels`."""
+    return max(DEFAULT_MESSAGE_BYTES, message_bytes(max_pixels * SLOT_BYTES_PER_PIXEL))
+
+
+def server_info(
+    *,
+    version: str,
+    device: str,
+    epoch: int,
+    specs: tuple[DecoderSpec, ...],
+    limits: pb.Limits,
+    load: pb.Load,
+    synthetic: bool,
+) -> pb.ServerInfo:
+    """Assemble the answer."""
+    return pb.ServerInfo(
+        version=version,
+        device=device,
+        epoch=epoch,
+        models=[model_info(spec) for spec in specs],
+        pixel_formats=list(PIXEL_FORMAT_NUMBERS.values()),
+        dtypes=list(DTYPES),
+        limits=limits,
+        load=load,
+        synthetic=synthetic,
+    )

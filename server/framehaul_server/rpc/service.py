@@ -1,0 +1,263 @@
+"""The handlers of `framehaul.v1.FrameService`. Run on the event loop.
+
+Messages travel as raw bytes in both directions, so that frames pass protobuf by and malformed requests get a status of
+ours. What goes over the wire is what a generated servicer would send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import grpc
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import OutOfOrder, Unavailable
+from framehaul_server.access.callers import Callers
+from framehaul_server.admission.places import Admission, Place
+from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.open_request import find_model
+from framehaul_server.core.tenants import Caller, Tenant
+from framehaul_server.errors import ClientSilent
+from framehaul_server.logs import SessionRecord
+from framehaul_server.rpc.boundary import guard
+from framehaul_server.rpc.requests import ReadAhead, RenderRequests, Request, Requests, StreamRequests
+from framehaul_server.session.detached import ResumableSessions
+from framehaul_server.session.frames_out import WritableContext
+from framehaul_server.session.session import Session
+from framehaul_server.session.waiting import HeadersSent, wait_for_place
+from framehaul_server.session.worker_link import WorkerOpener
+
+_LEASE_MS: Final = 60_000
+_REQUEST_ID_BYTES: Final = 6
+
+_log = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceIdentity:
+    """What `Locate` answers."""
+
+    target: str
+    epoch: int
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call; its place may come from a session that it resumes, and stays with one that outlives it."""
+
+    context: Context
+    record: SessionRecord
+    place: Place
+    ahead: ReadAhead | None = None
+    """Reads the requests of a session that was queued."""
+    lingers: Tenant | None = None
+    """Whose call it is, once its session is done with it."""
+
+
+class FrameService:
+    """Serves sessions and tells about the server."""
+
+    def __init__(
+        self,
+        *,
+        worker: WorkerOpener,
+        callers: Callers,
+        admission: Admission,
+        lingering: LingeringCalls,
+        rules: SessionRules,
+        first_request_timeout_s: float,
+        resume_window_s: float,
+        identity: ServiceIdentity,
+        info: Callable[[], pb.ServerInfo],
+    ) -> None:
+        """Serve those whom `callers` knows with `worker`; `info` makes the answer of `GetServerInfo`."""
+        self._worker = worker
+        self._callers = callers
+        self._admission = admission
+        self._rules = rules
+        self._first_request_timeout_s = first_request_timeout_s
+        self._identity = identity
+        self._info = info
+        self._sessions: set[Session] = set()
+        """Served or detached."""
+        self._lingering = lingering
+        self._resumable = ResumableSessions(resume_window_s, on_dropped=self._sessions.discard)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched."""
+        return grpc.method_handlers_generic_handler(
+            wire.SERVICE,
+            {
+                "Stream": grpc.stream_stream_rpc_method_handler(self.stream),
+                "Render": grpc.unary_stream_rpc_method_handler(self.render),
+                "Locate": grpc.unary_unary_rpc_method_handler(self.locate),
+                "GetServerInfo": grpc.unary_unary_rpc_method_handler(self.get_server_info),
+            },
+        )
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new and queued sessions, tell running ones that `grace_s` are left, keep none without a connection."""
+        self._admission.close("the server is draining: open the session elsewhere")
+        self._resumable.drop_detached()
+        for session in self._sessions:
+            session.drain(grace_s)
+
+    def worker_lost(self) -> None:
+        """Let new sessions wait for the next worker, in the queue."""
+        self._admission.pause("the worker is restarting; try again")
+
+    def worker_ready(self) -> None:
+        """Let the running sessions go on with a new worker, and then those begin that wait for it."""
+        for session in list(self._sessions):
+            session.worker_ready()
+        self._admission.pause(None)
+
+    def fail_sessions(self, reason: str) -> None:
+        """End the running sessions, and those that wait for a place, with UNAVAILABLE."""
+        self._admission.close(reason)
+        self._resumable.drop_detached()
+        for session in self._sessions:
+            session.fail(Unavailable(reason))
+
+    async def stream(self, _requests: object, context: Context) -> None:
+        """Latents in, frames out."""
+        await self._serve("Stream", context, lambda: StreamRequests(context))
+
+    async def render(self, raw: bytes, context: Context) -> None:
+        """One request, frames out."""
+        await self._serve("Render", context, lambda: RenderRequests(raw))
+
+    async def locate(self, raw: bytes, context: Context) -> bytes:
+        """Name this server."""
+
+        async def answer() -> bytes:
+            caller = self._caller(context, record)
+            request = wire.split(raw, pb.LocateRequest).header
+            if request.session_id:
+                self._resumable.check(request.session_id, caller)
+            else:
+                self._admission.check_open()
+            find_model(request.model, self._rules.opening.specs, field="model")
+            return pb.LocateResponse(
+                target=self._identity.target, epoch=self._identity.epoch, lease_ms=_LEASE_MS
+            ).SerializeToString()
+
+        record = _record("Locate", context)
+        return await guard(context, record, answer())
+
+    async def get_server_info(self, raw: bytes, context: Context) -> bytes:
+        """Tell what this server has."""
+
+        async def answer() -> bytes:
+            self._caller(context, record)
+            wire.split(raw, pb.GetServerInfoRequest)
+            return self._info().SerializeToString()
+
+        record = _record("GetServerInfo", context)
+        return await guard(context, record, answer())
+
+    async def _serve(self, method: str, context: Context, requests: Callable[[], Requests]) -> None:
+        call = _Call(context, _record(method, context), self._admission.place())
+        try:
+            await guard(context, call.record, self._session(call, requests()))
+        finally:
+            if call.ahead is not None:
+                call.ahead.close()
+            call.place.release()
+            if call.lingers is not None:
+                self._lingering.end(call.lingers)
+            _log.info("%s", call.record.line())
+
+    async def _session(self, call: _Call, requests: Requests) -> None:
+        caller = self._caller(call.context, call.record)
+        call.place.enter(caller.tenant, num_spare=self._resumable.count(caller))
+        first = await _within(self._first_request_timeout_s, requests.read())
+        if first is None:
+            raise OutOfOrder("the request stream ended before its first request")
+        context: WritableContext = call.context
+        if first.header.open.resume.session_id:
+            session = await self._resume(call, first, caller)
+            del first
+        else:
+            session = Session(first, self._worker, self._rules, call.record, caller)
+            call.place.claim(
+                priority=session.request.priority, num_bytes=session.max_waiting_bytes, request_bytes=first.num_bytes
+            )
+            del first
+            if not call.place.held:
+                context, requests = await self._queue(call, session, requests)
+            self._sessions.add(session)
+            if session.request.resumable:
+                self._resumable.add(session)
+        try:
+            await session.run(requests, context)
+        finally:
+            if session.survives:
+                self._detach(call, session)
+            else:
+                self._forget(session)
+            # A client that doesn't read its status may take its time, and all that its session held is free.
+            call.lingers = caller.tenant
+            if self._lingering.begin(caller.tenant):
+                call.place.release()
+
+    async def _queue(self, call: _Call, session: Session, requests: Requests) -> tuple[WritableContext, Requests]:
+        """Wait for the session's place; what it is to be run with then."""
+        if session.request.explicit:
+            requests = call.ahead = ReadAhead(requests)
+        await wait_for_place(
+            call.place, call.context, call.record, call.ahead, stall_timeout_s=self._rules.stall_timeout_s
+        )
+        self._admission.check_open()
+        return HeadersSent(call.context), requests
+
+    async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
+        self._lingering.check(caller.tenant)
+        session, place = await self._resumable.take(first.header.open.resume.session_id, caller)
+        call.place.release()
+        call.place = place
+        try:
+            session.resume(first, call.record)
+        except BaseException:
+            self._detach(call, session)
+            raise
+        return session
+
+    def _detach(self, call: _Call, session: Session) -> None:
+        self._resumable.detach(session, call.place)
+        call.place = self._admission.place()
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._resumable.remove(session)
+
+    def _caller(self, context: Context, record: SessionRecord) -> Caller:
+        """Who calls; every handler asks first.
+
+        Raises:
+            NotAuthenticated: nobody known.
+        """
+        caller = self._callers.identify(context.invocation_metadata() or ())
+        record.tenant = caller.tenant.name
+        return caller
+
+
+async def _within(timeout_s: float, work: Awaitable[ResultT]) -> ResultT:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await work
+    except TimeoutError:
+        raise ClientSilent(f"no request came within {timeout_s:g} s of the call") from None
+
+
+def _record(method: str, context: Context) -> SessionRecord:
+    return SessionRecord(request_id=secrets.token_hex(_REQUEST_ID_BYTES), peer=context.peer(), method=method)

@@ -1,0 +1,74 @@
+"""The one table from errors to gRPC statuses. docs/protocol.md ("Statuses") says the same to client authors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from framehaul.wire import MalformedMessage
+from framehaul_pipeline import errors as pipeline
+from framehaul_server import errors as server
+from framehaul_server.rpc import rich_status
+
+_CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
+    (pipeline.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
+    (MalformedMessage, grpc.StatusCode.INVALID_ARGUMENT),
+    (pipeline.NotFound, grpc.StatusCode.NOT_FOUND),
+    (pipeline.OutOfOrder, grpc.StatusCode.FAILED_PRECONDITION),
+    (pipeline.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (pipeline.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (pipeline.DataLoss, grpc.StatusCode.DATA_LOSS),
+    (server.ClientLeft, grpc.StatusCode.CANCELLED),
+    (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (server.ClientStalled, grpc.StatusCode.ABORTED),
+    (pipeline.WorkersKilled, grpc.StatusCode.ABORTED),
+    (server.Fenced, grpc.StatusCode.CANCELLED),
+    (server.GrantExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (server.NotAuthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (server.NotPermitted, grpc.StatusCode.PERMISSION_DENIED),
+    (server.SessionCancelled, grpc.StatusCode.CANCELLED),
+)
+
+_PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+_DO_NOT_RETRY: Final = "-1"
+_MAX_DETAILS_CHARACTERS: Final = 1000
+"""Statuses travel in trailers, which every gRPC library limits to a few kilobytes."""
+
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How an RPC ends."""
+
+    code: grpc.StatusCode
+    details: str
+    trailers: Trailers = ()
+
+
+def status_of(error: Exception) -> Status | None:
+    """The status that tells a client of `error`; None for an error that nobody raised on purpose."""
+    for error_type, code in _CODES:
+        if isinstance(error, error_type):
+            details = str(error)[:_MAX_DETAILS_CHARACTERS]
+            return Status(code=code, details=details, trailers=_trailers(error, code, details))
+    return None
+
+
+def internal(request_id: str) -> Status:
+    """The status of an unforeseen error: its text stays in the log, found by `request_id`."""
+    return Status(code=grpc.StatusCode.INTERNAL, details=f"internal error; the server's log knows it as {request_id}")
+
+
+def _trailers(error: Exception, code: grpc.StatusCode, details: str) -> Trailers:
+    if isinstance(error, pipeline.Overloaded):
+        return (
+            (_PUSHBACK_KEY, str(round(error.retry_after_s * 1000))),
+            (rich_status.KEY, rich_status.retry_status(code, details, retry_after_s=error.retry_after_s)),
+        )
+    if isinstance(error, server.GrantExceeded):
+        return ((_PUSHBACK_KEY, _DO_NOT_RETRY),)
+    return ()

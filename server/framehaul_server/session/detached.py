@@ -1,0 +1,115 @@
+"""The sessions that may be resumed, by id, and how long one waits for its client. Runs on the event loop.
+
+A session is either served by a call, which then holds its place, or detached, and holds the place itself until it is
+taken up again or its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from framehaul_pipeline.errors import NotFound
+from framehaul_server import logs
+from framehaul_server.admission.places import Place
+from framehaul_server.core.tenants import Caller
+from framehaul_server.session.session import Session
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    session: Session
+    place: Place | None = None
+    """Held while detached."""
+    timer: asyncio.TimerHandle | None = None
+
+
+class ResumableSessions:
+    """Owner of the detached sessions."""
+
+    def __init__(self, window_s: float, *, on_dropped: Callable[[Session], None]) -> None:
+        """Keep a session for `window_s` after its connection was lost; `on_dropped` hears of each that ended so."""
+        self._window_s = window_s
+        self._on_dropped = on_dropped
+        self._entries: dict[bytes, _Entry] = {}
+
+    def count(self, caller: Caller) -> int:
+        """Sessions that this caller may resume, those that are served included."""
+        owned = (caller.owns(entry.session.caller) for entry in self._entries.values())
+        return sum(owned)
+
+    def add(self, session: Session) -> None:
+        """Make a session that is served known by its id."""
+        self._entries[_key(session.id)] = _Entry(session)
+
+    def detach(self, session: Session, place: Place) -> None:
+        """Keep a session whose connection was lost, together with its place."""
+        entry = self._entries[_key(session.id)]
+        entry.place = place
+        entry.timer = asyncio.get_running_loop().call_later(self._window_s, self._expire, session)
+
+    def check(self, session_id: bytes, caller: Caller) -> None:
+        """Refuse an id that this caller couldn't resume.
+
+        Raises:
+            NotFound: no such session, not any more, or another tenant's.
+        """
+        self._find(session_id, caller, "session_id")
+
+    async def take(self, session_id: bytes, caller: Caller) -> tuple[Session, Place]:
+        """Take a session over; the connection that served it has ended when this returns.
+
+        Raises:
+            NotFound: no such session, not any more, or another tenant's.
+
+        Cancellation: the session stays detached.
+        """
+        while (entry := self._find(session_id, caller, "open.resume.session_id")).place is None:
+            await entry.session.fence()
+        place, entry.place = entry.place, None
+        self._stop_timer(entry)
+        return entry.session, place
+
+    def remove(self, session: Session) -> None:
+        """Forget a session that has ended; an unknown one is fine."""
+        self._entries.pop(_key(session.id), None)
+
+    def drop_detached(self) -> None:
+        """End the sessions that no connection serves."""
+        for entry in [entry for entry in self._entries.values() if entry.place is not None]:
+            self._drop(entry)
+
+    def _find(self, session_id: bytes, caller: Caller, field: str) -> _Entry:
+        entry = self._entries.get(_key(session_id))
+        if entry is None or not caller.owns(entry.session.caller):
+            raise NotFound(
+                f"{field}: no such session, or its time to be resumed is over: open a new one with start_frame"
+            )
+        return entry
+
+    def _expire(self, session: Session) -> None:
+        _log.info("%s", logs.line("session_expired", model=session.model, window_s=self._window_s))
+        self._drop(self._entries[_key(session.id)])
+
+    def _drop(self, entry: _Entry) -> None:
+        self._stop_timer(entry)
+        self.remove(entry.session)
+        entry.session.close()
+        assert entry.place is not None, "only detached sessions are dropped here"
+        entry.place.release()
+        self._on_dropped(entry.session)
+
+    def _stop_timer(self, entry: _Entry) -> None:
+        assert entry.timer is not None, "set while detached"
+        entry.timer.cancel()
+        entry.timer = None
+
+
+def _key(session_id: bytes) -> bytes:
+    """Look-ups of a hash take no time that tells how much of a guessed id was right."""
+    return hashlib.sha256(session_id).digest()

@@ -1,0 +1,145 @@
+"""The frames side of a session: responses on their way to the client, and the window they must fit.
+
+Runs on the event loop: `run` in a task of its own, everything else as plain calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.core.open_request import OpenRequest
+from framehaul_server.core.packing import ReadableLease, frames_per_message, pack
+from framehaul_server.core.retention import Retention
+from framehaul_server.core.window import FrameWindow, WindowLimits
+from framehaul_server.errors import ClientLeft
+from framehaul_server.logs import SessionRecord
+from framehaul_server.session.outbox import Outbox, Outgoing
+
+_PARTING_TIMEOUT_S: Final = 30.0
+"""How long an EXPLICIT client may keep the call open after `Done`."""
+
+
+class WritableContext(Protocol):
+    """What sending needs of a `ServicerContext`."""
+
+    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
+        """Send the response's headers."""
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; waits for the client's flow control."""
+
+
+class Delivery:
+    """Sends one session's responses in order, frames no faster than the client takes them."""
+
+    def __init__(
+        self, request: OpenRequest, limits: WindowLimits, record: SessionRecord, *, window_moved: Callable[[], None]
+    ) -> None:
+        """Start with the window that `request` asks for; `window_moved` is called when it lets more frames through."""
+        self._explicit = request.explicit
+        self.record = record
+        """Of the call that the responses go out by."""
+        self._keep = request.resumable
+        self._window_moved = window_moved
+        self._window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
+        self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
+        self._outbox = Outbox()
+        self._retention = Retention(request.start_frame)
+        self.num_published = request.start_frame
+        """Frames below this one are made."""
+        self._heard_all = asyncio.Event()
+        """Set when an EXPLICIT client has nothing left to say."""
+
+    @property
+    def frames_until(self) -> int:
+        """Frames below this one fit the window."""
+        return self._window.frames_until
+
+    @property
+    def num_taken(self) -> int:
+        """Frames that the client has taken."""
+        return self._window.num_taken
+
+    def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
+        """Queue a response without frames; an urgent one passes the frames that wait."""
+        self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
+
+    @property
+    def complete(self) -> bool:
+        """The client has told that it has everything."""
+        return self._retention.complete
+
+    def publish(self, chunk: ReadableLease, *, latents_until: int) -> None:
+        """Copy a chunk's frames into responses."""
+        self.num_published += chunk.num_frames
+        for outgoing in pack(chunk, self._frames_to_a_message, latents_until):
+            self._outbox.put(outgoing)
+
+    def acknowledge(self, ack: pb.Ack) -> None:
+        """Move the window of an EXPLICIT session.
+
+        Raises:
+            InvalidInput: more is acknowledged than was sent.
+        """
+        self._window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
+        self._retention.acknowledge(ack.next_frame)
+        self._window_moved()
+        if self.complete:
+            self._heard_all.set()
+
+    def rewind(self, next_frame: int) -> None:
+        """Start over on a new connection, whose client has every frame below `next_frame`.
+
+        Raises:
+            InvalidInput: it can't have exactly those.
+        """
+        self._outbox.put_back(self._retention.rewind(next_frame))
+        self._heard_all.clear()
+
+    def hear_end(self) -> None:
+        """Note that an EXPLICIT client closed its half of the call.
+
+        Raises:
+            ClientLeft: before `Done`, or without having acknowledged every frame of a resumable session.
+        """
+        if not self._retention.done_sent or (self._keep and not self.complete):
+            raise ClientLeft("an EXPLICIT session's request stream ended before Done: half-closed, or the client left")
+        self._heard_all.set()
+
+    async def run(self, context: WritableContext) -> None:
+        """Send responses until the last one is out and the client was heard.
+
+        Cancellation: a response may be lost, so end the session.
+
+        Raises:
+            grpc.aio.BaseError: the client is gone.
+        """
+        while not self._retention.done_sent:
+            outgoing = await self._outbox.get()
+            # Now, since the client's answer may overtake the write's return.
+            self._retention.sent(outgoing, keep=self._keep)
+            await context.write(outgoing.message)
+            self.record.sent(len(outgoing.message), outgoing.num_frames)
+            if not self._explicit and outgoing.num_frames:
+                self._window.take(outgoing.num_frames)
+                self._window_moved()
+        if self._explicit and not self.complete:
+            await self._part()
+
+    async def _part(self) -> None:
+        """Leave the call open while acknowledgements may be under way.
+
+        A write that meets an ended call is an error to some gRPC libraries, before they have read what came.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_TIMEOUT_S):
+                await self._heard_all.wait()
+
+    def close(self) -> None:
+        """Drop what waits and what is kept; twice is fine."""
+        self._outbox.clear()
+        self._retention.clear()

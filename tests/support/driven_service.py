@@ -1,0 +1,170 @@
+"""A service whose calls are driven by the test, with fakes around it, and what a client sees of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import grpc
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import Envelope
+from framehaul_server.access.callers import Callers
+from framehaul_server.admission.places import Admission
+from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.core.tenants import Caller, Tenant
+from framehaul_server.rpc.service import Context, FrameService, ServiceIdentity
+from tests.support.fakes import Aborted, FakeContext, FakeWorker, opening, request, rules
+
+EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=64)
+RESUMABLE = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(), window_frames=64)
+Call = tuple[FakeContext, "asyncio.Task[None]"]
+
+
+async def settle() -> None:
+    """Let everything run that can run without news from outside."""
+    for _ in range(60):
+        await asyncio.sleep(0)
+
+
+class NamedTenants:
+    """The token is the tenant's name."""
+
+    def __init__(self, *tenants: Tenant) -> None:
+        self._tenants = {tenant.name: tenant for tenant in tenants}
+
+    def identify(self, metadata: tuple[tuple[str, str], ...]) -> Caller:
+        name = dict(metadata).get("tenant", "everyone")
+        return Caller(tenant=self._tenants.get(name) or Tenant(name=name))
+
+
+class Server:
+    """The service, its worker, and all calls that were made."""
+
+    def __init__(
+        self,
+        *tenants: Tenant,
+        worker: FakeWorker | None = None,
+        max_sessions: int = 1,
+        max_queued: int = 8,
+        max_queued_bytes: int = 1 << 20,
+        timeout_s: float = 5.0,
+        stall_timeout_s: float = 600.0,
+        resume_window_s: float = 30.0,
+        journal_bytes: int = 1 << 20,
+    ) -> None:
+        self.worker = worker or FakeWorker()
+        self.admission = Admission(max_sessions, max_queued=max_queued, max_queued_bytes=max_queued_bytes)
+        self.lingering = LingeringCalls(max_sessions)
+        self.service = FrameService(
+            worker=self.worker,
+            callers=cast(Callers, NamedTenants(*tenants)),
+            admission=self.admission,
+            lingering=self.lingering,
+            rules=rules(spec=self.worker.specs[0], stall_timeout_s=stall_timeout_s, journal_bytes=journal_bytes),
+            first_request_timeout_s=timeout_s,
+            resume_window_s=resume_window_s,
+            identity=ServiceIdentity(target="farm:50051", epoch=7),
+            info=lambda: pb.ServerInfo(version="1"),
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def connect(self, *requests: Envelope[pb.StreamRequest], tenant: str = "everyone") -> Call:
+        """Call, and send one request after the other."""
+        context, task = self.call(tenant)
+        await settle()
+        for each in requests:
+            context.send(each)
+            await settle()
+        return context, task
+
+    def call(self, tenant: str = "everyone") -> Call:
+        """Call; the handler begins at the loop's next turn."""
+        context = context_of(tenant)
+        task = asyncio.ensure_future(self.service.stream(None, cast(Context, context)))
+        # As in gRPC, a read that is still under way ends with the call.
+        task.add_done_callback(lambda _: context.half_close())
+        self.tasks.append(task)
+        return context, task
+
+    async def resume(
+        self, session_id: bytes, next_frame: int = 0, *, tenant: str = "everyone", **changes: object
+    ) -> Call:
+        """Call for a session that was opened as `RESUMABLE`."""
+        return await self.connect(resuming(session_id, next_frame, **changes), tenant=tenant)
+
+    async def locate(self, session_id: bytes, *, tenant: str = "everyone") -> str | grpc.StatusCode:
+        """The server that the session is on, or why it isn't told."""
+        context = context_of(tenant)
+        asked = pb.LocateRequest(session_id=session_id).SerializeToString()
+        try:
+            return pb.LocateResponse.FromString(await self.service.locate(asked, cast(Context, context))).target
+        except Aborted:
+            assert context.aborted is not None
+            return context.aborted[0]
+
+
+@asynccontextmanager
+async def serving(*tenants: Tenant, **settings: object) -> AsyncIterator[Server]:
+    """At the end nothing is held, whatever the test did."""
+    before = asyncio.all_tasks()
+    server = Server(*tenants, **settings)  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        for task in server.tasks:
+            task.cancel()
+        await asyncio.gather(*server.tasks, return_exceptions=True)
+        server.service.drain(0.0)
+        await settle()
+        assert asyncio.all_tasks() <= before
+        assert (server.admission.num_sessions, server.admission.num_queued) == (0, 0)
+        assert server.admission.idle.is_set()
+        assert all(handle.closed for handle in server.worker.handles)
+
+
+def context_of(tenant: str) -> FakeContext:
+    context = FakeContext()
+    context.metadata = (("tenant", tenant),)
+    return context
+
+
+def resuming(session_id: bytes, next_frame: int = 0, **changes: object) -> Envelope[pb.StreamRequest]:
+    again = pb.Open()
+    again.CopyFrom(RESUMABLE)
+    again.MergeFrom(pb.Open(resume=pb.Resume(session_id=session_id, next_frame=next_frame), **changes))  # type: ignore[arg-type]
+    return request(open=again)
+
+
+async def leave(task: "asyncio.Task[None]") -> None:
+    """What grpc.aio does to the handler of a client that left, or whose connection broke."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def told(context: FakeContext) -> list[int]:
+    """Positions, in order; they come before everything else."""
+    kinds = [response.header.HasField("queued") for response in context.responses]
+    assert kinds == sorted(kinds, reverse=True)
+    return [response.header.queued.position for response in context.responses if response.header.HasField("queued")]
+
+
+def is_open(context: FakeContext) -> bool:
+    return any(response.header.HasField("opened") for response in context.responses)
+
+
+def opened(context: FakeContext) -> pb.Opened:
+    """Of a session that didn't wait."""
+    return context.responses[0].header.opened
+
+
+def first_frames(context: FakeContext) -> list[int]:
+    return [each.header.frames.first_frame for each in context.responses if each.header.frames.num_frames]
+
+
+async def status(context: FakeContext, task: "asyncio.Task[None]") -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(Aborted):
+        await asyncio.wait_for(task, 5)
+    assert context.aborted is not None
+    return context.aborted[:2]

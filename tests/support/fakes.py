@@ -1,0 +1,336 @@
+"""Stand-ins for the worker and for gRPC's context, driven by the test or by themselves."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Never
+
+import grpc
+import msgspec
+
+from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import Envelope
+from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
+from framehaul_pipeline.link.messages import Published
+from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.supervision.events import SessionEvents
+from framehaul_pipeline.supervision.lease import FrameLease
+from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.open_request import OpenRules
+from framehaul_server.core.tenants import EVERYONE, Caller
+from framehaul_server.logs import SessionRecord
+from framehaul_server.rpc.status import Trailers
+
+SPEC = DecoderSpec(
+    name="toy",
+    channels=2,
+    spatial_factor=2,
+    temporal_factor=4,
+    first_frames=4,
+    lookahead_latents=0,
+    exactness=Exactness.FULL,
+    receptive_latents=None,
+    state_bytes_per_pixel=1.0,
+)
+FINITE = msgspec.structs.replace(SPEC, receptive_latents=3)
+PICTURE_FIRST = msgspec.structs.replace(FINITE, first_frames=1)
+ANYBODY = Caller(tenant=EVERYONE)
+GEOMETRY = Geometry(channels=2, height=4, width=6)
+LATENT_BYTES = GEOMETRY.latent_bytes(LatentDtype.FLOAT16)
+FRAME_BYTES = PixelFormat.RGB24.frame_bytes(*GEOMETRY.frame_size(SPEC))
+
+
+def rules(
+    *,
+    spec: DecoderSpec = SPEC,
+    window_bytes: int = 1 << 20,
+    latent_bytes: int = 1 << 20,
+    journal_bytes: int = 1 << 20,
+    max_request_bytes: int = 1 << 20,
+    allow_synthetic: bool = True,
+    stall_timeout_s: float = 600.0,
+) -> SessionRules:
+    return SessionRules(
+        opening=OpenRules(specs=(spec,), max_pixels=1 << 16, allow_synthetic=allow_synthetic),
+        window_bytes=window_bytes,
+        latent_bytes=latent_bytes,
+        journal_bytes=journal_bytes,
+        max_request_bytes=max_request_bytes,
+        chunk_latents=4,
+        stall_timeout_s=stall_timeout_s,
+    )
+
+
+def opening(**changes: object) -> pb.Open:
+    """A correct `Open` for `SPEC`, with some fields changed."""
+    fields: dict[str, object] = {
+        "model": "toy",
+        "geometry": pb.LatentGeometry(channels=2, height=4, width=6),
+        "dtype": pb.DATA_TYPE_FLOAT16,
+    }
+    return pb.Open(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def request(payload: bytes = b"", **fields: object) -> Envelope[pb.StreamRequest]:
+    return Envelope(pb.StreamRequest(**fields), memoryview(payload))  # type: ignore[arg-type]
+
+
+def latents(count: int) -> bytes:
+    return bytes(count * LATENT_BYTES)
+
+
+def frame(index: int, num_bytes: int = FRAME_BYTES) -> bytes:
+    """What the fake worker makes of frame `index`."""
+    return bytes([index % 251]) * num_bytes
+
+
+def lease(
+    first_frame: int,
+    frames: Sequence[bytes],
+    released: list[int] | None = None,
+    chunks: tuple[int, ...] = (1,),
+    first_checksum: int = 100,
+) -> FrameLease:
+    published = Published(
+        session=1,
+        slot=0,
+        generation=1,
+        first_frame=first_frame,
+        frame_bytes=len(frames[0]),
+        crc32c=tuple(range(first_checksum, first_checksum + len(frames))),
+        num_latents=1,
+        chunks=chunks,
+        decode_ns=0,
+    )
+    gone = [] if released is None else released
+    return FrameLease(published, memoryview(b"".join(frames)), lambda: gone.append(first_frame))
+
+
+def record() -> SessionRecord:
+    return SessionRecord(request_id="id", peer="ipv4:127.0.0.1:1", method="Stream")
+
+
+class FakeHandle:
+    """One session's worker side: decodes what it may, at the loop's next turn, or when told with `advance`."""
+
+    def __init__(
+        self, spec: DecoderSpec, frame_bytes: int, first_latent: int, events: SessionEvents, *, automatic: bool
+    ) -> None:
+        self.spec = spec
+        self.first_latent = first_latent
+        self.frame_bytes = frame_bytes
+        self.events = events
+        self.automatic = automatic
+        self.waiting: deque[memoryview] = deque()
+        self.pushed: list[bytes] = []
+        self.num_fed = 0
+        self.num_allowed = 0
+        self.num_published = spec.num_frames(first_latent)
+        self.num_pushed_most = 0
+        self.ended = False
+        self.told_end = False
+        self.tells_end = True
+        self.first_checksum = 100
+        self.closed = False
+        self.released: list[int] = []
+        self.num_leased = 0
+
+    def push(self, latent: memoryview) -> None:
+        assert not self.ended
+        self.waiting.append(latent)
+        self.pushed.append(bytes(latent))
+        self.num_pushed_most = max(self.num_pushed_most, len(self.waiting))
+        self._wake()
+
+    def allow(self, num_latents: int) -> None:
+        self.num_allowed = max(self.num_allowed, num_latents)
+        self._wake()
+
+    def end(self) -> None:
+        assert not self.ended
+        self.ended = True
+        self._wake()
+
+    def close(self) -> None:
+        self.closed = True
+        self.waiting.clear()
+
+    def _wake(self) -> None:
+        if self.automatic:
+            asyncio.get_running_loop().call_soon(self.advance)
+
+    def advance(self) -> None:
+        """Do all that may be done now."""
+        while self.waiting and self.num_fed < self.num_allowed and not self.closed:
+            self.waiting.popleft()
+            self.num_fed += 1
+            self.events.on_fed(self.num_fed)
+            self._publish(self.spec.frames_after(self.first_latent + self.num_fed, ended=False))
+        if self.ended and not self.waiting and not self.told_end and not self.closed:
+            self.told_end = True
+            self._publish(self.spec.frames_after(self.first_latent + self.num_fed, ended=True))
+            if not self.tells_end:
+                return
+            self.events.on_ended(self.num_published)
+
+    def _publish(self, until: int) -> None:
+        if until > self.num_published and not self.closed:
+            first, self.num_published = self.num_published, until
+            frames = [frame(index, self.frame_bytes) for index in range(first, until)]
+            self.events.on_published(lease(first, frames, self.released, first_checksum=self.first_checksum))
+
+
+class FakeWorker:
+    """Opens `FakeHandle`s."""
+
+    def __init__(self, spec: DecoderSpec = SPEC, *, automatic: bool = True) -> None:
+        self.specs: tuple[DecoderSpec, ...] = (spec,)
+        self.automatic = automatic
+        self.available = True
+        self.handles: list[FakeHandle] = []
+        self.restarting = False
+        self.opened: list[dict[str, object]] = []
+        self.first_checksum = 100
+
+    def open(
+        self,
+        *,
+        model: str,
+        geometry: Geometry,
+        num_latents: int | None,
+        dtype: LatentDtype,
+        normalized: bool,
+        pixel_format: PixelFormat,
+        priority: int,
+        tenant: str,
+        weight: float,
+        first_latent: int,
+        chunks: tuple[int, ...],
+        alone_until: int | None,
+        events: SessionEvents,
+    ) -> FakeHandle:
+        if self.restarting:
+            raise WorkerRestarting("the worker is restarting; try again")
+        if not self.available:
+            raise Unavailable("the worker is failed; try again")
+        self.opened.append(
+            {
+                "model": model,
+                "dtype": dtype,
+                "normalized": normalized,
+                "num_latents": num_latents,
+                "alone_until": alone_until,
+                "first_latent": first_latent,
+                "chunks": chunks,
+            }
+        )
+        frame_bytes = pixel_format.frame_bytes(*geometry.frame_size(self.specs[0]))
+        handle = FakeHandle(self.specs[0], frame_bytes, first_latent, events, automatic=self.automatic)
+        handle.first_checksum = self.first_checksum
+        self.handles.append(handle)
+        events.on_opened()
+        return handle
+
+    def die(self, error: PipelineError) -> None:
+        for handle in [handle for handle in self.handles if not handle.closed]:
+            handle.closed = True
+            handle.events.on_failed(error)
+
+
+class Aborted(grpc.aio.AbortError):
+    """What the fake context's `abort` raises, like the real one's."""
+
+
+class FakeContext:
+    """A `ServicerContext`: the test puts requests in and takes responses out."""
+
+    def __init__(self) -> None:
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
+        self.responses: list[Envelope[pb.StreamResponse]] = []
+        self.raw: list[bytes] = []
+        self.headers_sent = False
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+        self.aborting = asyncio.Event()
+        self.status_gate = asyncio.Event()
+        """Set unless the test keeps the client from reading its status."""
+        self.status_gate.set()
+        self.written = asyncio.Condition()
+        self.write_error: Exception | None = None
+        self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
+
+    def send(self, envelope: Envelope[pb.StreamRequest]) -> None:
+        self.requests.put_nowait(wire.join(envelope.header, (envelope.payload,)))
+
+    def half_close(self) -> None:
+        self.requests.put_nowait(grpc.aio.EOF)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def read(self) -> object:
+        return await self.requests.get()
+
+    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
+        assert not self.headers_sent
+        self.headers_sent = True
+
+    async def write(self, message: bytes) -> None:
+        assert self.headers_sent
+        assert type(message) is bytes
+        await self.open_gate.wait()
+        if self.write_error is not None:
+            raise self.write_error
+        async with self.written:
+            self.raw.append(message)
+            self.responses.append(wire.split_response(message))
+            self.written.notify_all()
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
+        self.aborted = (code, details, trailing_metadata)
+        self.aborting.set()
+        await self.status_gate.wait()
+        raise Aborted("aborted")
+
+    async def responded(self, count: int) -> None:
+        """Wait until `count` responses were written."""
+        async with self.written:
+            await self.written.wait_for(lambda: len(self.responses) >= count)
+
+    def frames(self) -> list[bytes]:
+        """Every frame written, checked to be consecutive from 0."""
+        found: list[bytes] = []
+        for response in self.responses:
+            frames = response.header.frames
+            if frames.num_frames:
+                assert frames.first_frame == len(found)
+                assert len(frames.crc32c) == frames.num_frames
+                size = len(response.payload) // frames.num_frames
+                found += [bytes(response.payload[i * size : (i + 1) * size]) for i in range(frames.num_frames)]
+        return found
+
+    def done(self) -> pb.Done:
+        return self.responses[-1].header.done
+
+
+class FakeRequests:
+    """Requests from a queue; None ends them."""
+
+    def __init__(self, *given: Envelope[pb.StreamRequest] | None) -> None:
+        self.queue: asyncio.Queue[Envelope[pb.StreamRequest] | None] = asyncio.Queue()
+        self.num_read = 0
+        for each in given:
+            self.queue.put_nowait(each)
+
+    def send(self, envelope: Envelope[pb.StreamRequest] | None) -> None:
+        self.queue.put_nowait(envelope)
+
+    async def read(self) -> Envelope[pb.StreamRequest] | None:
+        envelope = await self.queue.get()
+        self.num_read += 1
+        return envelope

@@ -1,0 +1,129 @@
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from framehaul_client.command import cli
+from framehaul_client.command.stream import SAMPLE
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    """The command sets up this package's log for its whole process."""
+    yield
+    logging.getLogger("framehaul_client").handlers = []
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A latents file."""
+    save_file({"latents": np.zeros((1, 4, 2, 4), np.float16)}, tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
+
+
+def test_a_bad_file_is_found_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """2, one line, no output made."""
+    code = cli.main(["stream", str(tmp_path / "none"), "--out", str(tmp_path / "out" / "v.mp4")])
+    assert code == 2
+    assert capsys.readouterr().err == f"client: {tmp_path / 'none'}: No such file or directory\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_output_is_found_before_anything_is_made(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """2, with the allowed names."""
+    assert cli.main(["stream", str(clip), "--out", "v.xyz"]) == 2
+    assert "out=v.xyz: must be -, a name with %" in capsys.readouterr().err
+
+
+def test_an_installation_without_the_sample_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way out is in the text."""
+    monkeypatch.setattr("framehaul_client.command.stream.SAMPLE", tmp_path / "none")
+    assert cli.main(["stream", "--out", str(tmp_path / "v.mp4")]) == 2
+    assert "name a latents file" in capsys.readouterr().err
+
+
+def test_the_sample_ships() -> None:
+    """It lies inside the package."""
+    assert SAMPLE.is_file()
+
+
+def test_no_server(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """3, and the temporary file is gone."""
+    arguments = ["--target", "127.0.0.1:9", "--connect-timeout", "0.2"]
+    assert cli.main(["stream", str(clip), "--out", str(tmp_path / "v.mp4"), *arguments]) == 3
+    assert cli.main(["info", *arguments]) == 3
+    assert cli.main(["models", *arguments]) == 3
+    assert capsys.readouterr().err.count("client: 127.0.0.1:9: no server answered within 0.2 s") == 3
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_fault_is_called_one(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    """1; the traceback comes with --debug alone."""
+
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(cli, "stream", fail)
+    assert cli.main(["stream", str(clip), "--out", "v.mp4", *(["--debug"] if debug else [])]) == 1
+    text = capsys.readouterr().err
+    assert "client: fault: ZeroDivisionError: oops (please report it, with --debug)" in text
+    assert ("Traceback" in text) == debug
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """130 and a word."""
+
+    async def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "stream", interrupt)
+    assert cli.main(["stream", str(clip), "--out", "v.mp4"]) == 130
+    assert capsys.readouterr().err == "client: interrupted\n"
+
+
+def test_sigterm_cancels_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """143; what runs is cancelled and cleans up, and the handler is gone afterwards."""
+    cleaned_up = []
+
+    async def wait(*_: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up.append(True)
+
+    monkeypatch.setattr(cli, "stream", wait)
+    assert cli.main(["stream", str(clip), "--out", "v.mp4"]) == 143
+    assert capsys.readouterr().err == "client: terminated\n"
+    assert cleaned_up
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_it_imports_neither_torch_nor_the_server() -> None:
+    """A render node has neither; indirect imports count."""
+    program = (
+        "import sys, framehaul_client.command.cli; print([name for name in sys.modules if name.split('.')[0] in %r])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program % (("torch", "framehaul_server", "framehaul_pipeline", "msgspec"),)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "[]\n"

@@ -1,0 +1,62 @@
+import json
+from dataclasses import replace
+
+from framehaul_client.command.model_table import model_lines, models_json
+from framehaul_client.core.info import Model
+
+TINY = Model(
+    name="tiny",
+    channels=16,
+    spatial_factor=8,
+    temporal_factor=4,
+    first_frames=4,
+    lookahead_latents=0,
+    exactness="full",
+    receptive_latents=5,
+    state_bytes_per_pixel=138.0,
+    normalization=False,
+    tile_latents=0,
+    tile_stride_latents=0,
+)
+WAN = replace(
+    TINY, name="wan2.2", spatial_factor=16, first_frames=1, receptive_latents=None, state_bytes_per_pixel=3569.2,
+    normalization=True,
+)  # fmt: skip
+PICTURES = replace(TINY, name="sd", temporal_factor=1, first_frames=1, receptive_latents=1, lookahead_latents=2)
+TILES = replace(TINY, name="tiles", first_frames=5, lookahead_latents=4, tile_latents=5, tile_stride_latents=3)
+
+
+def test_columns_are_aligned() -> None:
+    """A heading, then a model a line; the first is the default."""
+    lines = model_lines([TINY, WAN, PICTURES, TILES])
+    assert [line.split("  ")[0] for line in lines] == ["model", "tiny (default)", "wan2.2", "sd", "tiles"]
+    for heading, cells in {
+        "cell": ["8x8", "16x16", "8x8", "8x8"],
+        "frames of n latents": ["4 n", "4 n - 3", "n", "4 n + 1"],
+        "lookahead": ["0 latents", "0 latents", "2 latents", "tiles of 5 every 3"],
+        "looks back": ["5 latents", "all latents", "1 latent", "5 latents"],
+        "mean, std": ["no", "yes", "no", "no"],
+        "state": ["138 B a pixel", "3569 B a pixel", "138 B a pixel", "138 B a pixel"],
+    }.items():
+        start = lines[0].index(heading)
+        assert [line[start:].split("  ")[0] for line in lines[1:]] == cells
+
+
+def test_a_size_gives_the_memory_of_a_session() -> None:
+    """Where a model can make that size."""
+    lines = model_lines([TINY, WAN], (840, 480))
+    assert lines[0].endswith("state at 840x480")
+    assert lines[1].endswith("  53 MiB")
+    assert lines[2].endswith("  not a multiple of its cell")
+    assert TINY.state_bytes(840, 480) == 138 * 840 * 480
+    assert [WAN.state_bytes(832, 488), WAN.state_bytes(832, 480)] == [None, round(3569.2 * 832 * 480)]
+
+
+def test_json_has_every_field() -> None:
+    """And the state's bytes for a size."""
+    models = json.loads(models_json([TINY, WAN]))
+    assert [model["name"] for model in models] == ["tiny", "wan2.2"]
+    assert models[1]["receptive_latents"] is None
+    assert "state_bytes" not in models[0]
+    models = json.loads(models_json([TINY, WAN], (840, 480)))
+    assert [model["state_bytes"] for model in models] == [138 * 840 * 480, None]

@@ -1,0 +1,58 @@
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from framehaul_client.core.session_config import SessionConfig, check_priority, parse_fps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"priority": 101}, "priority=101: must be -100..100"),
+        ({"priority": -101}, "priority=-101: must be -100..100"),
+        ({"num_latents": 0}, "num_latents=0: must be 1 or more"),
+        ({"window_frames": 0}, "window_frames=0: must be 1 or more"),
+        ({"window_frames": 1 << 32}, "window_frames=4294967296"),
+        ({"max_message_bytes": 1}, "max_message_bytes=1: must be 1024..2147483647"),
+    ],
+)
+def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    """The text names the field, the value and the range."""
+    with pytest.raises(ValueError, match=message):
+        SessionConfig(**options)
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    """Ranges include their ends."""
+    SessionConfig(priority=-100, num_latents=1, window_frames=1, max_message_bytes=1024)
+    assert check_priority(100) == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("24", Fraction(24)),
+        ("24000/1001", Fraction(24000, 1001)),
+        ("23.976", Fraction(2997, 125)),
+        ("0.5", Fraction(1, 2)),
+        ("29.97002997", Fraction(30000, 1001)),
+    ],
+)
+def test_fps(text: str, expected: Fraction) -> None:
+    """Whole numbers, fractions and decimals."""
+    assert parse_fps(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1/0", "fast", "", "1001", "nan", "inf", "1e-9"])
+def test_other_fps_are_refused(text: str) -> None:
+    """The text shows what would do."""
+    with pytest.raises(ValueError, match="must be a number over 0 and up to 1000"):
+        parse_fps(text)
+
+
+@pytest.mark.parametrize("retry_for_s", [-1.0, 1e9])
+def test_the_time_to_try_again_has_a_range(retry_for_s: float) -> None:
+    """Up to a week."""
+    with pytest.raises(ValueError, match=r"retry_for_s=.*: must be 0\.\.604800"):
+        SessionConfig(retry_for_s=retry_for_s)

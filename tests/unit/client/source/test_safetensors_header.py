@@ -1,0 +1,72 @@
+import json
+from typing import Any
+
+import pytest
+
+from framehaul_client.errors import LatentsFileError
+from framehaul_client.source.safetensors_header import MAX_HEADER_BYTES, Header, Tensor, header_bytes, parse_header
+
+
+def header(**entries: Any) -> bytes:
+    return json.dumps(entries).encode()
+
+
+def test_a_header_gives_tensors_and_notes() -> None:
+    """Offsets are counted from the file's start."""
+    text = header(__metadata__={"a": "b"}, latents={"dtype": "F16", "shape": [2, 3], "data_offsets": [4, 16]})
+    assert parse_header(text, 8 + len(text) + 16) == Header(
+        {"latents": Tensor("F16", (2, 3), 8 + len(text) + 4)}, {"a": "b"}
+    )
+
+
+def test_the_length_comes_first() -> None:
+    """Eight bytes, little-endian."""
+    assert header_bytes((5).to_bytes(8, "little"), 13) == 5
+
+
+@pytest.mark.parametrize(
+    ("prefix", "file_bytes", "message"),
+    [
+        (b"PK\x03\x04abcd", 5000, "a pickle or PyTorch file: must be safetensors"),
+        (b"\x80\x04\x95abcde", 5000, "a pickle or PyTorch file"),
+        (b"", 0, "0 bytes: too short"),
+        (b"1234567", 7, "7 bytes: too short"),
+        ((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 1 << 30, "not a safetensors file"),
+        ((6).to_bytes(8, "little"), 13, "cut off: its header ends at byte 14, the file at 13"),
+    ],
+)
+def test_other_files_are_told_apart(prefix: bytes, file_bytes: int, message: str) -> None:
+    """The text says what the file is, or where it ends."""
+    with pytest.raises(LatentsFileError, match=message):
+        header_bytes(prefix, file_bytes)
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    return {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12], **changes}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a JSON object"),
+        (header(__metadata__=[]), "__metadata__ is not a table of strings"),
+        (header(__metadata__={"a": 1}), "__metadata__ is not a table of strings"),
+        (header(x=1), "tensor 'x' needs dtype, shape and data_offsets"),
+        (header(x={"dtype": "F16", "shape": [1]}), "tensor 'x' needs"),
+        (header(x=tensor(data_offsets=[0])), "tensor 'x' needs"),
+        (header(x=tensor(dtype="F12")), "tensor 'x' has dtype F12: unknown"),
+        (header(x=tensor(shape=[2, -3])), r"tensor 'x' has shape \[2, -3\]: must be whole numbers"),
+        (header(x=tensor(shape=[2, 3.0])), r"must be whole numbers"),
+        (header(x=tensor(shape=[True, 6])), r"must be whole numbers"),
+        (header(x=tensor(data_offsets=[0, 11])), r"lies at 0..11: F16 \[2, 3\] has 12 bytes"),
+        (header(x=tensor(data_offsets=[-2, 10])), "lies at -2..10"),
+        (header(x=tensor(data_offsets=[100, 112])), "cut off: tensor 'x' ends at byte"),
+    ],
+)
+def test_a_wrong_header_is_named(text: bytes, message: str) -> None:
+    """No offset, size or type is believed unchecked."""
+    with pytest.raises(LatentsFileError, match=message):
+        parse_header(text, 8 + len(text) + 12)

@@ -1,0 +1,50 @@
+import grpc
+import grpc.aio
+import pytest
+
+from framehaul_client import errors
+from framehaul_client.transport.status import Status, call_error, client_error
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode))
+def test_every_status_has_an_error(code: grpc.StatusCode) -> None:
+    """No status is a surprise, and the server's words are kept."""
+    error = client_error(Status(code, "field=1: must be 2"), "host:1", connected=True)
+    assert isinstance(error, errors.FramehaulError)
+    assert "host:1: " in str(error)
+    assert "field=1: must be 2" in str(error)
+
+
+def test_unavailable_depends_on_whether_the_server_had_answered() -> None:
+    """Never there, or gone."""
+    status = Status(grpc.StatusCode.UNAVAILABLE, None)
+    assert type(client_error(status, "host:1", connected=False)) is errors.ServerUnavailable
+    assert type(client_error(status, "host:1", connected=True)) is errors.ConnectionLost
+    assert "no reason given" in str(client_error(status, "host:1", connected=True))
+
+
+def test_a_session_that_was_ended_for_its_client_stalling_is_not_a_lost_one() -> None:
+    """It would stall again: nobody reconnects by itself. A cancelled call may be one that another has replaced."""
+    stalled = client_error(Status(grpc.StatusCode.ABORTED, "no frame was taken"), "host:1", connected=True)
+    assert not isinstance(stalled, errors.ServerUnavailable)
+    cancelled = client_error(Status(grpc.StatusCode.CANCELLED, "taken up"), "host:1", connected=True)
+    assert type(cancelled) is errors.ConnectionLost
+
+
+@pytest.mark.parametrize(
+    ("value", "retry_after_s"), [("1500", 1.5), ("0", 0.0), ("-1", None), ("x", None), (None, None)]
+)
+def test_pushback(value: str | None, retry_after_s: float | None) -> None:
+    """When to come back, if the server said so."""
+    trailers = None if value is None else grpc.aio.Metadata(("grpc-retry-pushback-ms", value))
+    error = client_error(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", trailers), "host:1", connected=False)
+    assert isinstance(error, errors.Refused)
+    assert error.retry_after_s == retry_after_s
+
+
+def test_unary_calls_map_alike() -> None:
+    """An AioRpcError goes through the same table."""
+    failed = grpc.aio.AioRpcError(
+        grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), grpc.aio.Metadata(), details="model=m: must be tiny"
+    )
+    assert type(call_error(failed, "host:1")) is errors.NotFound

@@ -1,0 +1,245 @@
+"""`pipeline encode`: a video of any length in, a latent file out."""
+
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from framehaul_pipeline.encode.cli import main
+from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
+from framehaul_pipeline.encode.video_input import Excerpt, VideoInput
+from framehaul_pipeline.errors import InvalidInput
+
+
+def make_video(path: Path, count: int, width: int = 64, height: int = 48, rate: Fraction = Fraction(24)) -> Path:
+    """A lossless video whose frame `i` has the red level `2 * i`, over a ramp."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        ramp = np.linspace(0, 255, width, dtype=np.uint8)
+        for index in range(count):
+            pixels = np.zeros((height, width, 3), np.uint8)
+            pixels[..., 0], pixels[..., 1] = 2 * index % 256, ramp
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def read(path: Path, excerpt: Excerpt, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    with VideoInput(path, size, excerpt) as video:
+        return np.concatenate([chunk.copy() for chunk in video.chunks(8, 4)])
+
+
+def latents_of(path: Path) -> tuple[Tensor, dict[str, str]]:
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("latents"), file.metadata()
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("video") / "clip.mkv", 22, rate=Fraction(24000, 1001))
+
+
+def test_latents_are_those_of_the_whole_clip(video: Path, tmp_path: Path) -> None:
+    """Encoded as a stream; the last group of four is filled up with the last frame."""
+    out = tmp_path / "clip.safetensors"
+    assert main(["encode", str(video), "--out", str(out), "--device", "cpu"]) == 0
+    latents, metadata = latents_of(out)
+    assert metadata == {"framehaul.model": "tiny", "framehaul.fps": "24000/1001", "framehaul.normalized": "false"}
+    assert latents.dtype == torch.float16
+    frames = torch.from_numpy(read(video, Excerpt()))
+    assert len(frames) == 24
+    assert torch.equal(frames[21], frames[23])
+    encoder = load_tiny_encoder(torch.device("cpu"), torch.float32)
+    whole, _ = encoder.step(frames.permute(0, 3, 1, 2).float() / 127.5 - 1, encoder.open(48, 64))
+    assert latents.shape == (6, 16, 6, 8)
+    torch.testing.assert_close(latents.float(), whole, rtol=1e-3, atol=2e-3)
+
+
+def test_size_scales_and_crops(video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clip.safetensors"
+    arguments = ["--size", "40x24", "--max-frames", "4", "--device", "cpu", "--dtype", "bfloat16"]
+    assert main(["encode", str(video), "--out", str(out), *arguments]) == 0
+    assert latents_of(out)[0].shape == (1, 16, 3, 5)
+
+
+def test_frames_are_cropped_to_a_multiple_of_eight(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "odd.mkv", 2, width=70, height=53)
+    assert read(path, Excerpt()).shape == (4, 48, 64, 3)
+
+
+def test_scaling_keeps_the_shape_of_things(tmp_path: Path) -> None:
+    """A wide video made square loses its sides, and is not squeezed: the ramp keeps its middle part."""
+    path = make_video(tmp_path / "wide.mkv", 1, width=128, height=64)
+    ramp = read(path, Excerpt(), (64, 64))[0, 32, :, 1].astype(int)
+    assert abs(ramp[0] - 64) < 8
+    assert abs(ramp[-1] - 191) < 8
+
+
+def test_video_recorded_on_its_side_is_turned_upright(tmp_path: Path) -> None:
+    """A telephone's file: stored wide, with a matrix that says which way is up."""
+    path = tmp_path / "side.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        pixels = np.zeros((64, 96, 3), np.uint8)
+        pixels[:, :48] = 255  # the left half is white
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    content = path.read_bytes()
+    header = content.index(b"tkhd")
+    assert upright in content[header:]
+    path.write_bytes(content[:header] + content[header:].replace(upright, clockwise, 1))
+    frame = read(path, Excerpt())[0]
+    assert frame.shape == (96, 64, 3)
+    assert frame[:40].mean() > 220  # turned clockwise, left is up
+    assert frame[56:].mean() < 30
+
+
+@pytest.mark.parametrize(("height", "colorspace", "red"), [(64, 2, 235), (720, 2, 250), (720, 5, 235), (64, 1, 250)])
+def test_untagged_high_definition_is_bt709(tmp_path: Path, height: int, colorspace: int, red: int) -> None:
+    path = tmp_path / "flat.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
+        stream.codec_context.colorspace = colorspace
+        frame = av.VideoFrame(64, height, "yuv420p")
+        for plane, level in zip(frame.planes, (120, 90, 200), strict=True):
+            plane.update(bytes([level]) * plane.buffer_size)
+        frame.colorspace = colorspace
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert abs(int(read(path, Excerpt())[0, 8, 8, 0]) - red) <= 1
+
+
+@pytest.mark.parametrize(
+    ("excerpt", "first", "count"),
+    [
+        (Excerpt(), 0, 22),
+        (Excerpt(max_frames=5), 0, 5),
+        (Excerpt(start_s=10 * 1001 / 24000), 10, 12),
+        (Excerpt(start_s=10 * 1001 / 24000, duration_s=6 * 1001 / 24000), 10, 6),
+        (Excerpt(duration_s=100.0), 0, 22),
+    ],
+)
+def test_excerpt_holds_the_frames_asked_for(video: Path, excerpt: Excerpt, first: int, count: int) -> None:
+    reds = read(video, excerpt)[:, 0, 0, 0]
+    assert list(reds[:count]) == [2 * (first + i) for i in range(count)]
+    assert len(reds) == count + -count % 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "63x48"], "multiple of 8"),
+        (["--size", "0x48"], "multiple of 8"),
+        (["--start", "-1"], "0 or more"),
+        (["--start", "nan"], "0 or more"),
+        (["--start", "99"], "a video with frames"),
+        (["--duration", "0"], "more than 0"),
+        (["--max-frames", "0"], "1 or more"),
+    ],
+)
+def test_bad_options_are_refused(
+    video: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", str(video), "--out", str(tmp_path / "x.safetensors"), "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "clip.mp4"
+    text.write_text("no video")
+    for name in (text, tmp_path / "missing.mp4", tmp_path):
+        assert main(["encode", str(name), "--out", str(tmp_path / "x.safetensors")]) == 2
+        assert "must be a readable video file" in capsys.readouterr().err
+
+
+def test_damaged_video_leaves_no_file(video: Path, tmp_path: Path) -> None:
+    """Half the bytes of a clip are half a clip or an error, never a half-written latent file."""
+    half = tmp_path / "half.mkv"
+    half.write_bytes(video.read_bytes()[:300])
+    assert main(["encode", str(half), "--out", str(tmp_path / "x.safetensors"), "--device", "cpu"]) == 2
+    assert list(tmp_path.iterdir()) == [half]
+
+
+def test_existing_target_is_kept_unless_asked(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "clip.safetensors"
+    out.write_bytes(b"mine")
+    arguments = ["encode", str(video), "--out", str(out), "--max-frames", "4", "--device", "cpu"]
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert latents_of(out)[0].shape[0] == 1
+
+
+def test_missing_folder_is_refused(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", str(video), "--out", str(tmp_path / "none" / "x.safetensors")]) == 2
+    assert "folder that exists" in capsys.readouterr().err
+
+
+def test_cuda_without_a_device_is_refused(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["encode", str(video), "--out", str(tmp_path / "x.safetensors"), "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_closing_twice_is_fine(video: Path) -> None:
+    source = VideoInput(video, None, Excerpt())
+    source.close()
+    source.close()
+
+
+def test_excerpt_refuses_nonsense() -> None:
+    with pytest.raises(InvalidInput, match="start"):
+        Excerpt(start_s=float("inf"))
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import torch
+from framehaul_pipeline.encode import encode as module
+
+class Encoder:
+    def open(self, height, width):
+        return []
+
+    def step(self, frames, state):
+        return torch.zeros(len(frames) // 4, 16, frames.shape[2] // 8, frames.shape[3] // 8), state
+
+module.load_tiny_encoder = lambda device, dtype: Encoder()
+peaks = []
+for name in sys.argv[1:]:
+    options = module.EncodeOptions(video=Path(name), out=Path(name + ".safetensors"), device="cpu")
+    module.encode(options)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(*peaks)
+"""
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """Ten times the frames, 115 MB of them, add less than 24 MB to the peak."""
+    short = make_video(tmp_path / "short.mkv", 50, width=320, height=240)
+    long = make_video(tmp_path / "long.mkv", 500, width=320, height=240)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(short), str(long)], capture_output=True, text=True, check=True, timeout=100
+    )
+    first_mb, second_mb = (int(value) for value in done.stdout.split())
+    assert latents_of(Path(f"{long}.safetensors"))[0].shape == (125, 16, 30, 40)
+    assert second_mb - first_mb < 24

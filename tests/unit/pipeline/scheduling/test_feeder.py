@@ -1,0 +1,131 @@
+from framehaul_pipeline.scheduling.feeder import Feeder, NextLatent
+
+LATENTS = [memoryview(bytes([index])) for index in range(16)]
+
+
+def fill(
+    feeder: Feeder, session: int, *, priority: int = 0, tenant: str = "", num_latents: int = 8, allowed: int = 8
+) -> None:
+    feed = feeder.open(session, priority=priority, tenant=tenant)
+    feed.waiting.extend(LATENTS[:num_latents])
+    feed.num_allowed = allowed
+
+
+def test_latents_go_in_order_and_only_inside_the_window() -> None:
+    """Latents whose frames don't fit the window hold no inlet slot."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1, allowed=2)
+    assert feeder.next_latent(9) == NextLatent(1, 0, LATENTS[0])
+    assert feeder.next_latent(9) == NextLatent(1, 1, LATENTS[1])
+    assert feeder.next_latent(9) is None
+
+
+def test_a_session_holds_at_most_its_share() -> None:
+    """Half of the inlet, and more when slots come back."""
+    feeder = Feeder(chunk_latents=1, num_slots=4)
+    fill(feeder, 1)
+    assert [feeder.next_latent(9) is not None for _ in range(3)] == [True, True, False]
+    feeder.returned(1)
+    assert feeder.next_latent(9) == NextLatent(1, 2, LATENTS[2])
+
+
+def test_the_first_session_always_finds_room_for_a_chunk() -> None:
+    """Later sessions leave enough free slots, whether the first one wants them now or not."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1, allowed=0)
+    fill(feeder, 2)
+    assert feeder.next_latent(2) is None
+    assert feeder.next_latent(3) == NextLatent(2, 0, LATENTS[0])
+    feed = feeder.get(1)
+    assert feed is not None
+    feed.num_allowed = 8
+    assert feeder.next_latent(1) == NextLatent(1, 0, LATENTS[0])
+    assert feeder.next_latent(0) is None
+
+
+def test_the_last_chunks_slots_are_for_who_has_nothing_in_the_inlet() -> None:
+    """A new tenant, or a higher priority, finds a place at once, however many sessions others have."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1)
+    fill(feeder, 2)
+    assert [feeder.next_latent(num_free) is not None for num_free in range(12, 1, -1)] == [True] * 10 + [False]
+    fill(feeder, 3, tenant="new", num_latents=1)
+    assert feeder.next_latent(2) == NextLatent(3, 0, LATENTS[0])
+    fill(feeder, 4, priority=1)
+    assert feeder.next_latent(1) == NextLatent(4, 0, LATENTS[0])
+
+
+def test_a_tenant_leaves_room_for_one_whose_turn_it_is() -> None:
+    """That has nothing to send just now; three chunks keep the device busy meanwhile, unless all are parts."""
+    for num_latents, expected in ((8, 6), (1, 8)):
+        feeder = Feeder(chunk_latents=2, num_slots=20)
+        feeder.open(1, priority=0, tenant="quiet")
+        for session in range(2, 10):
+            fill(feeder, session, tenant="busy", num_latents=num_latents)
+        assert sum(feeder.next_latent(20 - index) is not None for index in range(18)) == expected
+
+
+def test_parts_of_chunks_never_fill_the_inlet() -> None:
+    """Sessions whose decoders wait for whole chunks: the first always gets one together, and then slots come back."""
+    feeder = Feeder(chunk_latents=3, num_slots=18)
+    for session in range(1, 12):
+        fill(feeder, session, tenant=str(session % 3), num_latents=2)
+    free = 18
+    while feeder.next_latent(free) is not None:
+        free -= 1
+    feed = feeder.get(1)
+    assert feed is not None
+    feed.waiting.extend(LATENTS[2:3])
+    assert feeder.next_latent(free) == NextLatent(1, 2, LATENTS[2])
+
+
+def test_priority_comes_before_arrival() -> None:
+    """A higher priority is fed first."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1)
+    fill(feeder, 2, priority=5)
+    latent = feeder.next_latent(9)
+    assert latent is not None
+    assert latent.session == 2
+
+
+def test_the_end_follows_the_last_latent_once() -> None:
+    """The worker hears that a session ends when it has had all its latents."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1, num_latents=1)
+    feed = feeder.get(1)
+    assert feed is not None
+    feed.ended = True
+    assert feeder.next_end() is None
+    feeder.next_latent(9)
+    assert feeder.next_end() == 1
+    assert feeder.next_end() is None
+
+
+def test_a_closed_session_is_forgotten() -> None:
+    """Closing twice, and a slot that comes back late, change nothing."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1)
+    feeder.next_latent(9)
+    feeder.close(1)
+    feeder.close(1)
+    feeder.returned(1)
+    assert feeder.get(1) is None
+    assert feeder.next_latent(9) is None
+
+
+def test_what_a_closed_session_had_in_the_inlet_counts_no_more() -> None:
+    """Against its tenant, which is fed before one that has a chunk on the way."""
+    feeder = Feeder(chunk_latents=1, num_slots=12)
+    fill(feeder, 1, tenant="a")
+    assert [feeder.next_latent(12 - index) is not None for index in range(3)] == [True] * 3
+    fill(feeder, 2, tenant="b", num_latents=1)
+    assert feeder.next_latent(9) == NextLatent(2, 0, LATENTS[0])
+    feeder.close(1)
+    fill(feeder, 3, tenant="a")
+    fill(feeder, 4, tenant="b")
+    assert feeder.next_latent(8) == NextLatent(3, 0, LATENTS[0])
+    latent = feeder.next_latent(7)
+    assert latent is not None
+    assert latent.session == 3  # both have one on the way, and it came first
+    assert feeder.next_latent(6) == NextLatent(4, 0, LATENTS[0])

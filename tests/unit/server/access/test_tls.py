@@ -1,0 +1,66 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from framehaul_server.access.tls import Certificates
+from framehaul_server.config import TlsFiles
+from tests.support.certificates import Authority
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+def test_good_files_are_taken(authority: Authority) -> None:
+    pair = authority.sign("server")
+    Certificates(TlsFiles(certificate=pair.certificate, key=pair.key, client_ca=authority.certificate)).credentials()
+
+
+def spoil_certificate(files: TlsFiles) -> None:
+    files.certificate.write_text("-----BEGIN CERTIFICATE-----\nMII")
+
+
+def spoil_key(files: TlsFiles) -> None:
+    files.key.write_text("no key")
+
+
+def spoil_authority(files: TlsFiles) -> None:
+    assert files.client_ca is not None
+    files.client_ca.write_text("none")
+
+
+def show_key(files: TlsFiles) -> None:
+    files.key.chmod(0o644)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (spoil_certificate, "must be a PEM certificate chain and its unencrypted key"),
+        (spoil_key, "must be a PEM certificate chain and its unencrypted key"),
+        (spoil_authority, "must be PEM certificates of authorities"),
+        (show_key, "mode 0644: must be 0600"),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path: Path, spoil: Callable[[TlsFiles], None], text: str) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    files = TlsFiles(certificate=pair.certificate, key=pair.key, client_ca=authority.certificate)
+    spoil(files)
+    with pytest.raises(ValueError, match=text):
+        Certificates(files)
+
+
+def test_a_key_of_another_certificate_is_refused(authority: Authority) -> None:
+    """What a renewal looks like between its two writes."""
+    old, new = authority.sign("old"), authority.sign("new")
+    with pytest.raises(ValueError, match=r"old.pem.*new.key: must be a PEM certificate chain"):
+        Certificates(TlsFiles(certificate=old.certificate, key=new.key))
+
+
+def test_a_missing_file_is_an_error_of_the_system(authority: Authority, tmp_path: Path) -> None:
+    pair = authority.sign("server")
+    with pytest.raises(FileNotFoundError):
+        Certificates(TlsFiles(certificate=pair.certificate, key=tmp_path / "none"))

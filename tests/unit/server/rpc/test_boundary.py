@@ -1,0 +1,74 @@
+import asyncio
+import logging
+
+import grpc
+import pytest
+
+from framehaul_pipeline.errors import InvalidInput, Overloaded
+from framehaul_server.rpc.boundary import guard, leading_error
+from tests.support.fakes import Aborted, FakeContext, record
+
+
+async def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.asyncio
+async def test_what_the_work_returns_comes_back() -> None:
+    async def work() -> int:
+        return 7
+
+    noted = record()
+    assert await guard(FakeContext(), noted, work()) == 7
+    assert noted.cause == "ok"
+
+
+@pytest.mark.asyncio
+async def test_a_known_error_becomes_its_status() -> None:
+    context, noted = FakeContext(), record()
+    with pytest.raises(Aborted):
+        await guard(context, noted, fail(Overloaded("full", retry_after_s=1.0)))
+    assert context.aborted is not None
+    assert context.aborted[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    assert context.aborted[2][0] == ("grpc-retry-pushback-ms", "1000")
+    assert (noted.cause, noted.details) == ("resource_exhausted", "full")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("error", [RuntimeError("secret path"), grpc.aio.UsageError("RPC already finished.")])
+async def test_an_unforeseen_error_stays_in_the_log(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    context, noted = FakeContext(), record()
+    with caplog.at_level(logging.ERROR), pytest.raises(Aborted):
+        await guard(context, noted, fail(error))
+    assert context.aborted is not None
+    code, details, _ = context.aborted
+    assert code is grpc.StatusCode.INTERNAL
+    assert str(error) not in details
+    assert "id" in details
+    assert "Traceback" in caplog.text
+    assert str(error) in caplog.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "error",
+    [asyncio.CancelledError(), GeneratorExit(), grpc.aio.InternalError("batch"), grpc.aio.AbortError("aborted")],
+)
+async def test_a_client_that_left_is_no_error_and_passes_through(error: BaseException) -> None:
+    context, noted = FakeContext(), record()
+    with pytest.raises(type(error)):
+        await guard(context, noted, fail(error))
+    assert context.aborted is None
+    assert noted.cause == "client_left"
+
+
+def test_of_several_errors_the_one_raised_on_purpose_counts() -> None:
+    said = InvalidInput("dtype", 9, "1..3")
+    group = BaseExceptionGroup("", [RuntimeError("first"), ExceptionGroup("", [said])])
+    assert leading_error(group) is said
+
+
+def test_without_one_the_first_counts() -> None:
+    first = grpc.aio.InternalError("batch")
+    assert leading_error(BaseExceptionGroup("", [KeyboardInterrupt()])).__class__ is KeyboardInterrupt
+    assert leading_error(ExceptionGroup("", [first, RuntimeError("second")])) is first

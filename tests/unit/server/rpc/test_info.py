@@ -1,0 +1,42 @@
+import msgspec
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.rpc.info import max_response_bytes, model_info, server_info
+from tests.support.fakes import SPEC
+
+
+def test_a_model_says_what_a_client_needs_to_count_frames() -> None:
+    info = model_info(msgspec.structs.replace(SPEC, receptive_latents=5))
+    assert (info.name, info.channels, info.spatial_factor) == ("toy", 2, 2)
+    assert (info.temporal_factor, info.first_frames, info.lookahead_latents) == (4, 4, 0)
+    assert info.exactness == pb.EXACTNESS_FULL
+    assert info.receptive_latents == 5
+    assert info.state_bytes_per_pixel == 1.0
+    assert (info.tile_latents, info.tile_stride_latents) == (0, 0)
+    tiled = msgspec.structs.replace(SPEC, lookahead_latents=4, tile_latents=5, tile_stride_latents=3)
+    assert (model_info(tiled).tile_latents, model_info(tiled).tile_stride_latents) == (5, 3)
+
+
+def test_a_model_says_whether_it_has_a_mean_and_deviation() -> None:
+    """Only then does `Open.normalized` make a difference."""
+    assert not model_info(SPEC).normalization
+    assert model_info(msgspec.structs.replace(SPEC, latent_mean=(0.0, 0.0), latent_std=(1.0, 2.0))).normalization
+
+
+def test_dependence_on_all_past_latents_is_said_by_leaving_the_number_out() -> None:
+    assert not model_info(SPEC).HasField("receptive_latents")
+
+
+def test_the_largest_response_holds_the_largest_frame() -> None:
+    assert max_response_bytes(100) == 4 << 20
+    assert max_response_bytes(1920 * 1088) > 1920 * 1088 * 3
+
+
+def test_the_answer_lists_models_formats_and_dtypes() -> None:
+    info = server_info(
+        version="1", device="cpu", epoch=7, specs=(SPEC,), limits=pb.Limits(), load=pb.Load(sessions=2), synthetic=True
+    )
+    assert [model.name for model in info.models] == ["toy"]
+    assert list(info.pixel_formats) == [1, 2, 3, 4]
+    assert list(info.dtypes) == [pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16, pb.DATA_TYPE_FLOAT32]
+    assert (info.epoch, info.load.sessions, info.synthetic) == (7, 2, True)

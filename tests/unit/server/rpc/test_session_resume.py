@@ -1,0 +1,219 @@
+"""A session through several connections, with fakes around it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import AtWork, WorkerLost
+from tests.support.driven_service import (
+    RESUMABLE,
+    first_frames,
+    leave,
+    opened,
+    resuming,
+    serving,
+    settle,
+    status,
+)
+from tests.support.fakes import FakeContext, FakeWorker, latents, request
+
+
+def break_write(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    context.write_error = grpc.aio.InternalError("the batch failed")
+    context.send(request(latents(1)))
+
+
+def close_requests(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    context.half_close()
+
+
+def cancel(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    task.cancel()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("loss", [break_write, close_requests, cancel])
+async def test_a_lost_connection_keeps_the_session_and_the_next_one_goes_on(
+    loss: Callable[[FakeContext, "asyncio.Task[None]"], None],
+) -> None:
+    """In every shape that a loss has; the place stays taken, and the clip comes out whole."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack(next_frame=4)))
+        assert first_frames(context) == [0, 4]
+        session_id = opened(context).session_id
+        loss(context, task)
+        await asyncio.gather(task, return_exceptions=True)
+        assert server.admission.num_sessions == 1
+        assert not server.worker.handles[0].closed
+
+        context, task = await server.resume(session_id, 8)
+        again = opened(context)
+        assert again.session_id == session_id
+        num_there = again.next_latent
+        assert num_there == (3 if loss is break_write else 2)
+        context.send(request(latents(4 - num_there), index=num_there, end_of_latents=True))
+        await settle()
+        assert first_frames(context) == [8, 12]
+        assert context.done() == pb.Done(num_frames=16, num_latents=4)
+        context.send(request(ack=pb.Ack(next_frame=16)))
+        await asyncio.wait_for(task, 5)
+        assert server.admission.num_sessions == 0
+        assert len(server.worker.handles) == 1
+
+
+@pytest.mark.asyncio
+async def test_frames_that_got_lost_on_the_way_are_sent_again() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(latents(3), open=RESUMABLE), request(ack=pb.Ack(next_frame=2)))
+        before = context.raw[1:4]
+        await leave(task)
+        resumed, task = await server.resume(opened(context).session_id, 4)
+        assert resumed.raw[1:3] == before[1:]
+
+
+@pytest.mark.asyncio
+async def test_a_session_decodes_on_without_a_connection_and_stops_at_its_window() -> None:
+    worker = FakeWorker(automatic=False)
+    async with serving(worker=worker) as server:
+        narrow = pb.Open()
+        narrow.CopyFrom(RESUMABLE)
+        narrow.window_frames = 8
+        context, task = await server.connect(request(latents(5), open=narrow), request(end_of_latents=True))
+        await leave(task)
+        worker.handles[0].advance()
+        assert worker.handles[0].num_published == 8
+        narrow.resume.session_id = opened(context).session_id
+        context, task = await server.connect(request(open=narrow))
+        assert first_frames(context) == [0, 4]
+
+
+@pytest.mark.asyncio
+async def test_done_is_sent_again_to_a_client_that_may_not_have_it() -> None:
+    async with serving() as server:
+        context, task = await server.connect(
+            request(latents(1), open=RESUMABLE), request(end_of_latents=True), request(ack=pb.Ack(next_frame=0))
+        )
+        assert context.done().num_frames == 4
+        context.half_close()
+        assert (await status(context, task))[0] is grpc.StatusCode.CANCELLED
+        context, task = await server.resume(opened(context).session_id, 4)
+        assert context.done() == pb.Done(num_frames=4, num_latents=1)
+        context.send(request(ack=pb.Ack(next_frame=4)))
+        await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.asyncio
+async def test_the_old_connection_is_ended_before_the_new_one_speaks() -> None:
+    """It hangs in a write, as on a half-open link; what it wrote is written again."""
+    async with serving() as server:
+        old, old_task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        old.open_gate.clear()
+        old.send(request(latents(1)))
+        await settle()
+        new, _ = await server.resume(opened(old).session_id, 0)
+        assert old_task.done()
+        assert await status(old, old_task) == (
+            grpc.StatusCode.CANCELLED,
+            "another connection has taken this session up",
+        )
+        assert first_frames(old) == []
+        assert first_frames(new) == [0]
+        old.open_gate.set()
+        await settle()
+        assert first_frames(old) == []
+
+
+@pytest.mark.asyncio
+async def test_of_two_that_resume_at_once_the_later_one_has_it() -> None:
+    async with serving(max_sessions=2) as server:
+        first, _task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        for context, _ in (server.call(), server.call()):
+            context.send(resuming(opened(first).session_id))
+        await settle()
+        states = [task.done() for task in server.tasks]
+        assert states.count(False) == 1
+        assert server.admission.num_sessions == 1
+        assert states[0]
+
+
+@pytest.mark.asyncio
+async def test_a_lost_opened_leaves_no_session_behind() -> None:
+    """A client that never answered can't know the session's id."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(1), open=RESUMABLE))
+        await leave(task)
+        assert server.admission.num_sessions == 0
+        context, task = await server.resume(opened(context).session_id, 0)
+        assert (await status(context, task))[0] is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.asyncio
+async def test_what_the_client_cancels_or_the_session_breaks_is_not_kept() -> None:
+    for end in (request(cancel=True), request(ack=pb.Ack(next_frame=99))):
+        async with serving() as server:
+            context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()), end)
+            await status(context, task)
+            assert server.admission.num_sessions == 0
+
+
+@pytest.mark.asyncio
+async def test_a_session_waits_for_its_window_and_no_longer() -> None:
+    async with serving(resume_window_s=0.02) as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        await leave(task)
+        assert server.admission.num_sessions == 1
+        await asyncio.wait_for(server.admission.idle.wait(), 5)
+        assert server.worker.handles[0].closed
+        context, task = await server.resume(opened(context).session_id, 0)
+        code, text = await status(context, task)
+        assert code is grpc.StatusCode.NOT_FOUND
+        assert "start_frame" in text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("next_frame", "changes", "code", "text"),
+    [
+        (9, {}, grpc.StatusCode.INVALID_ARGUMENT, "open.resume.next_frame=9: must be 0..4"),
+        (0, {"priority": 3}, grpc.StatusCode.FAILED_PRECONDITION, "opened with other values"),
+    ],
+)
+async def test_a_wrong_resume_is_refused_and_the_right_one_still_works(
+    next_frame: int, changes: dict[str, Any], code: grpc.StatusCode, text: str
+) -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
+        await leave(task)
+        wrong, task = await server.resume(opened(context).session_id, next_frame, **changes)
+        found = await status(wrong, task)
+        assert found[0] is code
+        assert text in found[1]
+        right, task = await server.resume(opened(context).session_id, 4)
+        assert opened(right).next_latent == 1
+
+
+@pytest.mark.asyncio
+async def test_an_error_while_nobody_is_connected_is_told_to_the_next_one() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        await leave(task)
+        server.worker.die(WorkerLost(at_work=AtWork.ALONE))
+        server.service.worker_ready()
+        server.worker.die(WorkerLost(at_work=AtWork.ALONE))
+        again, task = await server.resume(opened(context).session_id, 0)
+        assert (await status(again, task))[0] is grpc.StatusCode.ABORTED
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_the_servers_own_is_not_a_lost_connection() -> None:
+    """The call was used after its end: who knows what state the session is in."""
+    async with serving() as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        context.write_error = grpc.aio.UsageError("the call has ended")
+        context.send(request(latents(1)))
+        assert (await status(context, task))[0] is grpc.StatusCode.INTERNAL
+        assert server.admission.num_sessions == 0

@@ -1,0 +1,162 @@
+"""A session through several workers, with fakes around it."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import AtWork, WorkerLost
+from framehaul_pipeline.spec import DecoderSpec
+from tests.support.driven_service import RESUMABLE, Server, first_frames, serving, settle, status
+from tests.support.fakes import FINITE, PICTURE_FIRST, SPEC, FakeWorker, frame, latents, request
+
+GONE = WorkerLost(at_work=AtWork.ALONE)
+GONE_BESIDE_OTHERS = WorkerLost(at_work=AtWork.BESIDE_OTHERS)
+GONE_ELSEWHERE = WorkerLost(at_work=AtWork.NO)
+"""At work for another session, or for none."""
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("spec", "first_latent"), [(SPEC, 0), (FINITE, 2), (PICTURE_FIRST, 2)])
+async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(
+    spec: DecoderSpec, first_latent: int
+) -> None:
+    """The new worker gets the latents it needs, in the chunks of before; what was published is dropped."""
+    worker = FakeWorker(spec)
+    missing = SPEC.first_frames - spec.first_frames
+    async with serving(worker=worker) as server:
+        context, _task = await server.connect(request(latents(5), open=RESUMABLE), request(ack=pb.Ack()))
+        assert first_frames(context)[-1] == 16 - missing
+        worker.die(GONE)
+        context.send(request(latents(1), index=5))
+        await settle()
+        assert len(worker.handles) == 1
+        server.service.worker_ready()
+        context.send(request(latents(1), index=6, end_of_latents=True))
+        await settle()
+        assert context.frames() == [frame(index) for index in range(28 - missing)]
+        assert context.done() == pb.Done(num_frames=28 - missing, num_latents=7)
+        assert worker.opened[1]["first_latent"] == first_latent
+        assert worker.opened[1]["chunks"] == (1,) * (5 - first_latent)
+        assert worker.handles[1].pushed[:-2] == worker.handles[0].pushed[first_latent:]
+
+
+async def outlive(server: Server, task: "asyncio.Task[None]", *deaths: WorkerLost) -> None:
+    """One worker after another dies, and the session goes on with the next."""
+    for death in deaths:
+        server.worker.die(death)
+        server.service.worker_ready()
+        await settle()
+        assert not task.done()
+
+
+@pytest.mark.asyncio
+async def test_workers_that_die_at_others_work_are_not_counted() -> None:
+    """However many; nor do they hide those that died at this session's."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        for _ in range(5):
+            server.worker.die(GONE_ELSEWHERE)
+            server.service.worker_ready()
+            await settle()
+        context.send(request(latents(1)))
+        await settle()
+        assert context.frames() == [frame(index) for index in range(12)]
+        await outlive(server, task, GONE, GONE_ELSEWHERE)
+        server.worker.die(GONE)
+        assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("first", [GONE, GONE_BESIDE_OTHERS])
+async def test_a_session_is_ended_only_if_it_was_alone_at_work(first: WorkerLost) -> None:
+    """It is a suspect after the first death; the reason may be another's as long as another one was at work too."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        await outlive(server, task, first, *[GONE_BESIDE_OTHERS] * 5, GONE_ELSEWHERE)
+        server.worker.die(GONE)
+        assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
+
+
+@pytest.mark.asyncio
+async def test_the_next_worker_is_told_of_a_suspect_and_until_when() -> None:
+    """It is one from a worker's death at its work until its next new frame."""
+    async with serving() as server:
+        context, _ = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        for error in (GONE_ELSEWHERE, GONE_BESIDE_OTHERS, GONE_ELSEWHERE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+        assert [each["alone_until"] for each in server.worker.opened] == [None, None, 8, 8]
+        context.send(request(latents(1)))
+        await settle()
+        for error in (GONE_ELSEWHERE, GONE):
+            server.worker.die(error)
+            server.service.worker_ready()
+            await settle()
+        assert [each["alone_until"] for each in server.worker.opened[4:]] == [None, 12]
+
+
+@pytest.mark.asyncio
+async def test_a_new_frame_clears_a_session_of_the_death_before() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
+        for count in range(2, 6):
+            server.worker.die(GONE)
+            server.service.worker_ready()
+            context.send(request(latents(1)))
+            await settle()
+            assert len(context.frames()) == 4 * count
+        assert not task.done()
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_died_with_all_done_is_not_asked_again() -> None:
+    worker = FakeWorker(automatic=False)
+    async with serving(worker=worker) as server:
+        context, _task = await server.connect(
+            request(latents(1), open=RESUMABLE), request(end_of_latents=True), request(ack=pb.Ack())
+        )
+        worker.handles[0].tells_end = False
+        worker.handles[0].advance()
+        worker.die(GONE)
+        server.service.worker_ready()
+        await settle()
+        assert context.done() == pb.Done(num_frames=4, num_latents=1)
+        assert len(worker.handles) == 1
+
+
+@pytest.mark.asyncio
+async def test_the_end_of_latents_outlives_a_worker() -> None:
+    worker = FakeWorker(automatic=False)
+    async with serving(worker=worker) as server:
+        context, _ = await server.connect(request(latents(2), open=RESUMABLE), request(end_of_latents=True))
+        worker.die(GONE)
+        server.service.worker_ready()
+        worker.handles[1].advance()
+        await settle()
+        assert context.done() == pb.Done(num_frames=8, num_latents=2)
+
+
+@pytest.mark.asyncio
+async def test_frames_that_differ_after_a_rebuild_are_data_loss() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        server.worker.die(GONE)
+        server.worker.first_checksum = 200
+        server.service.worker_ready()
+        code, text = await status(context, task)
+        assert code is grpc.StatusCode.DATA_LOSS
+        assert "differ from the first time" in text
+
+
+@pytest.mark.asyncio
+async def test_a_session_too_long_to_be_kept_says_where_to_start_again() -> None:
+    async with serving(journal_bytes=1) as server:
+        context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
+        server.worker.die(GONE)
+        server.service.worker_ready()
+        code, text = await status(context, task)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "start_frame=8" in text
