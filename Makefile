@@ -37,6 +37,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/supervision/config.py \
 	pipeline/framehaul_pipeline/models/config_fields.py \
 	pipeline/framehaul_pipeline/models/model.py \
+	pipeline/framehaul_pipeline/models/plugins.py \
 	pipeline/framehaul_pipeline/models/autoencoder_kl.py \
 	pipeline/framehaul_pipeline/models/wan.py \
 	pipeline/framehaul_pipeline/models/wan_names.py \
