@@ -25,10 +25,10 @@ from safetensors.numpy import save_file
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from framehaul_client.transport import connection
-from framehaul_pipeline.supervision import process
+from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.supervision.supervisor import WorkerState
 from tests.faults import worker_loss
-from tests.faults.faulty_worker import Harm
+from tests.faults.harm import Harm, harmful
 from tests.faults.test_chunk_life import do_harm
 from tests.support.command import COMMAND, environment
 from tests.support.proxy import FaultProxy
@@ -184,10 +184,8 @@ async def standby_dies(_: Path) -> float:
 
 @asynccontextmanager
 async def harmful_app() -> AsyncIterator[RunningApp]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app() as app:
-            yield app
+    async with running_app(worker={"models": (harmful(TINY),)}) as app:
+        yield app
 
 
 async def decoder_raises(_: Path) -> float:

@@ -14,12 +14,11 @@ import pytest
 import pytest_asyncio
 
 from framehaul_client import FrameClient, StreamFailed
-from framehaul_pipeline.models.model import TINY_SPEC
+from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.supervision import process
 from tests.faults.chunks import decode_in
-from tests.faults.faulty_worker import Harm
-from tests.faults.test_chunk_life import harmful
+from tests.faults.harm import Harm, harmful
+from tests.faults.test_chunk_life import harmful_latent
 from tests.faults.worker_loss import HARM_AT, clip_with
 from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
 from tests.support.server_process import CHANNELS, SIZE, opening
@@ -33,10 +32,9 @@ NUM_BEFORE = 2
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app(worker={"max_restarts": 1000, "chunk_latents": 1}) as running:
-            yield running
+    worker = {"models": (harmful(TINY),), "max_restarts": 1000, "chunk_latents": 1}
+    async with running_app(worker=worker) as running:
+        yield running
 
 
 @contextmanager
@@ -99,11 +97,11 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
         innocent = list(zip(streams[num_guilty:], clips[num_guilty:], strict=True))
         await eventually(lambda: not app.at_work(), app.at_work)
         with noted_deaths() as deaths:
-            await guilty[0].send(harmful(Harm.DIE_BESIDE))
+            await guilty[0].send(harmful_latent(Harm.DIE_BESIDE))
             others = asyncio.gather(*(finish(stream, clip) for stream, clip in innocent))
             await expect_ended(guilty[0])
             for stream in guilty[1:]:
-                await stream.send(harmful(Harm.DIE_BESIDE))
+                await stream.send(harmful_latent(Harm.DIE_BESIDE))
                 await expect_ended(stream)
             await others
         await app.ready()

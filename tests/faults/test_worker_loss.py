@@ -11,7 +11,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
 from framehaul_client import FrameClient
 from framehaul_pipeline.models.model import TINY_SPEC
-from tests.faults.faulty_worker import Harm
+from tests.faults.harm import Harm
 from tests.faults.worker_loss import NUM_LATENTS, clip_with, fragile_app, harming, lose_worker, replay_differs
 from tests.support.running_app import CHANNEL_OPTIONS, Stream, eventually, running_app
 from tests.support.server_process import latents, opening

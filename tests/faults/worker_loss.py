@@ -14,10 +14,9 @@ from framehaul_client import FrameClient
 from framehaul_pipeline.errors import DataLoss
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_pipeline.supervision import process
 from framehaul_server.core.journal import Journal
 from tests.faults.chunks import decode_in, noted
-from tests.faults.faulty_worker import HARM_ONCE, Harm
+from tests.faults.harm import Harm, harmful
 from tests.support.running_app import RunningApp, running_app
 from tests.support.server_process import CHANNELS, SIZE
 
@@ -36,17 +35,14 @@ async def fragile_app(device: str, harm_once: Path, *others: Model) -> AsyncIter
     size = SIZE * TINY_SPEC.spatial_factor
     worker = {
         "device": device,
-        "models": (TINY, *others),
+        "models": tuple(harmful(model, once=harm_once) for model in (TINY, *others)),
         "standby": True,
         "max_restarts": 1000,
         "chunk_latents": CHUNK_LATENTS,
         "warm_up": ((size, size),),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        patch.setenv(HARM_ONCE, str(harm_once))
-        async with running_app(worker=worker) as app:
-            yield app
+    async with running_app(worker=worker) as app:
+        yield app
 
 
 async def lose_worker(

@@ -6,7 +6,6 @@ decides when it stops: a `Shutdown` message, or end-of-file when the server is g
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import logging
@@ -55,8 +54,10 @@ def main() -> int:
     )
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     for module in sys.argv[2:]:
-        with contextlib.suppress(ImportError):  # whoever needs it says so
+        try:
             importlib.import_module(module)
+        except Exception as error:  # whoever can't do without it fails later
+            _log.warning("standby can't import module=%s: %s: %s", module, type(error).__name__, error)
     _log.info("worker process imported pid=%d", os.getpid())
     configured = channel.receive_configure()
     if configured is None:
