@@ -1,7 +1,7 @@
 """Puts figures into docs/benchmarks.md, between marks that name their program; draws the plots, keeps the raw figures.
 
-`python -m bench.report [--results out/bench] [--docs docs]`. Sections without new figures stay as they are. Headings and
-the words outside of the marks are the page's own.
+`python -m bench.report [--results out/bench] [--docs docs]`. Sections without new figures stay as they are, and so do
+headings and words outside of the marks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def section(name: str, written: str, environment: Mapping[str, str]) -> str:
     """
     source = f"{environment['date']}; {environment['machine']}. [Figures, load and versions](benchmarks/{name}.json)."
     _title, _source, *blocks = written.strip().split("\n\n")
-    return "\n\n".join([f"`{environment['command']}`<br>\n{source}", *map(_wrapped, blocks)]) + "\n"
+    return "\n\n".join([f"`{environment['command']}`<br>\n{_wrapped(source)}", *map(_wrapped, blocks)]) + "\n"
 
 
 def _wrapped(block: str) -> str:

@@ -26,7 +26,7 @@ def test_a_page_without_marks_is_refused() -> None:
 def test_a_section_has_the_programs_tables_under_the_pages_title() -> None:
     """Where the figures come from is one line; long paragraphs are wrapped and tables are not."""
     results = Results(name="a", title="A")
-    results.environment = {"date": "today", "machine": "here", "versions": "all of them", "command": "python -m bench.a"}
+    results.environment = {"date": "today", "machine": "here", "versions": "all", "command": "python -m bench.a"}
     results.paragraphs = ["word " * 40, f"| {'long ' * 40}|\n| --- |\n| 1 |"]
     head, *paragraph, table, rule, row = section("a", results.markdown(), results.environment).splitlines()
     assert head == "`python -m bench.a`<br>"
