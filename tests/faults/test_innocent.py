@@ -129,12 +129,26 @@ async def test_two_guilty_and_two_innocent(app: RunningApp) -> None:
 
 
 async def stream_by_client(app: RunningApp, clip: Clip) -> tuple[int, str]:
-    """How many frames the reference client gets, and what it says in the end."""
+    """How many frames the reference client gets, and what it says in the end.
+
+    It sends the harmful latent once it has all frames before it. A frame that the second worker was the first to
+    publish would be progress, and let a third one die.
+    """
     num_frames = 0
+    all_before = asyncio.Event()
+
+    async def produce() -> AsyncIterator[Clip]:
+        for index, latent in enumerate(clip):
+            if index == HARM_AT:
+                await all_before.wait()
+            yield latent
+
     try:
-        async with FrameClient(app.target) as client, client.session(clip, window_frames=16) as session:
+        async with FrameClient(app.target) as client, client.session(produce(), window_frames=16) as session:
             async for _ in session:
                 num_frames += 1
+                if num_frames == TINY_SPEC.num_frames(HARM_AT):
+                    all_before.set()
     except StreamFailed as error:
         return num_frames, str(error)
     return num_frames, ""
@@ -147,7 +161,7 @@ async def test_the_reference_client_does_not_try_again(app: RunningApp) -> None:
     epoch = app.supervisor.epoch
     num_frames, said = await asyncio.wait_for(stream_by_client(app, clip_with(Harm.KILL_DECODING)), 60)
     assert "two worker processes died while they decoded this session" in said
-    assert 0 < num_frames <= TINY_SPEC.num_frames(HARM_AT)
+    assert num_frames == TINY_SPEC.num_frames(HARM_AT)
     await app.ready()
     assert app.supervisor.epoch == epoch + 2
     await app.expect_idle()

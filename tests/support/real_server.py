@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from tests.support.server_process import SAME_CHUNKS
+
 _READY_TIMEOUT_S = 90
 _LINE_TIMEOUT_S = 10
 
@@ -50,7 +52,7 @@ class RealServer:
 def real_server() -> Iterator[RealServer]:
     """Start one on a free port, and stop it in the end."""
     command = str(Path(sys.executable).with_name("server"))
-    arguments = [command, "--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512"]
+    arguments = [command, "--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512", *SAME_CHUNKS]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         server = RealServer(process)
         try:

@@ -25,6 +25,8 @@ SIZE = 8  # latents of 8x8: frames of 64x64 pixels
 CHANNELS = 16
 LATENT_BYTES = CHANNELS * SIZE * SIZE * 2
 FRAME_BYTES = 64 * 64 * 3
+SAME_CHUNKS = ("--chunk-latents", "1")
+"""Every run cuts a clip alike. Only the same chunks give the same bytes, and longer ones are cut by chance."""
 COMMON_OPTIONS = ("--listen", "127.0.0.1:0", "--device", "cpu", "--max-size", "512x512", "--no-standby")
 START_TIMEOUT_S = 60.0
 

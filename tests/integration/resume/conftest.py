@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from framehaul_client import FrameClient
-from tests.support.server_process import ServerProcess, running_server
+from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
 
 NUM_LATENTS = 6
 FRAMES_OF_A_LATENT = 4
-OPTIONS = ("--resume-window", "5", "--chunk-latents", "2", "--grace", "2")
+OPTIONS = ("--resume-window", "5", "--grace", "2", *SAME_CHUNKS)
 
 
 @pytest.fixture(scope="module")

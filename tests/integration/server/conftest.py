@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import ServerProcess, running_server
+from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
 
 StartServer = Callable[..., ServerProcess]
 
@@ -13,7 +13,7 @@ StartServer = Callable[..., ServerProcess]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests of a module, with small limits so that they can be met."""
     log = tmp_path_factory.mktemp("server") / "log"
-    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1")
+    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1", *SAME_CHUNKS)
     with running_server(log, *options) as running:
         yield running
 

@@ -15,7 +15,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.server.conftest import StartServer
-from tests.support.server_process import Client, ServerProcess, details, latents, opening, stream
+from tests.support.server_process import (
+    SAME_CHUNKS,
+    Client,
+    ServerProcess,
+    details,
+    latents,
+    opening,
+    stream,
+)
 
 CLIP = latents(40)
 
@@ -131,7 +139,7 @@ def test_a_client_that_says_nothing_does_not_keep_others_out(start_server: Start
 
 def test_a_killed_worker_is_a_pause_for_its_sessions(start_server: StartServer) -> None:
     """In both modes, for one that reads and one that doesn't; the frames are those of a run without the fault."""
-    server = start_server()
+    server = start_server(*SAME_CHUNKS)
     with server.channel() as channel, Client(channel) as client, Client(channel) as stalled:
         with Client(channel) as undisturbed:
             undisturbed.send(CLIP, open=opening(), end_of_latents=True)

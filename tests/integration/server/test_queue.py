@@ -16,6 +16,7 @@ from framehaul.v1 import frames_pb2 as pb
 from tests.support.command import COMMAND, environment
 from tests.support.server_process import (
     CHANNELS,
+    SAME_CHUNKS,
     SIZE,
     Client,
     ServerProcess,
@@ -32,7 +33,7 @@ EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=64)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One place, two that wait, and a MiB for what they bring along."""
     log = tmp_path_factory.mktemp("server") / "log"
-    options = ("--max-sessions", "1", "--max-queued", "2", "--max-queued-mib", "1")
+    options = ("--max-sessions", "1", "--max-queued", "2", "--max-queued-mib", "1", *SAME_CHUNKS)
     with running_server(log, *options) as running:
         yield running
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.support.server_process import Client, ServerProcess, eventually, running_server
+from tests.support.server_process import SAME_CHUNKS, Client, ServerProcess, eventually, running_server
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ FIXED_WINDOW = {"grpc.http2.bdp_probe": 0, "grpc.http2.lookahead_bytes": 64 << 1
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[ServerProcess]]:
     """Two alike: one for stalled clients, and one without."""
-    options = ("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1")
+    options = ("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1", *SAME_CHUNKS)
     with ExitStack() as stack:
         yield [stack.enter_context(running_server(tmp_path / name, *options)) for name in ("stalled", "alone")]
 

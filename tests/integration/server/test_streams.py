@@ -19,7 +19,7 @@ NUM_FRAMES = 4 * NUM_LATENTS
 
 @pytest.fixture(scope="module")
 def expected(server: ServerProcess) -> list[int]:
-    """Checksums of the clip's frames, decoded in one go."""
+    """Checksums of the clip's frames, its latents sent in one message."""
     with server.channel() as channel, Client(channel) as client:
         client.send(latents(NUM_LATENTS), open=opening(num_latents=NUM_LATENTS), end_of_latents=True)
         frames = client.read_to_end()
