@@ -35,9 +35,10 @@ import psutil
 from framehaul_client import FrameClient, FramehaulError, StreamFailed
 from tests.faults.growth import Sample, growth, own_bytes
 from tests.faults.held import held, left
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import CHANNELS, SIZE, opening
 from tests.support.proxy import Direction, FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, Stream
-from tests.support.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
+from tests.support.server_process import ServerProcess, running_server
 
 NUM_CLIPS: Final = 12
 MAX_LATENTS: Final = 30
@@ -133,7 +134,7 @@ class Soak:
                         await anext(session, None)
             else:
                 async with grpc.aio.insecure_channel(self.proxy.target, options=CHANNEL_OPTIONS) as channel:
-                    stream = Stream(channel)
+                    stream = AsyncCall(channel)
                     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # cut before it left
                         await stream.send(make_clip(number)[:LEAVE_LATENTS].tobytes(), open=opening(priority=1))
                         await stream.read_frames(num_frames)

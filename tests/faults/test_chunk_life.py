@@ -11,8 +11,10 @@ import pytest_asyncio
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.supervision import process
 from tests.faults.faulty_worker import Harm
-from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import CHANNELS, SIZE, latents, opening
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import CHANNELS, SIZE, latents, opening
+from tests.support.running_app import RunningApp, running_app
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLY = [harm for harm in Harm if harm.name.startswith(("KILL_", "STOP_")) or harm is Harm.HANG]
@@ -38,7 +40,7 @@ def harmful(harm: Harm) -> bytes:
 async def do_harm(app: RunningApp, harm: Harm) -> tuple[grpc.StatusCode, str, int]:
     """Have two latents decoded, then do `harm`; gives the status and the number of frames."""
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        stream = Stream(channel)
+        stream = AsyncCall(channel)
         await stream.send(open=opening(normalized=False))
         await stream.send(latents(2))
         await stream.read_frames(8)
@@ -95,7 +97,7 @@ async def test_device_memory_full(app: RunningApp) -> None:
 async def kill_beside_others(app: RunningApp) -> None:
     """One session kills two workers in front of one that waits for its client, and of one whose latents wait."""
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        waiting, queued, culprit = Stream(channel), Stream(channel), Stream(channel)
+        waiting, queued, culprit = AsyncCall(channel), AsyncCall(channel), AsyncCall(channel)
         await waiting.send(latents(2), open=opening(mode=pb.MODE_EXPLICIT, window_frames=64))
         await waiting.read_frames(8)
         await eventually(lambda: not app.at_work(), app.at_work)

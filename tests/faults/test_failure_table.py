@@ -30,10 +30,13 @@ from framehaul_pipeline.supervision.supervisor import WorkerState
 from tests.faults import worker_loss
 from tests.faults.faulty_worker import Harm
 from tests.faults.test_chunk_life import do_harm
-from tests.support.command import COMMAND, environment
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.client_command import COMMAND
+from tests.support.clips import CHANNELS, EXPLICIT, SIZE, latents, opening
 from tests.support.proxy import FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import CHANNELS, SIZE, ServerProcess, latents, opening, running_server
+from tests.support.running_app import RunningApp, running_app
+from tests.support.server_process import ServerProcess, environment, running_server
+from tests.support.waiting import eventually
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
 CLIP = latents(40)
@@ -45,10 +48,10 @@ def clock() -> float:
 
 
 @asynccontextmanager
-async def streaming(target: str) -> AsyncIterator[Stream]:
+async def streaming(target: str) -> AsyncIterator[AsyncCall]:
     """An EXPLICIT session that has its first frames and waits for an acknowledgement."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        stream = Stream(channel)
+        stream = AsyncCall(channel)
         await stream.send(CLIP, open=EXPLICIT)
         await stream.read_frames(8)
         yield stream
@@ -86,7 +89,7 @@ async def client_stalls(_: Path) -> float:
         running_app(stall_timeout_s=1.0, max_sessions=1) as app,
         grpc.aio.insecure_channel(app.target, options=still) as channel,
     ):
-        stream = Stream(channel)
+        stream = AsyncCall(channel)
         await stream.send(CLIP, open=opening())
         await stream.read_frames(8)
         stalled_s = clock()
@@ -254,7 +257,7 @@ async def server_freezes(folder: Path) -> float:
         patch.setattr(connection, "_KEEPALIVE_MS", 1000)
         patch.setattr(connection, "_PING_TIMEOUT_MS", 500)
         async with grpc.aio.insecure_channel(server.target, options=connection.channel_options()) as channel:
-            stream = Stream(channel)
+            stream = AsyncCall(channel)
             await stream.send(CLIP, open=EXPLICIT)
             await stream.read_frames(8)
             frozen_s = clock()
@@ -287,11 +290,11 @@ async def too_much_work(_: Path) -> float:
     """From the end of the session that held the place to the opening of the one that waited for it."""
     async with running_app(max_sessions=1, max_queued=1) as app, streaming(app.target) as holder:
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            queued = Stream(channel)
+            queued = AsyncCall(channel)
             await queued.send(latents(2), open=opening(), end_of_latents=True)
             assert await queued.read()
             assert queued.positions == [1]
-            refused = Stream(channel)  # only now: it counts as a call from here on
+            refused = AsyncCall(channel)  # only now: it counts as a call from here on
             await refused.send(open=opening())
             assert (await refused.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
             trailers = dict(await refused.call.trailing_metadata())

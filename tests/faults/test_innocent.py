@@ -21,8 +21,10 @@ from tests.faults.chunks import decode_in
 from tests.faults.faulty_worker import Harm
 from tests.faults.test_chunk_life import harmful
 from tests.faults.worker_loss import HARM_AT, clip_with
-from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import CHANNELS, SIZE, opening
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import CHANNELS, SIZE, opening
+from tests.support.running_app import RunningApp, running_app
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Clip = np.ndarray[Any, np.dtype[np.float16]]
@@ -59,26 +61,26 @@ def some_clips(count: int) -> list[Clip]:
     return list(noise.astype(np.float16))
 
 
-async def start(stream: Stream, clip: Clip) -> None:
+async def start(stream: AsyncCall, clip: Clip) -> None:
     """Open a session; a worker that takes it over later has something to decode again."""
     await stream.send(clip[:NUM_BEFORE].tobytes(), open=opening(normalized=False))
     await stream.read_frames(TINY_SPEC.num_frames(NUM_BEFORE))
 
 
-async def finish(stream: Stream, clip: Clip) -> None:
+async def finish(stream: AsyncCall, clip: Clip) -> None:
     """Send the rest of the clip and take all frames."""
     await stream.send(clip[NUM_BEFORE:].tobytes(), end_of_latents=True)
     await asyncio.wait_for(stream.read_to_end(), 60)
 
 
-async def expect_ended(guilty: Stream) -> None:
+async def expect_ended(guilty: AsyncCall) -> None:
     """As killing workers is ended, with the frames that came before."""
     code, details = await asyncio.wait_for(guilty.status(), 60)
     assert (code, guilty.num_frames) == (grpc.StatusCode.ABORTED, TINY_SPEC.num_frames(NUM_BEFORE))
     assert "two worker processes died" in details
 
 
-async def expect_whole(app: RunningApp, stream: Stream, clip: Clip) -> None:
+async def expect_whole(app: RunningApp, stream: AsyncCall, clip: Clip) -> None:
     """Every frame came once, and as a worker decodes it that nothing disturbs."""
     undisturbed = await decode_in(app, TINY_SPEC, clip, (1,) * (NUM_LATENTS - 1))
     assert stream.frames is not None
@@ -92,7 +94,7 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
     app.remember()
     clips = some_clips(num_guilty + num_innocent)
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        streams = [Stream(channel, keep=True) for _ in clips]
+        streams = [AsyncCall(channel, keep=True) for _ in clips]
         for stream, clip in zip(streams, clips, strict=True):
             await start(stream, clip)
         guilty = streams[:num_guilty]

@@ -8,8 +8,10 @@ import pytest
 import pytest_asyncio
 
 from tests.faults.test_endings import ENDINGS, KEEPALIVE_S, Ending, Scene, pass_deadline, stall
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import EXPLICIT
 from tests.support.proxy import FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, running_app
+from tests.support.running_app import RunningApp, running_app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,10 +44,10 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
         grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as others,
         grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS) as channel,
     ):
-        holder, behind = Stream(others), Stream(others)
+        holder, behind = AsyncCall(others), AsyncCall(others)
         await holder.send(open=EXPLICIT)
         assert await holder.read()
-        leaving = Stream(channel, timeout_s=2.0 if end is pass_deadline else None)
+        leaving = AsyncCall(channel, timeout_s=2.0 if end is pass_deadline else None)
         for stream in (leaving, behind):
             await stream.send(open=EXPLICIT)
             assert await stream.read()

@@ -13,8 +13,10 @@ from framehaul_client import FrameClient
 from framehaul_pipeline.models.model import TINY_SPEC
 from tests.faults.faulty_worker import Harm
 from tests.faults.worker_loss import NUM_LATENTS, clip_with, fragile_app, harming, lose_worker, replay_differs
-from tests.support.running_app import CHANNEL_OPTIONS, Stream, eventually, running_app
-from tests.support.server_process import latents, opening
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import latents, opening
+from tests.support.running_app import running_app
+from tests.support.waiting import eventually
 
 
 @pytest.mark.asyncio
@@ -31,7 +33,7 @@ async def test_sessions_that_are_opened_while_the_worker_restarts_wait_for_it() 
     async with running_app() as app, grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
         lost = app.supervisor.worker_pid
         app.worker.kill()
-        early, late = Stream(channel), Stream(channel)
+        early, late = AsyncCall(channel), AsyncCall(channel)
         await early.send(latents(2), open=opening(), end_of_latents=True)
         await eventually(lambda: app.supervisor.worker_pid != lost, lambda: app.supervisor.state)
         app.worker.suspend()

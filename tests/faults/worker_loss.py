@@ -18,8 +18,8 @@ from framehaul_pipeline.supervision import process
 from framehaul_server.core.journal import Journal
 from tests.faults.chunks import decode_in, noted
 from tests.faults.faulty_worker import HARM_ONCE, Harm
+from tests.support.clips import CHANNELS, SIZE
 from tests.support.running_app import RunningApp, running_app
-from tests.support.server_process import CHANNELS, SIZE
 
 NUM_LATENTS = 40
 HARM_AT = 25

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
-from tests.support.server_process import Client, ServerProcess, opening, running_server
+from tests.support.call import Call
+from tests.support.clips import opening
+from tests.support.server_process import ServerProcess, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
 SCALING = {"pictures": 0.18215, "hunyuan": 0.476986}
@@ -100,7 +102,7 @@ def test_auto_sessions_get_the_same_frames(server: ServerProcess, name: str) -> 
     expected = [crc32c(frame.tobytes()) for frame in stream(server, latents, model=name)]
     geometry = pb.LatentGeometry(channels=4, height=HEIGHT, width=WIDTH)
     for told in ({}, {"num_latents": 8}):
-        with server.channel() as channel, Client(channel) as client:
+        with server.channel() as channel, Call(channel) as client:
             client.send(open=opening(model=name, geometry=geometry, dtype=pb.DATA_TYPE_FLOAT32, **told))
             for latent in latents:
                 client.send(latent.tobytes(), num_latents=1)

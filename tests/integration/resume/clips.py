@@ -6,9 +6,9 @@ from typing import Any, Final
 import numpy as np
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.support.server_process import CHANNELS, ServerProcess, opening
+from tests.support.clips import CHANNELS, FRAMES_OF_A_LATENT, opening
+from tests.support.server_process import ServerProcess
 
-FRAMES_OF_A_LATENT = 4
 HISTORY_LATENTS = 4
 _DTYPES: Final[dict[pb.DataType.ValueType, type[np.floating[Any]]]] = {
     pb.DATA_TYPE_FLOAT16: np.float16,

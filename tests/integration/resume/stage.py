@@ -16,7 +16,8 @@ from tests.integration.resume.clips import Clip, Incarnation
 from tests.integration.resume.hand_connection import WAIT_S
 from tests.integration.resume.hand_session import HandSession
 from tests.support.proxy import FaultProxy
-from tests.support.server_process import eventually, running_server
+from tests.support.server_process import running_server
+from tests.support.waiting import wait_until
 
 OPTIONS = ("--standby", "--chunk-timeout", "1", "--resume-window", "300", "--grace", "2")
 """Nothing expires: what the server has to keep, it keeps. Nor is it given up, however often workers die."""
@@ -114,9 +115,9 @@ class Stage:
 
     def expect_sessions(self, most: int) -> None:
         """No more than these are left soon."""
-        eventually(lambda: self.server.process.load().sessions <= most, f"at most {most} sessions", WAIT_S)
+        wait_until(lambda: self.server.process.load().sessions <= most, f"at most {most} sessions", WAIT_S)
 
     def expect_nothing_left(self) -> None:
         """No session, slot, process, ring or descriptor."""
         self.server.process.expect_idle(WAIT_S)
-        eventually(lambda: not left(self._before, held(self.server.process)), f"only {self._before}", WAIT_S)
+        wait_until(lambda: not left(self._before, held(self.server.process)), f"only {self._before}", WAIT_S)
