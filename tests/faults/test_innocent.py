@@ -4,8 +4,7 @@ Chunks have one latent, so that every run cuts clips alike and frames can be com
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,12 +14,11 @@ import pytest_asyncio
 
 from framehaul_client import FrameClient, StreamFailed
 from framehaul_pipeline.models.model import TINY_SPEC
-from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.supervision import process
 from tests.faults.chunks import decode_in
 from tests.faults.faulty_worker import Harm
 from tests.faults.test_chunk_life import harmful
-from tests.faults.worker_loss import HARM_AT, clip_with
+from tests.faults.worker_loss import HARM_AT, clip_with, noted_deaths
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import CHANNELS, SIZE, opening
 from tests.support.running_app import RunningApp, running_app
@@ -39,21 +37,6 @@ async def app() -> AsyncIterator[RunningApp]:
         patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
         async with running_app(worker={"max_restarts": 1000, "chunk_latents": 1}) as running:
             yield running
-
-
-@contextmanager
-def noted_deaths() -> Iterator[list[frozenset[int]]]:
-    """Whose work each worker was at when it died: the worker's sessions."""
-    deaths: list[frozenset[int]] = []
-    read = Ring.noted
-
-    def noted(ring: Ring) -> frozenset[int]:
-        deaths.append(read(ring))
-        return deaths[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ring, "noted", noted)
-        yield deaths
 
 
 def some_clips(count: int) -> list[Clip]:

@@ -13,6 +13,7 @@ import pytest
 from framehaul_client import FrameClient
 from framehaul_pipeline.errors import DataLoss
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
+from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision import process
 from framehaul_server.core.journal import Journal
@@ -45,7 +46,7 @@ async def fragile_app(device: str, harm_once: Path, *others: Model) -> AsyncIter
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
         patch.setenv(HARM_ONCE, str(harm_once))
-        async with running_app(worker=worker) as app:
+        async with running_app(*options) as app:
             yield app
 
 
@@ -116,6 +117,27 @@ def replay_differs() -> Iterator[None]:
         patch.setattr(Journal, "_compare", differ)
         yield
         assert Journal._compare is compare, "no frame was decoded again"
+
+
+@contextmanager
+def noted_deaths() -> Iterator[list[frozenset[int]]]:
+    """Whose work each worker was at when it died: the worker's sessions.
+
+    Deaths at work for nobody are left out, since they are blamed on nobody. A busy machine brings them: a worker may be
+    too slow for a short `chunk_timeout_s`, or be killed for a published chunk after its slot came back.
+    """
+    deaths: list[frozenset[int]] = []
+    read = Ring.noted
+
+    def noted(ring: Ring) -> frozenset[int]:
+        at_work = read(ring)
+        if at_work:
+            deaths.append(at_work)
+        return at_work
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ring, "noted", noted)
+        yield deaths
 
 
 @contextmanager
