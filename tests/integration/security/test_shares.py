@@ -10,7 +10,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.security.conftest import TokenServer, credentials
 
-SIZE = 64
+SIZE = 32
 NUM_LATENTS = 1 << 20
 COUNTED_FRAMES = 480
 
