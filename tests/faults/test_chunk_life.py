@@ -1,4 +1,4 @@
-"""A worker that is killed, or stops, at each point of a chunk's life; and decoders that fail."""
+"""A worker that is killed, or stops, at each point of a chunk's life."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,8 +26,7 @@ async def app() -> AsyncIterator[RunningApp]:
     """Short timeouts, so that a hang of a shape not seen yet is noticed after 12 times 0.5 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        worker = {"max_restarts": 1000, "chunk_timeout_s": 0.5}
-        async with running_app(*options) as running:
+        async with running_app("--max-restarts", "1000", "--chunk-timeout", "0.5") as running:
             yield running
 
 
@@ -66,32 +65,6 @@ async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[
     recovered(f"worker {harm.name.lower()} noticed -> next frame (no standby)", await app.first_frames_s())
     # Frames that the second worker was the first to publish are progress: then a third one dies.
     assert len(deaths) in ((2, 3) if harm.name.endswith("PUBLISHED") else (2,))
-    await app.expect_idle()
-
-
-async def test_decoder_raises(app: RunningApp) -> None:
-    """INTERNAL with a request id and nothing of the reason; the worker lives."""
-    await app.ready()
-    app.remember()
-    with noted_deaths() as deaths:
-        code, details, num_frames = await do_harm(app, Harm.RAISE)
-    assert (code, num_frames) == (grpc.StatusCode.INTERNAL, 8)
-    assert "told to fail" not in details
-    assert not deaths
-    await app.serves()
-    await app.expect_idle()
-
-
-async def test_device_memory_full(app: RunningApp) -> None:
-    """RESOURCE_EXHAUSTED with a time to wait; the worker lives."""
-    await app.ready()
-    app.remember()
-    with noted_deaths() as deaths:
-        code, details, num_frames = await do_harm(app, Harm.OUT_OF_MEMORY)
-    assert (code, num_frames) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 8)
-    assert "device memory" in details
-    assert not deaths
-    await app.serves()
     await app.expect_idle()
 
 

@@ -26,13 +26,14 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEEPALIVE_S = 1.0
+OPTIONS = ("--keepalive", f"{KEEPALIVE_S:g}")
 STALL_TIMEOUT_S = 2.0
 CLIP = latents(40)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    async with running_app(keepalive_s=KEEPALIVE_S, stall_timeout_s=STALL_TIMEOUT_S, allow_synthetic=True) as running:
+    async with running_app(*OPTIONS, "--stall-timeout", f"{STALL_TIMEOUT_S:g}", "--allow-synthetic") as running:
         yield running
 
 
@@ -188,7 +189,8 @@ CLIENT = """
     import sys
     sys.path[:0] = [{root!r}]
     import grpc
-    from tests.support.server_process import Call, latents, opening
+    from tests.support.call import Call
+    from tests.support.clips import latents, opening
     with grpc.insecure_channel({target!r}) as channel, Call(channel) as client:
         client.send(latents(40), open=opening())
         client.read_frames(4)
@@ -225,40 +227,10 @@ async def test_client_process_gets(
     await app.serves()
 
 
-async def test_drain_ends_every_stream() -> None:
-    """A stream that finishes, one that waits, one that doesn't read: GOAWAY, then the grace, then nothing is left.
-
-    One that is queued is sent away at once.
-    """
-    async with running_app(grace_s=1.0, max_sessions=3) as app:
-        async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            finishing, waiting, stalled, queued = (AsyncCall(channel) for _ in range(4))
-            await finishing.send(latents(4), open=EXPLICIT)
-            await waiting.send(CLIP, open=EXPLICIT)
-            await stalled.send(CLIP, open=opening())
-            for stream in (finishing, waiting, stalled):
-                await stream.read_frames(4)
-            await queued.send(open=EXPLICIT)
-            assert await queued.read()
-            assert queued.positions == [1]
-            app.stop.set()
-            code, details = await queued.status()
-            assert (code, queued.opened) == (grpc.StatusCode.UNAVAILABLE, None)
-            assert "draining" in details
-            while finishing.drain is None:
-                await finishing.read()
-            await finishing.send(end_of_latents=True, ack=pb.Ack(next_frame=4, window_frames=100))
-            assert await finishing.read_to_end() == 16
-            assert (await waiting.status())[0] is grpc.StatusCode.UNAVAILABLE
-            assert (await stalled.status())[0] is not grpc.StatusCode.OK
-        await eventually(lambda: not app.num_sessions, app.held)
-    assert app.supervisor.standby_pid is None
-
-
 async def test_a_worker_that_runs_no_more_does_not_keep_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session hears of the end when the grace is over, and it is killed soon after."""
     monkeypatch.setattr(supervisor, "_STOP_TIMEOUT_S", 0.2)
-    async with running_app(grace_s=0.2) as app:
+    async with running_app("--grace", "0.2") as app:
         worker = app.worker
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
             stream = AsyncCall(channel)

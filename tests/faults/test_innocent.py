@@ -5,12 +5,11 @@ Chunks have one latent, so that every run cuts clips alike and frames can be com
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import pytest_asyncio
+from crc32c import crc32c
 
 from framehaul_client import FrameClient, StreamFailed
 from framehaul_pipeline.models.model import TINY_SPEC
@@ -20,12 +19,12 @@ from tests.faults.faulty_worker import Harm
 from tests.faults.test_chunk_life import harmful
 from tests.faults.worker_loss import HARM_AT, clip_with, noted_deaths
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
-from tests.support.clips import CHANNELS, SIZE, opening
+from tests.support.clips import Clip, make_clip, opening
 from tests.support.running_app import RunningApp, running_app
+from tests.support.server_process import SAME_CHUNKS
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Clip = np.ndarray[Any, np.dtype[np.float16]]
 NUM_LATENTS = 24
 NUM_BEFORE = 2
 """Latents of each session before the harm."""
@@ -35,13 +34,12 @@ NUM_BEFORE = 2
 async def app() -> AsyncIterator[RunningApp]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app(worker={"max_restarts": 1000, "chunk_latents": 1}) as running:
+        async with running_app("--max-restarts", "1000", *SAME_CHUNKS) as running:
             yield running
 
 
 def some_clips(count: int) -> list[Clip]:
-    noise = np.random.default_rng(5).standard_normal((count, NUM_LATENTS, CHANNELS, SIZE, SIZE), np.float32)
-    return list(noise.astype(np.float16))
+    return [make_clip(NUM_LATENTS, seed=number) for number in range(count)]
 
 
 async def start(stream: AsyncCall, clip: Clip) -> None:
@@ -66,9 +64,7 @@ async def expect_ended(guilty: AsyncCall) -> None:
 async def expect_whole(app: RunningApp, stream: AsyncCall, clip: Clip) -> None:
     """Every frame came once, and as a worker decodes it that nothing disturbs."""
     undisturbed = await decode_in(app, TINY_SPEC, clip, (1,) * (NUM_LATENTS - 1))
-    assert stream.frames is not None
-    assert stream.num_frames == len(undisturbed)
-    assert bytes(stream.frames) == undisturbed.tobytes()
+    assert stream.frames == [crc32c(frame.tobytes()) for frame in undisturbed]
 
 
 async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> list[frozenset[int]]:
@@ -77,7 +73,7 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
     app.remember()
     clips = some_clips(num_guilty + num_innocent)
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        streams = [AsyncCall(channel, keep=True) for _ in clips]
+        streams = [AsyncCall(channel) for _ in clips]
         for stream, clip in zip(streams, clips, strict=True):
             await start(stream, clip)
         guilty = streams[:num_guilty]

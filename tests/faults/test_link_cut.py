@@ -28,8 +28,8 @@ CLIENT = """
     import grpc
     from framehaul.v1 import frames_pb2 as pb
     from framehaul_client.transport import connection
-    from tests.support.running_app import EXPLICIT, AsyncCall
-    from tests.support.server_process import latents
+    from tests.support.call import AsyncCall
+    from tests.support.clips import EXPLICIT, latents
 
     connection._KEEPALIVE_MS, connection._PING_TIMEOUT_MS = {keepalive_ms}, {keepalive_ms} // 2
 

@@ -7,7 +7,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from tests.faults.test_endings import ENDINGS, KEEPALIVE_S, Ending, Scene, pass_deadline, stall
+from tests.faults.test_endings import ENDINGS, OPTIONS, Ending, Scene, pass_deadline, stall
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import EXPLICIT
 from tests.support.proxy import FaultProxy
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    async with running_app(keepalive_s=KEEPALIVE_S, max_sessions=1) as running:
+    async with running_app(*OPTIONS, "--max-sessions", "1") as running:
         yield running
 
 
@@ -56,8 +56,8 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
         left_s = asyncio.get_running_loop().time()
         assert await asyncio.wait_for(behind.read(), 20)
         took_s = asyncio.get_running_loop().time() - left_s
-        assert (leaving.opened, behind.positions) == (None, [2, 1])
+        assert (leaving.is_open, behind.positions) == (False, [2, 1])
         holder.call.cancel()
         assert await behind.read()
-        assert behind.opened is not None
+        assert behind.is_open
         return took_s

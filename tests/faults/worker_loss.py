@@ -19,7 +19,7 @@ from framehaul_pipeline.supervision import process
 from framehaul_server.core.journal import Journal
 from tests.faults.chunks import decode_in, noted
 from tests.faults.faulty_worker import HARM_ONCE, Harm
-from tests.support.clips import CHANNELS, SIZE
+from tests.support.clips import SIZE, Clip, make_clip
 from tests.support.running_app import RunningApp, running_app
 
 NUM_LATENTS = 40
@@ -35,18 +35,11 @@ async def fragile_app(device: str, harm_once: Path, *others: Model) -> AsyncIter
     The size that `lose_worker` streams is warmed up, so that CUDA replays its graphs.
     """
     size = SIZE * TINY_SPEC.spatial_factor
-    worker = {
-        "device": device,
-        "models": (TINY, *others),
-        "standby": True,
-        "max_restarts": 1000,
-        "chunk_latents": CHUNK_LATENTS,
-        "warm_up": ((size, size),),
-    }
+    options = ("--device", device, "--standby", "--max-restarts", "1000", "--warm-up", f"{size}x{size}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
         patch.setenv(HARM_ONCE, str(harm_once))
-        async with running_app(*options) as app:
+        async with running_app(*options, "--chunk-latents", str(CHUNK_LATENTS), models=(TINY, *others)) as app:
             yield app
 
 
@@ -84,11 +77,9 @@ async def lose_worker(
     return arrived_s[spec.num_frames(known)] - died.result()
 
 
-def clip_with(harm: Harm, harm_at: int = HARM_AT) -> np.ndarray[Any, Any]:
+def clip_with(harm: Harm, harm_at: int = HARM_AT) -> Clip:
     """Latents, one of which is harmful."""
-    num_latents = harm_at + NUM_LATENTS - HARM_AT
-    noise = np.random.default_rng(3).standard_normal((num_latents, CHANNELS, SIZE, SIZE), dtype=np.float32)
-    clip = noise.astype(np.float16)
+    clip = make_clip(harm_at + NUM_LATENTS - HARM_AT, seed=3)
     clip[harm_at, 0, 0, 0] = harm
     return clip
 

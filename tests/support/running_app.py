@@ -6,17 +6,20 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import psutil
 
+from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerSession, WorkerState
 from framehaul_server import cli
 from framehaul_server.app import App
 from framehaul_server.core.journal import Journal
+from framehaul_server.rpc import boundary
 from framehaul_server.session.decoding import Decoding
 from framehaul_server.session.frames_out import Delivery
 from framehaul_server.session.latents_in import Intake
@@ -35,10 +38,11 @@ OF_ONE_SESSION = {Session, Intake, Production, Journal, Decoding, WorkerSession,
 class RunningApp:
     """What tests see of the server."""
 
-    def __init__(self, app: App, target: str) -> None:
+    def __init__(self, app: App, target: str, running: "asyncio.Task[None]", stop: asyncio.Event) -> None:
         self.app = app
         self.target = target
-        self.stop = asyncio.Event()
+        self.running = running
+        self.stop = stop
         self._tasks: set[asyncio.Task[Any]] = set()
         self._descriptors: Counter[str] = Counter()
         self._objects: Counter[str] = Counter()
@@ -163,28 +167,32 @@ def descriptors() -> Counter[str]:
 
 
 @asynccontextmanager
-async def running_app(*options: str) -> AsyncIterator[RunningApp]:
-    """Run a server with `COMMON_OPTIONS` and these; stop it at the end, however the test left it."""
+async def running_app(*options: str, models: Sequence[Model] = ()) -> AsyncIterator[RunningApp]:
+    """Run a server with `COMMON_OPTIONS` and these; stop it at the end, however the test left it.
+
+    `models` are for what `--model` can't tell.
+    """
     ready: asyncio.Queue[str] = asyncio.Queue()
     config = cli.parse([*COMMON_OPTIONS, "--session-window-mib", "1", *options], {})
+    if models:
+        config = replace(config, worker=replace(config.worker, models=tuple(models)))
     app = App(config, on_ready=ready.put_nowait)
     stop = asyncio.Event()
-    boundary = logging.getLogger("framehaul_server.boundary")
-    boundary.addFilter(without_traceback)
+    log = logging.getLogger(boundary.__name__)
+    log.addFilter(without_traceback)
     running = asyncio.create_task(app.run(stop))
     line = asyncio.create_task(ready.get())
     try:
         await asyncio.wait({running, line}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
-        found = RunningApp(app, line.result().partition(" on ")[2].split(",")[0])
-        found.stop = stop
+        found = RunningApp(app, line.result().partition(" on ")[2].split(",")[0], running, stop)
         await found.serves()  # what is made once, at the first call, is not a leak
         found.remember()
         yield found
     finally:
-        boundary.removeFilter(without_traceback)
+        log.removeFilter(without_traceback)
         line.cancel()
-        if not stop.is_set():
-            running.cancel()
+        is_cancelled = not stop.is_set() and running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled() == is_cancelled
