@@ -27,8 +27,9 @@ class Outcome:
 
 async def start_client(*arguments: object, **settings: Any) -> asyncio.subprocess.Process:
     """Start it, with pipes for what it says unless told otherwise."""
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()}
-    return await asyncio.create_subprocess_exec(*COMMAND, *map(str, arguments), **(pipes | settings))
+    pipe = subprocess.PIPE
+    settings = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "env": environment(), **settings}
+    return await asyncio.create_subprocess_exec(*COMMAND, *map(str, arguments), **settings)
 
 
 async def run_client(*arguments: object, **changes: str) -> Outcome:

@@ -14,7 +14,7 @@ from torch import Tensor
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from tests.support.call import Call
-from tests.support.clips import opening
+from tests.support.clips import decode, make_clip, opening
 from tests.support.server_process import ServerProcess, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
@@ -55,7 +55,7 @@ def server(vaes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def make_latents(num_latents: int) -> Array:
-    return np.random.default_rng(num_latents).standard_normal((num_latents, 4, HEIGHT, WIDTH), dtype=np.float32)
+    return make_clip(num_latents, channels=4, height=HEIGHT, width=WIDTH).astype(np.float32)
 
 
 @torch.inference_mode()
@@ -71,14 +71,7 @@ def library_frames(name: str, vae: Any, latents: Array) -> Array:
 
 
 def stream(server: ServerProcess, latents: Any, **options: Any) -> Array:
-    async def run() -> Array:
-        async with (
-            FrameClient(server.target) as client,
-            client.session(latents, normalized=True, **options) as session,
-        ):
-            return np.stack([frame async for frame in session])
-
-    return asyncio.run(asyncio.wait_for(run(), 60))
+    return asyncio.run(asyncio.wait_for(decode(server.target, latents, normalized=True, **options), 60))
 
 
 @pytest.mark.parametrize("name", ["pictures", "hunyuan"])
