@@ -12,9 +12,8 @@ import psutil
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.faults.held import held, left
-from tests.integration.resume.clips import Clip, Incarnation
 from tests.integration.resume.hand_connection import WAIT_S
-from tests.integration.resume.hand_session import HandSession
+from tests.integration.resume.hand_session import HandSession, Incarnation, KnownClip
 from tests.support.proxy import FaultProxy
 from tests.support.server_process import running_server
 from tests.support.waiting import wait_until
@@ -35,9 +34,9 @@ class Stage:
         self._runner = asyncio.Runner()
         self.tally: Counter[str] = Counter()
         self.clips = [
-            Clip("f16 rgb24", 8, (2, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_RGB24, 16 * 16 * 3),
-            Clip("f32 yuv420p", 5, (2, 3), pb.DATA_TYPE_FLOAT32, pb.PIXEL_FORMAT_YUV420P, 16 * 24 * 3 // 2),
-            Clip("f16 yuv420p10le", 12, (3, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_YUV420P10LE, 24 * 16 * 3),
+            KnownClip("f16 rgb24", 8, (2, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_RGB24, 16 * 16 * 3),
+            KnownClip("f32 yuv420p", 5, (2, 3), pb.DATA_TYPE_FLOAT32, pb.PIXEL_FORMAT_YUV420P, 16 * 24 * 3 // 2),
+            KnownClip("f16 yuv420p10le", 12, (3, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_YUV420P10LE, 24 * 16 * 3),
         ]
         self._num_started = 0
         self.server: Incarnation
