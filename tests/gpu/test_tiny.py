@@ -2,28 +2,20 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Preparing
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.decoders.tiny import TinyDecoder, read_tiny
+from framehaul_pipeline.decoders.tiny import read_tiny
 from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.spec import Geometry
+from tests.support.decoder_checks import decode
 
 pytestmark = pytest.mark.needs_cuda
 
 GEOMETRY = Geometry(channels=TINY_SPEC.channels, height=12, width=20)
 # Twice what was measured on an H100 at 240x416; frames span [-1, 1].
 TOLERANCES = {torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
-
-
-def decode(decoder: TinyDecoder, latents: Tensor, chunk: int) -> Tensor:
-    state, frames = decoder.open(GEOMETRY, None), []
-    for part in latents.split(chunk):
-        decoded, state = decoder.step(part, state)
-        frames.append(decoded)
-    return torch.cat(frames)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDecoderNet, read_tiny
 from framehaul_pipeline.encode.tiny_encoder import TinyEncoder, TinyEncoderNet, load_tiny_encoder
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry
-from tests.support.decoder_checks import check_starts_anywhere
+from tests.support.decoder_checks import check_starts_anywhere, decode
 from tests.support.live_memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -49,15 +49,6 @@ def encoder(request: pytest.FixtureRequest) -> TinyEncoder:
 
 def some_latents(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 16, GEOMETRY.height, GEOMETRY.width, generator=torch.Generator().manual_seed(seed))
-
-
-def decode(decoder: Decoder, latents: Tensor, chunk: int) -> Tensor:
-    state, frames = decoder.open(GEOMETRY, len(latents)), []
-    for part in latents.split(chunk):
-        decoded, state = decoder.step(part, state)
-        frames.append(decoded)
-    assert decoder.flush(state) is None
-    return torch.cat(frames)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
