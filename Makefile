@@ -44,6 +44,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/models/safetensors_files.py \
 	pipeline/framehaul_pipeline/errors.py \
 	pipeline/framehaul_pipeline/models/hunyuan_video.py \
+	pipeline/framehaul_pipeline/link/heirloom.py \
 	pipeline/framehaul_pipeline/link/messages.py \
 	pipeline/framehaul_pipeline/supervision/lease.py \
 	server/framehaul_server/admission/places.py \

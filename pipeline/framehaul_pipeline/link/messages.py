@@ -19,7 +19,7 @@ MAX_MESSAGE_BYTES: Final = 64 << 10
 
 
 class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """First message; the ring's and the inlet's file descriptors travel with it."""
+    """First message; the file descriptors of ring, inlet and heirloom travel with it."""
 
     epoch: int
     device: str

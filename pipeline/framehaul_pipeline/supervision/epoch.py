@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.errors import AtWork, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.link.channel import ServerChannel
+from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import (
     Alive,
     Begin,
@@ -59,7 +59,7 @@ class Epoch:
         number: int,
         config: WorkerConfig,
         specs: tuple[DecoderSpec, ...],
-        plans: PlanJournal,
+        heirloom: Heirloom,
         *,
         process: WorkerProcess | None = None,
         on_lost: Callable[[Epoch], None],
@@ -71,7 +71,7 @@ class Epoch:
             number: 1 for the first, and one more for each that follows.
             config: sizes of the rings, device and models.
             specs: of the models, in their order.
-            plans: of all epochs.
+            heirloom: of all epochs.
             process: a process that waits for `Configure`, now this epoch's; None starts one.
             on_lost: called once when the worker can't be talked to any more, before its sessions fail.
             on_exit: called once when its process is gone.
@@ -101,7 +101,7 @@ class Epoch:
         self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
         configure = config.configure(number, specs)
-        self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, plans.fd])
+        self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, heirloom.fd])
 
     @property
     def pid(self) -> int:

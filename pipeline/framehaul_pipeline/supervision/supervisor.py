@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable
 from enum import Enum
 
-from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
+from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import OpenSession
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
@@ -97,7 +97,7 @@ class Supervisor:
         self._budget = RestartBudget(config.max_restarts, config.restart_window_s)
         self._standby = Standby(config, RestartBudget(config.max_restarts, config.restart_window_s))
         self._restart: asyncio.Task[None] | None = None
-        self._plans: PlanJournal | None = None
+        self._heirloom: Heirloom | None = None
 
     @property
     def epoch(self) -> int:
@@ -195,8 +195,8 @@ class Supervisor:
             await self._standby.aclose()
             await self._stop_worker()
         finally:
-            if self._plans is not None:
-                self._plans.close()
+            if self._heirloom is not None:
+                self._heirloom.close()
             if self._epoch is not None:
                 self._epoch.kill()
         if self._epoch is not None:
@@ -219,13 +219,13 @@ class Supervisor:
         return self._epoch
 
     async def _start_epoch(self) -> None:
-        if self._plans is None:
-            self._plans = PlanJournal.create()
+        if self._heirloom is None:
+            self._heirloom = Heirloom.create()
         epoch = self._epoch = Epoch(
             next(self._numbers),
             self._config,
             self.specs,
-            self._plans,
+            self._heirloom,
             process=self._standby.take(),
             on_lost=self._lost,
             on_exit=self._exited,
