@@ -33,7 +33,6 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/supervision/watchdog.py \
 	pipeline/framehaul_pipeline/spec.py \
 	pipeline/framehaul_pipeline/scheduling/suspects.py \
-	pipeline/framehaul_pipeline/supervision/worker_statistics.py \
 	pipeline/framehaul_pipeline/supervision/config.py \
 	pipeline/framehaul_pipeline/models/config_fields.py \
 	pipeline/framehaul_pipeline/models/model.py \
@@ -46,7 +45,6 @@ PURE := $(subst $(space),$(comma),$(strip \
 	pipeline/framehaul_pipeline/models/hunyuan_video.py \
 	pipeline/framehaul_pipeline/link/heirloom.py \
 	pipeline/framehaul_pipeline/link/messages.py \
-	pipeline/framehaul_pipeline/supervision/lease.py \
 	server/framehaul_server/admission/places.py \
 	server/framehaul_server/core/queue_order.py \
 	server/framehaul_server/access/callers.py \
@@ -64,7 +62,6 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/logs.py \
 	server/framehaul_server/session/outbox.py \
 	server/framehaul_server/core/packing.py \
-	server/framehaul_server/session/production.py \
 	server/framehaul_server/session/waiting.py \
 	server/framehaul_server/rpc/requests.py \
 	server/framehaul_server/core/responses.py \

@@ -32,7 +32,7 @@ async def decode(supervisor: Supervisor, seed: int) -> bytes:
     session = open_session(supervisor, events)
     push(session, latents(NUM_LATENTS, seed))
     session.allow(NUM_LATENTS)
-    session.end()
+    session.end_latents()
     await events.ended()
     assert len(events.frames) == FRAMES_BYTES
     return events.frames

@@ -26,10 +26,10 @@ def stamp(ring: Ring, flight: InFlight) -> Published:
         session=chunk.session,
         slot=flight.slot,
         generation=flight.generation,
+        first_latent=chunk.first_latent + len(chunk.latents) - sum(chunk.sizes),
+        chunks=chunk.sizes,
         first_frame=chunk.first_frame,
         frame_bytes=frame_bytes,
         crc32c=checksums,
-        num_latents=len(chunk.latents),
-        chunks=chunk.sizes,
         decode_ns=decode_ns,
     )

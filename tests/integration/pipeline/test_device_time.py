@@ -14,12 +14,12 @@ async def test_the_feeder_hears_what_each_latent_cost(monkeypatch: pytest.Monkey
         epoch = supervisor._epoch
         assert epoch is not None
         charged: list[DeviceTime] = []
-        monkeypatch.setattr(epoch._feeder, "charge", charged.append)
+        monkeypatch.setattr(epoch.feeder, "charge", charged.append)
         events = Recorder()
         session = open_session(supervisor, events)
         push(session, latents(5, seed=1))
         session.allow(5)
-        session.end()
+        session.end_latents()
         await events.ended()
     assert sum(chunk.num_latents for chunk in charged) == 5
     assert all(chunk.session == charged[0].session and chunk.device_ns > 0 for chunk in charged)

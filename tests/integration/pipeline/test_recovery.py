@@ -13,7 +13,7 @@ import pytest
 
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.channel import ServerChannel
-from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, ToServer, ToWorker
+from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, SlotReturned, ToServer, ToWorker
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.process import WorkerProcess
@@ -39,7 +39,7 @@ async def decode_one(supervisor: Supervisor) -> None:
     session = open_session(supervisor, events)
     push(session, latents(1, seed=1))
     session.allow(1)
-    session.end()
+    session.end_latents()
     await events.ended()
 
 
@@ -96,7 +96,7 @@ async def test_a_worker_begins_once_the_sessions_of_the_one_before_are_open(monk
                 session = open_session(supervisor, events)
                 push(session, latents(1, seed=1))
                 session.allow(1)
-                session.end()
+                session.end_latents()
             states(state)
 
         supervisor._on_state = open_when_ready
@@ -234,8 +234,17 @@ async def test_a_device_that_hangs_is_noticed_by_its_chunk(caplog: pytest.LogCap
 
 
 @pytest.mark.asyncio
-async def test_a_worker_that_waits_is_left_alone() -> None:
+async def test_a_worker_that_waits_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """For latents, for a window that opens, for slots that the server keeps: all of it longer than the timeout."""
+    kept: list[SlotReturned] = []
+    send = ServerChannel.send
+
+    def keep_slots(channel: ServerChannel, message: ToWorker) -> None:
+        if isinstance(message, SlotReturned):
+            kept.append(message)
+        else:
+            send(channel, message)
+
     async with supervised(replace(CONFIG, chunk_timeout_s=0.4)) as (supervisor, states):
         epoch = supervisor._epoch
         assert epoch is not None
@@ -248,20 +257,22 @@ async def test_a_worker_that_waits_is_left_alone() -> None:
                 answers.put_nowait(message)
 
         epoch._dispatch = dispatch_watched  # type: ignore[method-assign]
-        holds = Recorder(hold=True)
-        session = open_session(supervisor, holds)
+        monkeypatch.setattr(ServerChannel, "send", keep_slots)
+        events = Recorder()
+        session = open_session(supervisor, events)
         waiting = open_session(supervisor, Recorder())
         push(waiting, latents(1, seed=2))
         push(session, latents(8, seed=1))
         session.allow(8)
-        while supervisor.statistics().num_leased < 3:
-            holds.changed.clear()
-            await holds.changed.wait()
+        while len(kept) < 3:
+            events.changed.clear()
+            await events.changed.wait()
         for _ in range(12):
             await asyncio.wait_for(answers.get(), 20)
         assert states.states == [WorkerState.READY]
-        for lease in holds.leases:
-            lease.release()
-        holds.hold = False
-        session.end()
-        await asyncio.wait_for(holds.ended(), 20)
+        assert len(kept) == 3
+        monkeypatch.undo()
+        for message in kept:
+            epoch._channel.send(message)
+        session.end_latents()
+        await asyncio.wait_for(events.ended(), 20)

@@ -11,19 +11,12 @@ import pytest
 import pytest_asyncio
 
 from framehaul_pipeline.errors import PipelineError, Unavailable
-from framehaul_pipeline.link.messages import ToServer
+from framehaul_pipeline.link.messages import Opening, Published, ToServer
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.supervision.config import WorkerConfig
-from framehaul_pipeline.supervision.epoch import Epoch
-from framehaul_pipeline.supervision.lease import FrameLease
-from framehaul_pipeline.supervision.supervisor import (
-    Supervisor,
-    WorkerFailed,
-    WorkerSession,
-    WorkerState,
-    WorkerStatistics,
-)
+from framehaul_pipeline.supervision.epoch import Epoch, WorkerSession, WorkerStatistics
+from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
 CONFIG = WorkerConfig(device="cpu", max_pixels=64 * 64, num_slots=3, chunk_latents=2, num_inlet_chunks=6)
@@ -41,30 +34,24 @@ Latents = npt.NDArray[np.float32]
 
 
 class Recorder:
-    """A session's events; keeps leases while `hold` is true."""
+    """A session's events."""
 
-    def __init__(self, *, hold: bool = False) -> None:
-        self.hold = hold
-        self.leases: list[FrameLease] = []
+    def __init__(self) -> None:
         self.frames = b""
+        self.last_view = memoryview(b"")
         self.num_fed = 0
         self.error: PipelineError | None = None
         self.num_frames = -1
         self.changed = asyncio.Event()
 
-    def on_opened(self) -> None:
-        pass
-
     def on_fed(self, num_fed: int) -> None:
         self.num_fed = num_fed
 
-    def on_published(self, lease: FrameLease) -> None:
-        assert lease.first_frame * lease.frame_bytes == len(self.frames)
-        self.frames += lease.view
-        if self.hold:
-            self.leases.append(lease)
-        else:
-            lease.release()
+    def on_published(self, published: Published, frames: memoryview) -> None:
+        assert published.first_frame * published.frame_bytes == len(self.frames)
+        assert published.num_frames * published.frame_bytes == len(frames)
+        self.frames += frames
+        self.last_view = frames
         self.changed.set()
 
     def on_ended(self, num_frames: int) -> None:
@@ -115,7 +102,7 @@ def latents(num_latents: int, seed: int) -> Latents:
 
 
 def open_session(supervisor: Supervisor, events: Recorder) -> WorkerSession:
-    return supervisor.open(
+    opening = Opening(
         model="tiny",
         geometry=GEOMETRY,
         num_latents=None,
@@ -123,13 +110,13 @@ def open_session(supervisor: Supervisor, events: Recorder) -> WorkerSession:
         normalized=False,
         pixel_format=PixelFormat.RGB24,
         priority=0,
-        events=events,
     )
+    return supervisor.open_session(opening, events)
 
 
 def push(session: WorkerSession, clip: Latents) -> None:
     for latent in clip:
-        session.push(memoryview(latent.tobytes()))
+        session.send_latent(memoryview(latent.tobytes()))
 
 
 @pytest_asyncio.fixture
@@ -153,7 +140,7 @@ async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervi
             push(session, clip[index : index + 1])
             session.allow(index + 1)
             await events.received((index + 1) * 4 * 32 * 48 * 3)
-        session.end()
+        session.end_latents()
         await events.ended()
         assert events.num_frames == 20
         alone.append(events.frames)
@@ -165,7 +152,7 @@ async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervi
             session.allow(index + 1)
             await events.received((index + 1) * 4 * 32 * 48 * 3)
     for session in sessions:
-        session.end()
+        session.end_latents()
     for events in together:
         await events.ended()
     assert [events.frames for events in together] == alone
@@ -186,7 +173,7 @@ async def test_chunk_size_does_not_change_the_pictures(supervisor: Supervisor) -
             session.allow(start + step)
             if step == 1:
                 await events.received((start + 1) * 4 * 32 * 48 * 3)
-        session.end()
+        session.end_latents()
         await events.ended()
         pictures.append(np.frombuffer(events.frames, np.uint8).astype(int))
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
@@ -194,7 +181,7 @@ async def test_chunk_size_does_not_change_the_pictures(supervisor: Supervisor) -
 
 @pytest.mark.asyncio
 async def test_latents_outside_the_window_stay_with_the_server(supervisor: Supervisor) -> None:
-    """No inlet slot is held for frames that the client hasn't room for; a close gives everything back."""
+    """No inlet slot is held for frames that the client hasn't room for; a drop gives everything back."""
     events = Recorder()
     session = open_session(supervisor, events)
     push(session, latents(4, seed=4))
@@ -202,20 +189,23 @@ async def test_latents_outside_the_window_stay_with_the_server(supervisor: Super
     await events.received(4 * 32 * 48 * 3)
     assert events.num_fed == 1
     assert supervisor.statistics().num_inlet_free == 12
-    session.close()
-    session.close()
+    assert supervisor.statistics().num_leased == 0
+    with pytest.raises(ValueError, match="released"):
+        bytes(events.last_view)  # nobody can read a slot that went back
+    session.drop()
+    session.drop()
     push(session, latents(1, seed=4))
     session.allow(9)
-    session.end()
+    session.end_latents()
     assert supervisor.statistics() == IDLE
 
 
 @pytest.mark.asyncio
 async def test_a_killed_worker_fails_its_sessions_and_is_replaced(supervisor: Supervisor) -> None:
-    """Leases of the dead epoch stay readable until they are released; the next session works, on fresh rings."""
+    """The next session works, on fresh rings."""
     states = StateLog()
     supervisor._on_state = states
-    events = Recorder(hold=True)
+    events = Recorder()
     session = open_session(supervisor, events)
     push(session, latents(1, seed=5))
     session.allow(1)
@@ -224,18 +214,16 @@ async def test_a_killed_worker_fails_its_sessions_and_is_replaced(supervisor: Su
     assert isinstance(await events.failed(), Unavailable)
     with pytest.raises(Unavailable, match="restarting"):
         open_session(supervisor, Recorder())
-    session.push(memoryview(b""))
-    session.close()
+    session.send_latent(memoryview(b""))
+    session.drop()
     await states.reached(WorkerState.RESTARTING, WorkerState.READY)
     assert supervisor.epoch == 2
-    assert bytes(events.leases[0].view) == events.frames
-    events.leases[0].release()
 
     events = Recorder()
     session = open_session(supervisor, events)
     push(session, latents(2, seed=6))
     session.allow(2)
-    session.end()
+    session.end_latents()
     await events.ended()
     assert events.num_frames == 8
     assert supervisor.statistics() == IDLE
