@@ -61,11 +61,11 @@ def work(fd: int, count: int) -> None:
                 session=1,
                 slot=slot,
                 generation=generation,
+                first_latent=index,
+                chunks=(1,),
                 first_frame=index,
                 frame_bytes=PAYLOAD_BYTES,
                 crc32c=(0,),
-                num_latents=1,
-                chunks=(1,),
                 decode_ns=time.monotonic_ns(),
             )
         )

@@ -19,8 +19,8 @@ from bench.wan_decode import OURS
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
-from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.device.devices import open_device
+from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.models.model import Model, describe_model
 from framehaul_pipeline.spec import Geometry
 
@@ -61,7 +61,7 @@ def load_decode(kind: str, folder: str, device: str) -> Decode:
 
 def _load_ours(folder: str, device: str, count: int) -> Decode:
     target = open_device(device).torch_device
-    decoder = load_decoder(describe_model(f"wan={folder}"), target, open_plans(target, PlanJournal.create()))
+    decoder = load_decoder(describe_model(f"wan={folder}"), target, open_plans(target, Heirloom.create()))
     return lambda latents: decode_in_chunks(decoder, latents[0].movedim(0, 1).to(decoder.dtype), count)
 
 

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.supervision.epoch import SessionEvents, WorkerSession
 from framehaul_server.core.journal import Journal
-from framehaul_server.session.worker_link import WorkerHandle
 from tests.support.running_app import RunningApp
 from tests.support.supervised import Recorder
 
@@ -51,22 +51,22 @@ class Notes:
 def noted(app: RunningApp) -> Iterator[Notes]:
     """Note what happens meanwhile."""
     notes = Notes()
-    open_session, publish = app.supervisor.open, Journal.publish
+    open_session, note_published = app.supervisor.open_session, Journal.note_published
 
-    def opening(**given: Any) -> WorkerHandle:
-        notes.opened.append((given["first_latent"], given["chunks"]))
-        return open_session(**given)
+    def opening(opening: Opening, events: SessionEvents) -> WorkerSession:
+        notes.opened.append((opening.first_latent, opening.chunks))
+        return open_session(opening, events)
 
-    def publishing(
-        journal: Journal, first_latent: int, chunks: tuple[int, ...], first_frame: int, crc32c: tuple[int, ...]
-    ) -> None:
-        boundaries = accumulate(chunks, initial=first_latent)
-        notes.published += [(boundary, size) for boundary, size in zip(boundaries, chunks, strict=False) if size]
-        publish(journal, first_latent, chunks, first_frame, crc32c)
+    def publishing(journal: Journal, published: Published) -> None:
+        boundaries = accumulate(published.chunks, initial=published.first_latent)
+        notes.published += [
+            (boundary, size) for boundary, size in zip(boundaries, published.chunks, strict=False) if size
+        ]
+        note_published(journal, published)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.supervisor, "open", opening)
-        patch.setattr(Journal, "publish", publishing)
+        patch.setattr(app.supervisor, "open_session", opening)
+        patch.setattr(Journal, "note_published", publishing)
         yield notes
 
 
@@ -76,7 +76,7 @@ async def decode_in(
     """All frames of latents `[T, C, h, w]`, `[F, H, W, 3]`: by one worker from the clip's start on, in these chunks."""
     geometry = Geometry(channels=clip.shape[1], height=clip.shape[2], width=clip.shape[3])
     recorder = Recorder()
-    session = app.supervisor.open(
+    opening = Opening(
         model=spec.name,
         geometry=geometry,
         num_latents=len(clip),
@@ -84,13 +84,12 @@ async def decode_in(
         normalized=False,
         pixel_format=PixelFormat.RGB24,
         priority=0,
-        first_latent=0,
         chunks=chunks,
-        events=recorder,
     )
+    session = app.supervisor.open_session(opening, recorder)
     for latent in clip:
-        session.push(memoryview(latent.tobytes()))
+        session.send_latent(memoryview(latent.tobytes()))
     session.allow(len(clip))
-    session.end()
+    session.end_latents()
     await asyncio.wait_for(recorder.ended(), 60)
     return np.frombuffer(recorder.frames, np.uint8).reshape(-1, *geometry.frame_size(spec), 3)

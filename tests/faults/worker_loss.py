@@ -5,13 +5,14 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from framehaul_client import FrameClient
 from framehaul_pipeline.errors import DataLoss
+from framehaul_pipeline.link.messages import Published
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.spec import DecoderSpec
@@ -94,9 +95,9 @@ def replay_differs() -> Iterator[None]:
     """Once, the frames that are decoded again aren't those of the first time, as when other kernels are chosen."""
     compare = Journal._compare
 
-    def differ(journal: Journal, known: Any, first_frame: int, crc32c: tuple[int, ...]) -> None:
+    def differ(journal: Journal, known: Published, again: Published) -> None:
         try:
-            compare(journal, known, first_frame, tuple(each ^ 1 for each in crc32c))
+            compare(journal, known, msgspec.structs.replace(again, crc32c=tuple(each ^ 1 for each in again.crc32c)))
         except DataLoss:
             patch.undo()
             raise

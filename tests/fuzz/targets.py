@@ -58,7 +58,7 @@ def validator(given: bytes) -> None:
         assert message.IsInitialized()
         session_input = LatentInput(request)
         for index, latent in enumerate(session_input.accept(first.header, first.payload, latents_until=8)):
-            check_finite(latent, request.dtype, index)
+            check_finite(latent, request.opening.dtype, index)
         session_input.end()
     except (wire.MalformedMessage, PipelineError, ServerError) as error:
         assert str(error)  # noqa: PT017

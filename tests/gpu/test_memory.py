@@ -14,10 +14,11 @@ from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.scheduling.memory import PAGE_BYTES
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry, LatentDtype
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import Supervisor
 from framehaul_pipeline.worker.launch import Launcher
+from tests.support.fake_decoder import fake_opening
 from tests.support.supervised import Recorder, decode, latents, open_session, push
 
 pytestmark = pytest.mark.needs_cuda
@@ -72,14 +73,7 @@ def test_device_memory_is_flat_however_long_the_clip(decoder: Decoder) -> None:
     ring = Ring.create("framehaul-gpu", num_slots=2, slot_bytes=4 * frame_bytes)
     inlet = Ring.create("framehaul-gpu-inlet", num_slots=2, slot_bytes=geometry.latent_bytes(LatentDtype.FLOAT16))
     launcher = Launcher(CudaDevice(0), ring, inlet, chunk_latents=1)
-    place = launcher.open(
-        decoder,
-        geometry,
-        num_latents=None,
-        dtype=LatentDtype.FLOAT16,
-        normalized=False,
-        pixel_format=PixelFormat.RGB24,
-    )
+    place = launcher.make_place(decoder, fake_opening(geometry=geometry, dtype=LatentDtype.FLOAT16))
     allocated = {}
     for index in range(300):
         slot = index % 2
@@ -124,7 +118,7 @@ async def test_a_full_device_refuses_the_next_session_and_the_others_finish() ->
     assert "2 sessions use 0.06 GiB of 0.06 GiB" in str(error)
     for session in sessions:
         session.allow(8)
-        session.end()
+        session.end_latents()
     for recorder, expected in zip(recorders, alone, strict=True):
         await recorder.ended()
         assert recorder.frames == expected
@@ -148,7 +142,7 @@ async def test_parked_sessions_give_the_frames_of_lone_ones() -> None:
             await recorder.received(4 * (index + 1) * frame_bytes)
         assert supervisor.statistics().num_parked == 3
     for session, recorder, expected in zip(sessions, recorders, alone, strict=True):
-        session.end()
+        session.end_latents()
         await recorder.ended()
         assert recorder.frames == expected
     await supervisor.aclose()

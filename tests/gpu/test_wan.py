@@ -13,7 +13,8 @@ from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.decoders.wan.decoder import CudaWanDecoder, PortableWanDecoder
 from framehaul_pipeline.decoders.wan.net import WanNet
-from framehaul_pipeline.decoders.wan.plans import PlanJournal, PlanTable
+from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.spec import Geometry
 from tests.support.decoder_checks import check_starts_anywhere, decode
@@ -38,9 +39,9 @@ def build_net() -> WanNet:
 
 @pytest.fixture(scope="module")
 def plans() -> Iterator[PlanTable | None]:
-    journal = PlanJournal.create()
-    yield open_plans(CUDA, journal)
-    journal.close()
+    heirloom = Heirloom.create()
+    yield open_plans(CUDA, heirloom)
+    heirloom.close()
 
 
 @pytest.fixture(scope="module")

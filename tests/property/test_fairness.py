@@ -10,6 +10,7 @@ from framehaul_pipeline.link.messages import DeviceTime
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot, Scheduler
 from framehaul_pipeline.scheduling.feeder import Feed, Feeder
 from framehaul_pipeline.spec import DecoderSpec, Exactness
+from tests.support.fake_decoder import fake_opening
 
 CHUNK_LATENTS = 4
 NUM_SLOTS = 10 * CHUNK_LATENTS
@@ -63,22 +64,23 @@ class Farm:
         self.untold: deque[tuple[Chunk, DeviceTime]] = deque()
         self.in_flight: deque[Chunk] = deque()
         self.live: dict[int, Feed] = {}
+        self.weights: dict[str, float] = {}
         self.num_sessions = 0
 
     def open(self, tenant: str, *, weight: float = 1.0, priority: int = 0) -> None:
         self.num_sessions += 1
-        feed = self.feeder.open(self.num_sessions, priority=priority, tenant=tenant, weight=weight)
+        self.weights[tenant] = weight
+        opening = fake_opening(priority=priority, tenant=tenant, weight=weight)
+        feed = self.feeder.add_session(self.num_sessions, opening)
         feed.num_allowed = 1 << 40
         self.live[self.num_sessions] = feed
-        self.scheduler.open(
+        self.scheduler.add_session(
             self.num_sessions,
-            priority=priority,
+            opening,
             spec=SPEC,
             rule=self.rule,  # type: ignore[arg-type]
             max_latents=CHUNK_LATENTS,
             max_frames=1 << 40,
-            tenant=tenant,
-            weight=weight,
         )
 
     def step(self) -> None:
@@ -107,7 +109,7 @@ class Farm:
         feed.ended = feed.num_fed + len(feed.waiting) == self.clip_latents
         if feed.num_fed + 2 * CHUNK_LATENTS >= self.clip_latents:
             del self.live[session]
-            self.open(feed.tenant, weight=feed.weight)
+            self.open(feed.tenant, weight=self.weights[feed.tenant])
 
     def _tell(self, chunk: Chunk, charged: DeviceTime) -> None:
         self.feeder.charge(charged)
@@ -115,7 +117,7 @@ class Farm:
         for _ in chunk.latents:
             self.feeder.returned(chunk.session)
         if chunk.last:
-            self.feeder.close(chunk.session)
+            self.feeder.drop_session(chunk.session)
 
     def _launch(self) -> None:
         while len(self.in_flight) < MAX_IN_FLIGHT and (chunk := self.scheduler.pick(everyone, everyone)) is not None:

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from framehaul_client.core.opening import Opened
-from framehaul_server.core.journal import Journal, Plan
+from framehaul_pipeline.link.messages import Published
+from framehaul_server.core.journal import Journal, Replay
 from framehaul_server.core.retention import Retention
-from framehaul_server.session.decoding import PublishedChunk
+from framehaul_server.session.decoding import Decoding
 from framehaul_server.session.outbox import Outgoing
 from tests.property.test_resume import Resume, ResumeWithEndlessMemory
 from tests.support import resume_model
@@ -78,10 +79,10 @@ def forgets_that_done_was_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def skips_a_chunk_of_the_journal(patch: pytest.MonkeyPatch) -> None:
-    plan = Journal.plan
+    replay = Journal.replay
 
-    def mutant(self: Journal) -> Plan | None:
-        found = plan(self)
+    def mutant(self: Journal) -> Replay | None:
+        found = replay(self)
         if found is None or not found.chunks:
             return found
         skipped = found.chunks[0]
@@ -89,7 +90,7 @@ def skips_a_chunk_of_the_journal(patch: pytest.MonkeyPatch) -> None:
             found, first_latent=found.first_latent + skipped, chunks=found.chunks[1:], latents=found.latents[skipped:]
         )
 
-    patch.setattr(Journal, "plan", mutant)
+    patch.setattr(Journal, "replay", mutant)
 
 
 def keeps_one_chunk_too_few(patch: pytest.MonkeyPatch) -> None:
@@ -107,8 +108,13 @@ def keeps_one_chunk_too_few(patch: pytest.MonkeyPatch) -> None:
 
 
 def publishes_again_what_was_decoded_again(patch: pytest.MonkeyPatch) -> None:
-    part_from = PublishedChunk.part_from
-    patch.setattr(PublishedChunk, "part_from", lambda self, frame: part_from(self, 0))
+    on_published = Decoding.on_published
+
+    def mutant(self: Decoding, published: Published, frames: memoryview) -> None:
+        self._next_frame = min(self._next_frame, published.first_frame)
+        on_published(self, published, frames)
+
+    patch.setattr(Decoding, "on_published", mutant)
 
 
 def listens_to_old_connections(patch: pytest.MonkeyPatch) -> None:

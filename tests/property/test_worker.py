@@ -19,18 +19,17 @@ from framehaul_pipeline.link.messages import (
     Published,
     SessionEnded,
     SessionFailed,
-    SessionOpened,
     SlotReturned,
     ToServer,
 )
 from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
 from framehaul_pipeline.scheduling.memory import MemoryLimits
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.jobs import SettleJob
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.worker import MAX_IN_FLIGHT, Worker
-from tests.support.fake_decoder import FakeDecoder, expected_levels
+from tests.support.fake_decoder import FakeDecoder, expected_levels, fake_opening
 from tests.support.simulated_device import SimulatedDevice
 
 NUM_SLOTS, NUM_INLET_SLOTS, CHUNK_LATENTS = 3, 6, 2
@@ -87,21 +86,8 @@ class SimulatedWorker(RuleBasedStateMachine):
         number = len(self.sessions) + 1
         self.sessions[number] = Session()
         self.sessions[number].alone_until = alone_until
-        self.worker.apply(
-            OpenSession(
-                session=number,
-                model="fake",
-                channels=1,
-                latent_height=1,
-                latent_width=1,
-                num_latents=None,
-                dtype=LatentDtype.FLOAT32,
-                normalized=False,
-                pixel_format=PixelFormat.RGB24,
-                priority=priority,
-                alone_until=alone_until,
-            )
-        )
+        opening = fake_opening(priority=priority, alone_until=alone_until)
+        self.worker.apply(OpenSession(session=number, opening=opening))
 
     @precondition(lambda self: self.inlet_slots.num_free and self._open_sessions())
     @rule(choice=st.integers(0), value=st.integers(0, 255))
@@ -145,8 +131,6 @@ class SimulatedWorker(RuleBasedStateMachine):
                 session = self.sessions[message.session]
                 assert not session.levels
                 session.closed = session.refused = True
-            case SessionOpened():
-                assert not self.sessions[message.session].levels
 
     @precondition(lambda self: self.held)
     @rule(choice=st.integers(0))

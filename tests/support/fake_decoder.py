@@ -1,10 +1,12 @@
 """A decoder whose every pixel depends on all latents so far, so that a lost, late or repeated latent shows."""
 
+import msgspec
 import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry
+from framehaul_pipeline.link.messages import Opening
+from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
 
 FAKE_SPEC = DecoderSpec(
     name="fake",
@@ -17,6 +19,20 @@ FAKE_SPEC = DecoderSpec(
     receptive_latents=None,
     state_bytes_per_pixel=1.0,
 )
+
+
+def fake_opening(**changes: object) -> Opening:
+    """Of a session with the smallest latents, with some fields changed."""
+    opening = Opening(
+        model="fake",
+        geometry=Geometry(channels=1, height=1, width=1),
+        num_latents=None,
+        dtype=LatentDtype.FLOAT32,
+        normalized=False,
+        pixel_format=PixelFormat.RGB24,
+        priority=0,
+    )
+    return msgspec.structs.replace(opening, **changes)
 
 
 class FakeDecoder:

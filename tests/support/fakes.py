@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Never
 
 import grpc
@@ -12,10 +11,9 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
-from framehaul_pipeline.link.messages import Published
+from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
-from framehaul_pipeline.supervision.events import SessionEvents
-from framehaul_pipeline.supervision.lease import FrameLease
+from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.tenants import EVERYONE, Caller
@@ -85,26 +83,27 @@ def frame(index: int, num_bytes: int = FRAME_BYTES) -> bytes:
     return bytes([index % 251]) * num_bytes
 
 
-def lease(
+def published(
     first_frame: int,
-    frames: Sequence[bytes],
-    released: list[int] | None = None,
+    num_frames: int,
+    frame_bytes: int = FRAME_BYTES,
+    *,
+    first_latent: int = 0,
     chunks: tuple[int, ...] = (1,),
     first_checksum: int = 100,
-) -> FrameLease:
-    published = Published(
+) -> Published:
+    """A chunk that gave these frames."""
+    return Published(
         session=1,
         slot=0,
         generation=1,
-        first_frame=first_frame,
-        frame_bytes=len(frames[0]),
-        crc32c=tuple(range(first_checksum, first_checksum + len(frames))),
-        num_latents=1,
+        first_latent=first_latent,
         chunks=chunks,
+        first_frame=first_frame,
+        frame_bytes=frame_bytes,
+        crc32c=tuple(range(first_checksum, first_checksum + num_frames)),
         decode_ns=0,
     )
-    gone = [] if released is None else released
-    return FrameLease(published, memoryview(b"".join(frames)), lambda: gone.append(first_frame))
 
 
 def record() -> SessionRecord:
@@ -114,19 +113,16 @@ def record() -> SessionRecord:
 class FakeHandle:
     """One session's worker side: decodes what it may, at the loop's next turn, or when told with `advance`."""
 
-    def __init__(
-        self, spec: DecoderSpec, frame_bytes: int, first_latent: int, events: SessionEvents, *, automatic: bool
-    ) -> None:
+    def __init__(self, spec: DecoderSpec, opening: Opening, events: SessionEvents, *, automatic: bool) -> None:
         self.spec = spec
-        self.first_latent = first_latent
-        self.frame_bytes = frame_bytes
+        self.frame_bytes = opening.pixel_format.frame_bytes(*opening.geometry.frame_size(spec))
         self.events = events
         self.automatic = automatic
         self.waiting: deque[memoryview] = deque()
         self.pushed: list[bytes] = []
-        self.num_fed = 0
+        self.num_fed = opening.first_latent
         self.num_allowed = 0
-        self.num_published = spec.num_frames(first_latent)
+        self.num_published = spec.num_frames(opening.first_latent)
         self.num_pushed_most = 0
         self.ended = False
         self.told_end = False
@@ -134,9 +130,8 @@ class FakeHandle:
         self.first_checksum = 100
         self.closed = False
         self.released: list[int] = []
-        self.num_leased = 0
 
-    def push(self, latent: memoryview) -> None:
+    def send_latent(self, latent: memoryview) -> None:
         assert not self.ended
         self.waiting.append(latent)
         self.pushed.append(bytes(latent))
@@ -147,12 +142,12 @@ class FakeHandle:
         self.num_allowed = max(self.num_allowed, num_latents)
         self._wake()
 
-    def end(self) -> None:
+    def end_latents(self) -> None:
         assert not self.ended
         self.ended = True
         self._wake()
 
-    def close(self) -> None:
+    def drop(self) -> None:
         self.closed = True
         self.waiting.clear()
 
@@ -166,19 +161,30 @@ class FakeHandle:
             self.waiting.popleft()
             self.num_fed += 1
             self.events.on_fed(self.num_fed)
-            self._publish(self.spec.frames_after(self.first_latent + self.num_fed, ended=False))
+            self._publish(self.spec.frames_after(self.num_fed, ended=False), size=1)
         if self.ended and not self.waiting and not self.told_end and not self.closed:
             self.told_end = True
-            self._publish(self.spec.frames_after(self.first_latent + self.num_fed, ended=True))
+            self._publish(self.spec.frames_after(self.num_fed, ended=True), size=0)
             if not self.tells_end:
                 return
             self.events.on_ended(self.num_published)
 
-    def _publish(self, until: int) -> None:
+    def _publish(self, until: int, size: int) -> None:
         if until > self.num_published and not self.closed:
             first, self.num_published = self.num_published, until
-            frames = [frame(index, self.frame_bytes) for index in range(first, until)]
-            self.events.on_published(lease(first, frames, self.released, first_checksum=self.first_checksum))
+            slot = bytearray().join(frame(index, self.frame_bytes) for index in range(first, until))
+            chunk = published(
+                first,
+                until - first,
+                self.frame_bytes,
+                first_checksum=self.first_checksum,
+                first_latent=self.num_fed - size,
+                chunks=(size,),
+            )
+            with memoryview(slot).toreadonly() as frames:
+                self.events.on_published(chunk, frames)
+            slot.clear()  # a BufferError if anybody could still read it
+            self.released.append(first)
 
 
 class FakeWorker:
@@ -190,46 +196,18 @@ class FakeWorker:
         self.available = True
         self.handles: list[FakeHandle] = []
         self.restarting = False
-        self.opened: list[dict[str, object]] = []
+        self.opened: list[Opening] = []
         self.first_checksum = 100
 
-    def open(
-        self,
-        *,
-        model: str,
-        geometry: Geometry,
-        num_latents: int | None,
-        dtype: LatentDtype,
-        normalized: bool,
-        pixel_format: PixelFormat,
-        priority: int,
-        tenant: str,
-        weight: float,
-        first_latent: int,
-        chunks: tuple[int, ...],
-        alone_until: int | None,
-        events: SessionEvents,
-    ) -> FakeHandle:
+    def open_session(self, opening: Opening, events: SessionEvents) -> FakeHandle:
         if self.restarting:
             raise WorkerRestarting("the worker is restarting; try again")
         if not self.available:
             raise Unavailable("the worker is failed; try again")
-        self.opened.append(
-            {
-                "model": model,
-                "dtype": dtype,
-                "normalized": normalized,
-                "num_latents": num_latents,
-                "alone_until": alone_until,
-                "first_latent": first_latent,
-                "chunks": chunks,
-            }
-        )
-        frame_bytes = pixel_format.frame_bytes(*geometry.frame_size(self.specs[0]))
-        handle = FakeHandle(self.specs[0], frame_bytes, first_latent, events, automatic=self.automatic)
+        self.opened.append(opening)
+        handle = FakeHandle(self.specs[0], opening, events, automatic=self.automatic)
         handle.first_checksum = self.first_checksum
         self.handles.append(handle)
-        events.on_opened()
         return handle
 
     def die(self, error: PipelineError) -> None:

@@ -1,6 +1,6 @@
 """A client, a server and its worker as values, joined by links that lose what is under way: the resume rule at work.
 
-The rule's own code runs here (the server's production, journal, retention and window; the client's window and its idea
+The rule's own code runs here (the server's decoding, journal, retention and window; the client's window and its idea
 of which latents it may forget); transport, tasks and time don't. A frame's value tells which latents it was made of,
 so that a decode that lacks a past shows.
 """
@@ -15,18 +15,16 @@ from framehaul_client.core.frames import FrameLayout, PixelFormat
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.window import FrameWindow as ClientWindow
 from framehaul_pipeline.errors import AtWork, InvalidInput, PipelineError, Unavailable, WorkerLost
-from framehaul_pipeline.link.messages import Published
+from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_pipeline.supervision.events import SessionEvents
-from framehaul_pipeline.supervision.lease import FrameLease
+from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.grant import LatentGrant
 from framehaul_server.core.open_request import check_open
 from framehaul_server.core.retention import Retention
 from framehaul_server.core.tenants import EVERYONE
 from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
-from framehaul_server.session.decoding import PublishedChunk
+from framehaul_server.session.decoding import Decoding
 from framehaul_server.session.outbox import Outgoing
-from framehaul_server.session.production import Production
 from tests.support.fakes import SPEC, opening, rules
 
 MEMORY = msgspec.structs.replace(SPEC, temporal_factor=2, first_frames=2, receptive_latents=3)
@@ -51,74 +49,77 @@ def expected(spec: DecoderSpec, frame: int) -> bytes:
 class WorkerSession:
     """One session of a worker: as many latents back as it remembers, but none from before its start."""
 
-    def __init__(self, spec: DecoderSpec, first_latent: int, events: SessionEvents, chunks: tuple[int, ...]) -> None:
+    def __init__(self, spec: DecoderSpec, opening: Opening, events: SessionEvents) -> None:
         self.spec = spec
-        self.first_latent = first_latent
+        self.first_latent = self.next_latent = opening.first_latent
         self.events = events
-        self.planned = deque(chunks)
+        self.planned = deque(opening.chunks)
         self.latents: list[int] = []
-        self.num_decoded = 0
-        self.num_fed = 0
         self.num_allowed = 0
         self.ended = False
         self.told_end = False
         self.dead = False
 
-    def push(self, latent: memoryview) -> None:
+    def send_latent(self, latent: memoryview) -> None:
         self.latents.append(latent[0])
 
     def allow(self, num_latents: int) -> None:
         self.num_allowed = max(self.num_allowed, num_latents)
 
-    def end(self) -> None:
+    def end_latents(self) -> None:
         self.ended = True
 
-    def close(self) -> None:
+    def drop(self) -> None:
         self.dead = True
 
     @property
+    def num_ready(self) -> int:
+        """Latents that may be decoded now."""
+        return max(0, min(self.first_latent + len(self.latents), self.num_allowed) - self.next_latent)
+
+    @property
     def busy(self) -> bool:
-        return not self.dead and (self.num_decoded < min(len(self.latents), self.num_allowed) or self.has_end)
+        return not self.dead and (self.num_ready > 0 or self.has_end)
 
     @property
     def has_end(self) -> bool:
-        return self.ended and not self.told_end and self.num_decoded == len(self.latents)
+        return self.ended and not self.told_end and self.next_latent == self.first_latent + len(self.latents)
 
     def decode(self, wanted: int) -> None:
         """Decode a chunk of at most `wanted` latents, or of what was planned; then say when that was all."""
-        ready = min(len(self.latents), self.num_allowed) - self.num_decoded
-        size = self.planned[0] if self.planned else min(wanted, ready)
-        if 0 < size <= ready:
+        size = self.planned[0] if self.planned else min(wanted, self.num_ready)
+        if 0 < size <= self.num_ready:
             if self.planned:
                 self.planned.popleft()
             self._publish(size)
         if not self.dead and self.has_end:
             self.told_end = True
-            self.events.on_ended(self.spec.num_frames(self.first_latent + self.num_decoded))
+            self.events.on_ended(self.spec.num_frames(self.next_latent))
 
     def _publish(self, size: int) -> None:
-        number = first_frame = self.spec.num_frames(self.first_latent + self.num_decoded)
+        first_latent = self.next_latent
+        number = first_frame = self.spec.num_frames(first_latent)
         values = []
-        for position in range(self.num_decoded, self.num_decoded + size):
+        for latent in range(first_latent, first_latent + size):
+            position = latent - self.first_latent
             made_of = self.latents[max(0, position - 2) : position + 1]
-            starts_clip = position == self.first_latent == 0
-            for _ in range(self.spec.first_frames if starts_clip else self.spec.temporal_factor):
+            for _ in range(self.spec.first_frames if latent == 0 else self.spec.temporal_factor):
                 values.append(value_of(made_of, number))
                 number += 1
-        self.num_decoded += size
-        self.events.on_fed(self.num_decoded)
+        self.next_latent += size
+        self.events.on_fed(self.next_latent)
         published = Published(
             session=1,
             slot=0,
             generation=1,
+            first_latent=first_latent,
+            chunks=(size,),
             first_frame=first_frame,
             frame_bytes=VALUE_BYTES,
             crc32c=tuple(crc32c(value) for value in values),
-            num_latents=size,
-            chunks=(size,),
             decode_ns=0,
         )
-        self.events.on_published(FrameLease(published, memoryview(b"".join(values)), lambda: None))
+        self.events.on_published(published, memoryview(b"".join(values)))
 
 
 @dataclass
@@ -146,28 +147,28 @@ class ServerSession:
         self.ended = False
         self.confirmed = False
         self.error: PipelineError | None = None
-        self.production = Production(server, self.request, EVERYONE, self, journal_bytes=1000)
-        self.production.start()
+        self.decoding = Decoding(server, self.request, EVERYONE, self, journal_bytes=1000)
+        self.decoding.start()
         self.allow()
 
     def allow(self) -> None:
         num_latents = self.next_latent if self.ended else None
-        self.production.allow(allowed_latents(self.request.spec, self.window.frames_until, num_latents))
+        self.decoding.allow(allowed_latents(self.request.spec, self.window.frames_until, num_latents))
 
     def on_fed(self, num_fed: int) -> None:
         self.grant.fed(num_fed)
         self.outbox.append(Outgoing(message=b""))
 
-    def on_frames(self, chunk: PublishedChunk) -> None:
+    def on_published(self, published: Published, frames: memoryview) -> None:
         # Copied, one frame a message.
-        for index in range(chunk.num_frames):
-            value = bytes(chunk.view[index * VALUE_BYTES : (index + 1) * VALUE_BYTES])
-            self.outbox.append(Outgoing(message=value, first_frame=chunk.first_frame + index, num_frames=1))
+        for index in range(published.num_frames):
+            value = bytes(frames[index * VALUE_BYTES : (index + 1) * VALUE_BYTES])
+            self.outbox.append(Outgoing(message=value, first_frame=published.first_frame + index, num_frames=1))
 
     def on_ended(self, num_frames: int) -> None:
         self.outbox.append(Outgoing(message=bytes([num_frames]), last=True))
 
-    def fail(self, error: PipelineError) -> None:
+    def on_failed(self, error: PipelineError) -> None:
         self.error = error
 
     @property
@@ -188,10 +189,10 @@ class Server:
         self.worker: WorkerSession | None = None
         self.worker_up = True
 
-    def open(self, *, first_latent: int, events: SessionEvents, chunks: tuple[int, ...], **_: object) -> WorkerSession:
+    def open_session(self, opening: Opening, events: SessionEvents) -> WorkerSession:
         if not self.worker_up:
             raise Unavailable("no worker")
-        self.worker = WorkerSession(self.spec, first_latent, events, chunks)
+        self.worker = WorkerSession(self.spec, opening, events)
         return self.worker
 
     def kill_worker(self) -> None:
@@ -203,7 +204,7 @@ class Server:
     def start_worker(self) -> None:
         self.worker_up = True
         if self.session is not None:
-            self.session.production.worker_ready()
+            self.session.decoding.worker_ready()
 
     def lose(self, link: Link) -> None:
         """Notice that a connection is gone."""
@@ -215,7 +216,7 @@ class Server:
 
     def drop(self) -> None:
         if self.session is not None:
-            self.session.production.close()
+            self.session.decoding.drop()
         self.session = self.link = None
 
     def take(self, link: Link, kind: str, number: int) -> None:
@@ -241,11 +242,11 @@ class Server:
             assert number == session.next_latent, "the client sends on from where it was told"
             assert number < session.grant.until, "within the grant"
             session.next_latent += 1
-            session.production.push(memoryview(bytes([number])))
+            session.decoding.send_latent(memoryview(bytes([number])))
         elif kind == "end":
             if not session.ended:
                 session.ended = True
-                session.production.end()
+                session.decoding.end_latents()
                 session.allow()
         else:
             session.window.ack(number, WINDOW, num_sent=session.retention.num_sent)

@@ -15,7 +15,8 @@ import grpc
 import psutil
 
 from framehaul_pipeline.models.model import Model
-from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerSession, WorkerState
+from framehaul_pipeline.supervision.epoch import WorkerSession
+from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from framehaul_server import cli
 from framehaul_server.app import App
 from framehaul_server.core.journal import Journal
@@ -23,7 +24,6 @@ from framehaul_server.rpc import boundary
 from framehaul_server.session.decoding import Decoding
 from framehaul_server.session.frames_out import Delivery
 from framehaul_server.session.latents_in import Intake
-from framehaul_server.session.production import Production
 from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
@@ -32,7 +32,7 @@ from tests.support.waiting import eventually
 
 ACCEPTING = "AioServer._request_call"
 """gRPC's own task that waits for the next call: a new one for each."""
-OF_ONE_SESSION = {Session, Intake, Production, Journal, Decoding, WorkerSession, Delivery}
+OF_ONE_SESSION = {Session, Intake, Decoding, Journal, WorkerSession, Delivery}
 
 
 class RunningApp:

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from framehaul_pipeline.errors import PipelineError
+from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.supervision.config import WorkerConfig
-from framehaul_pipeline.supervision.lease import FrameLease
-from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerSession, WorkerState, WorkerStatistics
+from framehaul_pipeline.supervision.epoch import WorkerSession, WorkerStatistics
+from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
 FRAME_BYTES = 32 * 48 * 3
@@ -31,30 +32,24 @@ Latents = npt.NDArray[np.float32]
 
 
 class Recorder:
-    """A session's events; keeps leases while `hold` is true."""
+    """A session's events."""
 
-    def __init__(self, *, hold: bool = False) -> None:
-        self.hold = hold
-        self.leases: list[FrameLease] = []
+    def __init__(self) -> None:
         self.frames = b""
+        self.last_view = memoryview(b"")
         self.num_fed = 0
         self.error: PipelineError | None = None
         self.num_frames = -1
         self.changed = asyncio.Event()
 
-    def on_opened(self) -> None:
-        pass
-
     def on_fed(self, num_fed: int) -> None:
         self.num_fed = num_fed
 
-    def on_published(self, lease: FrameLease) -> None:
-        assert lease.first_frame * lease.frame_bytes == len(self.frames)
-        self.frames += lease.view
-        if self.hold:
-            self.leases.append(lease)
-        else:
-            lease.release()
+    def on_published(self, published: Published, frames: memoryview) -> None:
+        assert published.first_frame * published.frame_bytes == len(self.frames)
+        assert published.num_frames * published.frame_bytes == len(frames)
+        self.frames += frames
+        self.last_view = frames
         self.changed.set()
 
     def on_ended(self, num_frames: int) -> None:
@@ -105,7 +100,7 @@ def latents(num_latents: int, seed: int) -> Latents:
 
 
 def open_session(supervisor: Supervisor, events: Recorder) -> WorkerSession:
-    return supervisor.open(
+    opening = Opening(
         model="tiny",
         geometry=GEOMETRY,
         num_latents=None,
@@ -113,13 +108,13 @@ def open_session(supervisor: Supervisor, events: Recorder) -> WorkerSession:
         normalized=False,
         pixel_format=PixelFormat.RGB24,
         priority=0,
-        events=events,
     )
+    return supervisor.open_session(opening, events)
 
 
 def push(session: WorkerSession, clip: Latents) -> None:
     for latent in clip:
-        session.push(memoryview(latent.tobytes()))
+        session.send_latent(memoryview(latent.tobytes()))
 
 
 def start_decoding(supervisor: Supervisor, events: Recorder, num_latents: int, seed: int = 1) -> None:
@@ -127,7 +122,7 @@ def start_decoding(supervisor: Supervisor, events: Recorder, num_latents: int, s
     session = open_session(supervisor, events)
     push(session, latents(num_latents, seed))
     session.allow(num_latents)
-    session.end()
+    session.end_latents()
 
 
 async def decode(supervisor: Supervisor, num_latents: int, seed: int = 1) -> bytes:

@@ -3,4 +3,4 @@
 Used by both processes. Imports no torch; nothing is pickled.
 """
 
-__all__ = ["channel", "messages"]
+__all__ = ["channel", "heirloom", "messages"]

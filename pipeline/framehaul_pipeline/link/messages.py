@@ -19,7 +19,7 @@ MAX_MESSAGE_BYTES: Final = 64 << 10
 
 
 class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """First message; the ring's and the inlet's file descriptors travel with it."""
+    """First message; the file descriptors of ring, inlet and heirloom travel with it."""
 
     epoch: int
     device: str
@@ -37,15 +37,13 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
 
 
-class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A new session; `session` numbers are the server's and are never used twice."""
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session asks of a worker. Latents and frames are numbered by the clip, wherever the session starts."""
 
-    session: int
     model: str
-    channels: int
-    latent_height: int
-    latent_width: int
+    geometry: Geometry
     num_latents: int | None
+    """Of the whole clip; None while unknown."""
     dtype: LatentDtype
     normalized: bool
     pixel_format: PixelFormat
@@ -55,16 +53,18 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     weight: float = 1.0
     """That part, against the weights of other tenants."""
     first_latent: int = 0
-    """Index in its clip of the first latent that will come; frames are numbered from the clip's start."""
+    """The first one that will come."""
     chunks: tuple[int, ...] = ()
     """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
     alone_until: int | None = None
     """An earlier worker died at work for this session: nothing else is at work with it until this frame is out."""
 
-    @property
-    def geometry(self) -> Geometry:
-        """Size of the session's latents."""
-        return Geometry(channels=self.channels, height=self.latent_height, width=self.latent_width)
+
+class OpenSession(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A new session; `session` numbers are the server's and are never used twice."""
+
+    session: int
+    opening: Opening
 
 
 class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -119,12 +119,6 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     specs: tuple[DecoderSpec, ...]
 
 
-class SessionOpened(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The session has its state."""
-
-    session: int
-
-
 class MemoryUsed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sessions' device memory has changed; not sent where it has no limit."""
 
@@ -157,15 +151,35 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     session: int
     slot: int
     generation: int
+    first_latent: int
+    """Of `chunks`."""
+    chunks: tuple[int, ...]
+    """Sizes of the chunks since the last one that was published: this one's, and before it those without frames."""
     first_frame: int
     frame_bytes: int
     crc32c: tuple[int, ...]
-    """One for each frame; so its length is the number of frames."""
-    num_latents: int
-    chunks: tuple[int, ...]
-    """Sizes of the chunks since the last one that was published: this one's, and before it those without frames."""
+    """One for each frame."""
     decode_ns: int
     """From the chunk's launch to the end of its copy, on the worker's clock."""
+
+    @property
+    def next_latent(self) -> int:
+        """The first latent of the next chunk."""
+        return self.first_latent + sum(self.chunks)
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames lie in the slot."""
+        return len(self.crc32c)
+
+    @property
+    def next_frame(self) -> int:
+        """The first frame of the next chunk."""
+        return self.first_frame + len(self.crc32c)
+
+    def without_first(self, num_frames: int) -> Published:
+        """The same without its first frames."""
+        return msgspec.structs.replace(self, first_frame=self.first_frame + num_frames, crc32c=self.crc32c[num_frames:])
 
 
 class SessionEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -201,9 +215,7 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Begin | Probe | Shutdown
-ToServer = (
-    Ready | SessionOpened | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
-)
+ToServer = Ready | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_to_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode

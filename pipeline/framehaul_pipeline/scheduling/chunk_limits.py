@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from framehaul_pipeline.link.messages import OpenSession
+from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.spec import Geometry, PixelFormat
 
 SLOWER: Final = 20
@@ -30,10 +30,9 @@ class ChunkShape:
     num_latents: int
 
     @classmethod
-    def of(cls, request: OpenSession, num_latents: int) -> ChunkShape:
+    def of(cls, opening: Opening, num_latents: int) -> ChunkShape:
         """The shape of a session's chunk of `num_latents`."""
-        geometry = Geometry(channels=request.channels, height=request.latent_height, width=request.latent_width)
-        return cls(request.model, geometry, request.pixel_format, num_latents)
+        return cls(opening.model, opening.geometry, opening.pixel_format, num_latents)
 
 
 class ChunkLimits:

@@ -1,6 +1,6 @@
 """Which session's chunk is decoded next: pure, run by the worker under its lock.
 
-Order: priority, then tenants by their shares of the device (`fairness`), then arrival, so that a tenant's earlier
+Order: priority, then tenants by their shares of the device (`shares`), then arrival, so that a tenant's earlier
 requests finish first. A session runs while it has latents; when it waits, the next one fills the gap; a higher priority
 takes over at a chunk boundary.
 """
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from framehaul_pipeline.link.messages import DeviceTime
+from framehaul_pipeline.link.messages import DeviceTime, Opening
 from framehaul_pipeline.scheduling.shares import CREDIT_NS, Shares
 from framehaul_pipeline.spec import DecoderSpec
 
@@ -55,26 +55,32 @@ def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, c
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    order: tuple[int, int]
-    tenant: str
+    number: int
+    opening: Opening
     spec: DecoderSpec
     rule: NextChunk
     max_latents: int
     max_frames: int
-    planned: deque[int]
+    planned: deque[int] = field(init=False)
     """Sizes that the next chunks must have."""
-    first_latent: int
-    """Where in its clip the session starts; latents and frames are counted from the clip's start."""
     waiting: deque[InletSlot] = field(default_factory=deque)
     sizes: tuple[int, ...] = ()
     """Of the chunks since the last one with frames."""
     num_decoded: int = field(init=False)
+    """Latents of the clip below this one are decoded."""
     num_frames: int = field(init=False)
+    """Frames of the clip below this one are out."""
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self.num_decoded = self.first_latent
-        self.num_frames = self.spec.num_frames(self.first_latent)
+        self.planned = deque(self.opening.chunks)
+        self.num_decoded = self.opening.first_latent
+        self.num_frames = self.spec.num_frames(self.num_decoded)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts a tenant's sessions: what is smaller is served first."""
+        return -self.opening.priority, self.number
 
     def next_size(self) -> int:
         if not self.waiting:
@@ -82,7 +88,7 @@ class _Session:
         if self.planned:
             return self.planned[0] if len(self.waiting) >= self.planned[0] else 0
         # A session's first chunk is as short as the decoder allows: the first frame leaves sooner.
-        wanted = self._fitting() if self.num_decoded > self.first_latent else 1
+        wanted = self._fitting() if self.num_decoded > self.opening.first_latent else 1
         return self.rule(self.num_decoded, len(self.waiting), wanted, self.ended)
 
     def frames_after(self, size: int) -> int:
@@ -117,39 +123,21 @@ class Scheduler:
         """Whether the session is open."""
         return session in self._sessions
 
-    def open(
-        self,
-        session: int,
-        *,
-        priority: int,
-        spec: DecoderSpec,
-        rule: NextChunk,
-        max_latents: int,
-        max_frames: int,
-        tenant: str = "",
-        weight: float = 1.0,
-        first_latent: int = 0,
-        chunks: Iterable[int] = (),
+    def add_session(
+        self, session: int, opening: Opening, *, spec: DecoderSpec, rule: NextChunk, max_latents: int, max_frames: int
     ) -> None:
         """Add a session, behind those of its tenant and priority.
 
         Args:
             session: its number.
-            priority: the higher, the sooner.
+            opening: what it asks for. None of its first `chunks`, which hold whatever `rule` says, is its last.
             spec: what a chunk gives.
             rule: the decoder's partition rule.
             max_latents: of one chunk.
             max_frames: of one chunk; a single latent's frames must fit.
-            tenant: whose session it is.
-            weight: of the tenant's share.
-            first_latent: index in its clip of the first latent that will come.
-            chunks: sizes of the first chunks, whatever `rule` says. None of them is a session's last.
         """
-        self._shares.open(tenant, weight)
-        order = (-priority, session)
-        self._sessions[session] = _Session(
-            order, tenant, spec, rule, max_latents, max_frames, deque(chunks), first_latent
-        )
+        self._shares.open(opening.tenant, opening.weight)
+        self._sessions[session] = _Session(session, opening, spec, rule, max_latents, max_frames)
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].order))
 
     def add_latent(self, session: int, latent: InletSlot) -> bool:
@@ -175,7 +163,7 @@ class Scheduler:
         state = self._sessions.pop(session, None)
         if state is None:
             return ()
-        self._shares.close(state.tenant)
+        self._shares.close(state.opening.tenant)
         return tuple(state.waiting)
 
     def charge(self, chunk: Chunk, device_ns: int) -> DeviceTime:
@@ -214,7 +202,7 @@ class Scheduler:
 
         def order(item: tuple[int, _Session]) -> tuple[int, float, int]:
             rank, arrival = item[1].order
-            return rank, shares.order(item[1].tenant), arrival
+            return rank, shares.order(item[1].opening.tenant), arrival
 
         return sorted(self._sessions.items(), key=order)
 
@@ -228,8 +216,8 @@ class Scheduler:
         state.num_decoded += size
         sizes = (*state.sizes, size)
         state.sizes = () if state.num_frames > first_frame else sizes
-        self._shares.hold(state.tenant, size)
+        self._shares.hold(state.opening.tenant, size)
         if last:
             self.close(session)
         num_frames = state.num_frames - first_frame
-        return Chunk(session, first_latent, latents, first_frame, num_frames, last, sizes, state.tenant)
+        return Chunk(session, first_latent, latents, first_frame, num_frames, last, sizes, state.opening.tenant)

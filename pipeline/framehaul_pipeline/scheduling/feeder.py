@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from framehaul_pipeline.link.messages import DeviceTime
+from framehaul_pipeline.link.messages import DeviceTime, Opening
 from framehaul_pipeline.scheduling.shares import CREDIT_NS, Shares
 
 
@@ -21,16 +21,15 @@ class Feed:
     session: int
     order: tuple[int, int]
     """Sorts a tenant's sessions: what is smaller is served first."""
-    tenant: str = ""
-    weight: float = 1.0
+    tenant: str
+    num_fed: int
+    """Latents of the clip below this one went."""
     waiting: deque[memoryview] = field(default_factory=deque)
-    num_pushed: int = 0
-    num_fed: int = 0
     num_in_inlet: int = 0
     latent_bytes: int = 0
     """Of each; known once one went."""
     num_allowed: int = 0
-    """Latents whose frames fit the session's window."""
+    """The frames of latents below this one fit the session's window."""
     ended: bool = False
     end_fed: bool = False
 
@@ -56,13 +55,14 @@ class NextLatent:
 
     session: int
     index: int
+    """In its clip."""
     latent: memoryview
 
 
 class Feeder:
     """All sessions' feeds, in the order of service.
 
-    That is priority, then tenants by their shares of the device (`fairness`), where latents in the inlet count as if
+    That is priority, then tenants by their shares of the device (`shares`), where latents in the inlet count as if
     they were decoded already, then arrival. So the inlet holds what is to be decoded next, and every tenant is found
     there when its turn comes, however many there are. A chunk that was begun is filled up first, so that parts of many
     don't keep each other out.
@@ -88,18 +88,33 @@ class Feeder:
         self._held: Counter[tuple[str, int]] = Counter()
         """Inlet slots of each tenant's open sessions, at each priority."""
 
-    def open(self, session: int, *, priority: int, tenant: str = "", weight: float = 1.0) -> Feed:
-        """Add a session behind those of its tenant and priority; a higher `priority` is served first."""
-        self._shares.open(tenant, weight)
-        feed = self._feeds[session] = Feed(session, (-priority, session), tenant, weight)
+    def add_session(self, session: int, opening: Opening) -> Feed:
+        """Add a session behind those of its tenant and priority; a higher priority is served first."""
+        self._shares.open(opening.tenant, opening.weight)
+        feed = Feed(session, (-opening.priority, session), opening.tenant, opening.first_latent)
+        self._feeds[session] = feed
         self._feeds = dict(sorted(self._feeds.items(), key=lambda item: item[1].order))
         return feed
 
-    def get(self, session: int) -> Feed | None:
-        """A session's feed, None once it is closed."""
-        return self._feeds.get(session)
+    def enqueue(self, session: int, latent: memoryview) -> None:
+        """Let a session's next latent wait for its turn; an unknown session is fine."""
+        feed = self._feeds.get(session)
+        if feed is not None:
+            feed.waiting.append(latent)
 
-    def close(self, session: int) -> None:
+    def allow(self, session: int, num_latents: int) -> None:
+        """Let a session's latents below this one go, and no fewer than before; an unknown session is fine."""
+        feed = self._feeds.get(session)
+        if feed is not None:
+            feed.num_allowed = max(feed.num_allowed, num_latents)
+
+    def end(self, session: int) -> None:
+        """No more latents come for a session; an unknown one is fine."""
+        feed = self._feeds.get(session)
+        if feed is not None:
+            feed.ended = True
+
+    def drop_session(self, session: int) -> None:
         """Forget a session and the latents that wait for it; an unknown one is fine."""
         feed = self._feeds.pop(session, None)
         if feed is not None:

@@ -1,7 +1,7 @@
 """One incarnation of the worker, as the server sees it: its process, its rings, its socket, its sessions.
 
 Runs on the server's event loop. An epoch ends when its process does; its rings are unmapped once the process is truly
-gone (pidfd) and the last lease is back, since a dying device may still be writing into them.
+gone (pidfd), since a dying device may still be writing into them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.errors import AtWork, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.link.channel import ServerChannel
+from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import (
     Alive,
     Begin,
@@ -22,13 +24,13 @@ from framehaul_pipeline.link.messages import (
     InletReturned,
     LatentReady,
     MemoryUsed,
+    Opening,
     OpenSession,
     Probe,
     Published,
     Ready,
     SessionEnded,
     SessionFailed,
-    SessionOpened,
     Shutdown,
     SlotReturned,
     ToServer,
@@ -39,16 +41,77 @@ from framehaul_pipeline.scheduling.chunk_limits import ChunkShape
 from framehaul_pipeline.scheduling.feeder import Feeder
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.config import WorkerConfig
-from framehaul_pipeline.supervision.events import SessionEvents
 from framehaul_pipeline.supervision.inlet import Inlet
-from framehaul_pipeline.supervision.lease import FrameLease
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.watchdog import Watchdog
-from framehaul_pipeline.supervision.worker_statistics import WorkerStatistics
 
 _RETRY_AFTER_S = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+class SessionEvents(Protocol):
+    """What a session hears of its work; called on the event loop, and not after the session is dropped."""
+
+    def on_fed(self, num_fed: int) -> None:
+        """The inlet has taken over all latents below this one: their memory is free again."""
+
+    def on_published(self, published: Published, frames: memoryview) -> None:
+        """A chunk is ready; `frames`, one after the other, can be read during this call."""
+
+    def on_ended(self, num_frames: int) -> None:
+        """The last chunk was published; the clip has `num_frames`."""
+
+    def on_failed(self, error: PipelineError) -> None:
+        """The session can't go on; nothing follows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkerSession:
+    """A session on one worker: latents go in here, and its `events` are called.
+
+    What it is told after it was dropped, or after its worker's death, has no effect.
+    """
+
+    epoch: Epoch
+    number: int
+    opening: Opening
+    events: SessionEvents
+
+    def send_latent(self, latent: memoryview) -> None:
+        """Send the next latent `[C, h, w]` on its way; its memory is kept, not copied, until `on_fed` counts it."""
+        self.epoch.feeder.enqueue(self.number, latent)
+        self.epoch.feed()
+
+    def allow(self, num_latents: int) -> None:
+        """Let the latents below this one be decoded, whose frames fit the session's window; never fewer than before."""
+        self.epoch.feeder.allow(self.number, num_latents)
+        self.epoch.feed()
+
+    def end_latents(self) -> None:
+        """No more latents come; `on_ended` follows when the last frames are out."""
+        self.epoch.feeder.end(self.number)
+        self.epoch.feed()
+
+    def drop(self) -> None:
+        """Give back what the session holds; no event comes after. Twice is fine."""
+        self.epoch.drop_session(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """How full the rings and the device's memory are now."""
+
+    num_slots: int
+    num_leased: int
+    num_inlet_slots: int
+    num_inlet_free: int
+    num_sessions: int
+    session_memory_bytes: int
+    """Device memory for sessions; 0: unlimited."""
+    session_memory_used_bytes: int
+    num_parked: int
+    """Sessions whose state is in host memory."""
 
 
 class Epoch:
@@ -59,7 +122,7 @@ class Epoch:
         number: int,
         config: WorkerConfig,
         specs: tuple[DecoderSpec, ...],
-        plans: PlanJournal,
+        heirloom: Heirloom,
         *,
         process: WorkerProcess | None = None,
         on_lost: Callable[[Epoch], None],
@@ -71,7 +134,7 @@ class Epoch:
             number: 1 for the first, and one more for each that follows.
             config: sizes of the rings, device and models.
             specs: of the models, in their order.
-            plans: of all epochs.
+            heirloom: of all epochs.
             process: a process that waits for `Configure`, now this epoch's; None starts one.
             on_lost: called once when the worker can't be talked to any more, before its sessions fail.
             on_exit: called once when its process is gone.
@@ -91,17 +154,15 @@ class Epoch:
         self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
         self._inlet = Inlet(f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_bytes)
         self._leases = LeaseTable(self._ring.num_slots)
-        self._feeder = Feeder(config.chunk_latents, config.num_inlet_slots)
-        self._sessions: dict[int, SessionEvents] = {}
-        self._requests: dict[int, OpenSession] = {}
-        self._retired = False
+        self.feeder = Feeder(config.chunk_latents, config.num_inlet_slots)
+        self._sessions: dict[int, WorkerSession] = {}
         self._watchdog = Watchdog(config.chunk_timeout_s, probe=lambda: self._channel.send(Probe()), hung=self._give_up)
 
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process
         self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
         configure = config.configure(number, specs)
-        self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, plans.fd])
+        self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, heirloom.fd])
 
     @property
     def pid(self) -> int:
@@ -130,38 +191,26 @@ class Epoch:
         """Let the worker use the device: the sessions of the worker before are open again."""
         self._channel.send(Begin())
 
-    def open(self, request: OpenSession, events: SessionEvents) -> None:
-        """Open a session."""
-        self._sessions[request.session] = events
-        self._requests[request.session] = request
-        self._feeder.open(request.session, priority=request.priority, tenant=request.tenant, weight=request.weight)
-        self._channel.send(request)
+    def open_session(self, number: int, opening: Opening, events: SessionEvents) -> WorkerSession:
+        """Open a session on the worker."""
+        session = self._sessions[number] = WorkerSession(self, number, opening, events)
+        self.feeder.add_session(number, opening)
+        self._channel.send(OpenSession(session=number, opening=opening))
+        return session
 
-    def push(self, session: int, latent: memoryview) -> None:
-        """Queue one latent for the inlet."""
-        feed = self._feeder.get(session)
-        if feed is not None:
-            feed.waiting.append(latent)
-            self._feed()
-
-    def allow(self, session: int, num_latents: int) -> None:
-        """Let the first `num_latents` latents go to the worker; never fewer than before."""
-        feed = self._feeder.get(session)
-        if feed is not None:
-            feed.num_allowed = max(feed.num_allowed, num_latents)
-            self._feed()
-
-    def end(self, session: int) -> None:
-        """No more latents come."""
-        feed = self._feeder.get(session)
-        if feed is not None:
-            feed.ended = True
-            self._feed()
-
-    def close(self, session: int) -> None:
+    def drop_session(self, number: int) -> None:
         """Drop a session; twice is fine."""
-        if self._forget(session) is not None:
-            self._channel.send(CloseSession(session=session))
+        if self._forget(number) is not None:
+            self._channel.send(CloseSession(session=number))
+
+    def feed(self) -> None:
+        """Put the latents into the inlet that may go there now."""
+        while (latent := self.feeder.next_latent(self._inlet.num_free)) is not None:
+            slot, generation = self._inlet.put(latent)
+            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation))
+            self._sessions[latent.session].events.on_fed(latent.index + 1)
+        while (session := self.feeder.next_end()) is not None:
+            self._channel.send(EndOfLatents(session=session))
 
     def shut_down(self) -> None:
         """Ask the worker to finish what is in flight and exit; one that hangs is now the caller's to `kill`."""
@@ -171,14 +220,6 @@ class Epoch:
     def kill(self) -> None:
         """End the process at once; nothing when it has ended."""
         self._process.kill()
-
-    def _feed(self) -> None:
-        while (latent := self._feeder.next_latent(self._inlet.num_free)) is not None:
-            slot, generation = self._inlet.put(latent)
-            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation))
-            self._sessions[latent.session].on_fed(latent.index + 1)
-        while (session := self._feeder.next_end()) is not None:
-            self._channel.send(EndOfLatents(session=session))
 
     def _receive(self, message: ToServer) -> None:
         try:
@@ -197,25 +238,21 @@ class Epoch:
             case Published():
                 self._publish(message)
             case DeviceTime():
-                self._feeder.charge(message)
+                self.feeder.charge(message)
             case InletReturned():
-                self._feeder.returned(self._inlet.give_back(message.slot, message.generation))
-                self._feed()
-            case SessionOpened():
-                events = self._sessions.get(message.session)
-                if events is not None:
-                    events.on_opened()
+                self.feeder.returned(self._inlet.give_back(message.slot, message.generation))
+                self.feed()
             case MemoryUsed():
                 self._memory = message
             case SessionEnded():
-                events = self._forget(message.session)
-                if events is not None:
-                    events.on_ended(message.num_frames)
+                session = self._forget(message.session)
+                if session is not None:
+                    session.events.on_ended(message.num_frames)
             case SessionFailed():
-                events = self._forget(message.session)
-                if events is not None:
+                session = self._forget(message.session)
+                if session is not None:
                     error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
-                    events.on_failed(error if message.overloaded else PipelineError(message.reason))
+                    session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
             case Alive():
                 oldest = message.oldest
                 self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
@@ -225,34 +262,30 @@ class Epoch:
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)
-        self._watchdog.published(self._shape(published.session, published.num_latents), published.decode_ns)
-        events = self._sessions.get(published.session)
-        if events is None:
-            self._return_slot(published.slot)
-            return
-        header = self._ring.read_header(published.slot)
-        num_frames = len(published.crc32c)
-        told = SlotHeader(
-            published.generation, published.session, published.first_frame, num_frames, published.frame_bytes
-        )
-        if header != told:
-            raise RingError(f"slot {published.slot} holds {header}: the worker said {told}")
-        with self._ring.payload(published.slot) as payload:
-            view = payload[: num_frames * published.frame_bytes].toreadonly()
-        events.on_published(FrameLease(published, view, lambda: self._return_slot(published.slot)))
+        self._watchdog.published(self._shape(published.session, published.chunks[-1]), published.decode_ns)
+        session = self._sessions.get(published.session)
+        try:
+            if session is not None:
+                self._hand_over(published, session.events)
+        finally:
+            generation = self._leases.give_back(published.slot)
+            self._channel.send(SlotReturned(slot=published.slot, generation=generation))
 
-    def _return_slot(self, slot: int) -> None:
-        generation = self._leases.give_back(slot)
-        self._channel.send(SlotReturned(slot=slot, generation=generation))
-        self._close_rings()
+    def _hand_over(self, published: Published, events: SessionEvents) -> None:
+        slot, num_frames, frame_bytes = published.slot, published.num_frames, published.frame_bytes
+        told = SlotHeader(published.generation, published.session, published.first_frame, num_frames, frame_bytes)
+        header = self._ring.read_header(slot)
+        if header != told:
+            raise RingError(f"slot {slot} holds {header}: the worker said {told}")
+        with self._ring.payload(slot) as payload, payload[: num_frames * frame_bytes].toreadonly() as frames:
+            events.on_published(published, frames)
 
     def _shape(self, session: int, num_latents: int) -> ChunkShape | None:
-        request = self._requests.get(session)
-        return ChunkShape.of(request, num_latents) if request is not None else None
+        known = self._sessions.get(session)
+        return ChunkShape.of(known.opening, num_latents) if known is not None else None
 
-    def _forget(self, session: int) -> SessionEvents | None:
-        self._feeder.close(session)
-        self._requests.pop(session, None)
+    def _forget(self, session: int) -> WorkerSession | None:
+        self.feeder.drop_session(session)
         return self._sessions.pop(session, None)
 
     def _lose(self) -> None:
@@ -264,10 +297,10 @@ class Epoch:
         self._channel.close()
         self._on_lost(self)
         at_work = self._ring.noted()
-        for session in list(self._sessions):
-            events = self._forget(session)
-            if events is not None:
-                events.on_failed(WorkerLost(at_work=AtWork.of(session, at_work)))
+        for number in list(self._sessions):
+            session = self._forget(number)
+            if session is not None:
+                session.events.on_failed(WorkerLost(at_work=AtWork.of(number, at_work)))
 
     def _reap(self, exit_code: int) -> None:
         """The process is truly gone."""
@@ -277,11 +310,6 @@ class Epoch:
             self.ready.set_exception(error)
         _log.info("worker gone epoch=%d pid=%d exit_code=%d", self.number, self.pid, exit_code)
         self.exited.set()
-        self._close_rings()
+        self._ring.close()
+        self._inlet.ring.close()
         self._on_exit(self)
-
-    def _close_rings(self) -> None:
-        if self.exited.is_set() and self._leases.num_leased == 0 and not self._retired:
-            self._retired = True
-            self._ring.close()
-            self._inlet.ring.close()

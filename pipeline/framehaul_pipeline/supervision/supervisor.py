@@ -12,18 +12,14 @@ import logging
 from collections.abc import Callable
 from enum import Enum
 
-from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
-from framehaul_pipeline.link.messages import OpenSession
+from framehaul_pipeline.link.heirloom import Heirloom
+from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.config import WorkerConfig
-from framehaul_pipeline.supervision.epoch import Epoch
-from framehaul_pipeline.supervision.events import SessionEvents
+from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.standby import Standby
-from framehaul_pipeline.supervision.worker_statistics import WorkerStatistics
-
-__all__ = ["SessionEvents", "Supervisor", "WorkerFailed", "WorkerSession", "WorkerState", "WorkerStatistics"]
 
 _STOP_TIMEOUT_S = 5.0
 """For a worker to end by itself: one that is stopped at all holds nothing of value any more, and mustn't hold us up."""
@@ -43,31 +39,6 @@ class WorkerState(Enum):
     RESTARTING = "restarting"
     FAILED = "failed"
     CLOSED = "closed"
-
-
-class WorkerSession:
-    """A session's handle: latents in; the other way its `SessionEvents` are called."""
-
-    def __init__(self, epoch: Epoch, session: int) -> None:
-        """Wrap `session` of `epoch`."""
-        self._epoch = epoch
-        self._session = session
-
-    def push(self, latent: memoryview) -> None:
-        """Queue one latent `[C, h, w]`; its memory is kept, not copied, until `on_fed` counts it."""
-        self._epoch.push(self._session, latent)
-
-    def allow(self, num_latents: int) -> None:
-        """Let the first `num_latents` latents be decoded: their frames fit the session's window."""
-        self._epoch.allow(self._session, num_latents)
-
-    def end(self) -> None:
-        """No more latents come; `on_ended` follows when the last frames are out."""
-        self._epoch.end(self._session)
-
-    def close(self) -> None:
-        """Drop the session and what it holds; no event comes after. Twice is fine."""
-        self._epoch.close(self._session)
 
 
 class Supervisor:
@@ -97,7 +68,7 @@ class Supervisor:
         self._budget = RestartBudget(config.max_restarts, config.restart_window_s)
         self._standby = Standby(config, RestartBudget(config.max_restarts, config.restart_window_s))
         self._restart: asyncio.Task[None] | None = None
-        self._plans: PlanJournal | None = None
+        self._heirloom: Heirloom | None = None
 
     @property
     def epoch(self) -> int:
@@ -129,23 +100,7 @@ class Supervisor:
         """
         await self._start_epoch()
 
-    def open(
-        self,
-        *,
-        model: str,
-        geometry: Geometry,
-        num_latents: int | None,
-        dtype: LatentDtype,
-        normalized: bool,
-        pixel_format: PixelFormat,
-        priority: int,
-        first_latent: int = 0,
-        chunks: tuple[int, ...] = (),
-        alone_until: int | None = None,
-        events: SessionEvents,
-        tenant: str = "",
-        weight: float = 1.0,
-    ) -> WorkerSession:
+    def open_session(self, opening: Opening, events: SessionEvents) -> WorkerSession:
         """Open a session; values must have been checked.
 
         Raises:
@@ -155,28 +110,7 @@ class Supervisor:
         if self.state is not WorkerState.READY:
             kind = WorkerRestarting if self.state is WorkerState.RESTARTING else Unavailable
             raise kind(f"the worker is {self.state.value}; try again")
-        epoch, session = self._current(), next(self._sessions)
-        epoch.open(
-            OpenSession(
-                session=session,
-                model=model,
-                channels=geometry.channels,
-                latent_height=geometry.height,
-                latent_width=geometry.width,
-                num_latents=num_latents,
-                dtype=dtype,
-                normalized=normalized,
-                pixel_format=pixel_format,
-                priority=priority,
-                tenant=tenant,
-                weight=weight,
-                first_latent=first_latent,
-                chunks=chunks,
-                alone_until=alone_until,
-            ),
-            events,
-        )
-        return WorkerSession(epoch, session)
+        return self._current().open_session(next(self._sessions), opening, events)
 
     def statistics(self) -> WorkerStatistics:
         """How full the rings and the device's memory are now."""
@@ -195,8 +129,8 @@ class Supervisor:
             await self._standby.aclose()
             await self._stop_worker()
         finally:
-            if self._plans is not None:
-                self._plans.close()
+            if self._heirloom is not None:
+                self._heirloom.close()
             if self._epoch is not None:
                 self._epoch.kill()
         if self._epoch is not None:
@@ -219,13 +153,13 @@ class Supervisor:
         return self._epoch
 
     async def _start_epoch(self) -> None:
-        if self._plans is None:
-            self._plans = PlanJournal.create()
+        if self._heirloom is None:
+            self._heirloom = Heirloom.create()
         epoch = self._epoch = Epoch(
             next(self._numbers),
             self._config,
             self.specs,
-            self._plans,
+            self._heirloom,
             process=self._standby.take(),
             on_lost=self._lost,
             on_exit=self._exited,

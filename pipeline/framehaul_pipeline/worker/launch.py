@@ -16,6 +16,7 @@ from torch import Tensor
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
+from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
@@ -97,29 +98,21 @@ class Launcher:
         """Run `work` where chunks are decoded."""
         self._compute.run(work)
 
-    def open(
-        self,
-        decoder: Decoder,
-        geometry: Geometry,
-        *,
-        num_latents: int | None,
-        first_latent: int = 0,
-        dtype: LatentDtype,
-        normalized: bool,
-        pixel_format: PixelFormat,
-    ) -> Place:
+    def make_place(self, decoder: Decoder, opening: Opening) -> Place:
         """Make a session's state.
 
         Raises:
             torch.OutOfMemoryError: the device has no room for it.
         """
-        place = Place(decoder, geometry, dtype, pixel_format, state=[], scale=None)
+        place = Place(decoder, opening.geometry, opening.dtype, opening.pixel_format, state=[], scale=None)
+        first, total = opening.first_latent, opening.num_latents
 
         @torch.inference_mode()
         def make_state() -> None:
-            place.state = decoder.open(geometry, num_latents, first_latent=first_latent)
+            num_to_come = None if total is None else total - first
+            place.state = decoder.open(opening.geometry, num_to_come, first_latent=first)
             spec = decoder.spec
-            if normalized and spec.latent_std:
+            if opening.normalized and spec.latent_std:
                 scale = torch.tensor((spec.latent_std, spec.latent_mean), device=self._device.torch_device)
                 place.scale = (scale[0].view(1, -1, 1, 1), scale[1].view(1, -1, 1, 1))
 

@@ -24,10 +24,10 @@ from framehaul_pipeline import core_dumps
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
-from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.device.devices import open_device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
+from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits, default_park_bytes
@@ -62,12 +62,12 @@ def main() -> int:
     configured = channel.receive_configure()
     if configured is None:
         return 0
-    configure, (ring_fd, inlet_fd, plans_fd) = configured
+    configure, (ring_fd, inlet_fd, heirloom_fd) = configured
     ring = Ring(ring_fd, num_slots=configure.num_slots, slot_bytes=configure.slot_bytes)
     inlet = Ring(inlet_fd, num_slots=configure.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
     try:
         device = open_device(configure.device)
-        plans = open_plans(device.torch_device, PlanJournal(plans_fd))
+        plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
         decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in configure.models}
         worker = Worker(
             device,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.device.streams import Device, Event
-from framehaul_pipeline.link.messages import MemoryUsed, OpenSession, SessionOpened, ToServer
+from framehaul_pipeline.link.messages import MemoryUsed, OpenSession, ToServer
 from framehaul_pipeline.scheduling.in_flight import Running
 from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits, Park, Pin, Restore, SessionMemory
 from framehaul_pipeline.worker.jobs import MoveJob, OpenJob, ParkJob, PinJob, RestoreJob, SettleJob
@@ -71,12 +71,13 @@ class Residence:
 
     def admit(self, request: OpenSession, max_latents: int) -> str | None:
         """Let a session with chunks of at most `max_latents` in; gives the reason if there is no room for it."""
-        decoder = self._decoders[request.model]
+        opening = request.opening
+        decoder = self._decoders[opening.model]
         refusal = self.memory.admit(
             request.session,
-            priority=request.priority,
-            state_bytes=decoder.state_bytes(request.geometry),
-            workspace_bytes=decoder.workspace_bytes(request.geometry, max_latents),
+            priority=opening.priority,
+            state_bytes=decoder.state_bytes(opening.geometry),
+            workspace_bytes=decoder.workspace_bytes(opening.geometry, max_latents),
         )
         if refusal is None:
             self._requests[request.session] = request
@@ -113,15 +114,7 @@ class Residence:
         """
         match job:
             case OpenJob(request):
-                self._made = self._launcher.open(
-                    self._decoders[request.model],
-                    request.geometry,
-                    num_latents=request.num_latents,
-                    first_latent=request.first_latent,
-                    dtype=request.dtype,
-                    normalized=request.normalized,
-                    pixel_format=request.pixel_format,
-                )
+                self._made = self._launcher.make_place(self._decoders[request.opening.model], request.opening)
             case ParkJob(session, place, pages):
                 self._copies.append(_Copy(session, place, self._parking.park(place, pages), parks=True))
             case RestoreJob(session, place, pages):
@@ -138,7 +131,6 @@ class Residence:
         elif made is not None and wanted:
             self.places[job.session] = made
             self.tell()
-            self._send(SessionOpened(session=job.session))
 
     def collect(self) -> None:
         """Note the copies that are done; on the launch thread."""

@@ -212,9 +212,10 @@ class Worker:
     # Below: under the lock
 
     def _admit(self, request: OpenSession) -> None:
-        decoder, session = self._decoders[request.model], request.session
+        session, opening = request.session, request.opening
+        decoder = self._decoders[opening.model]
         spec = decoder.spec
-        frame_bytes = request.pixel_format.frame_bytes(*request.geometry.frame_size(spec))
+        frame_bytes = opening.pixel_format.frame_bytes(*opening.geometry.frame_size(spec))
         max_latents = max_chunk_latents(
             spec, frame_bytes=frame_bytes, slot_bytes=self._ring.slot_bytes, chunk_latents=self._chunk_latents
         )
@@ -223,18 +224,14 @@ class Worker:
             _log.info("session refused session=%d: %s", session, refusal)
             self._send(SessionFailed(session=session, reason=refusal, overloaded=True))
             return
-        self._suspects.open(session, request.alone_until)
-        self._scheduler.open(
+        self._suspects.open(session, opening.alone_until)
+        self._scheduler.add_session(
             session,
-            priority=request.priority,
+            opening,
             spec=spec,
             rule=lambda index, available, wanted, ended: decoder.next_chunk(index, available, wanted, ended=ended),
             max_latents=max_latents,
             max_frames=self._ring.slot_bytes // frame_bytes,
-            tenant=request.tenant,
-            weight=request.weight,
-            first_latent=request.first_latent,
-            chunks=request.chunks,
         )
 
     def _take_chunk(self) -> ChunkJob | None:
@@ -328,10 +325,10 @@ def _stamp(ring: Ring, flight: InFlight) -> Published:
         session=chunk.session,
         slot=flight.slot,
         generation=flight.generation,
+        first_latent=chunk.first_latent + len(chunk.latents) - sum(chunk.sizes),
+        chunks=chunk.sizes,
         first_frame=chunk.first_frame,
         frame_bytes=frame_bytes,
         crc32c=checksums,
-        num_latents=len(chunk.latents),
-        chunks=chunk.sizes,
         decode_ns=decode_ns,
     )

@@ -22,9 +22,9 @@ def _most_frames(request: OpenRequest, limits: WindowLimits) -> int:
     if request.resumable:
         # A message that is acknowledged in part is kept whole.
         most += frames_per_message(request.frame_bytes, request.max_message_bytes) - 1
-    if request.num_latents is None:
+    if request.opening.num_latents is None:
         return most
-    return min(most, request.spec.num_frames(request.num_latents) - request.start_frame)
+    return min(most, request.spec.num_frames(request.opening.num_latents) - request.start_frame)
 
 
 def _most_latent_bytes(request: OpenRequest, budget: int, rules: SessionRules) -> int:
@@ -33,6 +33,6 @@ def _most_latent_bytes(request: OpenRequest, budget: int, rules: SessionRules) -
         # Without grants, a message is taken whole while there is room for one latent.
         waiting_bytes += rules.max_request_bytes
     most = waiting_bytes + rules.journal_bytes
-    if request.num_latents is None:
+    if request.opening.num_latents is None:
         return most
-    return min(most, (request.num_latents - request.first_latent) * request.latent_bytes)
+    return min(most, (request.opening.num_latents - request.first_latent) * request.latent_bytes)

@@ -12,31 +12,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from framehaul_pipeline.errors import DataLoss
+from framehaul_pipeline.link.messages import Published
 from framehaul_pipeline.spec import DecoderSpec
 
-_MAX_PLAN_CHUNKS: Final = 10_000
-"""A plan travels in one message to the worker."""
+_MAX_REPLAY_CHUNKS: Final = 10_000
+"""They travel in one message to the worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Replay:
     """How a worker's session begins: with `latents` from `first_latent` on, first in `chunks` of these sizes."""
 
     first_latent: int
     chunks: tuple[int, ...]
     latents: tuple[memoryview, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Published:
-    first_latent: int
-    chunks: tuple[int, ...]
-    first_frame: int
-    crc32c: tuple[int, ...]
-
-    @property
-    def next_latent(self) -> int:
-        return self.first_latent + sum(self.chunks)
 
 
 class Journal:
@@ -50,7 +39,7 @@ class Journal:
         self._first_latent = first_latent
         """Of those that are kept."""
         self._latents: deque[memoryview] = deque()
-        self._published: deque[_Published] = deque()
+        self._published: deque[Published] = deque()
         self._replay_from = first_latent
         """Where the present worker's session began."""
         self._whole = True
@@ -61,59 +50,53 @@ class Journal:
         """How many are kept."""
         return len(self._latents)
 
-    def push(self, latent: memoryview) -> None:
+    def keep(self, latent: memoryview) -> None:
         """Keep the next latent."""
         if self._whole:
             self._latents.append(latent)
 
-    def fed(self, num_fed: int) -> None:
+    def note_fed(self, num_fed: int) -> None:
         """Note that a worker took over all latents below this one: from now on only the journal keeps them."""
         if self._whole and (num_fed - self._first_latent) * len(self._latents[0]) > self._max_bytes:
             self._whole = False
             self.clear()
 
-    def publish(self, first_latent: int, chunks: tuple[int, ...], first_frame: int, crc32c: tuple[int, ...]) -> None:
+    def note_published(self, published: Published) -> None:
         """Note a published chunk, or compare it with what was noted when it was published first.
-
-        Args:
-            first_latent: of the chunk, and of chunks before it that gave no frame.
-            chunks: numbers of latents of these.
-            first_frame: of the chunk.
-            crc32c: of each frame.
 
         Raises:
             DataLoss: frames differ from those of the first time.
         """
         if not self._whole:
             return
-        if self._published and first_latent < self._published[-1].next_latent:
-            known = next(known for known in self._published if known.first_latent == first_latent)
-            self._compare(known, first_frame, crc32c)
+        if self._published and published.first_latent < self._published[-1].next_latent:
+            known = next(known for known in self._published if known.first_latent == published.first_latent)
+            self._compare(known, published)
             return
-        self._published.append(_Published(first_latent, chunks, first_frame, crc32c))
+        self._published.append(published)
         self._trim()
 
-    def plan(self) -> Plan | None:
+    def replay(self) -> Replay | None:
         """How a new worker gets to the frame after the last published one; None when that isn't possible any more."""
         chunks = tuple(size for published in self._published for size in published.chunks if size)
-        if not self._whole or len(chunks) > _MAX_PLAN_CHUNKS:
+        if not self._whole or len(chunks) > _MAX_REPLAY_CHUNKS:
             return None
         self._replay_from = self._first_latent
-        return Plan(first_latent=self._first_latent, chunks=chunks, latents=tuple(self._latents))
+        return Replay(first_latent=self._first_latent, chunks=chunks, latents=tuple(self._latents))
 
     def clear(self) -> None:
         """Let go of everything."""
         self._latents.clear()
         self._published.clear()
 
-    def _compare(self, known: _Published, first_frame: int, crc32c: tuple[int, ...]) -> None:
+    def _compare(self, known: Published, again: Published) -> None:
         history = self._spec.history_latents
         settled = self._replay_from == self._start or (
             history is not None and known.first_latent >= self._replay_from + history
         )
-        if settled and (known.first_frame, known.crc32c) != (first_frame, crc32c):
+        if settled and (known.first_frame, known.crc32c) != (again.first_frame, again.crc32c):
             raise DataLoss(
-                f"frames {first_frame}..{first_frame + len(crc32c) - 1}: decoded again after a worker's death, they "
+                f"frames {again.first_frame}..{again.next_frame - 1}: decoded again after a worker's death, they "
                 "differ from the first time"
             )
 

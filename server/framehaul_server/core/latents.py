@@ -46,7 +46,7 @@ class LatentInput:
     @property
     def num_latents(self) -> int | None:
         """Of the whole clip; None while unknown."""
-        return self.num_received if self.ended else self._request.num_latents
+        return self.num_received if self.ended else self._request.opening.num_latents
 
     def accept(self, header: pb.StreamRequest, payload: memoryview, *, latents_until: int | None) -> list[memoryview]:
         """Check a message with latents, all but their values, and cut it into single latents; `count` them then.
@@ -69,11 +69,11 @@ class LatentInput:
         latent_bytes = self._request.latent_bytes
         count, rest = divmod(len(payload), latent_bytes)
         if rest or count == 0:
-            geometry = self._request.geometry
+            geometry = self._request.opening.geometry
             raise InvalidInput(
                 "latents",
                 f"{len(payload)} bytes",
-                f"a positive multiple of {latent_bytes} bytes, one {self._request.dtype.value} latent "
+                f"a positive multiple of {latent_bytes} bytes, one {self._request.opening.dtype.value} latent "
                 f"[{geometry.channels}, {geometry.height}, {geometry.width}]",
             )
         if header.num_latents and header.num_latents != count:
@@ -103,7 +103,7 @@ class LatentInput:
         Raises:
             InvalidInput: fewer came than were declared.
         """
-        declared = self._request.num_latents
+        declared = self._request.opening.num_latents
         if declared is not None and self.num_received < declared:
             raise InvalidInput("open.num_latents", declared, f"{self.num_received}, the number of latents sent")
         self.ended = True
@@ -111,7 +111,7 @@ class LatentInput:
     def _expect(self, count: int) -> None:
         if self.ended:
             raise OutOfOrder("latents after end_of_latents")
-        limit = MAX_LATENTS if self._request.num_latents is None else self._request.num_latents
+        limit = MAX_LATENTS if self._request.opening.num_latents is None else self._request.opening.num_latents
         if self.num_received + count > limit:
             raise InvalidInput("latents", f"{self.num_received + count} latents", f"at most {limit} in this session")
 

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
+from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 from framehaul_server.errors import NotPermitted, SessionCancelled
@@ -60,13 +61,9 @@ class OpenRequest:
     """A session that was asked for, checked."""
 
     spec: DecoderSpec
-    geometry: Geometry
-    dtype: LatentDtype
-    num_latents: int | None
-    normalized: bool
-    pixel_format: PixelFormat
+    opening: Opening
+    """What the worker is asked for, on nobody's behalf yet and from the clip's start."""
     max_message_bytes: int
-    priority: int
     explicit: bool
     window_frames: int | None
     """Of an EXPLICIT session; None: the server's choice."""
@@ -85,17 +82,17 @@ class OpenRequest:
     @property
     def latent_bytes(self) -> int:
         """Bytes of one latent."""
-        return self.geometry.latent_bytes(self.dtype)
+        return self.opening.geometry.latent_bytes(self.opening.dtype)
 
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
-        return self.geometry.frame_size(self.spec)
+        return self.opening.geometry.frame_size(self.spec)
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame."""
-        return self.pixel_format.frame_bytes(*self.frame_size)
+        return self.opening.pixel_format.frame_bytes(*self.frame_size)
 
 
 def read_open(header: pb.StreamRequest, rules: OpenRules) -> tuple[pb.Open, OpenRequest]:
@@ -142,13 +139,16 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
     _check_start(message, spec)
     return OpenRequest(
         spec=spec,
-        geometry=geometry,
-        dtype=_dtype(message, synthetic=synthetic is not None),
-        num_latents=message.num_latents if message.HasField("num_latents") else None,
-        normalized=message.normalized or synthetic is not None,
-        pixel_format=pixel_format,
+        opening=Opening(
+            model=spec.name,
+            geometry=geometry,
+            num_latents=message.num_latents if message.HasField("num_latents") else None,
+            dtype=_dtype(message, synthetic=synthetic is not None),
+            normalized=message.normalized or synthetic is not None,
+            pixel_format=pixel_format,
+            priority=message.priority,
+        ),
         max_message_bytes=_max_message_bytes(message, pixel_format.frame_bytes(height, width)),
-        priority=message.priority,
         explicit=explicit,
         window_frames=(message.window_frames or None) if explicit else None,
         synthetic=synthetic is not None,

@@ -6,10 +6,11 @@ Runs on the event loop. The join into a message is the one user-space copy of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.link.messages import Published
 from framehaul_server.session.outbox import Outgoing
 
 DEFAULT_MESSAGE_BYTES: Final = 4 << 20
@@ -20,16 +21,6 @@ _GOOD_MESSAGE_BYTES: Final = 3 << 19
 _HEADER_BYTES: Final = 64
 """Upper bound of a frame response's tags, lengths and numbers, checksums aside."""
 _CRC_BYTES: Final = 4
-
-
-class ReadableLease(Protocol):
-    """What packing reads of a `FrameLease`."""
-
-    first_frame: int
-    num_frames: int
-    frame_bytes: int
-    crc32c: tuple[int, ...]
-    view: memoryview
 
 
 def message_bytes(frame_bytes: int, num_frames: int = 1) -> int:
@@ -46,23 +37,19 @@ def frames_per_message(frame_bytes: int, max_message_bytes: int) -> int:
     return min(fitting, max(1, good))
 
 
-def pack(lease: ReadableLease, frames_to_a_message: int, latents_until: int) -> Iterator[Outgoing]:
-    """Copy a lease's frames into responses; the first also carries `latents_until` (0: nothing to say)."""
-    for start in range(0, lease.num_frames, frames_to_a_message):
-        num_frames = min(frames_to_a_message, lease.num_frames - start)
-        end = start + num_frames
+def pack(published: Published, frames: memoryview, frames_to_a_message: int, latents_until: int) -> Iterator[Outgoing]:
+    """Copy a chunk's frames into responses; the first also carries `latents_until` (0: nothing to say)."""
+    for start in range(0, published.num_frames, frames_to_a_message):
+        crc32c = published.crc32c[start : start + frames_to_a_message]
+        first_frame, num_frames = published.first_frame + start, len(crc32c)
         header = pb.StreamResponse(
-            frames=pb.Frames(
-                first_frame=lease.first_frame + start,
-                num_frames=num_frames,
-                crc32c=lease.crc32c[start:end],
-            ),
+            frames=pb.Frames(first_frame=first_frame, num_frames=num_frames, crc32c=crc32c),
             latents_until=0 if start else latents_until,
         )
-        payload = lease.view[start * lease.frame_bytes : end * lease.frame_bytes]
-        first_frame = lease.first_frame + start
-        yield Outgoing(message=wire.join(header, (payload,)), first_frame=first_frame, num_frames=num_frames)
-        payload.release()
+        begin = start * published.frame_bytes
+        with frames[begin : begin + num_frames * published.frame_bytes] as payload:
+            message = wire.join(header, (payload,))
+        yield Outgoing(message=message, first_frame=first_frame, num_frames=num_frames)
 
 
 def without_first(outgoing: Outgoing, next_frame: int) -> Outgoing:

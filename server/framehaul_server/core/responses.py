@@ -33,7 +33,7 @@ def opened(
             model=request.spec.name,
             height=height,
             width=width,
-            pixel_format=PIXEL_FORMAT_NUMBERS[request.pixel_format],
+            pixel_format=PIXEL_FORMAT_NUMBERS[request.opening.pixel_format],
             frame_bytes=request.frame_bytes,
             max_message_bytes=request.max_message_bytes,
             min_window_frames=limits.min_frames,

@@ -28,11 +28,11 @@ from framehaul_server.errors import ClientSilent
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard
 from framehaul_server.rpc.requests import ReadAhead, RenderRequests, Request, Requests, StreamRequests
+from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
 from framehaul_server.session.frames_out import WritableContext
 from framehaul_server.session.session import Session
 from framehaul_server.session.waiting import HeadersSent, wait_for_place
-from framehaul_server.session.worker_link import WorkerOpener
 
 _LEASE_MS: Final = 60_000
 _REQUEST_ID_BYTES: Final = 6
@@ -190,7 +190,9 @@ class FrameService:
         else:
             session = Session(first, self._worker, self._rules, call.record, caller)
             call.place.claim(
-                priority=session.request.priority, num_bytes=session.max_waiting_bytes, request_bytes=first.num_bytes
+                priority=session.request.opening.priority,
+                num_bytes=session.max_waiting_bytes,
+                request_bytes=first.num_bytes,
             )
             del first
             if not call.place.held:

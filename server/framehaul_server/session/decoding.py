@@ -1,150 +1,201 @@
-"""A worker's session on behalf of one of ours: the whole of it, or what follows a worker's death or a `start_frame`.
+"""Where a session's frames come from: its latents, decoded by one worker after another until they are all done.
 
-Runs on the event loop. Translates between the clip's latents and the worker session's, which are counted as they are
-pushed; frames are numbered by the clip on both sides.
+Runs on the event loop. When a worker dies, the next one starts from the latents that the journal kept; frames that were
+published before are decoded again, compared and dropped. A session that the worker was at work for is a suspect until
+a new frame of it is published: its latents may be what killed it. Workers see to it that a suspect is at work alone, so
+that the next death tells: it ends one that was alone, and no other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Protocol
 
-from framehaul_pipeline.errors import PipelineError
-from framehaul_pipeline.supervision.lease import FrameLease
-from framehaul_server.core.journal import Plan
+import msgspec
+
+from framehaul_pipeline.errors import (
+    AtWork,
+    DataLoss,
+    PipelineError,
+    Unavailable,
+    WorkerLost,
+    WorkerRestarting,
+    WorkersKilled,
+)
+from framehaul_pipeline.link.messages import Opening, Published
+from framehaul_pipeline.spec import DecoderSpec
+from framehaul_pipeline.supervision.epoch import SessionEvents
+from framehaul_server.core.journal import Journal, Replay
 from framehaul_server.core.open_request import OpenRequest
 from framehaul_server.core.tenants import Tenant
-from framehaul_server.session.worker_link import WorkerHandle, WorkerOpener
 
 
-@dataclass(slots=True)
-class PublishedChunk:
-    """A published chunk in the clip's indices; `view` is readable only during the call that gets it."""
+class WorkerHandle(Protocol):
+    """What a session uses of a `WorkerSession`: small enough that a test can stand in for it."""
 
-    first_latent: int
-    chunks: tuple[int, ...]
-    first_frame: int
-    num_frames: int
-    frame_bytes: int
-    crc32c: tuple[int, ...]
-    view: memoryview
-
-    def part_from(self, frame: int) -> PublishedChunk | None:
-        """The frames from `frame` on; None when there are none. The caller releases its view."""
-        skipped = max(0, frame - self.first_frame)
-        if skipped >= self.num_frames:
-            return None
-        return PublishedChunk(
-            self.first_latent,
-            self.chunks,
-            self.first_frame + skipped,
-            self.num_frames - skipped,
-            self.frame_bytes,
-            self.crc32c[skipped:],
-            self.view[skipped * self.frame_bytes :],
-        )
-
-
-class DecodingEvents(Protocol):
-    """What a session hears of its decoding, in the clip's indices."""
-
-    def on_fed(self, num_fed: int) -> None:
-        """The worker took over all latents below this one."""
-
-    def on_published(self, chunk: PublishedChunk) -> None:
-        """Frames are ready, to be copied now."""
-
-    def on_ended(self, num_frames: int) -> None:
-        """The last chunk was published; the clip has `num_frames`."""
-
-    def on_failed(self, error: PipelineError) -> None:
-        """The worker can't go on; nothing follows."""
-
-
-class Decoding:
-    """One worker session."""
-
-    def __init__(
-        self,
-        worker: WorkerOpener,
-        request: OpenRequest,
-        tenant: Tenant,
-        plan: Plan,
-        events: DecodingEvents,
-        *,
-        alone_until: int | None,
-    ) -> None:
-        """Open it and push the latents of `plan`; the worker is at work for it alone until this frame is published.
-
-        Raises:
-            Unavailable: no worker is ready.
-        """
-        self._events = events
-        self._first_latent = self._next_latent = plan.first_latent
-        self._handle: WorkerHandle = worker.open(
-            model=request.spec.name,
-            geometry=request.geometry,
-            num_latents=None if request.num_latents is None else request.num_latents - plan.first_latent,
-            dtype=request.dtype,
-            normalized=request.normalized,
-            pixel_format=request.pixel_format,
-            priority=request.priority,
-            tenant=tenant.name,
-            weight=tenant.weight,
-            first_latent=plan.first_latent,
-            chunks=plan.chunks,
-            alone_until=alone_until,
-            events=self,
-        )
-        for latent in plan.latents:
-            self._handle.push(latent)
-
-    def push(self, latent: memoryview) -> None:
-        """Queue the next latent; its memory is kept until `on_fed` counts it."""
-        self._handle.push(latent)
+    def send_latent(self, latent: memoryview) -> None:
+        """Send the next latent on its way; its memory is kept until `on_fed` counts it."""
 
     def allow(self, num_latents: int) -> None:
         """Let the latents below this one be decoded."""
-        self._handle.allow(max(0, num_latents - self._first_latent))
 
-    def end(self) -> None:
+    def end_latents(self) -> None:
         """No more latents come."""
-        self._handle.end()
 
-    def close(self) -> None:
-        """Drop it; no event comes after. Twice is fine."""
-        self._handle.close()
+    def drop(self) -> None:
+        """Give back what the session holds; no event comes after. Twice is fine."""
+
+
+class WorkerOpener(Protocol):
+    """What a session uses of a `Supervisor`."""
+
+    specs: tuple[DecoderSpec, ...]
+
+    def open_session(self, opening: Opening, events: SessionEvents) -> WorkerHandle:
+        """Open a session; raises `Unavailable`."""
+
+
+class Decoding:
+    """One session's decoding, through workers' deaths. Hears a worker's events, and passes on what is new."""
+
+    def __init__(
+        self, worker: WorkerOpener, request: OpenRequest, tenant: Tenant, events: SessionEvents, *, journal_bytes: int
+    ) -> None:
+        """Prepare; nothing is opened before `start`."""
+        self._worker = worker
+        self._opening = msgspec.structs.replace(request.opening, tenant=tenant.name, weight=tenant.weight)
+        self._spec = request.spec
+        self._events = events
+        self._journal = Journal(request.spec, request.first_latent, max_bytes=journal_bytes)
+        self._handle: WorkerHandle | None = None
+        """None before the start, while there is no worker, and at the end."""
+        self._started = False
+        self._dropped = False
+        self.num_latents = request.first_latent
+        """All latents below this one came."""
+        self._num_fed = request.first_latent
+        self._num_allowed = 0
+        self._has_all = False
+        """No more latents come."""
+        self._next_frame = request.start_frame
+        """Those below were published."""
+        self._suspect = False
+        """A worker died at work for it, and no new frame was published since."""
+
+    def start(self) -> None:
+        """Begin with the first latent needed; with the next worker, where the last one died a moment ago.
+
+        Raises:
+            Unavailable: no worker is ready, nor will one be.
+        """
+        with suppress(WorkerRestarting):
+            self._go_on()
+        self._started = True
+
+    def send_latent(self, latent: memoryview) -> None:
+        """Send the next latent to the worker."""
+        self.num_latents += 1
+        # A copy: a view would keep the whole message that it came in.
+        kept = memoryview(bytes(latent))
+        self._journal.keep(kept)
+        if self._handle is not None:
+            self._handle.send_latent(kept)
+
+    def allow(self, num_latents: int) -> None:
+        """Let the latents below this one be decoded; never fewer than before."""
+        self._num_allowed = num_latents
+        if self._handle is not None:
+            self._handle.allow(num_latents)
+
+    def end_latents(self) -> None:
+        """No more latents come."""
+        self._has_all = True
+        if self._handle is not None:
+            self._handle.end_latents()
+
+    def worker_ready(self) -> None:
+        """Go on with a new worker where the old one died."""
+        if self._started and not self._dropped and self._handle is None:
+            self._go_on()
+
+    def drop(self) -> None:
+        """Drop everything; no event comes after. Twice is fine."""
+        self._dropped = True
+        self._journal.clear()
+        self._leave_worker()
 
     # The worker's events
 
-    def on_opened(self) -> None:
-        """Nothing to do: the client was answered when the session was accepted."""
-
     def on_fed(self, num_fed: int) -> None:
-        """See `DecodingEvents`."""
-        self._events.on_fed(self._first_latent + num_fed)
+        """See `SessionEvents`; an earlier worker may have had them already."""
+        if num_fed > self._num_fed:
+            self._num_fed = num_fed
+            self._journal.note_fed(num_fed)
+            self._events.on_fed(num_fed)
 
-    def on_published(self, lease: FrameLease) -> None:
-        """Hand the frames on and give the slot back."""
-        first_latent = self._next_latent
-        self._next_latent += sum(lease.chunks)
-        with lease:
-            self._events.on_published(
-                PublishedChunk(
-                    first_latent,
-                    lease.chunks,
-                    lease.first_frame,
-                    lease.num_frames,
-                    lease.frame_bytes,
-                    lease.crc32c,
-                    lease.view,
-                )
-            )
+    def on_published(self, published: Published, frames: memoryview) -> None:
+        """Hand on the frames that are new."""
+        try:
+            self._journal.note_published(published)
+        except DataLoss as error:
+            self._events.on_failed(error)
+            return
+        num_known = max(0, self._next_frame - published.first_frame)
+        if num_known >= published.num_frames:
+            return
+        self._suspect = False
+        self._next_frame = published.next_frame
+        with frames[num_known * published.frame_bytes :] as new:
+            self._events.on_published(published.without_first(num_known), new)
 
     def on_ended(self, num_frames: int) -> None:
-        """See `DecodingEvents`."""
+        """See `SessionEvents`."""
+        self.drop()
         self._events.on_ended(num_frames)
 
     def on_failed(self, error: PipelineError) -> None:
-        """See `DecodingEvents`."""
+        """Wait for the next worker if this one was lost."""
+        self._leave_worker()
+        if isinstance(error, WorkerLost):
+            guilty = self._suspect and error.at_work is AtWork.ALONE
+            self._suspect |= error.at_work is not AtWork.NO
+            if not guilty:
+                return
+            # Not UNAVAILABLE: clients would try again, and end one worker after another.
+            error = WorkersKilled()
         self._events.on_failed(error)
+
+    def _go_on(self) -> None:
+        num_frames = self._spec.num_frames(self.num_latents)
+        if self._has_all and self._next_frame == num_frames:
+            self.on_ended(num_frames)  # the worker died before it could say so
+            return
+        replay = self._journal.replay()
+        if replay is None:
+            self._events.on_failed(
+                Unavailable(
+                    "the worker process ended, and not all latents that are needed to go on are kept: "
+                    f"open a new session with start_frame={self._next_frame}"
+                )
+            )
+            return
+        self._handle = handle = self._open(replay)
+        for latent in replay.latents:
+            handle.send_latent(latent)
+        handle.allow(self._num_allowed)
+        if self._has_all:
+            handle.end_latents()
+
+    def _open(self, replay: Replay) -> WorkerHandle:
+        opening = msgspec.structs.replace(
+            self._opening,
+            first_latent=replay.first_latent,
+            chunks=replay.chunks,
+            alone_until=self._next_frame if self._suspect else None,
+        )
+        return self._worker.open_session(opening, self)
+
+    def _leave_worker(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.drop()

@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.link.messages import Published
 from framehaul_server.core.open_request import OpenRequest
-from framehaul_server.core.packing import ReadableLease, frames_per_message, pack
+from framehaul_server.core.packing import frames_per_message, pack
 from framehaul_server.core.retention import Retention
 from framehaul_server.core.window import FrameWindow, WindowLimits
 from framehaul_server.errors import ClientLeft
@@ -73,10 +74,10 @@ class Delivery:
         """The client has told that it has everything."""
         return self._retention.complete
 
-    def publish(self, chunk: ReadableLease, *, latents_until: int) -> None:
+    def publish(self, published: Published, frames: memoryview, *, latents_until: int) -> None:
         """Copy a chunk's frames into responses."""
-        self.num_published += chunk.num_frames
-        for outgoing in pack(chunk, self._frames_to_a_message, latents_until):
+        self.num_published += published.num_frames
+        for outgoing in pack(published, frames, self._frames_to_a_message, latents_until):
             self._outbox.put(outgoing)
 
     def acknowledge(self, ack: pb.Ack) -> None:

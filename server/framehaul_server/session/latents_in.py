@@ -15,7 +15,7 @@ from framehaul_server.core.latents import LatentInput, check_finite
 from framehaul_server.core.open_request import OpenRequest, OpenRules, check_synthetic
 from framehaul_server.rpc.requests import Request
 from framehaul_server.rpc.synthetic import SyntheticFeed
-from framehaul_server.session.production import Production
+from framehaul_server.session.decoding import Decoding
 
 _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
 """Latents checked before other sessions get a turn: about a millisecond."""
@@ -24,14 +24,14 @@ _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
 class Intake:
     """One session's latents, through all of its connections."""
 
-    def __init__(self, request: OpenRequest, production: Production, rules: OpenRules, *, budget: int) -> None:
+    def __init__(self, request: OpenRequest, decoding: Decoding, rules: OpenRules, *, budget: int) -> None:
         """Expect the first latent of the session that `request` opened; `budget` of them may wait."""
         self._request = request
-        self._production = production
+        self._decoding = decoding
         self._rules = rules
         self._input = LatentInput(request)
         self._grant = LatentGrant(budget, request.first_latent)
-        self._feed = SyntheticFeed(request.geometry, request.dtype) if request.synthetic else None
+        self._feed = SyntheticFeed(request.opening.geometry, request.opening.dtype) if request.synthetic else None
         self._fed = asyncio.Event()
         """Pulsed when the worker took over latents."""
 
@@ -93,7 +93,7 @@ class Intake:
         )
         checked_bytes = 0
         for index, latent in enumerate(latents, first_index):
-            check_finite(latent, self._request.dtype, index)
+            check_finite(latent, self._request.opening.dtype, index)
             checked_bytes += len(latent)
             if checked_bytes >= _CHECKED_AT_ONCE_BYTES:
                 checked_bytes = 0
@@ -101,7 +101,7 @@ class Intake:
         # In one step: a connection may break at any other time, and the next one is told what came.
         self._input.count(len(latents))
         for latent in latents:
-            self._production.push(latent)
+            self._decoding.send_latent(latent)
 
     def add_synthetic(self, synthetic: pb.Synthetic) -> None:
         """Queue a synthetic clip.
@@ -113,7 +113,7 @@ class Intake:
         if self._feed is None:
             raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
         geometry = check_synthetic(synthetic, self._request.spec, self._rules)
-        if geometry != self._request.geometry:
+        if geometry != self._request.opening.geometry:
             height, width = self._request.frame_size
             raise InvalidInput("synthetic", f"{synthetic.height}x{synthetic.width}", f"{height}x{width} as before")
         self._input.count(synthetic.num_latents)
@@ -131,7 +131,7 @@ class Intake:
         if self._feed is not None:
             self._feed.end()
         else:
-            self._production.end()
+            self._decoding.end_latents()
 
     async def make_latents(self) -> None:
         """Make a synthetic session's latents as there is room for them.
@@ -139,8 +139,8 @@ class Intake:
         Cancellation: latents not made yet are dropped.
         """
         assert self._feed is not None, "asked for in synthetic sessions alone"
-        await self._feed.run(self._production.push, self._room)
-        self._production.end()
+        await self._feed.run(self._decoding.send_latent, self._room)
+        self._decoding.end_latents()
 
     async def pending_fit(self) -> None:
         """Wait until the latents that wait are within the budget.
@@ -151,7 +151,7 @@ class Intake:
             await self._more_fed()
 
     async def _room(self) -> None:
-        while self._production.num_pushed - self._input.num_fed >= self._grant.budget:
+        while self._decoding.num_latents - self._input.num_fed >= self._grant.budget:
             await self._more_fed()
 
     async def _more_fed(self) -> None:

@@ -6,7 +6,7 @@ messages and its slot given back at once, because its frames were within the win
 
 A resumable session outlives its connection: `run` is called again for each one that follows.
 
-The session owns its production, grant, input and delivery, and lets go of all of them in one synchronous `close`.
+The session owns its decoding, grant, input and delivery, and lets go of all of them in one synchronous `close`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, PipelineError
+from framehaul_pipeline.link.messages import Published
 from framehaul_server.core import responses
 from framehaul_server.core.grant import latent_budget
 from framehaul_server.core.holdings import most_bytes
@@ -26,12 +27,10 @@ from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionC
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import is_loss, leading_error
 from framehaul_server.rpc.requests import Request, Requests
-from framehaul_server.session.decoding import PublishedChunk
+from framehaul_server.session.decoding import Decoding, WorkerOpener
 from framehaul_server.session.frames_out import Delivery, WritableContext
 from framehaul_server.session.latents_in import Intake
-from framehaul_server.session.production import Production
 from framehaul_server.session.stall_timer import StallTimer
-from framehaul_server.session.worker_link import WorkerOpener
 
 
 class Session:
@@ -52,14 +51,14 @@ class Session:
         """The session's owner."""
         self._first: Request | None = first
         self._open_message, self._request = read_open(first.header, rules.opening)
-        caller.tenant.check_priority(self._request.priority)
+        caller.tenant.check_priority(self._request.opening.priority)
         self._explicit = self._request.explicit
         self.id = responses.new_session_id()
         self._limits = WindowLimits.of(self._request.spec, self._request.frame_bytes, rules.window_bytes)
         self._delivery = Delivery(self._request, self._limits, record, window_moved=self._allow)
-        self._production = Production(worker, self._request, caller.tenant, self, journal_bytes=rules.journal_bytes)
+        self._decoding = Decoding(worker, self._request, caller.tenant, self, journal_bytes=rules.journal_bytes)
         budget = latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
-        self._intake = Intake(self._request, self._production, rules.opening, budget=budget)
+        self._intake = Intake(self._request, self._decoding, rules.opening, budget=budget)
         self._stall = StallTimer(rules.stall_timeout_s, position=self._position, stalled=self._stalled)
         self._opened = False
         self._confirmed = False
@@ -153,7 +152,7 @@ class Session:
     def close(self) -> None:
         """Give everything back; twice is fine."""
         self._stall.stop()
-        self._production.close()
+        self._decoding.drop()
         self._delivery.close()
 
     def drain(self, grace_s: float) -> None:
@@ -169,9 +168,9 @@ class Session:
 
     def worker_ready(self) -> None:
         """Go on with a new worker where the old one died."""
-        self._production.worker_ready()
+        self._decoding.worker_ready()
 
-    # The production's events
+    # The decoding's events
 
     def on_fed(self, num_fed: int) -> None:
         """Make room for more latents."""
@@ -179,13 +178,17 @@ class Session:
         if self._intake.grant_overdue:
             self._delivery.put(responses.grant(self._intake.announce()))
 
-    def on_frames(self, chunk: PublishedChunk) -> None:
+    def on_published(self, published: Published, frames: memoryview) -> None:
         """Copy the frames into messages."""
-        self._delivery.publish(chunk, latents_until=self._intake.announce())
+        self._delivery.publish(published, frames, latents_until=self._intake.announce())
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
         self._delivery.put(responses.done(num_frames, self._intake.num_received), last=True)
+
+    def on_failed(self, error: PipelineError) -> None:
+        """There will be no more frames."""
+        self.fail(error)
 
     # Its tasks
 
@@ -213,7 +216,7 @@ class Session:
     def _attach(self) -> None:
         request = self._request
         if not self._opened:
-            self._production.start()
+            self._decoding.start()
             self._opened = True
         elif self._error is not None:
             raise self._error
@@ -287,7 +290,7 @@ class Session:
         self.fail(ClientStalled(f"no frame was taken and no latent sent for {timeout_s:g} s"))
 
     def _allow(self) -> None:
-        self._production.allow(self._num_allowed())
+        self._decoding.allow(self._num_allowed())
 
     def _num_allowed(self) -> int:
         return allowed_latents(self._request.spec, self._delivery.frames_until, self._intake.num_latents)

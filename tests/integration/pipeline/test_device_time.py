@@ -14,7 +14,7 @@ async def test_the_feeder_hears_what_each_latent_cost(supervisor: Supervisor, mo
     epoch = supervisor._epoch
     assert epoch is not None
     charged: list[DeviceTime] = []
-    monkeypatch.setattr(epoch._feeder, "charge", charged.append)
+    monkeypatch.setattr(epoch.feeder, "charge", charged.append)
     await decode(supervisor, 5)
     assert sum(chunk.num_latents for chunk in charged) == 5
     assert all(chunk.session == charged[0].session and chunk.device_ns > 0 for chunk in charged)

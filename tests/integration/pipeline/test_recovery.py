@@ -11,7 +11,7 @@ import pytest
 
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.channel import ServerChannel
-from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, ToServer, ToWorker
+from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, SlotReturned, ToServer, ToWorker
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from tests.support.supervised import (
@@ -206,6 +206,15 @@ async def test_a_worker_that_waits_is_left_alone(
     supervisor: Supervisor, states: StateLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For latents, for a window that opens, for slots that the server keeps: all of it longer than the timeout."""
+    kept: list[SlotReturned] = []
+    send = ServerChannel.send
+
+    def keep_slots(channel: ServerChannel, message: ToWorker) -> None:
+        if isinstance(message, SlotReturned):
+            kept.append(message)
+        else:
+            send(channel, message)
+
     epoch = supervisor._epoch
     assert epoch is not None
     answers: asyncio.Queue[Alive] = asyncio.Queue()
@@ -216,22 +225,24 @@ async def test_a_worker_that_waits_is_left_alone(
         if isinstance(message, Alive):
             answers.put_nowait(message)
 
-    monkeypatch.setattr(epoch, "_dispatch", dispatch_watched)
-    holds = Recorder(hold=True)
-    session = open_session(supervisor, holds)
-    waiting = open_session(supervisor, Recorder())
-    push(waiting, latents(1, seed=2))
-    push(session, latents(8, seed=1))
-    session.allow(8)
-    while supervisor.statistics().num_leased < 3:
-        holds.changed.clear()
-        await holds.changed.wait()
-    for _ in range(12):
-        await asyncio.wait_for(answers.get(), 20)
-    assert states.states == [WorkerState.READY]
-    for lease in holds.leases:
-        lease.release()
-    holds.hold = False
-    session.end()
-    await asyncio.wait_for(holds.ended(), 20)
-    waiting.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch, "_dispatch", dispatch_watched)
+        patch.setattr(ServerChannel, "send", keep_slots)
+        events = Recorder()
+        session = open_session(supervisor, events)
+        waiting = open_session(supervisor, Recorder())
+        push(waiting, latents(1, seed=2))
+        push(session, latents(8, seed=1))
+        session.allow(8)
+        while len(kept) < 3:
+            events.changed.clear()
+            await events.changed.wait()
+        for _ in range(12):
+            await asyncio.wait_for(answers.get(), 20)
+        assert states.states == [WorkerState.READY]
+        assert len(kept) == 3
+    for message in kept:
+        epoch._channel.send(message)
+    session.end_latents()
+    await asyncio.wait_for(events.ended(), 20)
+    waiting.drop()

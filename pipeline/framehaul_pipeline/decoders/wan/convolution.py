@@ -3,7 +3,7 @@
 For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
 each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
 changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
-it is installed: while a worker warms up, all are timed once for a shape, the choice is kept (`plan_table`), and later
+it is installed: while a worker warms up, all are timed once for a shape, the choice is kept (`plans`), and later
 processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
 fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
 """
@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.decoders.wan.plans import PlanJournal, PlanTable, cache_path
+from framehaul_pipeline.decoders.wan.plans import PlanTable, cache_path
+from framehaul_pipeline.link.heirloom import Heirloom
 
 MAX_CLIENT_PLANS: Final = 512
 """Of sizes that weren't warmed: a size takes about 25 for each length of chunk."""
@@ -55,13 +56,13 @@ class _Graph:
     shape: tuple[int, ...]
 
 
-def open_plans(device: torch.device, journal: PlanJournal) -> PlanTable | None:
+def open_plans(device: torch.device, heirloom: Heirloom) -> PlanTable | None:
     """The plans of convolutions on `device`, None where they run through PyTorch: on the CPU."""
     if device.type != "cuda":
         return None
     version = torch.backends.cudnn.version()
     assert version is not None
-    return PlanTable(cache_path(torch.cuda.get_device_name(device), version), journal)
+    return PlanTable(cache_path(torch.cuda.get_device_name(device), version), heirloom)
 
 
 class BuiltPlans(Generic[PlanT]):

@@ -2,7 +2,7 @@
 
 The fastest is found by trial, so two workers that both try may choose differently, and their frames differ in the last
 bits. A worker that goes on for a dead one must not: its frames are compared with those that clients have. So the first
-worker of a server writes down all that it serves with, in an anonymous file of the server's, before it decodes
+worker of a server writes down all that it serves with, in the heirloom that it leaves to the next, before it decodes
 anything; those that follow take that and time nothing. The cache on disk saves the next start the trials: it may be
 missing, read-only, or another server's to write to as well.
 """
@@ -14,50 +14,21 @@ import logging
 import os
 from pathlib import Path
 
+from framehaul_pipeline.link.heirloom import Heirloom
+
 _log = logging.getLogger(__name__)
-
-
-class PlanJournal:
-    """An anonymous file with one table, or none yet; it outlives the worker that writes it."""
-
-    def __init__(self, fd: int) -> None:
-        """Own `fd`."""
-        self.fd = fd
-
-    @classmethod
-    def create(cls) -> PlanJournal:
-        """Make an empty one."""
-        return cls(os.memfd_create("framehaul-plans", os.MFD_CLOEXEC))
-
-    def read(self) -> dict[str, str] | None:
-        """The table; None before one is written whole: a worker that died over it decoded nothing."""
-        return _parse(os.pread(self.fd, os.fstat(self.fd).st_size, 0))
-
-    def write(self, names: dict[str, str]) -> None:
-        """Write the table."""
-        raw = json.dumps(names).encode()
-        os.ftruncate(self.fd, 0)
-        written = 0
-        while written < len(raw):
-            written += os.pwrite(self.fd, raw[written:], written)
-
-    def close(self) -> None:
-        """Close; twice is fine."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class PlanTable:
     """Names of plans by convolution, on one kind of device with one version of cuDNN."""
 
-    def __init__(self, cache: Path, journal: PlanJournal) -> None:
-        """Take the table of `journal`, else that of the file `cache`; one that can't be read counts as empty."""
+    def __init__(self, cache: Path, heirloom: Heirloom) -> None:
+        """Take the table in `heirloom`, else that of the file `cache`; one that can't be read counts as empty."""
         self._cache = cache
-        self._journal = journal
-        journalled = journal.read()
-        self._settled = journalled is not None
-        self._names = self._cached() if journalled is None else journalled
+        self._heirloom = heirloom
+        inherited = _parse(heirloom.read())  # None as well where a worker died over it, which decoded nothing
+        self._settled = inherited is not None
+        self._names = self._cached() if inherited is None else inherited
 
     def get(self, size: str, weights: str) -> tuple[list[str], bool]:
         """Names of the plans that were the fastest, the surest first, and whether this very convolution was timed.
@@ -87,7 +58,7 @@ class PlanTable:
         """Write the table down for the workers that follow; before the first frame is decoded for a client."""
         if not self._settled:
             self._settled = True
-            self._journal.write(self._names)
+            self._heirloom.write(json.dumps(self._names).encode())
 
     def _cached(self) -> dict[str, str]:
         try:

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from framehaul_pipeline.link.channel import ServerChannel, WorkerChannel
-from framehaul_pipeline.link.messages import Configure, LatentReady, SessionOpened, ToServer
+from framehaul_pipeline.link.messages import Configure, LatentReady, SessionEnded, ToServer
 from framehaul_pipeline.models.model import TINY
 
 CONFIGURE = Configure(
@@ -45,7 +45,7 @@ async def test_messages_arrive_whole_in_order_and_the_end_is_seen() -> None:
     def work() -> list[object]:
         got = [worker.receive() for _ in sent]
         for number in range(3):
-            worker.send(SessionOpened(session=number))
+            worker.send(SessionEnded(session=number, num_frames=0))
         worker.close()
         return list(got)
 
@@ -53,7 +53,7 @@ async def test_messages_arrive_whole_in_order_and_the_end_is_seen() -> None:
         server.send(message)
     assert await asyncio.to_thread(work) == sent
     await gone.wait()
-    assert received == [SessionOpened(session=number) for number in range(3)]
+    assert received == [SessionEnded(session=number, num_frames=0) for number in range(3)]
     server.send(sent[0])
     server.close()
 
@@ -65,10 +65,10 @@ async def test_what_a_worker_said_before_its_death_is_heard() -> None:
     server.send(LatentReady(session=1, slot=0, generation=1))
     worker = WorkerChannel(theirs)
     for number in range(3):
-        worker.send(SessionOpened(session=number))
+        worker.send(SessionEnded(session=number, num_frames=0))
     worker.close()
     await gone.wait()
-    assert received == [SessionOpened(session=number) for number in range(3)]
+    assert received == [SessionEnded(session=number, num_frames=0) for number in range(3)]
 
 
 @pytest.mark.asyncio
@@ -103,5 +103,5 @@ async def test_a_first_message_of_another_kind_is_refused() -> None:
     server.close()
     assert worker.receive_configure() is None
     assert worker.receive() is None
-    worker.send(SessionOpened(session=1))
+    worker.send(SessionEnded(session=1, num_frames=0))
     worker.close()

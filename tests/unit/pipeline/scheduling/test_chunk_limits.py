@@ -1,6 +1,6 @@
-from framehaul_pipeline.link.messages import OpenSession
 from framehaul_pipeline.scheduling.chunk_limits import FIRST_SLOWER, SLOWER, ChunkLimits, ChunkShape
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry, PixelFormat
+from tests.support.fake_decoder import fake_opening
 
 SECOND_NS = 10**9
 
@@ -10,19 +10,8 @@ def shape(num_latents: int = 4, width: int = 8) -> ChunkShape:
 
 
 def test_a_shape_is_what_a_session_was_opened_with() -> None:
-    request = OpenSession(
-        session=1,
-        model="tiny",
-        channels=16,
-        latent_height=8,
-        latent_width=9,
-        num_latents=None,
-        dtype=LatentDtype.FLOAT16,
-        normalized=False,
-        pixel_format=PixelFormat.RGB24,
-        priority=0,
-    )
-    assert ChunkShape.of(request, 4) == shape(width=9)
+    opening = fake_opening(model="tiny", geometry=Geometry(channels=16, height=8, width=9))
+    assert ChunkShape.of(opening, 4) == shape(width=9)
 
 
 def test_a_shape_not_seen_yet_has_time_to_compile() -> None:

@@ -2,6 +2,7 @@ import pytest
 
 from framehaul_pipeline.scheduling.chunks import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.spec import DecoderSpec, Exactness
+from tests.support.fake_decoder import fake_opening
 
 
 def spec(*, first_frames: int = 1, lookahead: int = 0) -> DecoderSpec:
@@ -39,7 +40,7 @@ def add(scheduler: Scheduler, session: int, num_latents: int) -> None:
 def test_the_first_chunk_is_short_and_later_ones_are_full() -> None:
     """The first frame leaves soon; then chunks have the size that is good for throughput."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=4, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(), rule=any_size, max_latents=4, max_frames=99)
     add(scheduler, 1, 6)
     sizes = []
     while chunk := scheduler.pick(everyone, everyone):
@@ -56,7 +57,7 @@ def test_a_session_that_starts_in_the_middle_of_its_clip_has_the_clips_numbers()
         return any_size(index, available, wanted, ended)
 
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=noting, max_latents=4, max_frames=16, first_latent=7)
+    scheduler.add_session(1, fake_opening(first_latent=7), spec=spec(), rule=noting, max_latents=4, max_frames=16)
     add(scheduler, 1, 6)
     scheduler.end(1)
     sizes = []
@@ -69,7 +70,7 @@ def test_a_session_that_starts_in_the_middle_of_its_clip_has_the_clips_numbers()
 def test_the_last_chunk_closes_the_session_and_may_be_empty() -> None:
     """The end may come with the last latents or after them."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=4, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(), rule=any_size, max_latents=4, max_frames=99)
     add(scheduler, 1, 1)
     assert scheduler.pick(everyone, everyone) is not None
     assert scheduler.pick(everyone, everyone) is None
@@ -84,7 +85,7 @@ def test_the_last_chunk_closes_the_session_and_may_be_empty() -> None:
 def test_frames_that_lookahead_held_back_come_with_the_last_chunk() -> None:
     """A decoder that looks ahead gives fewer frames at first and the rest at the end."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(lookahead=1), rule=any_size, max_latents=1, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(lookahead=1), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 1, 2)
     scheduler.end(1)
     chunks = [scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)]
@@ -95,7 +96,7 @@ def test_earlier_sessions_run_first_and_a_gap_is_filled() -> None:
     """A session that waits for latents doesn't hold up the next one, and goes on when they come."""
     scheduler = Scheduler()
     for session in (1, 2):
-        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+        scheduler.add_session(session, fake_opening(), spec=spec(), rule=any_size, max_latents=1, max_frames=99)
         add(scheduler, session, 1)
     picked = [
         chunk.session for chunk in (scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)) if chunk
@@ -111,10 +112,10 @@ def test_earlier_sessions_run_first_and_a_gap_is_filled() -> None:
 def test_a_higher_priority_takes_over_at_a_chunk_boundary() -> None:
     """The session that arrived later with a higher priority is next."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 1, 3)
     first = scheduler.pick(everyone, everyone)
-    scheduler.open(2, priority=1, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+    scheduler.add_session(2, fake_opening(priority=1), spec=spec(), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 2, 1)
     second, third = scheduler.pick(everyone, everyone), scheduler.pick(everyone, everyone)
     assert [chunk.session for chunk in (first, second, third) if chunk] == [1, 2, 1]
@@ -123,7 +124,7 @@ def test_a_higher_priority_takes_over_at_a_chunk_boundary() -> None:
 def test_the_decoders_partition_rule_decides() -> None:
     """A decoder that needs pairs waits for the second latent, except at the end."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=pairs, max_latents=4, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(), rule=pairs, max_latents=4, max_frames=99)
     add(scheduler, 1, 3)
     chunk = scheduler.pick(everyone, everyone)
     assert chunk is not None
@@ -138,7 +139,7 @@ def test_the_decoders_partition_rule_decides() -> None:
 def test_closing_gives_back_unused_inlet_slots() -> None:
     """And later latents of a closed session are refused."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(), rule=any_size, max_latents=1, max_frames=99)
     add(scheduler, 1, 2)
     assert scheduler.close(1) == (InletSlot(0, 1), InletSlot(1, 1))
     assert scheduler.close(1) == ()
@@ -150,7 +151,7 @@ def test_a_session_that_is_not_resident_is_passed_over() -> None:
     """And runs from where it was once it is back; it can run all the while."""
     scheduler = Scheduler()
     for session in (1, 2):
-        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+        scheduler.add_session(session, fake_opening(), spec=spec(), rule=any_size, max_latents=1, max_frames=99)
         add(scheduler, session, 1)
     chunk = scheduler.pick(lambda session: session != 1, everyone)
     assert chunk is not None
@@ -165,7 +166,7 @@ def test_a_session_that_may_not_begin_keeps_its_turn() -> None:
     """Those behind it wait with it: else what they put on the device one after the other could keep it from it."""
     scheduler = Scheduler()
     for session in (1, 2, 3):
-        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
+        scheduler.add_session(session, fake_opening(), spec=spec(), rule=any_size, max_latents=1, max_frames=99)
     for session in (2, 3):
         add(scheduler, session, 1)
     assert scheduler.pick(everyone, lambda session: session != 2) is None
@@ -182,7 +183,7 @@ def test_a_session_that_may_not_begin_keeps_its_turn() -> None:
 def test_who_can_run() -> None:
     """A session with a chunk's latents, or with an end to tell; not one that waits, nor one that is closed."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(), rule=pairs, max_latents=4, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(), rule=pairs, max_latents=4, max_frames=99)
     assert not scheduler.runnable(1)
     add(scheduler, 1, 1)
     assert not scheduler.runnable(1)
@@ -209,7 +210,8 @@ def test_who_can_run() -> None:
 def test_a_chunks_frames_fit_a_slot(lookahead: int, max_frames: int, expected: list[tuple[int, int]]) -> None:
     """The fullest chunk that does is taken: latents and frames of each, for six latents whose end is known."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(lookahead=lookahead), rule=any_size, max_latents=4, max_frames=max_frames)
+    decoder = spec(lookahead=lookahead)
+    scheduler.add_session(1, fake_opening(), spec=decoder, rule=any_size, max_latents=4, max_frames=max_frames)
     add(scheduler, 1, 6)
     scheduler.end(1)
     chunks = []
@@ -234,7 +236,8 @@ def test_how_many_latents_a_slot_has_room_for(frame_bytes: int, lookahead: int, 
 def test_planned_chunks_come_first_and_none_of_them_is_the_last() -> None:
     """As they were the first time: whatever the rule would like, however many latents wait, ended or not."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(lookahead=1), rule=pairs, max_latents=4, max_frames=99, chunks=(1, 3, 2))
+    opening = fake_opening(chunks=(1, 3, 2))
+    scheduler.add_session(1, opening, spec=spec(lookahead=1), rule=pairs, max_latents=4, max_frames=99)
     add(scheduler, 1, 3)
     taken = [scheduler.pick(everyone, everyone)]
     assert scheduler.pick(everyone, everyone) is None
@@ -249,7 +252,7 @@ def test_planned_chunks_come_first_and_none_of_them_is_the_last() -> None:
 def test_a_chunk_tells_of_those_before_it_that_gave_no_frame() -> None:
     """So that the server, which hears of chunks with frames alone, knows how all latents were cut."""
     scheduler = Scheduler()
-    scheduler.open(1, priority=0, spec=spec(lookahead=4), rule=any_size, max_latents=2, max_frames=99)
+    scheduler.add_session(1, fake_opening(), spec=spec(lookahead=4), rule=any_size, max_latents=2, max_frames=99)
     add(scheduler, 1, 8)
     chunks = [chunk for _ in range(5) if (chunk := scheduler.pick(everyone, everyone))]
     assert [(chunk.num_frames > 0, chunk.sizes) for chunk in chunks] == [
@@ -265,7 +268,8 @@ def test_what_is_on_the_device_counts_before_it_is_measured() -> None:
     """Tenants alternate, though none of their chunks has completed."""
     scheduler = Scheduler()
     for session, tenant in ((1, "a"), (2, "b")):
-        scheduler.open(session, priority=0, spec=spec(), rule=any_size, max_latents=1, max_frames=99, tenant=tenant)
+        opening = fake_opening(tenant=tenant)
+        scheduler.add_session(session, opening, spec=spec(), rule=any_size, max_latents=1, max_frames=99)
         add(scheduler, session, 2)
     picked = [scheduler.pick(everyone, everyone) for _ in range(4)]
     assert [chunk.session for chunk in picked if chunk] == [1, 2, 1, 2]

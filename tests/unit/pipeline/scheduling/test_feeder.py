@@ -1,4 +1,5 @@
 from framehaul_pipeline.scheduling.feeder import Feeder, NextLatent
+from tests.support.fake_decoder import fake_opening
 
 LATENTS = [memoryview(bytes([index])) for index in range(16)]
 
@@ -6,9 +7,10 @@ LATENTS = [memoryview(bytes([index])) for index in range(16)]
 def fill(
     feeder: Feeder, session: int, *, priority: int = 0, tenant: str = "", num_latents: int = 8, allowed: int = 8
 ) -> None:
-    feed = feeder.open(session, priority=priority, tenant=tenant)
-    feed.waiting.extend(LATENTS[:num_latents])
-    feed.num_allowed = allowed
+    feeder.add_session(session, fake_opening(priority=priority, tenant=tenant))
+    for latent in LATENTS[:num_latents]:
+        feeder.enqueue(session, latent)
+    feeder.allow(session, allowed)
 
 
 def test_latents_go_in_order_and_only_inside_the_window() -> None:
@@ -17,6 +19,18 @@ def test_latents_go_in_order_and_only_inside_the_window() -> None:
     fill(feeder, 1, allowed=2)
     assert feeder.next_latent(9) == NextLatent(1, 0, LATENTS[0])
     assert feeder.next_latent(9) == NextLatent(1, 1, LATENTS[1])
+    assert feeder.next_latent(9) is None
+
+
+def test_a_session_that_starts_in_the_middle_of_its_clip_has_the_clips_numbers() -> None:
+    """Also where less is allowed than was before: what was allowed once stays so."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    feeder.add_session(1, fake_opening(first_latent=7))
+    for latent in LATENTS[7:10]:
+        feeder.enqueue(1, latent)
+    for num_allowed in (7, 8, 0):
+        feeder.allow(1, num_allowed)
+    assert feeder.next_latent(9) == NextLatent(1, 7, LATENTS[7])
     assert feeder.next_latent(9) is None
 
 
@@ -36,9 +50,7 @@ def test_the_first_session_always_finds_room_for_a_chunk() -> None:
     fill(feeder, 2)
     assert feeder.next_latent(2) is None
     assert feeder.next_latent(3) == NextLatent(2, 0, LATENTS[0])
-    feed = feeder.get(1)
-    assert feed is not None
-    feed.num_allowed = 8
+    feeder.allow(1, 8)
     assert feeder.next_latent(1) == NextLatent(1, 0, LATENTS[0])
     assert feeder.next_latent(0) is None
 
@@ -59,7 +71,7 @@ def test_a_tenant_leaves_room_for_one_whose_turn_it_is() -> None:
     """That has nothing to send just now; three chunks keep the device busy meanwhile, unless all are parts."""
     for num_latents, expected in ((8, 6), (1, 8)):
         feeder = Feeder(chunk_latents=2, num_slots=20)
-        feeder.open(1, priority=0, tenant="quiet")
+        feeder.add_session(1, fake_opening(tenant="quiet"))
         for session in range(2, 10):
             fill(feeder, session, tenant="busy", num_latents=num_latents)
         assert sum(feeder.next_latent(20 - index) is not None for index in range(18)) == expected
@@ -73,9 +85,7 @@ def test_parts_of_chunks_never_fill_the_inlet() -> None:
     free = 18
     while feeder.next_latent(free) is not None:
         free -= 1
-    feed = feeder.get(1)
-    assert feed is not None
-    feed.waiting.extend(LATENTS[2:3])
+    feeder.enqueue(1, LATENTS[2])
     assert feeder.next_latent(free) == NextLatent(1, 2, LATENTS[2])
 
 
@@ -93,35 +103,36 @@ def test_the_end_follows_the_last_latent_once() -> None:
     """The worker hears that a session ends when it has had all its latents."""
     feeder = Feeder(chunk_latents=2, num_slots=12)
     fill(feeder, 1, num_latents=1)
-    feed = feeder.get(1)
-    assert feed is not None
-    feed.ended = True
+    feeder.end(1)
     assert feeder.next_end() is None
     feeder.next_latent(9)
     assert feeder.next_end() == 1
     assert feeder.next_end() is None
 
 
-def test_a_closed_session_is_forgotten() -> None:
-    """Closing twice, and a slot that comes back late, change nothing."""
+def test_a_dropped_session_is_forgotten() -> None:
+    """Dropping twice, a slot that comes back late, and what it is told afterwards, change nothing."""
     feeder = Feeder(chunk_latents=2, num_slots=12)
     fill(feeder, 1)
     feeder.next_latent(9)
-    feeder.close(1)
-    feeder.close(1)
+    feeder.drop_session(1)
+    feeder.drop_session(1)
     feeder.returned(1)
-    assert feeder.get(1) is None
+    feeder.enqueue(1, LATENTS[8])
+    feeder.allow(1, 16)
+    feeder.end(1)
     assert feeder.next_latent(9) is None
+    assert feeder.next_end() is None
 
 
-def test_what_a_closed_session_had_in_the_inlet_counts_no_more() -> None:
+def test_what_a_dropped_session_had_in_the_inlet_counts_no_more() -> None:
     """Against its tenant, which is fed before one that has a chunk on the way."""
     feeder = Feeder(chunk_latents=1, num_slots=12)
     fill(feeder, 1, tenant="a")
     assert [feeder.next_latent(12 - index) is not None for index in range(3)] == [True] * 3
     fill(feeder, 2, tenant="b", num_latents=1)
     assert feeder.next_latent(9) == NextLatent(2, 0, LATENTS[0])
-    feeder.close(1)
+    feeder.drop_session(1)
     fill(feeder, 3, tenant="a")
     fill(feeder, 4, tenant="b")
     assert feeder.next_latent(8) == NextLatent(3, 0, LATENTS[0])

@@ -15,8 +15,9 @@ from framehaul_pipeline.link.messages import EndOfLatents, LatentReady, OpenSess
 from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
-from framehaul_pipeline.spec import LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.worker.worker import Worker
+from tests.support.fake_decoder import fake_opening
 
 RESIDUE = 0xA5
 LARGE, SMALL = 6, 3  # latents of so many by so many
@@ -39,21 +40,11 @@ class Bench:
 
     def decode(self, session: int, size: int, pixel_format: PixelFormat, dtype: LatentDtype) -> list[bytes]:
         """Decode one latent; gives each slot that was published, whole."""
-        self.worker.apply(
-            OpenSession(
-                session=session,
-                model="tiny",
-                channels=16,
-                latent_height=size,
-                latent_width=size,
-                num_latents=None,
-                dtype=dtype,
-                normalized=False,
-                pixel_format=pixel_format,
-                priority=0,
-                tenant=str(session),
-            )
+        geometry = Geometry(channels=16, height=size, width=size)
+        opening = fake_opening(
+            model="tiny", geometry=geometry, dtype=dtype, pixel_format=pixel_format, tenant=str(session)
         )
+        self.worker.apply(OpenSession(session=session, opening=opening))
         values = np.random.default_rng(size).standard_normal((16, size, size))
         raw = values.astype("<f2" if dtype is LatentDtype.FLOAT16 else "<f4").tobytes()
         with self.inlet.payload(0) as payload:

@@ -19,16 +19,15 @@ from framehaul_pipeline.link.messages import (
     Published,
     SessionEnded,
     SessionFailed,
-    SessionOpened,
     SlotReturned,
     ToServer,
 )
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.worker import Worker
-from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels
+from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
 
 NO_LIMITS = MemoryLimits()
 
@@ -75,21 +74,8 @@ class Bench:
         )
 
     def open(self, session: int, model: str = "fake", *, alone_until: int | None = None) -> None:
-        self.worker.apply(
-            OpenSession(
-                session=session,
-                model=model,
-                channels=1,
-                latent_height=1,
-                latent_width=1,
-                num_latents=None,
-                dtype=LatentDtype.FLOAT32,
-                normalized=False,
-                pixel_format=PixelFormat.RGB24,
-                priority=0,
-                alone_until=alone_until,
-            )
-        )
+        opening = fake_opening(model=model, alone_until=alone_until)
+        self.worker.apply(OpenSession(session=session, opening=opening))
 
     def latent(self, session: int, slot: int, value: float) -> None:
         with self.inlet.payload(slot) as payload:
@@ -118,14 +104,13 @@ def bench() -> Iterator[Bench]:
 
 
 def test_a_session_from_open_to_end(bench: Bench) -> None:
-    """Opened, latents back, frames published, ended, in this order."""
+    """Latents back, frames published, ended, in this order; first latents as the clip counts them."""
     bench.open(1)
     bench.latent(1, 0, 9)
     bench.latent(1, 1, 5)
     bench.worker.apply(EndOfLatents(session=1))
     bench.run()
     assert [type(message) for message in bench.sent] == [
-        SessionOpened,
         DeviceTime,
         InletReturned,
         Published,
@@ -135,6 +120,7 @@ def test_a_session_from_open_to_end(bench: Bench) -> None:
         SessionEnded,
     ]
     published = [message for message in bench.sent if isinstance(message, Published)]
+    assert [(message.first_latent, message.chunks) for message in published] == [(0, (1,)), (1, (1,))]
     levels = []
     for message in published:
         with bench.ring.payload(message.slot) as payload:
@@ -152,7 +138,8 @@ def test_latents_that_give_no_frame_yet_are_decoded_all_the_same(bench: Bench) -
     bench.worker.apply(EndOfLatents(session=1))
     bench.run()
     published = [message for message in bench.sent if isinstance(message, Published)]
-    assert [len(message.crc32c) for message in published] == [1, 2, 2]
+    assert [message.num_frames for message in published] == [1, 2, 2]
+    assert [(message.first_latent, message.chunks) for message in published] == [(0, (1, 1)), (2, (1,)), (3, (0,))]
     levels = []
     for message in published:
         with bench.ring.payload(message.slot) as payload:
@@ -168,7 +155,6 @@ def test_a_decoder_that_fails_ends_its_session_alone(bench: Bench) -> None:
     bench.latent(1, 1, 3)
     bench.run()
     assert bench.sent == [
-        SessionOpened(session=1),
         InletReturned(slot=0, generation=1),
         InletReturned(slot=1, generation=1),
         SessionFailed(session=1, reason="the decoder failed on this session's latents", overloaded=False),

@@ -62,9 +62,9 @@ async def test_a_session_that_keeps_all_it_can_is_within_its_count() -> None:
         requests.send(request(latents(1), ack=pb.Ack(next_frame=4 * max(0, sent - 3), window_frames=8)))
         for _ in range(20):
             await asyncio.sleep(0)
-    kept = session._production._journal.num_latents * LATENT_BYTES
+    kept = session._decoding._journal.num_latents * LATENT_BYTES
     assert kept == 45 * LATENT_BYTES
     assert kept + 10 * FRAME_BYTES <= session.max_waiting_bytes
     requests.send(request(cancel=True))
     await asyncio.gather(task, return_exceptions=True)
-    assert session._production._journal.num_latents == 0
+    assert session._decoding._journal.num_latents == 0

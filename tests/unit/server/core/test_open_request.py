@@ -28,12 +28,12 @@ def geometry(channels: int, height: int, width: int) -> pb.LatentGeometry:
 def test_a_plain_open_takes_the_defaults() -> None:
     request = check_open(opening(model=""), None, RULES)
     assert request.spec is SPEC
-    assert request.geometry == GEOMETRY
-    assert request.dtype is LatentDtype.FLOAT16
-    assert request.num_latents is None
-    assert request.pixel_format is PixelFormat.RGB24
+    assert request.opening.geometry == GEOMETRY
+    assert request.opening.dtype is LatentDtype.FLOAT16
+    assert request.opening.num_latents is None
+    assert request.opening.pixel_format is PixelFormat.RGB24
     assert request.max_message_bytes == 4 << 20
-    assert (request.explicit, request.normalized, request.synthetic) == (False, False, False)
+    assert (request.explicit, request.opening.normalized, request.synthetic) == (False, False, False)
     assert request.window_frames is None
     assert (request.latent_bytes, request.frame_bytes) == (96, 288)
 
@@ -53,12 +53,12 @@ def test_every_field_is_taken_over() -> None:
         None,
         RULES,
     )
-    assert request.dtype is LatentDtype.BFLOAT16
-    assert request.num_latents == 0
-    assert request.normalized
-    assert request.pixel_format is PixelFormat.YUV420P
+    assert request.opening.dtype is LatentDtype.BFLOAT16
+    assert request.opening.num_latents == 0
+    assert request.opening.normalized
+    assert request.opening.pixel_format is PixelFormat.YUV420P
     assert request.max_message_bytes == 1000
-    assert request.priority == -100
+    assert request.opening.priority == -100
     assert request.explicit
     assert request.window_frames == 9
 
@@ -172,14 +172,15 @@ def test_models_are_found_by_name_and_the_first_is_the_default() -> None:
 
 def test_synthetic_latents_bring_their_geometry_and_dtype() -> None:
     request = check_open(pb.Open(), SYNTHETIC, RULES)
-    assert request.geometry == GEOMETRY
-    assert request.dtype is LatentDtype.FLOAT16
-    assert request.normalized
+    assert request.opening.geometry == GEOMETRY
+    assert request.opening.dtype is LatentDtype.FLOAT16
+    assert request.opening.normalized
     assert request.synthetic
 
 
 def test_a_dtype_and_the_right_geometry_may_stand_beside_synthetic_latents() -> None:
-    assert check_open(opening(dtype=pb.DATA_TYPE_FLOAT32), SYNTHETIC, RULES).dtype is LatentDtype.FLOAT32
+    request = check_open(opening(dtype=pb.DATA_TYPE_FLOAT32), SYNTHETIC, RULES)
+    assert request.opening.dtype is LatentDtype.FLOAT32
     with pytest.raises(InvalidInput, match=r"open\.geometry=2x4x7: must be unset, or 2x4x6"):
         check_open(opening(geometry=geometry(2, 4, 7)), SYNTHETIC, RULES)
 

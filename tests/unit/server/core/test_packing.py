@@ -1,16 +1,17 @@
+import msgspec
 import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.core.packing import frames_per_message, message_bytes, pack
-from tests.support.fakes import frame, lease
+from tests.support.fakes import FRAME_BYTES, frame, published
 
 HUGE = (1 << 32) - 2
 
 
 def test_frames_are_packed_whole_and_in_order_and_the_first_message_carries_the_grant() -> None:
     frames = [frame(index, 10) for index in range(20, 27)]
-    messages = list(pack(lease(20, frames), 3, latents_until=9))
+    messages = list(pack(published(20, 7, 10), memoryview(b"".join(frames)), 3, latents_until=9))
     assert [each.num_frames for each in messages] == [3, 3, 1]
     split = [wire.split_response(each.message) for each in messages]
     assert [each.header.frames.first_frame for each in split] == [20, 23, 26]
@@ -20,18 +21,18 @@ def test_frames_are_packed_whole_and_in_order_and_the_first_message_carries_the_
 
 
 def test_a_generated_stub_reads_the_message() -> None:
-    (message,) = pack(lease(0, [frame(0), frame(1)]), 2, latents_until=0)
+    (message,) = pack(published(0, 2), memoryview(frame(0) + frame(1)), 2, latents_until=0)
     parsed = pb.StreamResponse.FromString(message.message)
     assert parsed.payload == frame(0) + frame(1)
     assert parsed.SerializeToString() == message.message
 
 
-def test_the_lease_can_be_released_at_once() -> None:
-    released: list[int] = []
-    held = lease(4, [frame(4)], released)
-    messages = list(pack(held, 1, latents_until=0))
-    held.release()
-    assert released == [4]
+def test_the_frames_can_be_written_over_at_once() -> None:
+    slot = bytearray(frame(4))
+    with memoryview(slot) as frames:
+        messages = list(pack(published(4, 1), frames, 1, latents_until=0))
+    slot[:] = bytes(FRAME_BYTES)
+    slot.clear()  # a BufferError if anybody could still read it
     assert wire.split_response(messages[0].message).payload == frame(4)
 
 
@@ -40,9 +41,8 @@ def test_no_message_is_larger_than_its_bound_and_as_many_frames_fit_as_the_bound
     most = message_bytes(10, num_frames)
     assert frames_per_message(10, most) == num_frames
     assert frames_per_message(10, most - 1) == num_frames - 1
-    held = lease(HUGE, [bytes(10)] * num_frames)
-    held.crc32c = tuple([HUGE] * num_frames)
-    (message,) = pack(held, num_frames, latents_until=1 << 63)
+    chunk = msgspec.structs.replace(published(HUGE, 0, 10), crc32c=(HUGE,) * num_frames)
+    (message,) = pack(chunk, memoryview(bytes(10 * num_frames)), num_frames, latents_until=1 << 63)
     assert len(message.message) <= most
 
 

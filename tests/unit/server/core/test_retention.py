@@ -6,13 +6,14 @@ from framehaul_pipeline.errors import InvalidInput
 from framehaul_server.core.packing import pack
 from framehaul_server.core.retention import Retention
 from framehaul_server.session.outbox import Outgoing
-from tests.support.fakes import FRAME_BYTES, frame, lease
+from tests.support.fakes import FRAME_BYTES, frame, published
 
 DONE = Outgoing(message=b"done", last=True)
 
 
 def frames(first: int, count: int) -> Outgoing:
-    (outgoing,) = pack(lease(first, [frame(index) for index in range(first, first + count)]), count, 7)
+    payload = b"".join(frame(index) for index in range(first, first + count))
+    (outgoing,) = pack(published(first, count), memoryview(payload), count, 7)
     return outgoing
 
 

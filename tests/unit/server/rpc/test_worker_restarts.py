@@ -37,7 +37,7 @@ async def test_new_sessions_wait_for_the_worker_behind_those_that_it_lost() -> N
         await asyncio.wait_for(asyncio.gather(first_task, second_task), 5)
         assert first.done() == pb.Done(num_frames=4, num_latents=1)
         assert second.done() == pb.Done(num_frames=8, num_latents=2)
-        assert [opened["num_latents"] for opened in server.worker.opened] == [None, None, 1, 2]
+        assert [opened.num_latents for opened in server.worker.opened] == [None, None, 1, 2]
         running.send(request(end_of_latents=True))
         await settle()
         assert running.done() == pb.Done(num_frames=4, num_latents=1)

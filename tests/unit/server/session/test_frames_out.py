@@ -9,7 +9,7 @@ from framehaul_server.core.responses import done, drain, opened
 from framehaul_server.core.window import WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.session.frames_out import Delivery
-from tests.support.fakes import FakeContext, frame, lease, opening, record, rules
+from tests.support.fakes import FakeContext, frame, opening, published, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
 
@@ -30,8 +30,8 @@ class Delivering:
         self.moved.append(self.delivery.frames_until)
 
     def publish(self, first: int, count: int) -> None:
-        frames = [frame(index) for index in range(first, first + count)]
-        self.delivery.publish(lease(first, frames), latents_until=0)
+        frames = b"".join(frame(index) for index in range(first, first + count))
+        self.delivery.publish(published(first, count), memoryview(frames), latents_until=0)
 
 
 @pytest.mark.asyncio

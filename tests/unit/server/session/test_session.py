@@ -20,6 +20,8 @@ from framehaul_pipeline.errors import (
     WorkerLost,
     WorkersKilled,
 )
+from framehaul_pipeline.link.messages import Opening
+from framehaul_pipeline.spec import LatentDtype, PixelFormat
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import ClientLeft, ClientStalled, GrantExceeded, SessionCancelled
@@ -27,6 +29,7 @@ from framehaul_server.session.session import Session
 from tests.support.fakes import (
     ANYBODY,
     FRAME_BYTES,
+    GEOMETRY,
     LATENT_BYTES,
     SPEC,
     FakeContext,
@@ -146,15 +149,16 @@ async def test_no_latents_at_all_end_with_done_and_no_frames() -> None:
 async def test_the_worker_hears_what_was_opened() -> None:
     async with running(request(open=opening(num_latents=7, normalized=True))) as run:
         assert run.worker.opened == [
-            {
-                "model": "toy",
-                "dtype": "float16",
-                "normalized": True,
-                "num_latents": 7,
-                "alone_until": None,
-                "first_latent": 0,
-                "chunks": (),
-            }
+            Opening(
+                model="toy",
+                geometry=GEOMETRY,
+                num_latents=7,
+                dtype=LatentDtype.FLOAT16,
+                normalized=True,
+                pixel_format=PixelFormat.RGB24,
+                priority=0,
+                tenant="everyone",
+            )
         ]
 
 

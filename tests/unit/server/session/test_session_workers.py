@@ -37,8 +37,8 @@ async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(
         await settle()
         assert context.frames() == [frame(index) for index in range(28 - missing)]
         assert context.done() == pb.Done(num_frames=28 - missing, num_latents=7)
-        assert worker.opened[1]["first_latent"] == first_latent
-        assert worker.opened[1]["chunks"] == (1,) * (5 - first_latent)
+        assert worker.opened[1].first_latent == first_latent
+        assert worker.opened[1].chunks == (1,) * (5 - first_latent)
         assert worker.handles[1].pushed[:-2] == worker.handles[0].pushed[first_latent:]
 
 
@@ -88,14 +88,14 @@ async def test_the_next_worker_is_told_of_a_suspect_and_until_when() -> None:
             server.worker.die(error)
             server.service.worker_ready()
             await settle()
-        assert [each["alone_until"] for each in server.worker.opened] == [None, None, 8, 8]
+        assert [each.alone_until for each in server.worker.opened] == [None, None, 8, 8]
         context.send(request(latents(1)))
         await settle()
         for error in (GONE_ELSEWHERE, GONE):
             server.worker.die(error)
             server.service.worker_ready()
             await settle()
-        assert [each["alone_until"] for each in server.worker.opened[4:]] == [None, 12]
+        assert [each.alone_until for each in server.worker.opened[4:]] == [None, 12]
 
 
 @pytest.mark.asyncio
