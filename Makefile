@@ -17,6 +17,9 @@ SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench 
 comma := ,
 space := $() $()
 PURE := $(subst $(space),$(comma),$(strip \
+	protos/framehaul/clip.py \
+	protos/framehaul/formats.py \
+	protos/framehaul/safetensors.py \
 	protos/framehaul/wire.py \
 	pipeline/framehaul_pipeline/rings/slots.py \
 	pipeline/framehaul_pipeline/worker/held_slots.py \
@@ -96,8 +99,7 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/transport/status.py \
 	client/framehaul_client/core/statistics.py \
 	client/framehaul_client/command/exits.py \
-	client/framehaul_client/command/report.py \
-	client/framehaul_client/source/safetensors_header.py))
+	client/framehaul_client/command/report.py))
 
 include bench/targets.mk
 

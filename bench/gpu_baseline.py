@@ -26,9 +26,10 @@ from bench.decoders import load
 from bench.profiling import DeviceProfiler
 from bench.specs import describe
 from bench.stream_client import SUFFIXES, picture_latents
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.device.convert import convert
-from framehaul_pipeline.spec import Geometry, PixelFormat
+from framehaul_pipeline.spec import Geometry
 
 _NUM_BUFFERS: Final = 3
 

@@ -12,13 +12,14 @@ from typing import Final, TypeVar
 
 import uvloop
 
+from framehaul import logs
 from framehaul.allocator import tune_allocator
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
-from framehaul_server import grpc_log, logs
+from framehaul_server import grpc_log
 from framehaul_server.app import App, log_config
 from framehaul_server.config import Address, ServerConfig, TlsFiles
 from framehaul_server.errors import CannotListen, UnusableFile

@@ -6,9 +6,9 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from framehaul.logs import LEVELS
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_server.core.tenants import MAX_QUEUED
-from framehaul_server.logs import LEVELS
 
 _MAX_PORT = 65535
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_server.core.journal import Journal
 from framehaul_server.session.worker_link import WorkerHandle
 from tests.integration.pipeline.test_supervisor import Recorder

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.link.messages import (
     Alive,
     CloseSession,
@@ -26,7 +27,7 @@ from framehaul_pipeline.link.messages import (
 from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
 from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.jobs import SettleJob
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.worker import MAX_IN_FLIGHT, Worker

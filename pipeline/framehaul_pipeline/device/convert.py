@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.spec import PixelFormat
+from framehaul.formats import PixelFormat
 
 _log = logging.getLogger(__name__)
 

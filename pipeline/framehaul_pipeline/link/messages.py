@@ -9,8 +9,9 @@ from typing import Final
 
 import msgspec
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.models.model import Model
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 MAX_MESSAGE_BYTES: Final = 64 << 10
 

@@ -15,12 +15,12 @@ import queue
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import torch
 
+from framehaul import logs
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
@@ -46,13 +46,7 @@ _log = logging.getLogger("framehaul_pipeline.worker")
 def main() -> int:
     """Wait to be told what to be, then serve until the server says stop or goes away."""
     core_dumps.forbid()
-    # The server's log has the same form; both write to the same stderr.
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=os.environ.get("FRAMEHAUL_LOG_LEVEL", "info").upper(),
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    logs.configure(os.environ.get("FRAMEHAUL_LOG_LEVEL", "info"))
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     for module in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # whoever needs it says so

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_pipeline.supervision.events import SessionEvents
 
 

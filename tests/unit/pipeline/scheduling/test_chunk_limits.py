@@ -1,6 +1,7 @@
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.link.messages import OpenSession
 from framehaul_pipeline.scheduling.chunk_limits import FIRST_SLOWER, SLOWER, ChunkLimits, ChunkShape
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 
 SECOND_NS = 10**9
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import EndOfLatents, LatentReady, OpenSession, Published, ToServer
 from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
-from framehaul_pipeline.spec import LatentDtype, PixelFormat
 from framehaul_pipeline.worker.worker import Worker
 
 RESIDUE = 0xA5

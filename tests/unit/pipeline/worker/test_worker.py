@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import (
@@ -25,7 +26,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.worker import Worker
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels
