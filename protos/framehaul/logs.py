@@ -8,6 +8,8 @@ import time
 from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+LEVEL_VARIABLE: Final = "FRAMEHAUL_LOG_LEVEL"
+"""In the environment: how a server tells its worker."""
 
 
 def configure(level: str) -> None:

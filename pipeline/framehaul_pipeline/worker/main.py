@@ -46,7 +46,7 @@ _log = logging.getLogger("framehaul_pipeline.worker")
 def main() -> int:
     """Wait to be told what to be, then serve until the server says stop or goes away."""
     core_dumps.forbid()
-    logs.configure(os.environ.get("FRAMEHAUL_LOG_LEVEL", "info"))
+    logs.configure(os.environ.get(logs.LEVEL_VARIABLE, "info"))
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     for module in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # whoever needs it says so
