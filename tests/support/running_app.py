@@ -258,7 +258,7 @@ async def running_app(*, worker: dict[str, Any] | None = None, **changes: Any) -
     )
     app = App(config, on_ready=ready.put_nowait)
     stop = asyncio.Event()
-    boundary = logging.getLogger("framehaul_server.boundary")
+    boundary = logging.getLogger("framehaul_server.rpc.boundary")
     boundary.addFilter(without_traceback)
     running = asyncio.create_task(app.run(stop))
     line = asyncio.create_task(ready.get())

@@ -8,7 +8,7 @@ from typing import Final
 from framehaul.formats import SLOT_BYTES_PER_PIXEL, LatentDtype
 from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Configure, encode
 from framehaul_pipeline.models.model import TINY, Model
-from framehaul_pipeline.scheduling.memory_limits import PAGE_BYTES
+from framehaul_pipeline.scheduling.memory import PAGE_BYTES
 from framehaul_pipeline.spec import DecoderSpec
 
 _MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096

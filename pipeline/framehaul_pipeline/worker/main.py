@@ -31,7 +31,7 @@ from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits, default_park_bytes
+from framehaul_pipeline.scheduling.memory import MemoryLimits, default_park_bytes
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.warm_up import warm_up
 from framehaul_pipeline.worker.worker import Worker
@@ -40,7 +40,7 @@ EXIT_FAULT: Final = 70
 """A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
 _STOP_TIMEOUT_S: Final = 10.0
 
-_log = logging.getLogger("framehaul_pipeline.worker")
+_log = logging.getLogger(__name__)
 
 
 def main() -> int:

@@ -37,7 +37,10 @@ def test_a_worker_process_imports_what_it_is_told_to_and_leaves_out_what_is_not_
     """Before it waits for its orders; here the server is gone by then."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.close()
-    program = "import sys; from framehaul_pipeline.worker import main; code = main.main(); print(code, 'colorsys' in sys.modules)"
+    program = (
+        "import sys; from framehaul_pipeline.worker import main; code = main.main(); "
+        "print(code, 'colorsys' in sys.modules)"
+    )
     with theirs:
         done = subprocess.run(
             [sys.executable, "-c", program, str(theirs.fileno()), "no_such_module", "colorsys"],
