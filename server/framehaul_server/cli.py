@@ -15,9 +15,9 @@ import uvloop
 from framehaul import logs
 from framehaul.allocator import tune_allocator
 from framehaul_pipeline import core_dumps
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import describe_model
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server import grpc_log
 from framehaul_server.app import App, log_config

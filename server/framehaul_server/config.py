@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from framehaul.formats import parse_size
 from framehaul.logs import LEVELS
-from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.core.tenants import MAX_QUEUED
 
 _MAX_PORT = 65535

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.config import PAGE_BYTES, WorkerConfig
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CudaDevice
@@ -14,9 +15,7 @@ from framehaul_pipeline.errors import Overloaded
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
-from framehaul_pipeline.scheduling.memory import PAGE_BYTES
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import Supervisor
 from framehaul_pipeline.worker.launch import Launcher
 from tests.integration.pipeline.test_supervisor import Recorder, latents, open_session, push

@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, ModelKind
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from tests.integration.pipeline.test_supervisor import GEOMETRY, Recorder, StateLog, latents, open_session, push

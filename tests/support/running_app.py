@@ -15,7 +15,7 @@ import psutil
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerSession, WorkerState
 from framehaul_server.app import App
 from framehaul_server.config import Address, ServerConfig

@@ -3,4 +3,4 @@
 Runs in the server process, on the event loop. Imports no torch, and no decoder.
 """
 
-__all__ = ["config", "events", "lease", "supervisor"]
+__all__ = ["events", "lease", "supervisor"]

@@ -10,9 +10,9 @@ import logging
 from types import MappingProxyType
 from typing import Final
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.models.model import ModelKind
 from framehaul_pipeline.scheduling.restarts import RestartBudget
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.process import WorkerProcess
 
 _IMPORTS: Final = MappingProxyType(

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from enum import Enum
 
 from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.decoders.wan.plans import PlanJournal
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.link.messages import OpenSession
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.spec import DecoderSpec, Geometry
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.epoch import Epoch
 from framehaul_pipeline.supervision.events import SessionEvents
 from framehaul_pipeline.supervision.standby import Standby

@@ -11,11 +11,11 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.channel import ServerChannel
 from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, ToServer, ToWorker
 from framehaul_pipeline.models.model import TINY_SPEC
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from tests.integration.pipeline.test_supervisor import CONFIG, Recorder, StateLog, latents, open_session, push

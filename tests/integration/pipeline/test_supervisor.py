@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError, Unavailable
 from framehaul_pipeline.link.messages import ToServer
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.epoch import Epoch
 from framehaul_pipeline.supervision.lease import FrameLease
 from framehaul_pipeline.supervision.supervisor import (

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server.app import App
 from framehaul_server.config import Address, ServerConfig

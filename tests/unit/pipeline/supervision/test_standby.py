@@ -9,8 +9,8 @@ from pathlib import Path
 import diffusers
 import msgspec
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.models.model import TINY, ModelKind
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 
 KINDS = tuple(
