@@ -25,11 +25,12 @@ from bench.baseline_parts import Encoder, Stream
 from bench.plugin import DECODER
 from bench.profiling import DeviceProfiler
 from bench.stream_client import SUFFIXES, picture_latents
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.models.model import BUILT_IN, describe_model
-from framehaul_pipeline.spec import Geometry, PixelFormat
+from framehaul_pipeline.spec import Geometry
 
 _NUM_BUFFERS: Final = 3
 _DIFFUSERS: Final = "diffusers"

@@ -25,6 +25,7 @@ from bench.processes import end_process, python_environment
 from framehaul import wire
 from framehaul.allocator import tune_allocator
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.link.channel import ServerChannel, WorkerChannel
 from framehaul_pipeline.link.messages import Configure, Published, SlotReturned, ToServer
 from framehaul_pipeline.rings.ring import PAGE_BYTES, Ring, SlotHeader
@@ -47,7 +48,7 @@ def work(fd: int, count: int) -> None:
     configured = channel.receive_configure()
     assert configured is not None
     configure, (ring_fd,) = configured
-    ring = Ring(ring_fd, num_slots=configure.num_slots, slot_bytes=configure.slot_bytes)
+    ring = Ring(ring_fd, num_slots=configure.config.num_slots, slot_bytes=configure.slot_bytes)
     slots = SlotTable(ring.num_slots)
     memory = np.frombuffer(ring.memory, np.uint8)
     memory[::PAGE_BYTES] = 1
@@ -118,16 +119,9 @@ async def read(case: str, count: int) -> list[float]:
         reader = Reader(ring, case, ours)
         configure = Configure(
             epoch=1,
-            device="cpu",
-            models=(),
-            num_slots=NUM_SLOTS,
+            config=WorkerConfig(device="cpu", num_slots=NUM_SLOTS),
             slot_bytes=PAYLOAD_BYTES,
-            num_inlet_slots=0,
             inlet_slot_bytes=0,
-            chunk_latents=1,
-            device_memory_bytes=None,
-            park_bytes=0,
-            warm_up=(),
         )
         reader.channel.send_configure(configure, [ring.fd])
         await reader.done.wait()

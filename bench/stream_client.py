@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from framehaul.formats import PixelFormat
 from framehaul_client.client import FrameClient
 from framehaul_client.command.stream import SAMPLE
-from framehaul_client.core.frames import PixelFormat
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions

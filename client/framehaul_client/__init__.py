@@ -1,10 +1,10 @@
 """The reference client: streams latents to a frame server and turns the frames into files or arrays."""
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.core.info import Location, Model, ServerInfo
-from framehaul_client.core.latents import LatentType
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import (
@@ -42,7 +42,7 @@ __all__ = [
     "InvalidLatents",
     "InvalidOption",
     "InvalidRequest",
-    "LatentType",
+    "LatentDtype",
     "LatentsFile",
     "LatentsFileError",
     "Location",

@@ -11,12 +11,11 @@ import grpc.aio
 import numpy as np
 
 from framehaul.allocator import tune_allocator as tune_process_allocator
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.access import Access
-from framehaul_client.core.frames import PixelFormat
 from framehaul_client.core.info import Location, ServerInfo, read_info
-from framehaul_client.core.latents import LatentType
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -108,7 +107,7 @@ class FrameClient:
         *,
         model: str = "",
         pixel_format: PixelFormat | str = PixelFormat.RGB24,
-        dtype: LatentType | str | None = None,
+        dtype: LatentDtype | str | None = None,
         num_latents: int | None = None,
         normalized: bool = False,
         priority: int = 0,
@@ -147,7 +146,7 @@ class FrameClient:
         config = SessionConfig(
             model=model,
             pixel_format=PixelFormat(pixel_format),
-            dtype=None if dtype is None else LatentType(dtype),
+            dtype=None if dtype is None else LatentDtype(dtype),
             num_latents=num_latents,
             normalized=normalized,
             priority=priority,

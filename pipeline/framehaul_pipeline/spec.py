@@ -1,4 +1,4 @@
-"""What a decoder is and what a frame looks like on the wire: plain values, shared by server and worker.
+"""What a decoder is: plain values, shared by server and worker.
 
 Pure: imports neither torch nor grpc, so that the server may read a worker's specifications.
 """
@@ -7,62 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 import msgspec
 
+from framehaul import clip
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.errors import InvalidInput
-
-
-class LatentDtype(str, Enum):
-    """Element type of latents on the wire, little-endian."""
-
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
-
-    @property
-    def itemsize_bytes(self) -> int:
-        """Bytes of one element."""
-        return 4 if self is LatentDtype.FLOAT32 else 2
-
-
-SLOT_BYTES_PER_PIXEL: Final = 3
-"""What frame slots have room for at the server's largest size; frames of a wider format must be smaller."""
-
-
-class PixelFormat(str, Enum):
-    """Layout of one frame on the wire; names are FFmpeg's."""
-
-    RGB24 = "rgb24"
-    """`[H, W, 3] uint8`, full range."""
-    YUV420P = "yuv420p"
-    """Planes Y `[H, W]`, U and V `[H/2, W/2]`, `uint8`, BT.709, limited range, packed without padding."""
-    YUV420P10LE = "yuv420p10le"
-    """The same in 10 bits, each in a little-endian `uint16`."""
-    GBRPF16LE = "gbrpf16le"
-    """Planes G, B, R `[H, W]`, little-endian `float16`, full range 0..1."""
-
-    @property
-    def subsampled(self) -> bool:
-        """Whether two by two pixels share their chroma: height and width must be even."""
-        return self in (PixelFormat.YUV420P, PixelFormat.YUV420P10LE)
-
-    def frame_bytes(self, height: int, width: int) -> int:
-        """Bytes of one frame of `height` x `width` pixels."""
-        return height * width * _HALF_BYTES_PER_PIXEL[self] // 2
-
-    def max_pixels(self, slot_pixels: int) -> int:
-        """Pixels of the largest frame where slots have room for `slot_pixels`."""
-        return min(slot_pixels, slot_pixels * SLOT_BYTES_PER_PIXEL * 2 // _HALF_BYTES_PER_PIXEL[self])
-
-
-_HALF_BYTES_PER_PIXEL: Final = {
-    PixelFormat.RGB24: 6,
-    PixelFormat.YUV420P: 3,
-    PixelFormat.YUV420P10LE: 6,
-    PixelFormat.GBRPF16LE: 12,
-}
 
 
 class Exactness(str, Enum):
@@ -137,16 +87,11 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def first_latent_for(self, frame: int) -> int:
         """The latent that a decode must start from, for this frame and all after it."""
-        if self.history_latents is None:
-            return 0
-        own = 0 if frame < self.first_frames else 1 + (frame - self.first_frames) // self.temporal_factor
-        return max(0, own - self.history_latents)
+        return clip.first_latent_for(frame, self.first_frames, self.temporal_factor, self.history_latents)
 
     def num_frames(self, num_latents: int) -> int:
         """Frames of a whole clip of `num_latents` latents: in a longer one, the index of the next latent's first."""
-        if num_latents == 0:
-            return 0
-        return self.first_frames + (num_latents - 1) * self.temporal_factor
+        return clip.num_frames(num_latents, self.first_frames, self.temporal_factor)
 
     def frames_after(self, num_latents: int, *, ended: bool) -> int:
         """Frames that can be out once `num_latents` are in; `ended`: no more will come.
@@ -171,8 +116,7 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def latents_whole(self, num_frames: int) -> int:
         """The most latents of a whole clip that gives no more than `num_frames` frames."""
-        after_first = num_frames - self.first_frames
-        return 0 if after_first < 0 else 1 + after_first // self.temporal_factor
+        return clip.latents_whole(num_frames, self.first_frames, self.temporal_factor)
 
     def most_frames(self, num_latents: int) -> int:
         """The most frames of a chunk of `num_latents`, 1 or more: its own, and all that were held back before.

@@ -1,4 +1,4 @@
-"""Codec of messages whose payload must not be copied by protobuf.
+"""Codec of messages whose payload must not be copied by protobuf, and the protocol's constants.
 
 Runs at both ends, on the event loop. The wire format is protobuf's own: what `join` makes, any generated stub reads,
 and what any generated stub writes, `split` reads. Payloads have the highest field number of their message (15), so
@@ -12,10 +12,15 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 
 SERVICE: Final = "framehaul.v1.FrameService"
 PAYLOAD_FIELD: Final = 15
+MAX_PRIORITY: Final = 100
+"""Of a session; the lowest is the same below zero."""
+PIXEL_FORMATS: Final = {each: pb.PixelFormat.Value(f"PIXEL_FORMAT_{each.name}") for each in PixelFormat}
+DATA_TYPES: Final = {each: pb.DataType.Value(f"DATA_TYPE_{each.name}") for each in LatentDtype}
 
 _PAYLOAD_TAG: Final = bytes([PAYLOAD_FIELD << 3 | 2])
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5

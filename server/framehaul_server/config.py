@@ -1,14 +1,20 @@
-"""Configuration of the server process, checked when it is made; logged once at start."""
+"""Configuration of the server process: what it can be told, and by which options.
+
+The values are checked when they are made, and logged once at start. `OPTIONS` is the one table of how they are told.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
-from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul.formats import parse_size
+from framehaul.logs import LEVELS
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.core.tenants import MAX_QUEUED
-from framehaul_server.logs import LEVELS
 
 _MAX_PORT = 65535
 
@@ -130,21 +136,21 @@ class ServerConfig:
             Address.parse(self.advertise)
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level={self.log_level}: must be one of {', '.join(LEVELS)}")
-        for name, value, low, high in (
-            ("max_sessions", self.max_sessions, 1, 10_000),
-            ("max_queued", self.max_queued, 0, MAX_QUEUED),
-            ("max_queued_bytes", self.max_queued_bytes, 0, 1 << 40),
-            ("session_window_bytes", self.session_window_bytes, 1 << 20, 1 << 40),
-            ("session_latent_bytes", self.session_latent_bytes, 1 << 10, 1 << 40),
-            ("max_request_bytes", self.max_request_bytes, 64 << 10, (1 << 31) - 1),
-            ("session_journal_bytes", self.session_journal_bytes, 1 << 10, 1 << 40),
-            ("resume_window_s", self.resume_window_s, 0.0, 3600.0),
-            ("first_request_timeout_s", self.first_request_timeout_s, 0.01, 3600.0),
-            ("keepalive_s", self.keepalive_s, 0.1, 3600.0),
-            ("stall_timeout_s", self.stall_timeout_s, 0.1, 86400.0),
-            ("grace_s", self.grace_s, 0.0, 3600.0),
+        for name, low, high in (
+            ("max_sessions", 1, 10_000),
+            ("max_queued", 0, MAX_QUEUED),
+            ("max_queued_bytes", 0, 1 << 40),
+            ("session_window_bytes", 1 << 20, 1 << 40),
+            ("session_latent_bytes", 1 << 10, 1 << 40),
+            ("max_request_bytes", 64 << 10, (1 << 31) - 1),
+            ("session_journal_bytes", 1 << 10, 1 << 40),
+            ("resume_window_s", 0.0, 3600.0),
+            ("first_request_timeout_s", 0.01, 3600.0),
+            ("keepalive_s", 0.1, 3600.0),
+            ("stall_timeout_s", 0.1, 86400.0),
+            ("grace_s", 0.0, 3600.0),
         ):
-            if not low <= value <= high:
+            if not low <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
 
     @property
@@ -156,3 +162,174 @@ class ServerConfig:
         if not (self.tokens or (self.tls and self.tls.client_ca)):
             lacking.append("tokens (--tokens) or clients' certificates (--tls-client-ca)")
         return " and ".join(lacking)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the values of an option are written."""
+
+    metavar: str
+    """Stands for the value in `--help`."""
+    read: Callable[[str], Any] = str
+    """Makes the value of its text; raises `ValueError`, which says what is allowed."""
+    show: Callable[[Any], str] = str
+    """Makes the text of a default."""
+    many: bool = False
+    """The option may be given several times; its variable separates texts by commas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How one value is told."""
+
+    flag: str
+    field: str
+    """Of `ServerConfig`, which also has the default; `worker.` and `tls.` lead to fields of what it holds."""
+    kind: Kind
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return "FRAMEHAUL_" + self.flag.removeprefix("--").replace("-", "_").upper()
+
+    @property
+    def default(self) -> str | None:
+        """The text of its default, if it has one."""
+        value: Any = _DEFAULTS
+        for name in self.field.split("."):
+            value = getattr(value, name, None)
+        return None if value is None else self.kind.show(value)
+
+
+def _reader(read: Callable[[str], float], allowed: str) -> Callable[[str], float]:
+    def checked(text: str) -> float:
+        try:
+            return read(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r}: must be {allowed}") from None
+
+    return checked
+
+
+def _area(text: str) -> int:
+    width, height = parse_size(text)
+    return width * height
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    return tuple(parse_size(part) for part in text.split(",")) if text else ()
+
+
+SWITCH: Final = Kind("", show=lambda on: str(int(on)))
+"""`--flag` or `--no-flag`; 1 or 0 in the environment."""
+_ADDRESS: Final = Kind("HOST:PORT", Address.parse)
+_AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920}")
+_COUNT: Final = Kind("N", _reader(int, "a whole number"))
+_FILE: Final = Kind("FILE", Path)
+_GIB: Final = Kind("GIB", _reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
+_MIB: Final = Kind("MIB", _reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
+_MODELS: Final = Kind("NAME[=PATH]", show=lambda models: ",".join(model.spec.name for model in models), many=True)
+_MODULES: Final = Kind("MODULE", many=True)
+_SECONDS: Final = Kind("SECONDS", _reader(float, "a number"), "{:g}".format)
+_SIZES: Final = Kind("WIDTHxHEIGHT", _sizes, lambda sizes: ",".join(f"{width}x{height}" for width, height in sizes))
+
+_DEFAULTS: Final = ServerConfig()
+_RESTART_MINUTES: Final = _DEFAULTS.worker.restart_window_s / 60
+
+# In the order of `--help`.
+OPTIONS: Final = (
+    Option("--listen", "listen", _ADDRESS, "where to listen; port 0 picks a free one"),
+    Option("--device", "worker.device", Kind("DEVICE"), "auto, cpu, cuda or cuda:N"),
+    Option(
+        "--model",
+        "worker.models",
+        _MODELS,
+        "tiny, or a name and where its VAE lies: a folder as diffusers saves it, or a safetensors file, with "
+        "#sha256=HEX behind it to pin the weights. Several options serve several models, the first is the default",
+    ),
+    Option("--plugin", "plugins", _MODULES, "a module with a decoder of its own; see docs/models.md"),
+    Option("--max-sessions", "max_sessions", _COUNT, "sessions at a time; more wait in a queue"),
+    Option("--max-queued", "max_queued", _COUNT, "sessions in the queue; more are refused, 0 has none"),
+    Option("--max-queued-mib", "max_queued_bytes", _MIB, "their first requests together, MiB"),
+    Option("--max-size", "worker.max_pixels", _AREA, "largest frame, by its area; sizes the rings"),
+    Option("--slots", "worker.num_slots", _COUNT, "chunks of frames in shared memory"),
+    Option("--chunk-latents", "worker.chunk_latents", _COUNT, "most latents decoded together"),
+    Option(
+        "--warm-up",
+        "worker.warm_up",
+        _SIZES,
+        "frame sizes, separated by commas, to decode once with each model before serving: their first client need not "
+        "wait while kernels are chosen",
+    ),
+    Option(
+        "--device-memory-gib",
+        "worker.device_memory_bytes",
+        _GIB,
+        "device memory for sessions' state; default is what is free once models are loaded; on the CPU no limit",
+    ),
+    Option(
+        "--park-gib",
+        "worker.park_bytes",
+        _GIB,
+        "host memory for the state of sessions that stand still; 0 keeps it on the device; "
+        "default is a quarter of the host's memory, at most 16",
+    ),
+    Option(
+        "--session-window-mib",
+        "session_window_bytes",
+        _MIB,
+        "frames that may wait for one client, in MiB; times --max-sessions is the most they can hold",
+    ),
+    Option("--max-request-mib", "max_request_bytes", _MIB, "largest request, a Render's clip say, in MiB"),
+    Option(
+        "--resume-window",
+        "resume_window_s",
+        _SECONDS,
+        "how long a session waits for its client after its connection was lost",
+    ),
+    Option("--grace", "grace_s", _SECONDS, "time for running sessions after the first signal"),
+    Option(
+        "--standby",
+        "worker.standby",
+        SWITCH,
+        "keep a process ready to take over from a worker that dies: 0.5 GB of memory, none of the device",
+    ),
+    Option(
+        "--max-restarts",
+        "worker.max_restarts",
+        _COUNT,
+        f"replace a worker that died so often in {_RESTART_MINUTES:g} minutes; after that the server ends",
+    ),
+    Option(
+        "--chunk-timeout",
+        "worker.chunk_timeout_s",
+        _SECONDS,
+        "a worker that doesn't answer for so long, or takes so long (or 20 times the usual) for a chunk, is replaced",
+    ),
+    Option(
+        "--keepalive",
+        "keepalive_s",
+        _SECONDS,
+        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
+    ),
+    Option(
+        "--stall-timeout",
+        "stall_timeout_s",
+        _SECONDS,
+        "end a session whose client has neither taken a frame nor sent a latent for so long",
+    ),
+    Option("--advertise", "advertise", Kind("HOST:PORT"), "address that Locate answers; default is the bound one"),
+    Option("--tls-cert", "tls.certificate", _FILE, "serve with TLS: this certificate and those above it, PEM"),
+    Option("--tls-key", "tls.key", _FILE, "its key, PEM; changed files are read again"),
+    Option(
+        "--tls-client-ca", "tls.client_ca", _FILE, "let in only clients with a certificate of these authorities, PEM"
+    ),
+    Option("--tokens", "tokens", _FILE, "let in only clients with a token of this file; see docs/operations.md"),
+    Option("--insecure", "insecure", SWITCH, "allow addresses other than loopback even without TLS or tokens"),
+    Option(
+        "--allow-synthetic", "allow_synthetic", SWITCH, "allow clips that the server makes from a seed, for load tests"
+    ),
+    Option("--reflection", "reflection", SWITCH, "serve gRPC reflection"),
+    Option("--log-level", "log_level", Kind("LEVEL"), ", ".join(LEVELS)),
+)

@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 import time
 from dataclasses import dataclass, field
-from typing import Final
-
-LEVELS: Final = ("debug", "info", "warning", "error")
-
-
-def configure(level: str) -> None:
-    """Send this process's log to stderr; `level` is one of `LEVELS`."""
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def line(event: str, **fields: object) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.link.messages import Opening, Published
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_pipeline.supervision.epoch import SessionEvents, WorkerSession
 from framehaul_server.core.journal import Journal
 from tests.support.running_app import RunningApp

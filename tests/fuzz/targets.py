@@ -13,9 +13,8 @@ from typing import Final
 from google.protobuf.message import DecodeError, Message
 
 from framehaul import wire
+from framehaul.safetensors import PREFIX_BYTES, MalformedHeader, header_bytes, parse_header
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.errors import LatentsFileError
-from framehaul_client.source.safetensors_header import PREFIX_BYTES, header_bytes, parse_header
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 from framehaul_pipeline.models.safetensors_files import read_header
 from framehaul_server.core.latents import LatentInput, check_finite
@@ -65,15 +64,15 @@ def validator(given: bytes) -> None:
 
 
 def latents_header(given: bytes) -> None:
-    """The client's check of a latents file: an error of ours, or tensors within the file."""
+    """The check of a file's header: an error of ours, or tensors within the file."""
     try:
         num_bytes = header_bytes(given[:PREFIX_BYTES], len(given))
         header = parse_header(given[PREFIX_BYTES : PREFIX_BYTES + num_bytes], len(given))
-    except LatentsFileError as error:
+    except MalformedHeader as error:
         assert str(error)  # noqa: PT017
         return
     for tensor in header.tensors.values():
-        assert PREFIX_BYTES <= tensor.offset <= len(given)
+        assert PREFIX_BYTES <= tensor.offset <= tensor.offset + tensor.num_bytes <= len(given)
 
 
 def weights_header(given: bytes) -> None:
@@ -81,11 +80,11 @@ def weights_header(given: bytes) -> None:
     os.ftruncate(_WEIGHTS_FD, len(given))
     os.pwrite(_WEIGHTS_FD, given, 0)
     try:
-        header = read_header(_WEIGHTS)
+        tensors = read_header(_WEIGHTS)
     except InvalidInput as error:
         assert str(error)  # noqa: PT017
         return
-    assert all(set(entry) >= {"dtype", "shape", "data_offsets"} for entry in header.values())
+    assert sum(tensor.num_bytes for tensor in tensors.values()) < len(given)
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {

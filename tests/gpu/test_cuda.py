@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.tiny import read_tiny
 from framehaul_pipeline.device.convert import convert, convert_by_torch
@@ -16,7 +17,7 @@ from framehaul_pipeline.device.devices import CudaDevice, open_device
 from framehaul_pipeline.device.streams import Event, Stream
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.launch import Launcher
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, fake_opening
 

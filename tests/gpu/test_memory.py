@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from framehaul.formats import LatentDtype
+from framehaul_pipeline.config import PAGE_BYTES, WorkerConfig
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CudaDevice
@@ -13,9 +15,7 @@ from framehaul_pipeline.errors import Overloaded
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
-from framehaul_pipeline.scheduling.memory import PAGE_BYTES
-from framehaul_pipeline.spec import Geometry, LatentDtype
-from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.supervisor import Supervisor
 from framehaul_pipeline.worker.launch import Launcher
 from tests.support.fake_decoder import fake_opening

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.models.model import BUILT_IN, TINY_SPEC, DecoderKind
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from tests.support.supervised import Recorder, StateLog, decode, start_decoding

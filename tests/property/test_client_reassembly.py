@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.errors import DataLoss
 

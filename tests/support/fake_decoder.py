@@ -4,9 +4,10 @@ import msgspec
 import torch
 from torch import Tensor
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry
 
 FAKE_SPEC = DecoderSpec(
     name="fake",

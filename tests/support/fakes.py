@@ -8,11 +8,12 @@ import grpc
 import msgspec
 
 from framehaul import wire
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.link.messages import Opening, Published
-from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules

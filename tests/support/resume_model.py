@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 from crc32c import crc32c
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.window import FrameWindow as ClientWindow
 from framehaul_pipeline.errors import AtWork, InvalidInput, PipelineError, Unavailable, WorkerLost

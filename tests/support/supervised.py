@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import numpy as np
 import numpy.typing as npt
 
+from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.models.model import TINY_SPEC
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
-from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.epoch import WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from framehaul.formats import PixelFormat
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -21,7 +22,6 @@ from framehaul_client.access import (
 from framehaul_client.command.exits import MEANINGS
 from framehaul_client.command.option_values import number, priority, retry_for, seconds, size
 from framehaul_client.command.stream import DEFAULT_FPS, StreamConfig
-from framehaul_client.core.frames import PixelFormat
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_RETRY_FOR_S,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.model_table import model_lines
-from framehaul_client.core.frames import PixelFormat
 from framehaul_client.core.info import ServerInfo
 
 

@@ -9,11 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
+from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.progress import Progress
 from framehaul_client.command.report import Meanwhile, Report, Timeline
-from framehaul_client.core.frames import PixelFormat
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.session_config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_RETRY_FOR_S, DEFAULT_TARGET
 from framehaul_client.core.statistics import SessionStatistics

@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from framehaul.v1 import frames_pb2 as pb
+from framehaul.formats import PixelFormat
 
 Pixels = npt.NDArray[Any]
 """Samples in the format's own type; see `PixelFormat`."""
-
-
-class PixelFormat(StrEnum):
-    """How a frame's samples lie in memory, by the names that FFmpeg has for them."""
-
-    RGB24 = "rgb24"
-    """`[H, W, 3] uint8`, full range."""
-    YUV420P = "yuv420p"
-    """`[H * 3 / 2, W] uint8`: planes Y, U, V without padding, BT.709 limited range, chroma sited in the centre."""
-    YUV420P10LE = "yuv420p10le"
-    """`[H * 3 / 2, W] uint16`: the same in 10 bits, 64..940 and 64..960."""
-    GBRPF16LE = "gbrpf16le"
-    """`[3, H, W] float16`: planes G, B, R, full range 0..1; `frame[[2, 0, 1]]` is R, G, B."""
-
-    @property
-    def subsampled(self) -> bool:
-        """Whether two by two pixels share their chroma: height and width must be even."""
-        return self in (PixelFormat.YUV420P, PixelFormat.YUV420P10LE)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of one sample, little-endian."""
-        return _DTYPES[self]
-
-
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    PixelFormat.RGB24: np.dtype("u1"),
-    PixelFormat.YUV420P: np.dtype("u1"),
-    PixelFormat.YUV420P10LE: np.dtype("<u2"),
-    PixelFormat.GBRPF16LE: np.dtype("<f2"),
-}
-
-PIXEL_FORMATS: Final = {
-    PixelFormat.RGB24: pb.PIXEL_FORMAT_RGB24,
-    PixelFormat.YUV420P: pb.PIXEL_FORMAT_YUV420P,
-    PixelFormat.YUV420P10LE: pb.PIXEL_FORMAT_YUV420P10LE,
-    PixelFormat.GBRPF16LE: pb.PIXEL_FORMAT_GBRPF16LE,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +36,12 @@ class FrameLayout:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one frame's array."""
-        if self.pixel_format is PixelFormat.RGB24:
-            return (self.height, self.width, 3)
-        if self.pixel_format is PixelFormat.GBRPF16LE:
-            return (3, self.height, self.width)
-        return (self.height * 3 // 2, self.width)
+        return self.pixel_format.shape(self.height, self.width)
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame."""
-        return math.prod(self.shape) * self.pixel_format.dtype.itemsize
+        return self.pixel_format.frame_bytes(self.height, self.width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.frames import PIXEL_FORMATS
-from framehaul_client.core.latents import LATENT_TYPES
+from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +108,15 @@ class Location:
 
 def read_info(message: pb.ServerInfo) -> ServerInfo:
     """Make a `ServerInfo` of the server's message; formats that this client doesn't know are left out."""
-    pixel_formats = {number: name for name, number in PIXEL_FORMATS.items()}
-    dtypes = {number: name for name, number in LATENT_TYPES.items()}
+    pixel_formats = {number: each.value for each, number in PIXEL_FORMATS.items()}
+    dtypes = {number: each.value for each, number in DATA_TYPES.items()}
     return ServerInfo(
         version=message.version,
         device=message.device,
         epoch=message.epoch,
         models=tuple(_read_model(model) for model in message.models),
-        pixel_formats=tuple(pixel_formats[number].value for number in message.pixel_formats if number in pixel_formats),
-        dtypes=tuple(dtypes[number].value for number in message.dtypes if number in dtypes),
+        pixel_formats=tuple(pixel_formats[number] for number in message.pixel_formats if number in pixel_formats),
+        dtypes=tuple(dtypes[number] for number in message.dtypes if number in dtypes),
         synthetic=message.synthetic,
         max_sessions=message.limits.max_sessions,
         max_pixels=message.limits.max_pixels,

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from framehaul.v1 import frames_pb2 as pb
+from framehaul.formats import LatentDtype
 from framehaul_client.errors import InvalidLatents
 
 LatentArray = npt.NDArray[Any]
 
 
-class LatentType(StrEnum):
-    """Number format of latents."""
-
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
-
-
-LATENT_TYPES: Final = {
-    LatentType.FLOAT16: pb.DATA_TYPE_FLOAT16,
-    LatentType.BFLOAT16: pb.DATA_TYPE_BFLOAT16,
-    LatentType.FLOAT32: pb.DATA_TYPE_FLOAT32,
-}
-# numpy has no bfloat16: its bit patterns travel as uint16.
-_ARRAY_TYPES: Final = {LatentType.FLOAT16: "<f2", LatentType.BFLOAT16: "<u2", LatentType.FLOAT32: "<f4"}
 _DTYPE_HELP: Final = "must be float16, float32, or uint16 together with dtype='bfloat16'"
 
 
@@ -42,7 +26,7 @@ class LatentFormat:
         shape: channels, height, width of one latent.
     """
 
-    dtype: LatentType
+    dtype: LatentDtype
     shape: tuple[int, int, int]
 
     @property
@@ -54,10 +38,10 @@ class LatentFormat:
     @property
     def array_type(self) -> np.dtype[Any]:
         """What numpy calls the number format; bfloat16 is held as uint16."""
-        return np.dtype(_ARRAY_TYPES[self.dtype])
+        return np.dtype(self.dtype.array_type)
 
 
-def latent_format(block: LatentArray, dtype: LatentType | None) -> LatentFormat:
+def latent_format(block: LatentArray, dtype: LatentDtype | None) -> LatentFormat:
     """Derive the session's format from its first `block`, `[C, h, w]` or `[T, C, h, w]`.
 
     Args:
@@ -90,7 +74,7 @@ def as_block(latents: LatentArray, expected: LatentFormat, first_latent: int) ->
     Raises:
         InvalidLatents: they are in another format than the session's first ones.
     """
-    found = latent_format(latents, expected.dtype if expected.dtype is LatentType.BFLOAT16 else None)
+    found = latent_format(latents, expected.dtype if expected.dtype is LatentDtype.BFLOAT16 else None)
     if found != expected:
         raise InvalidLatents(
             f"latent {first_latent} is {found.dtype} {list(found.shape)}: "
@@ -99,14 +83,13 @@ def as_block(latents: LatentArray, expected: LatentFormat, first_latent: int) ->
     return np.ascontiguousarray(latents, dtype=expected.array_type).reshape(-1, *expected.shape)
 
 
-def _latent_type(array_type: np.dtype[Any], dtype: LatentType | None) -> LatentType:
+def _latent_type(array_type: np.dtype[Any], dtype: LatentDtype | None) -> LatentDtype:
     little = array_type.newbyteorder("<")
     if dtype is None:
-        if little == np.dtype("<f2"):
-            return LatentType.FLOAT16
-        if little == np.dtype("<f4"):
-            return LatentType.FLOAT32
+        for named in (LatentDtype.FLOAT16, LatentDtype.FLOAT32):
+            if little == np.dtype(named.array_type):
+                return named
         raise InvalidLatents(f"latents of dtype {array_type}: {_DTYPE_HELP}")
-    if little != np.dtype(_ARRAY_TYPES[dtype]):
+    if little != np.dtype(dtype.array_type):
         raise InvalidLatents(f"latents of dtype {array_type} with dtype={dtype.value!r}: {_DTYPE_HELP}")
     return dtype

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from framehaul import clip
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.frames import PIXEL_FORMATS, FrameLayout
-from framehaul_client.core.latents import LATENT_TYPES, LatentFormat
+from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
+from framehaul_client.core.frames import FrameLayout
+from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.core.window import fit_window
 from framehaul_client.errors import ProtocolError
@@ -46,15 +48,11 @@ class Opened:
 
     def num_frames(self, num_latents: int) -> int:
         """Count the frames of a clip of `num_latents`, 1 or more."""
-        return self.first_frames + (num_latents - 1) * self.temporal_factor
+        return clip.num_frames(num_latents, self.first_frames, self.temporal_factor)
 
     def first_latent_needed(self, next_frame: int) -> int:
         """Find the first latent that a new session needs which starts at `next_frame`."""
-        if self.history_latents is None:
-            return 0
-        behind_first = next_frame - self.first_frames
-        own = 0 if behind_first < 0 else 1 + behind_first // self.temporal_factor
-        return max(0, own - self.history_latents)
+        return clip.first_latent_for(next_frame, self.first_frames, self.temporal_factor, self.history_latents)
 
 
 def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
@@ -63,7 +61,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
     return pb.Open(
         model=config.model,
         geometry=pb.LatentGeometry(channels=channels, height=height, width=width),
-        dtype=LATENT_TYPES[latents.dtype],
+        dtype=DATA_TYPES[latents.dtype],
         num_latents=config.num_latents,
         normalized=config.normalized,
         pixel_format=PIXEL_FORMATS[config.pixel_format],

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from framehaul_client.core.frames import PixelFormat
-from framehaul_client.core.latents import LatentType
+from framehaul.formats import LatentDtype, PixelFormat
+from framehaul.wire import MAX_PRIORITY
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 TARGET_VARIABLE: Final = "FRAMEHAUL_TARGET"
@@ -16,7 +16,6 @@ DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 DEFAULT_MAX_MESSAGE_BYTES: Final = 64 << 20
 DEFAULT_RETRY_FOR_S: Final = 60.0
 _MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
-_PRIORITIES: Final = range(-100, 101)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ class SessionConfig:
 
     model: str = ""
     pixel_format: PixelFormat = PixelFormat.RGB24
-    dtype: LatentType | None = None
+    dtype: LatentDtype | None = None
     num_latents: int | None = None
     normalized: bool = False
     priority: int = 0
@@ -78,8 +77,8 @@ def check_priority(priority: int) -> int:
     Raises:
         ValueError: it is out of its range.
     """
-    if priority not in _PRIORITIES:
-        raise ValueError(f"priority={priority}: must be {_PRIORITIES[0]}..{_PRIORITIES[-1]}")
+    if priority not in range(-MAX_PRIORITY, MAX_PRIORITY + 1):
+        raise ValueError(f"priority={priority}: must be {-MAX_PRIORITY}..{MAX_PRIORITY}")
     return priority
 
 

@@ -8,7 +8,8 @@ import secrets
 from pathlib import Path
 from typing import Protocol
 
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.errors import OutputError
 
 

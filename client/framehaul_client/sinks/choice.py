@@ -7,7 +7,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from framehaul_client.core.frames import PixelFormat
+from framehaul.formats import PixelFormat
 from framehaul_client.sinks.base import Sink
 from framehaul_client.sinks.image_encoding import IMAGE_ENCODINGS
 from framehaul_client.sinks.images import ImageSink

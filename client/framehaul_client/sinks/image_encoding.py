@@ -15,7 +15,8 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat, Pixels
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout, Pixels
 from framehaul_client.sinks.exr import add_chromaticities
 from framehaul_client.sinks.planes import frame_of_planes
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from av.video.codeccontext import VideoCodecContext
 
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.sinks.base import make_folder, output_error
 from framehaul_client.sinks.image_encoding import ImageEncoding
 

@@ -15,7 +15,8 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat, Pixels
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout, Pixels
 from framehaul_client.errors import OutputError
 from framehaul_client.sinks.base import PartialFile
 from framehaul_client.sinks.planes import frame_of_planes, planes_of_420

@@ -8,7 +8,7 @@ from typing import Final
 import av
 from av.codec.codec import UnknownCodecError
 
-from framehaul_client.core.frames import PixelFormat
+from framehaul.formats import PixelFormat
 
 DEFAULT_CODEC: Final = "libx264"
 DEFAULT_CRF: Final = 18

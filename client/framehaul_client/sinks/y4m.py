@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.errors import OutputClosed, OutputError
 
 _FRAME: Final = b"FRAME\n"

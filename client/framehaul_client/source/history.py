@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from framehaul_client.core.latents import LatentArray, LatentFormat, LatentType, as_block, latent_format
+from framehaul.formats import LatentDtype
+from framehaul_client.core.latents import LatentArray, LatentFormat, as_block, latent_format
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.source.iterators import Latents, LatentSource, open_source
 
@@ -41,7 +42,7 @@ class _ArrayClip:
 class LatentHistory:
     """Owner of the source; `next` from one task at a time."""
 
-    def __init__(self, latents: Latents, dtype: LatentType | None) -> None:
+    def __init__(self, latents: Latents, dtype: LatentDtype | None) -> None:
         """Begin with the first of `latents`, which are of `dtype` if it can't be taken from the array.
 
         Raises:

@@ -12,13 +12,14 @@ from typing import Final, Self
 
 import numpy as np
 
-from framehaul_client.core.latents import LatentArray, LatentFormat, LatentType
+from framehaul.formats import LatentDtype
+from framehaul.safetensors import PREFIX_BYTES, StoredTensor, header_bytes, parse_header
+from framehaul_client.core.latents import LatentArray, LatentFormat
 from framehaul_client.core.session_config import parse_fps
 from framehaul_client.errors import LatentsFileError
-from framehaul_client.source.safetensors_header import PREFIX_BYTES, Tensor, header_bytes, parse_header
 
 DEFAULT_TENSOR: Final = "latents"
-_DTYPES: Final = {"F16": LatentType.FLOAT16, "BF16": LatentType.BFLOAT16, "F32": LatentType.FLOAT32}
+_DTYPES: Final = {"F16": LatentDtype.FLOAT16, "BF16": LatentDtype.BFLOAT16, "F32": LatentDtype.FLOAT32}
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -110,7 +111,7 @@ class LatentsFile:
             raise LatentsFileError(f"framehaul.normalized={normalized}: must be true or false")
         self.normalized = _TRUTH[normalized.lower()]
 
-    def _read_tensor(self, name: str, tensor: Tensor) -> None:
+    def _read_tensor(self, name: str, tensor: StoredTensor) -> None:
         if tensor.dtype not in _DTYPES:
             raise LatentsFileError(f"tensor {name!r} has dtype {tensor.dtype}: must be F16, BF16 or F32")
         if 0 in tensor.shape:

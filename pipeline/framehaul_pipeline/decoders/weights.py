@@ -84,7 +84,7 @@ def _find(
     names = rename(stored_names) if rename is not None else {name: name for name in stored_names}
     places: dict[str, tuple[Path, str]] = {}
     for file, header in headers.items():
-        for stored_name, entry in header.items():
+        for stored_name, tensor in header.items():
             name = names[stored_name]
             if name.partition(".")[0] not in parts:
                 continue
@@ -92,8 +92,8 @@ def _find(
                 raise refused(file, f"tensor {stored_name}", "weights without it for this model")
             if name in places:
                 raise refused(file, f"tensor {stored_name} twice", "each tensor once")
-            if entry["shape"] != list(wanted[name]):
-                raise refused(file, f"{stored_name} of shape {entry['shape']}", f"{list(wanted[name])}")
+            if tensor.shape != tuple(wanted[name]):
+                raise refused(file, f"{stored_name} of shape {list(tensor.shape)}", f"{list(wanted[name])}")
             places[name] = (file, stored_name)
     if missing := sorted(wanted.keys() - places.keys()):
         under = ", ".join(f"{part}.*" for part in sorted(parts))

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.device import bt709
-from framehaul_pipeline.spec import PixelFormat
 
 _KR = tl.constexpr(bt709.KR)
 _KG = tl.constexpr(bt709.KG)

@@ -9,10 +9,12 @@ from typing import Final
 
 import msgspec
 
-from framehaul_pipeline.models.model import Model
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul.formats import LatentDtype, PixelFormat
+from framehaul_pipeline.config import MAX_MODELS_BYTES, WorkerConfig
+from framehaul_pipeline.spec import DecoderSpec, Geometry
 
-MAX_MESSAGE_BYTES: Final = 64 << 10
+MAX_MESSAGE_BYTES: Final = MAX_MODELS_BYTES + 4096
+"""The largest are `Configure` and `Ready`."""
 
 
 # Server to worker
@@ -22,19 +24,9 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """First message; the file descriptors of ring, inlet and heirloom travel with it."""
 
     epoch: int
-    device: str
-    models: tuple[Model, ...]
-    num_slots: int
+    config: WorkerConfig
     slot_bytes: int
-    num_inlet_slots: int
     inlet_slot_bytes: int
-    chunk_latents: int
-    device_memory_bytes: int | None
-    """For sessions' state; None: what the device offers."""
-    park_bytes: int | None
-    """Host memory for sessions that stand still; None: a part of what the host has."""
-    warm_up: tuple[tuple[int, int], ...]
-    """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):

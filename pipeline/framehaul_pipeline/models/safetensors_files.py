@@ -1,30 +1,26 @@
 """Finds and checks safetensors files without reading their tensors. Imports no torch: the server reads headers too.
 
-A file's header is held against its size before anything in it is believed, and nothing is ever unpickled. Source: the
-format section of the README of huggingface/safetensors: an 8-byte little-endian length, that much JSON, then the
-tensors end to end.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from framehaul.safetensors import PREFIX_BYTES, MalformedHeader, StoredTensor, header_bytes, parse_header
 from framehaul_pipeline.errors import InvalidInput
 
 MAX_FILE_BYTES: Final = 64 << 30
-MAX_HEADER_BYTES: Final = 16 << 20
 MAX_JSON_BYTES: Final = 16 << 20
 SUFFIX: Final = ".safetensors"
 INDEX_NAME: Final = "diffusion_pytorch_model.safetensors.index.json"
 FILE_NAME: Final = "diffusion_pytorch_model.safetensors"
 _PICKLES: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-_LENGTH = struct.Struct("<Q")
-_DTYPES: Final = {"F16": 2, "BF16": 2, "F32": 4}
+_DTYPES: Final = ("F16", "BF16", "F32")
 
 
 def find_weights(path: Path) -> tuple[Path, ...]:
@@ -74,34 +70,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor entries of a safetensors file by name, checked to be whole, packed and of a floating type.
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Tensors of a safetensors file by name, checked to be whole, packed and of a floating type.
 
     Raises:
         InvalidInput: names what is wrong with the file.
     """
     try:
         size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise refused(path, f"{size_bytes} bytes", f"a safetensors file of up to {MAX_FILE_BYTES} bytes")
         with path.open("rb") as file:
-            prefix = file.read(_LENGTH.size)
-            if len(prefix) < _LENGTH.size or size_bytes > MAX_FILE_BYTES:
-                allowed = f"a safetensors file of {_LENGTH.size}..{MAX_FILE_BYTES} bytes"
-                raise refused(path, f"{size_bytes} bytes", allowed)
-            (header_bytes,) = _LENGTH.unpack(prefix)
-            if header_bytes > min(MAX_HEADER_BYTES, size_bytes - _LENGTH.size):
-                raise refused(path, f"header of {header_bytes} bytes", "a safetensors file that is whole")
-            raw = file.read(header_bytes)
+            num_bytes = header_bytes(file.read(PREFIX_BYTES), size_bytes)
+            tensors = parse_header(file.read(num_bytes), size_bytes).tensors
     except OSError as error:
         raise refused(path, error.strerror, "a readable safetensors file") from error
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise refused(path, "header that is not JSON", "a safetensors file") from error
-    if not isinstance(header, dict):
-        raise refused(path, "header that is no object", "a safetensors file")
-    header.pop("__metadata__", None)
-    _check_entries(path, header, size_bytes - _LENGTH.size - header_bytes)
-    return header
+    except MalformedHeader as error:
+        raise refused(path, str(error), "a safetensors file that is whole") from error
+    _check_packed(path, tensors, PREFIX_BYTES + num_bytes, size_bytes)
+    return tensors
 
 
 def check_sha256(path: Path, sha256: str) -> None:
@@ -138,24 +125,18 @@ def _read_index(path: Path) -> tuple[Path, ...]:
     return tuple(path.parent / name for name in sorted(names))
 
 
-def _check_entries(path: Path, header: dict[str, Any], tensors_bytes: int) -> None:
-    end = 0
-    try:
-        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        for name, entry in entries:
-            shape = entry["shape"]
-            if not all(type(length) is int and length >= 0 for length in shape):
-                raise refused(path, f"{name} of shape {shape!r:.80}", "whole numbers from 0")
-            count = math.prod(shape)
-            if entry["dtype"] not in _DTYPES:
-                raise refused(path, f"{name} of type {entry['dtype']}", f"one of {', '.join(_DTYPES)}")
-            if entry["data_offsets"] != [end, end + count * _DTYPES[entry["dtype"]]]:
-                raise refused(path, f"{name} at {entry['data_offsets']}", "tensors packed end to end")
-            end = entry["data_offsets"][1]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise refused(path, "malformed header entry", "a safetensors file") from error
-    if end != tensors_bytes:
-        raise refused(path, f"{tensors_bytes} bytes of tensors", f"{end} bytes as its header says: a whole file")
+def _check_packed(path: Path, tensors: Mapping[str, StoredTensor], start: int, size_bytes: int) -> None:
+    end = start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].num_bytes)):
+        if tensor.dtype not in _DTYPES:
+            raise refused(path, f"{name} of type {tensor.dtype}", f"one of {', '.join(_DTYPES)}")
+        if tensor.offset != end:
+            first = tensor.offset - start
+            raise refused(path, f"{name} at {[first, first + tensor.num_bytes]}", "tensors packed end to end")
+        end += tensor.num_bytes
+    if end != size_bytes:
+        told = f"{end - start} bytes as its header says: a whole file"
+        raise refused(path, f"{size_bytes - start} bytes of tensors", told)
 
 
 def _no_pickle() -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 
+from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.wan import (
     WAN_2_1_MEAN,
@@ -56,14 +57,14 @@ def rename_wan(names: Collection[str]) -> dict[str, str]:
     return {name: _rename(name, resamplers, flat) for name in names}
 
 
-def infer_wan_config(header: Mapping[str, Mapping[str, Any]]) -> WanConfig:
+def infer_wan_config(header: Mapping[str, StoredTensor]) -> WanConfig:
     """Find a Wan VAE's numbers from the header of its weights file; mean and deviation are the published ones.
 
     Raises:
         InvalidInput: it is no Wan VAE, or none whose mean and deviation are known.
     """
     renamed = rename_wan(header)
-    shapes = {renamed[name]: entry["shape"] for name, entry in header.items()}
+    shapes = {renamed[name]: tensor.shape for name, tensor in header.items()}
     z_dim = _size(shapes, "decoder.conv_in.weight", 1)
     out_channels = _size(shapes, "decoder.conv_out.weight", 0)
     resnets = [(int(match[1]), int(match[2])) for name in shapes if (match := _RESNET.fullmatch(name))]
@@ -117,13 +118,13 @@ def _rename_part(part: str) -> str:
     return part
 
 
-def _doubles_time(shapes: Mapping[str, list[int]], block: int) -> bool:
+def _doubles_time(shapes: Mapping[str, tuple[int, ...]], block: int) -> bool:
     block_name = f"decoder.up_blocks.{block}"
     return any(f"{block_name}.{part}.time_conv.weight" in shapes for part in ("upsampler", "upsamplers.0"))
 
 
-def _size(shapes: Mapping[str, list[int]], name: str, axis: int) -> int:
-    shape = shapes.get(name, [])
+def _size(shapes: Mapping[str, tuple[int, ...]], name: str, axis: int) -> int:
+    shape = shapes.get(name, ())
     if len(shape) != 5 or not shape[axis]:
-        raise InvalidInput(f"weights {name}", f"shape {shape}", "there with 5 dimensions, as in a Wan VAE")
+        raise InvalidInput(f"weights {name}", f"shape {list(shape)}", "there with 5 dimensions, as in a Wan VAE")
     return shape[axis]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import Geometry, PixelFormat
+from framehaul_pipeline.spec import Geometry
 
 SLOWER: Final = 20
 """A chunk may take this many times as long as those of its shape do."""

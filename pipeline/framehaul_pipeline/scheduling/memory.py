@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-PAGE_BYTES: Final = 16 << 20
-"""What session memory is counted in. Copies of this size run at full speed."""
+from framehaul_pipeline.config import PAGE_BYTES
+
 _MAX_RESERVE_BYTES: Final = 1 << 30
 _MAX_DEFAULT_PARK_BYTES: Final = 16 << 30
 PIN_PAGES: Final = 8

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import AtWork, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.link.channel import ServerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
@@ -19,6 +20,7 @@ from framehaul_pipeline.link.messages import (
     Alive,
     Begin,
     CloseSession,
+    Configure,
     DeviceTime,
     EndOfLatents,
     InletReturned,
@@ -40,7 +42,6 @@ from framehaul_pipeline.rings.slots import LeaseTable, SlotError
 from framehaul_pipeline.scheduling.chunk_limits import ChunkShape
 from framehaul_pipeline.scheduling.feeder import Feeder
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.inlet import Inlet
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.watchdog import Watchdog
@@ -161,7 +162,7 @@ class Epoch:
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process
         self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
-        configure = config.configure(number, specs)
+        configure = Configure(epoch=number, config=config, slot_bytes=slot_bytes, inlet_slot_bytes=inlet_bytes)
         self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, heirloom.fd])
 
     @property

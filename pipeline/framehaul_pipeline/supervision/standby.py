@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.scheduling.restarts import RestartBudget
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.process import WorkerProcess
 
 _log = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ import logging
 from collections.abc import Callable
 from enum import Enum
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.standby import Standby
 

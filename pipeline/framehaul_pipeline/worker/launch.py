@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.parking import Layout, Parking
 
 _NUM_TURNS = 2

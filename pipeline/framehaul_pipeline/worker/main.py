@@ -14,13 +14,14 @@ import queue
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import torch
 
+from framehaul import logs
 from framehaul_pipeline import core_dumps
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
@@ -45,13 +46,7 @@ _log = logging.getLogger(__name__)
 def main() -> int:
     """Wait to be told what to be, then serve until the server says stop or goes away."""
     core_dumps.forbid()
-    # The server's log has the same form; both write to the same stderr.
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=os.environ.get("FRAMEHAUL_LOG_LEVEL", "info").upper(),
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    logs.configure(os.environ.get(logs.LEVEL_VARIABLE, "info"))
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     for module in sys.argv[2:]:
         try:
@@ -63,19 +58,20 @@ def main() -> int:
     if configured is None:
         return 0
     configure, (ring_fd, inlet_fd, heirloom_fd) = configured
-    ring = Ring(ring_fd, num_slots=configure.num_slots, slot_bytes=configure.slot_bytes)
-    inlet = Ring(inlet_fd, num_slots=configure.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
+    config = configure.config
+    ring = Ring(ring_fd, num_slots=config.num_slots, slot_bytes=configure.slot_bytes)
+    inlet = Ring(inlet_fd, num_slots=config.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
     try:
-        device = open_device(configure.device)
+        device = open_device(config.device)
         plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
-        decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in configure.models}
+        decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in config.models}
         worker = Worker(
             device,
             ring,
             inlet,
             decoders,
-            chunk_latents=configure.chunk_latents,
-            limits=_limits(configure),
+            chunk_latents=config.chunk_latents,
+            limits=_limits(config),
             send=channel.send,
         )
         worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
@@ -85,8 +81,8 @@ def main() -> int:
         _log.error("worker can't start: %s", error)
         return EXIT_FAULT
     except Exception:
-        models = ",".join(model.spec.name for model in configure.models)
-        _log.exception("worker can't start device=%s models=%s", configure.device, models)
+        models = ",".join(model.spec.name for model in config.models)
+        _log.exception("worker can't start device=%s models=%s", config.device, models)
         return EXIT_FAULT
     specs = tuple(decoder.spec for decoder in decoders.values())
     channel.send(Ready(device=device.name, memory_bytes=device.memory_bytes, specs=specs))
@@ -95,19 +91,19 @@ def main() -> int:
     return 0
 
 
-def _limits(configure: Configure) -> MemoryLimits:
-    park_bytes = configure.park_bytes
+def _limits(config: WorkerConfig) -> MemoryLimits:
+    park_bytes = config.park_bytes
     if park_bytes is None:
         park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return MemoryLimits(device_bytes=configure.device_memory_bytes, park_bytes=park_bytes)
+    return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
 
 
 def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:
     warm_up(
         decoders,
         device,
-        configure.warm_up,
-        chunk_latents=configure.chunk_latents,
+        configure.config.warm_up,
+        chunk_latents=configure.config.chunk_latents,
         slot_bytes=configure.slot_bytes,
     )
 

@@ -15,10 +15,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.decoders.base import Decoder, Preparing
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.scheduling.chunks import max_chunk_latents
-from framehaul_pipeline.spec import Geometry, PixelFormat
+from framehaul_pipeline.spec import Geometry
 
 _SMALL_LATENT: Final = 8
 """Cells each way of the latent that every decoder warms up with."""

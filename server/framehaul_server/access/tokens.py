@@ -24,8 +24,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from framehaul.wire import MAX_PRIORITY
 from framehaul_server.access.reload import read_private
-from framehaul_server.core.tenants import MAX_PRIORITY, MAX_QUEUED, Tenant
+from framehaul_server.core.tenants import MAX_QUEUED, Tenant
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")

@@ -10,40 +10,26 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import DATA_TYPES, MAX_PRIORITY, PIXEL_FORMATS
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 from framehaul_server.errors import NotPermitted, SessionCancelled
 
 KnownT = TypeVar("KnownT")
 NumberT = TypeVar("NumberT", bound=int)
 
-DTYPES: Final = MappingProxyType(
-    {
-        pb.DATA_TYPE_FLOAT16: LatentDtype.FLOAT16,
-        pb.DATA_TYPE_BFLOAT16: LatentDtype.BFLOAT16,
-        pb.DATA_TYPE_FLOAT32: LatentDtype.FLOAT32,
-    }
-)
-PIXEL_FORMATS: Final = MappingProxyType(
-    {
-        pb.PIXEL_FORMAT_UNSPECIFIED: PixelFormat.RGB24,
-        pb.PIXEL_FORMAT_RGB24: PixelFormat.RGB24,
-        pb.PIXEL_FORMAT_YUV420P: PixelFormat.YUV420P,
-        pb.PIXEL_FORMAT_YUV420P10LE: PixelFormat.YUV420P10LE,
-        pb.PIXEL_FORMAT_GBRPF16LE: PixelFormat.GBRPF16LE,
-    }
-)
-PIXEL_FORMAT_NUMBERS: Final = MappingProxyType(
-    {PIXEL_FORMATS[number]: number for number in PIXEL_FORMATS if number != pb.PIXEL_FORMAT_UNSPECIFIED}
+_DTYPES: Final = MappingProxyType({number: dtype for dtype, number in DATA_TYPES.items()})
+_PIXEL_FORMATS: Final = MappingProxyType(
+    {pb.PIXEL_FORMAT_UNSPECIFIED: PixelFormat.RGB24} | {number: each for each, number in PIXEL_FORMATS.items()}
 )
 _EXPLICIT_BY_MODE: Final = MappingProxyType({pb.MODE_UNSPECIFIED: False, pb.MODE_AUTO: False, pb.MODE_EXPLICIT: True})
 
 MAX_LATENTS: Final = 1 << 24
 """Of one session: days of video at any frame rate."""
-_MAX_PRIORITY: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +113,8 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
     geometry = _geometry(message, synthetic, spec, rules)
     height, width = geometry.frame_size(spec)
     pixel_format = _pixel_format(message, height, width, rules.max_pixels)
-    if abs(message.priority) > _MAX_PRIORITY:
-        raise InvalidInput("open.priority", message.priority, f"{-_MAX_PRIORITY}..{_MAX_PRIORITY}")
+    if abs(message.priority) > MAX_PRIORITY:
+        raise InvalidInput("open.priority", message.priority, f"{-MAX_PRIORITY}..{MAX_PRIORITY}")
     if message.num_latents > MAX_LATENTS:
         raise InvalidInput("open.num_latents", message.num_latents, f"0..{MAX_LATENTS}")
     explicit = _known("open.mode", message.mode, _EXPLICIT_BY_MODE, pb.Mode.Name)
@@ -218,7 +204,7 @@ def _geometry(message: pb.Open, synthetic: pb.Synthetic | None, spec: DecoderSpe
 
 
 def _pixel_format(message: pb.Open, height: int, width: int, max_pixels: int) -> PixelFormat:
-    asked = _known("open.pixel_format", message.pixel_format, PIXEL_FORMATS, pb.PixelFormat.Name)
+    asked = _known("open.pixel_format", message.pixel_format, _PIXEL_FORMATS, pb.PixelFormat.Name)
     even, pixels = height % 2 == 0 and width % 2 == 0, height * width
     fitting = [
         each.value for each in PixelFormat if (even or not each.subsampled) and pixels <= each.max_pixels(max_pixels)
@@ -234,7 +220,7 @@ def _pixel_format(message: pb.Open, height: int, width: int, max_pixels: int) ->
 def _dtype(message: pb.Open, *, synthetic: bool) -> LatentDtype:
     if synthetic and message.dtype == pb.DATA_TYPE_UNSPECIFIED:
         return LatentDtype.FLOAT16
-    return _known("open.dtype", message.dtype, DTYPES, pb.DataType.Name)
+    return _known("open.dtype", message.dtype, _DTYPES, pb.DataType.Name)
 
 
 def _max_message_bytes(message: pb.Open, frame_bytes: int) -> int:

@@ -6,7 +6,8 @@ import secrets
 from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.core.open_request import PIXEL_FORMAT_NUMBERS, OpenRequest
+from framehaul.wire import PIXEL_FORMATS
+from framehaul_server.core.open_request import OpenRequest
 from framehaul_server.core.window import WindowLimits
 
 _SESSION_ID_BYTES: Final = 16
@@ -33,7 +34,7 @@ def opened(
             model=request.spec.name,
             height=height,
             width=width,
-            pixel_format=PIXEL_FORMAT_NUMBERS[request.opening.pixel_format],
+            pixel_format=PIXEL_FORMATS[request.opening.pixel_format],
             frame_bytes=request.frame_bytes,
             max_message_bytes=request.max_message_bytes,
             min_window_frames=limits.min_frames,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from framehaul.wire import MAX_PRIORITY
 from framehaul_pipeline.errors import InvalidInput
 
-MAX_PRIORITY: Final = 100
 MAX_QUEUED: Final = 1000
 """Each change of the queue looks at all who wait, and tells those who have moved."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from framehaul.formats import SLOT_BYTES_PER_PIXEL
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, Exactness
-from framehaul_server.core.open_request import DTYPES, PIXEL_FORMAT_NUMBERS
+from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
+from framehaul_pipeline.spec import DecoderSpec, Exactness
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 
 _EXACTNESS: Final = MappingProxyType(
@@ -59,8 +60,8 @@ def server_info(
         device=device,
         epoch=epoch,
         models=[model_info(spec) for spec in specs],
-        pixel_formats=list(PIXEL_FORMAT_NUMBERS.values()),
-        dtypes=list(DTYPES),
+        pixel_formats=PIXEL_FORMATS.values(),
+        dtypes=DATA_TYPES.values(),
         limits=limits,
         load=load,
         synthetic=synthetic,

@@ -13,8 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.errors import Overloaded
-from framehaul_pipeline.spec import Geometry, LatentDtype
+from framehaul_pipeline.spec import Geometry
 
 _MAX_WAITING_CLIPS: Final = 1024
 _SHIFT: Final = 7919

@@ -1,9 +1,10 @@
 import msgspec
 import pytest
 
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import TINY_SPEC
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from tests.support.fake_decoder import FAKE_SPEC
 
 
@@ -68,24 +69,6 @@ def test_tiles_that_can_not_be_are_refused_by_name(change: dict[str, int], messa
 def test_bytes_of_a_latent(dtype: LatentDtype, num_bytes: int) -> None:
     """Channels times height times width elements."""
     assert Geometry(channels=1, height=2, width=3).latent_bytes(dtype) == num_bytes
-
-
-def test_bytes_of_a_frame() -> None:
-    """Three bytes a pixel, one and a half, or six."""
-    assert PixelFormat.RGB24.frame_bytes(480, 832) == 1_198_080
-    assert PixelFormat.YUV420P.frame_bytes(480, 832) == 599_040
-    assert PixelFormat.YUV420P10LE.frame_bytes(480, 832) == 1_198_080
-    assert PixelFormat.GBRPF16LE.frame_bytes(480, 832) == 2_396_160
-
-
-def test_pixels_of_a_frame_that_a_slot_holds() -> None:
-    """Slots have three bytes for each of the largest frame's: narrower formats win nothing, wider ones hold fewer."""
-    assert [each.max_pixels(1001) for each in PixelFormat] == [1001, 1001, 1001, 500]
-
-
-def test_chroma_of_two_by_two_pixels() -> None:
-    """Those formats need even frames."""
-    assert [each for each in PixelFormat if each.subsampled] == [PixelFormat.YUV420P, PixelFormat.YUV420P10LE]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import logging
-
 import pytest
 
 from framehaul_server import logs
@@ -45,19 +43,3 @@ def test_a_session_record_says_how_long_it_was_queued() -> None:
     assert " queued_s=- " in noted.line()
     noted.queued_s = 1.25
     assert " queued_s=1.250 " in noted.line()
-
-
-def test_the_log_goes_to_stderr_with_utc_times(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        logs.configure("warning")
-        logging.getLogger("framehaul").warning("%s", logs.line("event", n=1))
-        logging.getLogger("framehaul").info("hidden")
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.endswith("Z WARNING event n=1\n")
-    assert "hidden" not in captured.err

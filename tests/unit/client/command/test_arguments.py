@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from framehaul.formats import PixelFormat
 from framehaul_client.command.arguments import make_parser, stream_config
 from framehaul_client.command.exits import MEANINGS
 from framehaul_client.command.stream import StreamConfig
-from framehaul_client.core.frames import PixelFormat
 from framehaul_client.sinks.video_options import VideoOptions
 
 

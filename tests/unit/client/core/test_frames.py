@@ -1,27 +1,8 @@
 import numpy as np
 import pytest
 
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
-
-
-def test_rgb_layout() -> None:
-    """rgb24 is [H, W, 3]."""
-    layout = FrameLayout(pixel_format=PixelFormat.RGB24, height=3, width=5)
-    assert (layout.shape, layout.frame_bytes) == ((3, 5, 3), 45)
-
-
-def test_yuv_layout() -> None:
-    """yuv420p is [H * 3 / 2, W]."""
-    layout = FrameLayout(pixel_format=PixelFormat.YUV420P, height=4, width=6)
-    assert (layout.shape, layout.frame_bytes) == ((6, 6), 36)
-
-
-def test_deep_layouts() -> None:
-    """Two bytes a sample: in the shape of yuv420p, and as three planes."""
-    deep = FrameLayout(pixel_format=PixelFormat.YUV420P10LE, height=4, width=6)
-    assert (deep.shape, deep.frame_bytes, deep.pixel_format.dtype) == ((6, 6), 72, np.dtype("<u2"))
-    half = FrameLayout(pixel_format=PixelFormat.GBRPF16LE, height=3, width=5)
-    assert (half.shape, half.frame_bytes, half.pixel_format.dtype) == ((3, 3, 5), 90, np.dtype("<f2"))
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout
 
 
 @pytest.mark.parametrize(

@@ -3,25 +3,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framehaul_client.core.latents import LatentFormat, LatentType, as_block, latent_format
+from framehaul.formats import LatentDtype
+from framehaul_client.core.latents import LatentFormat, as_block, latent_format
 from framehaul_client.errors import InvalidLatents
 
-FORMAT = LatentFormat(LatentType.FLOAT16, (4, 2, 3))
+FORMAT = LatentFormat(LatentDtype.FLOAT16, (4, 2, 3))
 
 
 @pytest.mark.parametrize(
     ("array_type", "dtype", "expected"),
     [
-        (np.float16, None, LatentType.FLOAT16),
-        (np.float32, None, LatentType.FLOAT32),
-        (np.uint16, LatentType.BFLOAT16, LatentType.BFLOAT16),
-        (np.float32, LatentType.FLOAT32, LatentType.FLOAT32),
-        (">f4", None, LatentType.FLOAT32),
+        (np.float16, None, LatentDtype.FLOAT16),
+        (np.float32, None, LatentDtype.FLOAT32),
+        (np.uint16, LatentDtype.BFLOAT16, LatentDtype.BFLOAT16),
+        (np.float32, LatentDtype.FLOAT32, LatentDtype.FLOAT32),
+        (">f4", None, LatentDtype.FLOAT32),
     ],
 )
 @pytest.mark.parametrize("shape", [(4, 2, 3), (5, 4, 2, 3)])
 def test_the_format_comes_from_the_first_block(
-    array_type: Any, dtype: LatentType | None, expected: LatentType, shape: tuple[int, ...]
+    array_type: Any, dtype: LatentDtype | None, expected: LatentDtype, shape: tuple[int, ...]
 ) -> None:
     """Rank 3 and rank 4 give the same format; bfloat16 must be named."""
     assert latent_format(np.zeros(shape, array_type), dtype) == LatentFormat(expected, (4, 2, 3))
@@ -30,7 +31,7 @@ def test_the_format_comes_from_the_first_block(
 @pytest.mark.parametrize(("dtype", "item_bytes"), [("float16", 2), ("bfloat16", 2), ("float32", 4)])
 def test_latent_bytes(dtype: str, item_bytes: int) -> None:
     """Bytes of one latent."""
-    assert LatentFormat(LatentType(dtype), (4, 2, 3)).latent_bytes == 24 * item_bytes
+    assert LatentFormat(LatentDtype(dtype), (4, 2, 3)).latent_bytes == 24 * item_bytes
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,10 @@ def test_latent_bytes(dtype: str, item_bytes: int) -> None:
         (np.zeros((0, 4, 2, 3), np.float16), None, "every size must be 1 or more"),
         (np.zeros((4, 2, 3), np.float64), None, "dtype float64: must be float16, float32, or uint16"),
         (np.zeros((4, 2, 3), np.uint16), None, "dtype uint16: must be"),
-        (np.zeros((4, 2, 3), np.float16), LatentType.BFLOAT16, "dtype float16 with dtype='bfloat16'"),
+        (np.zeros((4, 2, 3), np.float16), LatentDtype.BFLOAT16, "dtype float16 with dtype='bfloat16'"),
     ],
 )
-def test_other_latents_are_refused(latents: Any, dtype: LatentType | None, message: str) -> None:
+def test_other_latents_are_refused(latents: Any, dtype: LatentDtype | None, message: str) -> None:
     """The text names what was found and what is allowed."""
     with pytest.raises(InvalidLatents, match=message):
         latent_format(latents, dtype)
@@ -74,7 +75,7 @@ def test_one_latent_becomes_a_block() -> None:
 
 def test_bfloat16_keeps_its_name() -> None:
     """uint16 blocks of a bfloat16 session need no further telling."""
-    bfloat16 = LatentFormat(LatentType.BFLOAT16, (4, 2, 3))
+    bfloat16 = LatentFormat(LatentDtype.BFLOAT16, (4, 2, 3))
     assert as_block(np.zeros((2, 4, 2, 3), np.uint16), bfloat16, 0).dtype == np.uint16
 
 

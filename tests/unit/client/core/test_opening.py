@@ -1,13 +1,13 @@
 import pytest
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.frames import PixelFormat
-from framehaul_client.core.latents import LatentFormat, LatentType
+from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.opening import open_message, read_opened, restarted, resumed
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.errors import ProtocolError
 
-LATENTS = LatentFormat(LatentType.BFLOAT16, (16, 60, 104))
+LATENTS = LatentFormat(LatentDtype.BFLOAT16, (16, 60, 104))
 
 
 def opened(**changes: int) -> pb.Opened:

@@ -2,7 +2,8 @@ import crc32c
 import numpy as np
 import pytest
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.errors import DataLoss
 

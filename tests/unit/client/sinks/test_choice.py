@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from framehaul_client.core.frames import PixelFormat
+from framehaul.formats import PixelFormat
 from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.images import ImageSink
 from framehaul_client.sinks.video import VideoSink

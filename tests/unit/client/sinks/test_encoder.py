@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framehaul_client.core.frames import FrameBatch, FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.errors import OutputError
 from framehaul_client.sinks.encoder import Encoder
 

@@ -7,7 +7,8 @@ import OpenEXR
 import pytest
 from PIL import Image
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout
 from framehaul_client.errors import OutputError
 from framehaul_client.sinks.image_encoding import EXR, PNG, PNG16, ImageEncoding
 from framehaul_client.sinks.images import ImageSink, check_pattern

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from av.bitstream import BitStreamFilterContext
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout
 from framehaul_client.errors import OutputError
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions

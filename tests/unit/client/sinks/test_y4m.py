@@ -7,7 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from framehaul_client.core.frames import FrameLayout, PixelFormat
+from framehaul.formats import PixelFormat
+from framehaul_client.core.frames import FrameLayout
 from framehaul_client.errors import OutputClosed, OutputError
 from framehaul_client.sinks.y4m import Y4mSink, y4m_header
 from tests.support.pictures import HEIGHT, WIDTH, batches, deep_frames, largest_file, yuv_frames

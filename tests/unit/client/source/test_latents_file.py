@@ -9,7 +9,7 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from framehaul_client.core.latents import LatentType
+from framehaul.formats import LatentDtype
 from framehaul_client.errors import LatentsFileError
 from framehaul_client.source.latents_file import LatentsFile
 
@@ -51,7 +51,7 @@ def test_bfloat16_comes_as_bit_patterns(tmp_path: Path, shape: list[int]) -> Non
     write_bfloat16(tmp_path / "a.safetensors", shape, bits)
     expected = bits.reshape(shape) if len(shape) == 4 else bits.reshape(shape)[0].transpose(1, 0, 2, 3)
     with LatentsFile(tmp_path / "a.safetensors") as file:
-        assert file.latents.dtype is LatentType.BFLOAT16
+        assert file.latents.dtype is LatentDtype.BFLOAT16
         assert np.array_equal(np.stack(list(file)), expected)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.device import convert_kernels
 from framehaul_pipeline.device.convert import convert_by_torch
-from framehaul_pipeline.spec import PixelFormat
 
 NUM_FRAMES, HEIGHT, WIDTH = 2, 6, 1034  # columns beyond one block, and a part of the last one
 

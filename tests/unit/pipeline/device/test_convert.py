@@ -7,8 +7,8 @@ import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.device.convert import convert, fused
-from framehaul_pipeline.spec import PixelFormat
 
 HEIGHT, WIDTH = 96, 160
 Bytes = npt.NDArray[np.uint8]

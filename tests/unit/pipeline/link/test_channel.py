@@ -4,22 +4,16 @@ import socket
 
 import pytest
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.link.channel import ServerChannel, WorkerChannel
 from framehaul_pipeline.link.messages import Configure, LatentReady, SessionEnded, ToServer
 from framehaul_pipeline.models.model import TINY
 
 CONFIGURE = Configure(
     epoch=1,
-    device="cpu",
-    models=(TINY,),
-    num_slots=2,
+    config=WorkerConfig(device="cpu", models=(TINY,), warm_up=((64, 32),)),
     slot_bytes=3,
-    num_inlet_slots=4,
     inlet_slot_bytes=5,
-    chunk_latents=6,
-    device_memory_bytes=None,
-    park_bytes=0,
-    warm_up=((64, 32),),
 )
 
 

@@ -106,9 +106,9 @@ def test_what_is_wrong_is_named_with_the_model_and_the_place(tmp_path: Path) -> 
         describe_model(f"w={tmp_path}")
     path = saved(tmp_path / "cut", WAN)
     (path / FILE_NAME).write_bytes((path / FILE_NAME).read_bytes()[:-1])
-    with pytest.raises(InvalidInput, match="11 bytes of tensors: must be 12 bytes"):
+    with pytest.raises(InvalidInput, match=r"cut off: tensor .x. ends at byte 76, the file at 75"):
         describe_model(f"w={path}")
-    with pytest.raises(InvalidInput, match="11 bytes of tensors"):
+    with pytest.raises(InvalidInput, match=r"cut off: tensor .x."):
         describe_model(f"w={path / FILE_NAME}")
     lone = tmp_path / "lone.safetensors"
     save_file({"x": torch.zeros(3)}, lone)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models import safetensors_files as weights_files
 from framehaul_pipeline.models.safetensors_files import (
@@ -107,22 +108,26 @@ def raw_header(path: Path, header: object, num_bytes: int) -> Path:
 def test_a_header_is_read_without_its_notes(tmp_path: Path) -> None:
     entry = {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}
     path = raw_header(tmp_path / "w.safetensors", {"a": entry, "__metadata__": {"format": "pt"}}, 12)
-    assert read_header(path) == {"a": entry}
+    start = path.stat().st_size - 12
+    assert read_header(path) == {"a": StoredTensor("BF16", (2, 3), offset=start, num_bytes=12)}
 
 
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        ([], "header that is no object"),
-        (b"\xff", "header that is not JSON"),
-        (b"[" * 100_000, "header that is not JSON"),
-        ({"a": 3}, "malformed header entry"),
-        ({"a": {"dtype": "F16", "shape": [6]}}, "malformed header entry"),
-        ({"a": {"dtype": "F16", "shape": [-6], "data_offsets": [0, 12]}}, r"a of shape \[-6\]: must be whole numbers"),
-        ({"a": {"dtype": "F16", "shape": [6.0], "data_offsets": [0, 12]}}, r"a of shape \[6.0\]"),
-        ({"a": {"dtype": "F16", "shape": [True], "data_offsets": [0, 2]}}, r"a of shape \[True\]"),
+        ([], "its header is not a JSON object"),
+        (b"\xff", "its header is not JSON"),
+        (b"[" * 100_000, "its header is not JSON"),
+        ({"a": 3}, "tensor 'a' needs dtype, shape and data_offsets"),
+        ({"a": {"dtype": "F16", "shape": [6]}}, "tensor 'a' needs dtype"),
+        (
+            {"a": {"dtype": "F16", "shape": [-6], "data_offsets": [0, 12]}},
+            r"tensor 'a' has shape \[-6\]: must be whole numbers",
+        ),
+        ({"a": {"dtype": "F16", "shape": [6.0], "data_offsets": [0, 12]}}, r"tensor 'a' has shape \[6.0\]"),
+        ({"a": {"dtype": "F16", "shape": [True], "data_offsets": [0, 2]}}, r"tensor 'a' has shape \[True\]"),
         ({"a": {"dtype": "F8_E4M3", "shape": [12], "data_offsets": [0, 12]}}, "a of type F8_E4M3: must be one of F16"),
-        ({"a": {"dtype": "F16", "shape": [6], "data_offsets": [4, 16]}}, r"a at \[4, 16\]: must be tensors packed"),
+        ({"a": {"dtype": "F16", "shape": [4], "data_offsets": [4, 12]}}, r"a at \[4, 12\]: must be tensors packed"),
         ({"a": {"dtype": "F16", "shape": [5], "data_offsets": [0, 10]}}, "12 bytes of tensors: must be 10 bytes"),
     ],
 )
@@ -134,13 +139,13 @@ def test_a_header_that_is_wrong_is_refused(tmp_path: Path, header: object, text:
 def test_a_file_that_is_cut_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"1234567")
-    with pytest.raises(InvalidInput, match=r"7 bytes: must be a safetensors file of 8\.\."):
+    with pytest.raises(InvalidInput, match="7 bytes: too short for a safetensors file"):
         read_header(path)
     path.write_bytes((1 << 40).to_bytes(8, "little"))
-    with pytest.raises(InvalidInput, match="header of 1099511627776 bytes"):
+    with pytest.raises(InvalidInput, match="its header would have 1099511627776 bytes"):
         read_header(path)
     monkeypatch.setattr(weights_files, "MAX_FILE_BYTES", 7)
-    with pytest.raises(InvalidInput, match=r"8 bytes: must be a safetensors file of 8\.\.7"):
+    with pytest.raises(InvalidInput, match="8 bytes: must be a safetensors file of up to 7 bytes"):
         read_header(path)
     with pytest.raises(InvalidInput, match="No such file"):
         read_header(tmp_path / "none")

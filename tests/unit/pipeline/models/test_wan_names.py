@@ -1,6 +1,7 @@
 """A lone weights file of a Wan VAE: its numbers from its header, and the authors' names for its tensors."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.safetensors_files import read_header
@@ -95,7 +97,7 @@ def test_a_file_says_its_numbers_and_its_tensors_arrive_under_diffusers_names(
 def test_mean_and_deviation_are_the_published_ones() -> None:
     """Chosen by the number of latent channels."""
     for given, mean, std in ((WAN_2_1, WAN_2_1_MEAN, WAN_2_1_STD), (WAN_2_2, WAN_2_2_MEAN, WAN_2_2_STD)):
-        header = {name: {"shape": list(tensor.shape)} for name, tensor in wan(given).state_dict().items()}
+        header = {name: entry(tensor.shape) for name, tensor in wan(given).state_dict().items()}
         config = infer_wan_config(header)
         assert (config.latents_mean, config.latents_std) == (mean, std)
 
@@ -108,19 +110,23 @@ def test_names_that_mean_nothing_stay_as_they_are() -> None:
     assert rename_wan(names[1:]) == {name: name for name in names[1:]}
 
 
-def header_without(name: str) -> dict[str, dict[str, Any]]:
-    header = {name: {"shape": list(tensor.shape)} for name, tensor in wan(WAN_2_1).state_dict().items()}
+def entry(shape: Sequence[int]) -> StoredTensor:
+    return StoredTensor("F32", tuple(shape), offset=0, num_bytes=0)
+
+
+def header_without(name: str) -> dict[str, StoredTensor]:
+    header = {name: entry(tensor.shape) for name, tensor in wan(WAN_2_1).state_dict().items()}
     del header[name]
     return header
 
 
-def header_without_blocks() -> dict[str, dict[str, Any]]:
+def header_without_blocks() -> dict[str, StoredTensor]:
     header = header_without("decoder.conv_in.bias")
     return {name: entry for name, entry in header.items() if ".up_blocks." not in name}
 
 
-def reshaped(name: str, shape: list[int]) -> dict[str, dict[str, Any]]:
-    return {**header_without(name), name: {"shape": shape}}
+def reshaped(name: str, shape: list[int]) -> dict[str, StoredTensor]:
+    return {**header_without(name), name: entry(shape)}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +142,6 @@ def reshaped(name: str, shape: list[int]) -> dict[str, dict[str, Any]]:
         (reshaped("decoder.conv_out.weight", [4, 8, 3, 3, 3]), "out_channels=4: must be 3"),
     ],
 )
-def test_what_is_no_wan_vae_is_refused(header: dict[str, dict[str, Any]], text: str) -> None:
+def test_what_is_no_wan_vae_is_refused(header: dict[str, StoredTensor], text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
         infer_wan_config(header)

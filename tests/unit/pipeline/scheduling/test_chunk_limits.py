@@ -1,5 +1,6 @@
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.scheduling.chunk_limits import FIRST_SLOWER, SLOWER, ChunkLimits, ChunkShape
-from framehaul_pipeline.spec import Geometry, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from tests.support.fake_decoder import fake_opening
 
 SECOND_NS = 10**9

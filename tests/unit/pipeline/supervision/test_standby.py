@@ -9,8 +9,8 @@ from pathlib import Path
 import diffusers
 import msgspec
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.models.model import BUILT_IN, TINY, TINY_SPEC
-from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 
 MODELS = tuple(kind.model(msgspec.structs.replace(TINY_SPEC, name=kind.kind)) for kind in BUILT_IN)

@@ -3,9 +3,10 @@ from collections.abc import Callable
 
 import pytest
 
+from framehaul.formats import PixelFormat
 from framehaul_pipeline.link.messages import Alive, RunningChunk
 from framehaul_pipeline.scheduling.chunk_limits import FIRST_SLOWER, ChunkShape
-from framehaul_pipeline.spec import Geometry, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.watchdog import Watchdog
 
 TIMEOUT_S = 0.2

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 import torch
 
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
-from framehaul_pipeline.spec import LatentDtype
 from framehaul_pipeline.worker.launch import Launcher
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
 from tests.support.simulated_device import SimulatedDevice

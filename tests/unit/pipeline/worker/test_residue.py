@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import EndOfLatents, LatentReady, OpenSession, Published, ToServer
 from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
-from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
+from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.worker import Worker
 from tests.support.fake_decoder import fake_opening
 

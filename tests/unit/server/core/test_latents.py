@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from crc32c import crc32c
 
+from framehaul.formats import LatentDtype
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import DataLoss, InvalidInput, OutOfOrder
-from framehaul_pipeline.spec import LatentDtype
 from framehaul_server.core.latents import LatentInput, check_finite
 from framehaul_server.core.open_request import MAX_LATENTS, check_open
 from framehaul_server.errors import GrantExceeded

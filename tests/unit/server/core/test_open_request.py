@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
-from framehaul_pipeline.spec import LatentDtype, PixelFormat
 from framehaul_server.core.open_request import (
     MAX_LATENTS,
     OpenRules,

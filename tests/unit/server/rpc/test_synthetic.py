@@ -3,8 +3,9 @@ import asyncio
 import numpy as np
 import pytest
 
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.errors import Overloaded
-from framehaul_pipeline.spec import Geometry, LatentDtype
+from framehaul_pipeline.spec import Geometry
 from framehaul_server.core.latents import check_finite
 from framehaul_server.rpc.synthetic import SyntheticFeed, SyntheticLatents
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import (
@@ -21,7 +22,6 @@ from framehaul_pipeline.errors import (
     WorkersKilled,
 )
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import LatentDtype, PixelFormat
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import ClientLeft, ClientStalled, GrantExceeded, SessionCancelled

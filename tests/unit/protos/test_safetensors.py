@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 
-from framehaul_client.errors import LatentsFileError
-from framehaul_client.source.safetensors_header import MAX_HEADER_BYTES, Header, Tensor, header_bytes, parse_header
+from framehaul.safetensors import MAX_HEADER_BYTES, Header, MalformedHeader, StoredTensor, header_bytes, parse_header
 
 
 def header(**entries: Any) -> bytes:
@@ -15,7 +14,7 @@ def test_a_header_gives_tensors_and_notes() -> None:
     """Offsets are counted from the file's start."""
     text = header(__metadata__={"a": "b"}, latents={"dtype": "F16", "shape": [2, 3], "data_offsets": [4, 16]})
     assert parse_header(text, 8 + len(text) + 16) == Header(
-        {"latents": Tensor("F16", (2, 3), 8 + len(text) + 4)}, {"a": "b"}
+        {"latents": StoredTensor("F16", (2, 3), 8 + len(text) + 4, 12)}, {"a": "b"}
     )
 
 
@@ -37,7 +36,7 @@ def test_the_length_comes_first() -> None:
 )
 def test_other_files_are_told_apart(prefix: bytes, file_bytes: int, message: str) -> None:
     """The text says what the file is, or where it ends."""
-    with pytest.raises(LatentsFileError, match=message):
+    with pytest.raises(MalformedHeader, match=message):
         header_bytes(prefix, file_bytes)
 
 
@@ -68,5 +67,5 @@ def tensor(**changes: Any) -> dict[str, Any]:
 )
 def test_a_wrong_header_is_named(text: bytes, message: str) -> None:
     """No offset, size or type is believed unchecked."""
-    with pytest.raises(LatentsFileError, match=message):
+    with pytest.raises(MalformedHeader, match=message):
         parse_header(text, 8 + len(text) + 12)

@@ -1,16 +1,20 @@
-"""Configuration of a worker, checked when it is made."""
+"""Configuration of a worker: the supervisor reads it, and the worker gets it whole. Checked wherever it is made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Configure, encode
-from framehaul_pipeline.models.model import TINY, Model
-from framehaul_pipeline.scheduling.memory import PAGE_BYTES
-from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
+import msgspec
 
-_MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096
+from framehaul.formats import SLOT_BYTES_PER_PIXEL, LatentDtype
+from framehaul_pipeline.models.model import TINY, Model
+from framehaul_pipeline.spec import DecoderSpec
+
+PAGE_BYTES: Final = 16 << 20
+"""What session memory is counted in. Copies of this size run at full speed."""
+MAX_MODELS_BYTES: Final = 60 << 10
+"""Of all descriptions of models: they travel to the worker in one message, and their specs come back in one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,28 +66,22 @@ class WorkerConfig:
         names = [spec.name for spec in self.specs]
         if len(set(names)) < len(names):
             raise ValueError(f"models={','.join(names)}: must each have a name of its own")
-        # They travel to the worker in one message, and their specs come back in one.
-        models_bytes = sum(len(encode(model)) for model in self.models)
-        if models_bytes > _MAX_MODELS_BYTES:
+        if sum(len(msgspec.msgpack.encode(model)) for model in self.models) > MAX_MODELS_BYTES:
             raise ValueError(
-                f"models={','.join(names)}: descriptions must be at most {_MAX_MODELS_BYTES} bytes together"
+                f"models={','.join(names)}: descriptions must be at most {MAX_MODELS_BYTES} bytes together"
             )
-        for name, value, low, high in (
-            ("max_pixels", self.max_pixels, 64, 1 << 26),
-            ("num_slots", self.num_slots, 2, 1024),
-            ("chunk_latents", self.chunk_latents, 1, 64),
-            ("num_inlet_chunks", self.num_inlet_chunks, 6, 1024),
-            (
-                "device_memory_bytes",
-                PAGE_BYTES if self.device_memory_bytes is None else self.device_memory_bytes,
-                PAGE_BYTES,
-                1 << 50,
-            ),
-            ("park_bytes", self.park_bytes or 0, 0, 1 << 50),
-            ("max_restarts", self.max_restarts, 0, 1000),
-            ("chunk_timeout_s", self.chunk_timeout_s, 0.1, 3600.0),
+        for name, low, high in (
+            ("max_pixels", 64, 1 << 26),
+            ("num_slots", 2, 1024),
+            ("chunk_latents", 1, 64),
+            ("num_inlet_chunks", 6, 1024),
+            ("device_memory_bytes", PAGE_BYTES, 1 << 50),
+            ("park_bytes", 0, 1 << 50),
+            ("max_restarts", 0, 1000),
+            ("chunk_timeout_s", 0.1, 3600.0),
         ):
-            if not low <= value <= high:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
         for width, height in self.warm_up:
             self._check_warm_up(width, height)
@@ -108,22 +106,6 @@ class WorkerConfig:
         return max(
             spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
             for spec in specs
-        )
-
-    def configure(self, epoch: int, specs: tuple[DecoderSpec, ...]) -> Configure:
-        """What the worker of an epoch is told; it serves the models that `specs` describe."""
-        return Configure(
-            epoch=epoch,
-            device=self.device,
-            models=self.models,
-            num_slots=self.num_slots,
-            slot_bytes=self.slot_bytes(specs),
-            num_inlet_slots=self.num_inlet_slots,
-            inlet_slot_bytes=self.inlet_slot_bytes(specs),
-            chunk_latents=self.chunk_latents,
-            device_memory_bytes=self.device_memory_bytes,
-            park_bytes=self.park_bytes,
-            warm_up=self.warm_up,
         )
 
     def _check_warm_up(self, width: int, height: int) -> None:

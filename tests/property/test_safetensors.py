@@ -1,4 +1,4 @@
-"""Bytes of any kind, read as a latents file: an error of ours or a file within its bounds, nothing else."""
+"""Bytes of any kind, read as a safetensors file: an error of ours or a file within its bounds, nothing else."""
 
 import json
 import math
@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from framehaul_client.errors import LatentsFileError
-from framehaul_client.source.safetensors_header import PREFIX_BYTES, Header, header_bytes, parse_header
+from framehaul.safetensors import PREFIX_BYTES, Header, MalformedHeader, header_bytes, parse_header
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -29,7 +28,7 @@ def parse(content: bytes) -> Header | None:
     try:
         num_bytes = header_bytes(content[:PREFIX_BYTES], len(content))
         return parse_header(content[PREFIX_BYTES : PREFIX_BYTES + num_bytes], len(content))
-    except LatentsFileError:
+    except MalformedHeader:
         return None
 
 
@@ -37,8 +36,8 @@ def check(content: bytes) -> None:
     header = parse(content)
     for tensor in header.tensors.values() if header else ():
         item_bytes = {"F16": 2, "BF16": 2, "F32": 4}[tensor.dtype]
-        assert tensor.offset >= PREFIX_BYTES
-        assert tensor.offset + math.prod(tensor.shape) * item_bytes <= len(content)
+        assert tensor.num_bytes == math.prod(tensor.shape) * item_bytes
+        assert PREFIX_BYTES <= tensor.offset <= len(content) - tensor.num_bytes
 
 
 @given(st.binary(max_size=200))

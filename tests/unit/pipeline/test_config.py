@@ -3,10 +3,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Configure, encode
 from framehaul_pipeline.models.model import BUILT_IN, TINY, TINY_SPEC
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
-from framehaul_pipeline.supervision.config import WorkerConfig
 
 HUGE = msgspec.structs.replace(TINY, spec=msgspec.structs.replace(TINY_SPEC, name="huge"), path="/" + "x" * 61440)
 
@@ -71,18 +71,11 @@ def test_sixteen_models_of_wans_size_fit_the_message_to_the_worker() -> None:
         )
         for number in range(16)
     )
-    config = WorkerConfig(models=models, warm_up=((832, 480), (1280, 720)))
-    configure = Configure(
-        epoch=1,
-        device="cuda",
-        models=config.models,
-        num_slots=8,
-        slot_bytes=1 << 30,
-        num_inlet_slots=32,
-        inlet_slot_bytes=1 << 30,
-        chunk_latents=4,
+    config = WorkerConfig(
+        models=models,
         device_memory_bytes=1 << 40,
         park_bytes=1 << 40,
-        warm_up=config.warm_up,
+        warm_up=((832, 480), (1280, 720)),
     )
+    configure = Configure(epoch=1, config=config, slot_bytes=1 << 30, inlet_slot_bytes=1 << 30)
     assert len(encode(configure)) <= MAX_MESSAGE_BYTES

@@ -1,7 +1,7 @@
 """The header of a safetensors file as values; pure.
 
-The safetensors package can't slice bfloat16 with numpy, and maps the whole file: here the header is checked before any
-of it is believed, and `latents_file` reads one latent at a time. Format: https://github.com/huggingface/safetensors,
+The safetensors package maps the whole file, and can't slice bfloat16 with numpy. Here the header is held against the
+file's size before any of it is believed, and no tensor is read. Format: https://github.com/huggingface/safetensors,
 README, "Format".
 """
 
@@ -11,8 +11,6 @@ import json
 import math
 from dataclasses import dataclass
 from typing import Any, Final
-
-from framehaul_client.errors import LatentsFileError
 
 PREFIX_BYTES: Final = 8  # the header's length, little-endian
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -36,26 +34,32 @@ _ITEM_BYTES: Final = {
 }
 
 
+class MalformedHeader(ValueError):
+    """A file that isn't safetensors, or is cut off."""
+
+
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class StoredTensor:
     """Where a tensor lies.
 
     Attributes:
         dtype: safetensors' name of its number format.
         shape: its sizes.
         offset: of its first byte in the file.
+        num_bytes: of all its elements.
     """
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """All tensors by name, and the file's own notes."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
 
 
@@ -63,17 +67,17 @@ def header_bytes(prefix: bytes, file_bytes: int) -> int:
     """Read the header's length from the file's first bytes.
 
     Raises:
-        LatentsFileError: this isn't a safetensors file, or is cut off.
+        MalformedHeader: this isn't a safetensors file, or is cut off.
     """
     if prefix.startswith(_PICKLE_STARTS):
-        raise LatentsFileError("a pickle or PyTorch file: must be safetensors (safetensors.torch.save_file writes it)")
+        raise MalformedHeader("a pickle or PyTorch file: must be safetensors (safetensors.torch.save_file writes it)")
     if len(prefix) < PREFIX_BYTES:
-        raise LatentsFileError(f"{file_bytes} bytes: too short for a safetensors file")
+        raise MalformedHeader(f"{file_bytes} bytes: too short for a safetensors file")
     num_bytes = int.from_bytes(prefix[:PREFIX_BYTES], "little")
     if num_bytes > MAX_HEADER_BYTES:
-        raise LatentsFileError(f"not a safetensors file (its header would have {num_bytes} bytes)")
+        raise MalformedHeader(f"not a safetensors file (its header would have {num_bytes} bytes)")
     if num_bytes + PREFIX_BYTES > file_bytes:
-        raise LatentsFileError(f"cut off: its header ends at byte {num_bytes + PREFIX_BYTES}, the file at {file_bytes}")
+        raise MalformedHeader(f"cut off: its header ends at byte {num_bytes + PREFIX_BYTES}, the file at {file_bytes}")
     return num_bytes
 
 
@@ -81,35 +85,35 @@ def parse_header(text: bytes, file_bytes: int) -> Header:
     """Parse the header `text` of a file of `file_bytes`.
 
     Raises:
-        LatentsFileError: it isn't one, or a tensor doesn't fit its description or the file.
+        MalformedHeader: it isn't one, or a tensor doesn't fit its description or the file.
     """
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LatentsFileError(f"not a safetensors file (its header is not JSON: {error})") from error
+        raise MalformedHeader(f"not a safetensors file (its header is not JSON: {error})") from error
     if not isinstance(entries, dict):
-        raise LatentsFileError("not a safetensors file (its header is not a JSON object)")
+        raise MalformedHeader("not a safetensors file (its header is not a JSON object)")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(note, str) for note in metadata.values()):
-        raise LatentsFileError("its __metadata__ is not a table of strings")
+        raise MalformedHeader("its __metadata__ is not a table of strings")
     start = PREFIX_BYTES + len(text)
     tensors = {name: _tensor(name, entry, start, file_bytes) for name, entry in entries.items()}
     return Header(tensors, metadata)
 
 
-def _tensor(name: str, entry: Any, start: int, file_bytes: int) -> Tensor:
+def _tensor(name: str, entry: Any, start: int, file_bytes: int) -> StoredTensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise LatentsFileError(f"tensor {name!r} needs dtype, shape and data_offsets")
+            raise MalformedHeader(f"tensor {name!r} needs dtype, shape and data_offsets")
     if dtype not in _ITEM_BYTES:
-        raise LatentsFileError(f"tensor {name!r} has dtype {dtype}: unknown")
+        raise MalformedHeader(f"tensor {name!r} has dtype {dtype}: unknown")
     if not all(type(size) is int and size >= 0 for size in shape):
-        raise LatentsFileError(f"tensor {name!r} has shape {shape}: must be whole numbers from 0")
+        raise MalformedHeader(f"tensor {name!r} has shape {shape}: must be whole numbers from 0")
     num_bytes = math.prod(shape) * _ITEM_BYTES[dtype]
     if begin < 0 or end - begin != num_bytes:
-        raise LatentsFileError(f"tensor {name!r} lies at {begin}..{end}: {dtype} {shape} has {num_bytes} bytes")
+        raise MalformedHeader(f"tensor {name!r} lies at {begin}..{end}: {dtype} {shape} has {num_bytes} bytes")
     if start + end > file_bytes:
-        raise LatentsFileError(f"cut off: tensor {name!r} ends at byte {start + end}, the file at {file_bytes}")
-    return Tensor(dtype, tuple(shape), start + begin)
+        raise MalformedHeader(f"cut off: tensor {name!r} ends at byte {start + end}, the file at {file_bytes}")
+    return StoredTensor(dtype, tuple(shape), start + begin, num_bytes)

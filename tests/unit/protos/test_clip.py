@@ -1,0 +1,24 @@
+import pytest
+
+from framehaul import clip
+
+
+def test_frames_of_a_clip() -> None:
+    """The first latent may give fewer than the others."""
+    assert [clip.num_frames(n, 1, 2) for n in range(4)] == [0, 1, 3, 5]
+    assert [clip.num_frames(n, 4, 4) for n in range(3)] == [0, 4, 8]
+
+
+def test_latents_of_so_many_frames() -> None:
+    """Those whose frames are all among them."""
+    assert [clip.latents_whole(frames, 1, 4) for frames in (0, 1, 4, 5, 9)] == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("first_frames", [1, 4])
+@pytest.mark.parametrize("history", [None, 0, 1, 4])
+def test_a_decode_starts_as_far_back_as_its_first_frame_needs(first_frames: int, history: int | None) -> None:
+    """So many latents before the frame's own, and at the clip's start where all of them count."""
+    for latent in range(12):
+        own = range(clip.num_frames(latent, first_frames, 4), clip.num_frames(latent + 1, first_frames, 4))
+        first = 0 if history is None else max(0, latent - history)
+        assert {clip.first_latent_for(frame, first_frames, 4, history) for frame in own} == {first}
