@@ -54,14 +54,12 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/session/frames_out.py \
 	server/framehaul_server/rpc/reflection.py \
 	server/framehaul_server/core/grant.py \
-	server/framehaul_server/core/holdings.py \
 	server/framehaul_server/rpc/info.py \
 	server/framehaul_server/core/latents.py \
 	server/framehaul_server/session/latents_in.py \
 	server/framehaul_server/core/journal.py \
 	server/framehaul_server/admission/unread_calls.py \
 	server/framehaul_server/logs.py \
-	server/framehaul_server/session/outbox.py \
 	server/framehaul_server/core/packing.py \
 	server/framehaul_server/session/production.py \
 	server/framehaul_server/session/waiting.py \
@@ -69,7 +67,6 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/core/responses.py \
 	server/framehaul_server/session/detached.py \
 	server/framehaul_server/core/retention.py \
-	server/framehaul_server/rpc/rich_status.py \
 	server/framehaul_server/session/session.py \
 	server/framehaul_server/core/limits.py \
 	server/framehaul_server/session/stall_timer.py \

@@ -18,11 +18,13 @@ from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
-from framehaul_server import grpc_log, logs
+from framehaul_server import logs
+from framehaul_server.access.tls import TlsFiles
 from framehaul_server.app import App, log_config
-from framehaul_server.config import Address, ServerConfig, TlsFiles
+from framehaul_server.config import Address, ServerConfig
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.option_values import read_area, read_gib, read_models, read_sizes, reader
+from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import StopSignals
 
 EXIT_OK: Final = 0
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
-    grpc_log.quieten()
+    quieten_grpc()
     os.environ[_variable("--log-level")] = config.log_level  # for the worker
     log_config(config)
     try:

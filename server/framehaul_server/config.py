@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framehaul_pipeline.supervision.config import WorkerConfig
+from framehaul_server.access.tls import TlsFiles
 from framehaul_server.core.tenants import MAX_QUEUED
 from framehaul_server.logs import LEVELS
 
@@ -58,22 +59,6 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """PEM files."""
-
-    certificate: Path
-    """The server's own, followed by those between it and its authority."""
-    key: Path
-    client_ca: Path | None = None
-    """Authorities of clients' certificates; without it clients need none."""
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All of them."""
-        return (self.certificate, self.key, *((self.client_ca,) if self.client_ca else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,11 @@ from framehaul_pipeline.supervision.events import SessionEvents
 from framehaul_pipeline.supervision.lease import FrameLease
 from framehaul_server.core.grant import LatentGrant
 from framehaul_server.core.open_request import check_open
+from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.retention import Retention
 from framehaul_server.core.tenants import EVERYONE
 from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
 from framehaul_server.session.decoding import PublishedChunk
-from framehaul_server.session.outbox import Outgoing
 from framehaul_server.session.production import Production
 from tests.support.fakes import SPEC, opening, rules
 
@@ -173,7 +173,7 @@ class ServerSession:
     @property
     def num_held(self) -> int:
         """Frames that are kept or wait."""
-        return self.retention.num_frames + sum(outgoing.num_frames for outgoing in self.outbox)
+        return sum(outgoing.num_frames for outgoing in (*self.retention._kept, *self.outbox))
 
 
 class Server:

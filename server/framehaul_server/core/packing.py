@@ -6,11 +6,11 @@ Runs on the event loop. The join into a message is the one user-space copy of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.session.outbox import Outgoing
 
 DEFAULT_MESSAGE_BYTES: Final = 4 << 20
 """Largest response unless the client says otherwise."""
@@ -20,6 +20,16 @@ _GOOD_MESSAGE_BYTES: Final = 3 << 19
 _HEADER_BYTES: Final = 64
 """Upper bound of a frame response's tags, lengths and numbers, checksums aside."""
 _CRC_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A serialized response."""
+
+    message: bytes
+    first_frame: int = 0
+    num_frames: int = 0
+    last: bool = False
 
 
 class ReadableLease(Protocol):

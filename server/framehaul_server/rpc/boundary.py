@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Never, Protocol, TypeVar
+from typing import Final, Never, Protocol, TypeVar
 
 import grpc
 
@@ -17,6 +17,8 @@ from framehaul_server import logs
 from framehaul_server.errors import ClientLeft, Fenced
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.status import Status, Trailers, internal, status_of
+
+_GRPC_LOGGER: Final = "grpc._cython.cygrpc"
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -78,3 +80,17 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else (error,))
     return leaves
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of gRPC's says more than that a call was over before its answer."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, grpc.aio.BaseError) or isinstance(error, grpc.aio.UsageError)
+
+
+def quieten_grpc() -> None:
+    """Keep out of the log what gRPC writes, with a traceback, whenever a client leaves while it is answered.
+
+    `session_end` says the same in a line, and clients could fill a disk with tracebacks. Twice is fine.
+    """
+    logging.getLogger(_GRPC_LOGGER).addFilter(is_news)

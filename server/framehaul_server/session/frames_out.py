@@ -6,18 +6,18 @@ Runs on the event loop: `run` in a task of its own, everything else as plain cal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.core.open_request import OpenRequest
-from framehaul_server.core.packing import ReadableLease, frames_per_message, pack
+from framehaul_server.core.packing import Outgoing, ReadableLease, frames_per_message, pack
 from framehaul_server.core.retention import Retention
 from framehaul_server.core.window import FrameWindow, WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.logs import SessionRecord
-from framehaul_server.session.outbox import Outbox, Outgoing
 
 _PARTING_TIMEOUT_S: Final = 30.0
 """How long an EXPLICIT client may keep the call open after `Done`."""
@@ -31,6 +31,45 @@ class WritableContext(Protocol):
 
     async def write(self, message: bytes) -> None:
         """Send a message; waits for the client's flow control."""
+
+
+class Outbox:
+    """Responses that wait for their turn: urgent ones pass the others, and each lane keeps its order.
+
+    Bounded by its writers: frames by the session's window, the rest by a handful of control messages.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._urgent: deque[Outgoing] = deque()
+        self._ordinary: deque[Outgoing] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, outgoing: Outgoing, *, urgent: bool = False) -> None:
+        """Queue a response; never blocks."""
+        (self._urgent if urgent else self._ordinary).append(outgoing)
+        self._filled.set()
+
+    def put_back(self, sent: Iterable[Outgoing]) -> None:
+        """Queue responses that were sent once before all that wait; urgent ones were for another connection."""
+        self._urgent.clear()
+        self._ordinary.extendleft(reversed(list(sent)))
+        self._filled.set()
+
+    async def get(self) -> Outgoing:
+        """Take the next response.
+
+        Cancellation: nothing is taken.
+        """
+        while not (self._urgent or self._ordinary):
+            self._filled.clear()
+            await self._filled.wait()
+        return (self._urgent or self._ordinary).popleft()
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._urgent.clear()
+        self._ordinary.clear()
 
 
 class Delivery:

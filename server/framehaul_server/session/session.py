@@ -17,8 +17,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, PipelineError
 from framehaul_server.core import responses
 from framehaul_server.core.grant import latent_budget
-from framehaul_server.core.holdings import most_bytes
-from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.limits import SessionRules, most_bytes
 from framehaul_server.core.open_request import OpenRequest, read_open
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents

@@ -3,9 +3,10 @@ import logging
 
 import grpc
 import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from framehaul_pipeline.errors import InvalidInput, Overloaded
-from framehaul_server.rpc.boundary import guard, leading_error
+from framehaul_server.rpc.boundary import guard, is_news, leading_error, quieten_grpc
 from tests.support.fakes import Aborted, FakeContext, record
 
 
@@ -72,3 +73,28 @@ def test_without_one_the_first_counts() -> None:
     first = grpc.aio.InternalError("batch")
     assert leading_error(BaseExceptionGroup("", [KeyboardInterrupt()])).__class__ is KeyboardInterrupt
     assert leading_error(ExceptionGroup("", [first, RuntimeError("second")])) is first
+
+
+@pytest.mark.parametrize(
+    ("error", "news"),
+    [
+        (cygrpc.ExecuteBatchError("Failed"), False),
+        (grpc.aio.UsageError("RPC already finished."), True),
+        (RuntimeError("ours"), True),
+        (None, True),
+    ],
+)
+def test_of_grpcs_log_only_calls_that_were_over_are_left_out(error: Exception | None, news: bool) -> None:
+    given = None if error is None else (type(error), error, None)
+    record = logging.LogRecord("grpc", logging.ERROR, "", 0, "Unexpected", (), given)
+    assert is_news(record) is news
+
+
+def test_the_filter_sits_where_grpc_logs() -> None:
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    quieten_grpc()
+    quieten_grpc()
+    try:
+        assert logger.filters.count(is_news) == 1
+    finally:
+        logger.removeFilter(is_news)
