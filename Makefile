@@ -63,7 +63,8 @@ PURE := $(subst $(space),$(comma),$(strip \
 	server/framehaul_server/core/packing.py \
 	server/framehaul_server/session/production.py \
 	server/framehaul_server/session/waiting.py \
-	server/framehaul_server/rpc/requests.py \
+	server/framehaul_server/rpc/connection.py \
+	server/framehaul_server/session/connection.py \
 	server/framehaul_server/core/responses.py \
 	server/framehaul_server/session/detached.py \
 	server/framehaul_server/core/retention.py \

@@ -136,7 +136,7 @@ class ServerSession:
 
     def __init__(self, server: "Server", start_frame: int, window_frames: int) -> None:
         open_message = opening(start_frame=start_frame)
-        self.request = check_open(open_message, None, rules(spec=server.spec).opening)
+        self.request = check_open(open_message, rules(spec=server.spec).opening)
         self.limits = WindowLimits(min_frames=self.request.spec.temporal_factor, max_frames=WINDOW)
         self.window = FrameWindow(self.limits, initial_frames=window_frames, first_frame=start_frame)
         self.retention = Retention(start_frame)

@@ -157,7 +157,7 @@ class RunningApp:
             "places": self.num_sessions,
             "queued": self.app._admission.num_queued,
             "calls": not self.app._admission.idle.is_set(),
-            "unread": self.app._lingering.num_calls,
+            "unread": self.app._unread_calls.num_calls,
             "sessions": rings.num_sessions,
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,

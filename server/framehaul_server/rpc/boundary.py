@@ -1,7 +1,7 @@
 """Where a handler's exceptions end: known ones become their status, unknown ones INTERNAL and a traceback in the log.
 
-grpc.aio reports a client that left in several ways, ordinary exceptions among them; those pass through untouched, as
-grpc.aio itself must see them. By then the work has released what it held, in its own `finally`.
+A client that left is no error: what grpc.aio said of it goes back to grpc.aio. By then the work has released what it
+held, in its own `finally`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Never, Protocol, TypeVar
 import grpc
 
 from framehaul_server import logs
-from framehaul_server.errors import ClientLeft, Fenced
+from framehaul_server.errors import ConnectionLost
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.status import Status, Trailers, internal, status_of
 
@@ -37,19 +37,16 @@ async def guard(context: AbortableContext, record: SessionRecord, work: Awaitabl
     Cancellation: passes through to `work`.
 
     Raises:
-        grpc.aio.AbortError: the RPC was ended with a status.
+        grpc.aio.BaseError: the RPC was ended with a status, or the client is gone.
     """
     try:
         return await work
     except (asyncio.CancelledError, GeneratorExit):
         record.cause = "client_left"
         raise
-    except grpc.aio.UsageError as error:
-        # Our own mistake, unlike the other errors of grpc.aio: the RPC was used after its end.
-        status = _unforeseen(error, record.request_id)
-    except grpc.aio.BaseError:
+    except ConnectionLost as loss:
         record.cause = "client_left"
-        raise
+        raise loss.reason from None
     except Exception as error:
         status = status_of(error) or _unforeseen(error, record.request_id)
     record.cause = status.code.name.lower()
@@ -60,26 +57,6 @@ async def guard(context: AbortableContext, record: SessionRecord, work: Awaitabl
 def _unforeseen(error: Exception, request_id: str) -> Status:
     _log.error(logs.line("internal_error", id=request_id), exc_info=error)
     return internal(request_id)
-
-
-def leading_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a task group that says most: one raised on purpose, else the first."""
-    errors = list(_leaves(group))
-    return next((error for error in errors if isinstance(error, Exception) and status_of(error)), errors[0])
-
-
-def is_loss(error: BaseException) -> bool:
-    """Whether the connection ended and not the session."""
-    if isinstance(error, grpc.aio.UsageError):
-        return False
-    return isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.BaseError | ClientLeft | Fenced)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else (error,))
-    return leaves
 
 
 def is_news(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.core.open_request import OpenRequest
@@ -18,19 +18,10 @@ from framehaul_server.core.retention import Retention
 from framehaul_server.core.window import FrameWindow, WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.logs import SessionRecord
+from framehaul_server.session.connection import Connection
 
 _PARTING_TIMEOUT_S: Final = 30.0
 """How long an EXPLICIT client may keep the call open after `Done`."""
-
-
-class WritableContext(Protocol):
-    """What sending needs of a `ServicerContext`."""
-
-    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
-        """Send the response's headers."""
-
-    async def write(self, message: bytes) -> None:
-        """Send a message; waits for the client's flow control."""
 
 
 class Outbox:
@@ -149,19 +140,19 @@ class Delivery:
             raise ClientLeft("an EXPLICIT session's request stream ended before Done: half-closed, or the client left")
         self._heard_all.set()
 
-    async def run(self, context: WritableContext) -> None:
+    async def run(self, connection: Connection) -> None:
         """Send responses until the last one is out and the client was heard.
 
         Cancellation: a response may be lost, so end the session.
 
         Raises:
-            grpc.aio.BaseError: the client is gone.
+            ConnectionLost: the client is gone.
         """
         while not self._retention.done_sent:
             outgoing = await self._outbox.get()
             # Now, since the client's answer may overtake the write's return.
             self._retention.sent(outgoing, keep=self._keep)
-            await context.write(outgoing.message)
+            await connection.write(outgoing.message)
             self.record.sent(len(outgoing.message), outgoing.num_frames)
             if not self._explicit and outgoing.num_frames:
                 self._window.take(outgoing.num_frames)

@@ -1,6 +1,6 @@
 """A session's latents on their way in: checked, counted against its grant, and pushed to where frames come from.
 
-Runs on the event loop, in the session's reader; synthetic latents are made in a task of their own.
+Runs on the event loop, in the session's reader.
 """
 
 from __future__ import annotations
@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import InvalidInput, OutOfOrder
 from framehaul_server.core.grant import LatentGrant
 from framehaul_server.core.latents import LatentInput, check_finite
-from framehaul_server.core.open_request import OpenRequest, OpenRules, check_synthetic
-from framehaul_server.rpc.requests import Request
-from framehaul_server.rpc.synthetic import SyntheticFeed
+from framehaul_server.core.open_request import OpenRequest
+from framehaul_server.session.connection import Request
 from framehaul_server.session.production import Production
 
 _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
@@ -24,14 +21,12 @@ _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
 class Intake:
     """One session's latents, through all of its connections."""
 
-    def __init__(self, request: OpenRequest, production: Production, rules: OpenRules, *, budget: int) -> None:
+    def __init__(self, request: OpenRequest, production: Production, *, budget: int) -> None:
         """Expect the first latent of the session that `request` opened; `budget` of them may wait."""
         self._request = request
         self._production = production
-        self._rules = rules
         self._input = LatentInput(request)
         self._grant = LatentGrant(budget, request.first_latent)
-        self._feed = SyntheticFeed(request.geometry, request.dtype) if request.synthetic else None
         self._fed = asyncio.Event()
         """Pulsed when the worker took over latents."""
 
@@ -103,22 +98,6 @@ class Intake:
         for latent in latents:
             self._production.push(latent)
 
-    def add_synthetic(self, synthetic: pb.Synthetic) -> None:
-        """Queue a synthetic clip.
-
-        Raises:
-            OutOfOrder: the session was opened for latents of the client's own, or its input has ended.
-            InvalidInput: another size than before, or more latents than were declared.
-        """
-        if self._feed is None:
-            raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
-        geometry = check_synthetic(synthetic, self._request.spec, self._rules)
-        if geometry != self._request.geometry:
-            height, width = self._request.frame_size
-            raise InvalidInput("synthetic", f"{synthetic.height}x{synthetic.width}", f"{height}x{width} as before")
-        self._input.count(synthetic.num_latents)
-        self._feed.add(synthetic.seed, synthetic.num_latents)
-
     def end(self) -> None:
         """No more latents come; twice is fine.
 
@@ -128,18 +107,6 @@ class Intake:
         if self._input.ended:
             return
         self._input.end()
-        if self._feed is not None:
-            self._feed.end()
-        else:
-            self._production.end()
-
-    async def make_latents(self) -> None:
-        """Make a synthetic session's latents as there is room for them.
-
-        Cancellation: latents not made yet are dropped.
-        """
-        assert self._feed is not None, "asked for in synthetic sessions alone"
-        await self._feed.run(self._production.push, self._room)
         self._production.end()
 
     async def pending_fit(self) -> None:
@@ -148,12 +115,5 @@ class Intake:
         Cancellation: nothing is lost.
         """
         while self._input.num_pending >= self._grant.budget:
-            await self._more_fed()
-
-    async def _room(self) -> None:
-        while self._production.num_pushed - self._input.num_fed >= self._grant.budget:
-            await self._more_fed()
-
-    async def _more_fed(self) -> None:
-        self._fed.clear()
-        await self._fed.wait()
+            self._fed.clear()
+            await self._fed.wait()

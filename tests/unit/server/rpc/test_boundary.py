@@ -5,8 +5,9 @@ import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from framehaul_pipeline.errors import InvalidInput, Overloaded
-from framehaul_server.rpc.boundary import guard, is_news, leading_error, quieten_grpc
+from framehaul_pipeline.errors import Overloaded
+from framehaul_server.errors import ConnectionLost
+from framehaul_server.rpc.boundary import guard, is_news, quieten_grpc
 from tests.support.fakes import Aborted, FakeContext, record
 
 
@@ -51,10 +52,7 @@ async def test_an_unforeseen_error_stays_in_the_log(error: Exception, caplog: py
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    "error",
-    [asyncio.CancelledError(), GeneratorExit(), grpc.aio.InternalError("batch"), grpc.aio.AbortError("aborted")],
-)
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()])
 async def test_a_client_that_left_is_no_error_and_passes_through(error: BaseException) -> None:
     context, noted = FakeContext(), record()
     with pytest.raises(type(error)):
@@ -63,16 +61,16 @@ async def test_a_client_that_left_is_no_error_and_passes_through(error: BaseExce
     assert noted.cause == "client_left"
 
 
-def test_of_several_errors_the_one_raised_on_purpose_counts() -> None:
-    said = InvalidInput("dtype", 9, "1..3")
-    group = BaseExceptionGroup("", [RuntimeError("first"), ExceptionGroup("", [said])])
-    assert leading_error(group) is said
-
-
-def test_without_one_the_first_counts() -> None:
-    first = grpc.aio.InternalError("batch")
-    assert leading_error(BaseExceptionGroup("", [KeyboardInterrupt()])).__class__ is KeyboardInterrupt
-    assert leading_error(ExceptionGroup("", [first, RuntimeError("second")])) is first
+@pytest.mark.asyncio
+@pytest.mark.parametrize("reason", [grpc.aio.InternalError("batch"), grpc.aio.AbortError("aborted")])
+async def test_what_grpc_said_of_a_client_that_left_goes_back_to_it(reason: Exception) -> None:
+    """It knows then that the call is over, and logs nothing."""
+    context, noted = FakeContext(), record()
+    with pytest.raises(type(reason)) as raised:
+        await guard(context, noted, fail(ConnectionLost(reason)))
+    assert raised.value is reason
+    assert context.aborted is None
+    assert noted.cause == "client_left"
 
 
 @pytest.mark.parametrize(

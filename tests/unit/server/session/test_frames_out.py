@@ -10,7 +10,7 @@ from framehaul_server.core.responses import done, drain, opened
 from framehaul_server.core.window import WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.session.frames_out import Delivery, Outbox
-from tests.support.fakes import FakeContext, frame, lease, opening, record, rules
+from tests.support.fakes import FakeConnection, frame, lease, opening, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
 
@@ -65,13 +65,13 @@ class Delivering:
     """A delivery that runs beside the test, and how often its window moved."""
 
     def __init__(self, mode: pb.Mode.ValueType) -> None:
-        request = check_open(opening(mode=mode), None, rules().opening)
+        request = check_open(opening(mode=mode), rules().opening)
         self.moved: list[int] = []
         self.delivery = Delivery(request, LIMITS, record(), window_moved=self.note)
         self.delivery.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
-        self.context = FakeContext()
-        self.context.headers_sent = True
-        self.task = asyncio.ensure_future(self.delivery.run(self.context))
+        self.connection = FakeConnection()
+        self.connection.headers_sent = True
+        self.task = asyncio.ensure_future(self.delivery.run(self.connection))
 
     def note(self) -> None:
         self.moved.append(self.delivery.frames_until)
@@ -89,14 +89,14 @@ async def test_auto_frames_move_the_window_once_they_are_written() -> None:
     assert run.moved == []
     await run.task
     assert run.moved == [20]
-    assert run.context.frames() == [frame(index) for index in range(8)]
+    assert run.connection.frames() == [frame(index) for index in range(8)]
 
 
 @pytest.mark.asyncio
 async def test_explicit_frames_move_the_window_when_they_are_acknowledged() -> None:
     run = Delivering(pb.MODE_EXPLICIT)
     run.publish(0, 4)
-    await run.context.responded(2)
+    await run.connection.responded(2)
     assert run.moved == []
     run.delivery.acknowledge(pb.Ack(next_frame=4, window_frames=6))
     assert run.moved == [12]
@@ -115,7 +115,7 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
     with pytest.raises(ClientLeft):
         run.delivery.hear_end()
     run.delivery.put(done(4, 1), last=True)
-    await run.context.responded(3)
+    await run.connection.responded(3)
     assert not run.task.done()
     run.delivery.hear_end()
     await run.task
@@ -124,11 +124,11 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
 @pytest.mark.asyncio
 async def test_a_closed_delivery_has_nothing_left_to_send() -> None:
     run = Delivering(pb.MODE_AUTO)
-    await run.context.responded(1)
+    await run.connection.responded(1)
     run.publish(0, 4)
     run.delivery.put(drain(1.0), urgent=True)
     run.delivery.close()
     run.delivery.close()
     run.delivery.put(done(0, 0), last=True)
     await run.task
-    assert [each.header.HasField("done") for each in run.context.responses] == [False, True]
+    assert [each.header.HasField("done") for each in run.connection.responses] == [False, True]
