@@ -113,9 +113,8 @@ class AdmissionMachine(RuleBasedStateMachine):
             with pytest.raises(Unavailable):
                 self.admission.enter(tenant)
             return multiple()
-        place = self.admission.enter(
-            tenant, num_spare=1 << 20
-        )  # what is refused before the first request is not the matter here
+        # What is refused before the first request is not the matter here.
+        place = self.admission.enter(tenant, num_spare=1 << 20)
         claim = Claim(tenant=tenant, place=place, priority=asked["priority"], **_bytes(asked))
         before = [each.place.position for each in self.model.waiting]
         if tenant.max_waiting_bytes is not None and claim.num_bytes > tenant.max_waiting_bytes:

@@ -212,7 +212,7 @@ async def test_an_explicit_client_is_read_while_they_wait_for_room() -> None:
 )
 @pytest.mark.parametrize("mode", [pb.MODE_AUTO, pb.MODE_EXPLICIT])
 async def test_a_wrong_request_ends_the_session(
-    mode: "pb.Mode", sent: Request, error: type[Exception], text: str
+    mode: pb.Mode.ValueType, sent: Request, error: type[Exception], text: str
 ) -> None:
     async with running(request(open=pb.Open(mode=mode), synthetic=SYNTHETIC), automatic=False) as run:
         run.client.send(sent)
