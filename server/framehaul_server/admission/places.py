@@ -13,22 +13,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
-from framehaul_server.core.queue_order import AdmissionQueue
+from framehaul_server.core.queue_order import AdmissionQueue, Waiting
 from framehaul_server.core.tenants import Tenant
 
 _RETRY_AFTER_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class Claim:
+class Claim(Waiting):
     """A call's claim to a place for its session: a value that `Admission` alone changes."""
 
-    tenant: Tenant
-    priority: int = 0
     num_bytes: int = 0
     """What may wait in the server for the session."""
-    request_bytes: int = 0
-    """Of its first request, kept while it is queued."""
     held: bool = False
     """The session has its place."""
     position: int | None = None

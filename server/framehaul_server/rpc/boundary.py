@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Final, Never, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
 from framehaul_server import logs
 from framehaul_server.errors import ConnectionLost
 from framehaul_server.logs import SessionRecord
-from framehaul_server.rpc.status import Status, Trailers, internal, status_of
+from framehaul_server.rpc.connection import Context
+from framehaul_server.rpc.status import Status, internal, status_of
 
 _GRPC_LOGGER: Final = "grpc._cython.cygrpc"
 
@@ -24,14 +25,7 @@ _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
-class AbortableContext(Protocol):
-    """What the boundary needs of a `ServicerContext`."""
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
-        """End the RPC; raises `AbortError`."""
-
-
-async def guard(context: AbortableContext, record: SessionRecord, work: Awaitable[ResultT]) -> ResultT:
+async def guard(context: Context, record: SessionRecord, work: Awaitable[ResultT]) -> ResultT:
     """Await `work`; end the RPC with a status when it fails, and leave the cause in `record`.
 
     Cancellation: passes through to `work`.

@@ -26,7 +26,8 @@ class _Entry:
     session: Session
     claim: Claim | None = None
     """Held while detached."""
-    timer: asyncio.TimerHandle | None = None
+    expiry: asyncio.TimerHandle | None = None
+    """Set while detached."""
 
 
 class ResumableSessions:
@@ -51,7 +52,7 @@ class ResumableSessions:
         """Keep a session whose connection was lost, together with the claim to its place."""
         entry = self._entries[_key(session.id)]
         entry.claim = claim
-        entry.timer = asyncio.get_running_loop().call_later(self._window_s, self._expire, session)
+        entry.expiry = asyncio.get_running_loop().call_later(self._window_s, self._expire, session)
 
     def check(self, session_id: bytes, caller: Caller) -> None:
         """Refuse an id that this caller couldn't resume.
@@ -71,9 +72,7 @@ class ResumableSessions:
         """
         while (entry := self._find(session_id, caller, "open.resume.session_id")).claim is None:
             await entry.session.fence()
-        claim, entry.claim = entry.claim, None
-        self._stop_timer(entry)
-        return entry.session, claim
+        return entry.session, self._attach(entry)
 
     def remove(self, session: Session) -> None:
         """Forget a session that has ended; an unknown one is fine."""
@@ -93,20 +92,21 @@ class ResumableSessions:
         return entry
 
     def _expire(self, session: Session) -> None:
-        _log.info("%s", logs.line("session_expired", model=session.model, window_s=self._window_s))
+        _log.info("%s", logs.line("session_expired", model=session.request.spec.name, window_s=self._window_s))
         self._drop(self._entries[_key(session.id)])
 
     def _drop(self, entry: _Entry) -> None:
-        self._stop_timer(entry)
         self.remove(entry.session)
         entry.session.close()
-        assert entry.claim is not None, "only detached sessions are dropped here"
-        self._on_dropped(entry.session, entry.claim)
+        self._on_dropped(entry.session, self._attach(entry))
 
-    def _stop_timer(self, entry: _Entry) -> None:
-        assert entry.timer is not None, "set while detached"
-        entry.timer.cancel()
-        entry.timer = None
+    def _attach(self, entry: _Entry) -> Claim:
+        """Take the claim of a detached session."""
+        claim, expiry, entry.claim, entry.expiry = entry.claim, entry.expiry, None, None
+        assert claim is not None, "held while detached"
+        assert expiry is not None, "likewise"
+        expiry.cancel()
+        return claim
 
 
 def _key(session_id: bytes) -> bytes:

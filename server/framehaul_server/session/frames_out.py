@@ -75,7 +75,7 @@ class Delivery:
         """Of the call that the responses go out by."""
         self._keep = request.resumable
         self._window_moved = window_moved
-        self._window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
+        self.window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
         self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
         self._outbox = Outbox()
         self._retention = Retention(request.start_frame)
@@ -84,24 +84,9 @@ class Delivery:
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
 
-    @property
-    def frames_until(self) -> int:
-        """Frames below this one fit the window."""
-        return self._window.frames_until
-
-    @property
-    def num_taken(self) -> int:
-        """Frames that the client has taken."""
-        return self._window.num_taken
-
     def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a response without frames; an urgent one passes the frames that wait."""
         self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
-
-    @property
-    def complete(self) -> bool:
-        """The client has told that it has everything."""
-        return self._retention.complete
 
     def publish(self, chunk: ReadableLease, *, latents_until: int) -> None:
         """Copy a chunk's frames into responses."""
@@ -115,10 +100,10 @@ class Delivery:
         Raises:
             InvalidInput: more is acknowledged than was sent.
         """
-        self._window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
+        self.window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
         self._retention.acknowledge(ack.next_frame)
         self._window_moved()
-        if self.complete:
+        if self._retention.complete:
             self._heard_all.set()
 
     def rewind(self, next_frame: int) -> None:
@@ -136,7 +121,7 @@ class Delivery:
         Raises:
             ClientLeft: before `Done`, or without having acknowledged every frame of a resumable session.
         """
-        if not self._retention.done_sent or (self._keep and not self.complete):
+        if not self._retention.done_sent or (self._keep and not self._retention.complete):
             raise ClientLeft("an EXPLICIT session's request stream ended before Done: half-closed, or the client left")
         self._heard_all.set()
 
@@ -155,9 +140,9 @@ class Delivery:
             await connection.write(outgoing.message)
             self.record.sent(len(outgoing.message), outgoing.num_frames)
             if not self._explicit and outgoing.num_frames:
-                self._window.take(outgoing.num_frames)
+                self.window.take(outgoing.num_frames)
                 self._window_moved()
-        if self._explicit and not self.complete:
+        if self._explicit and not self._retention.complete:
             await self._part()
 
     async def _part(self) -> None:

@@ -25,50 +25,30 @@ class Intake:
         """Expect the first latent of the session that `request` opened; `budget` of them may wait."""
         self._request = request
         self._production = production
-        self._input = LatentInput(request)
-        self._grant = LatentGrant(budget, request.first_latent)
+        self.input = LatentInput(request)
+        self.grant = LatentGrant(budget, request.first_latent)
         self._fed = asyncio.Event()
         """Pulsed when the worker took over latents."""
-
-    @property
-    def budget(self) -> int:
-        """Latents that may wait in the server."""
-        return self._grant.budget
-
-    @property
-    def num_received(self) -> int:
-        """All latents below this one are here."""
-        return self._input.num_received
-
-    @property
-    def num_latents(self) -> int | None:
-        """Of the whole clip; None while unknown."""
-        return self._input.num_latents
-
-    @property
-    def ended(self) -> bool:
-        """No more latents come."""
-        return self._input.ended
 
     # Grants, which EXPLICIT clients alone get
 
     @property
     def grant_overdue(self) -> bool:
         """Whether telling the client of its room is worth a message."""
-        return self._request.explicit and self._grant.overdue and not self._input.ended
+        return self._request.explicit and self.grant.overdue and not self.input.ended
 
     def announce(self) -> int:
         """The value for a response's `latents_until`; 0 when there is nothing new to tell."""
-        return self._grant.announce() if self._request.explicit and not self._input.ended else 0
+        return self.grant.announce() if self._request.explicit and not self.input.ended else 0
 
     def repeat(self) -> int:
         """The value for the first response on a connection."""
-        return self._grant.repeat() if self._request.explicit else 0
+        return self.grant.repeat() if self._request.explicit else 0
 
     def fed(self, num_fed: int) -> None:
         """Make room: the worker took over `num_fed` latents in all."""
-        self._input.num_fed = num_fed
-        self._grant.fed(num_fed)
+        self.input.num_fed = num_fed
+        self.grant.fed(num_fed)
         self._fed.set()
 
     # Latents
@@ -82,9 +62,9 @@ class Intake:
             PipelineError: they aren't what the session needs next.
             GrantExceeded: more than was granted.
         """
-        first_index = self._input.num_received
-        latents = self._input.accept(
-            request.header, request.payload, latents_until=self._grant.until if self._request.explicit else None
+        first_index = self.input.num_received
+        latents = self.input.accept(
+            request.header, request.payload, latents_until=self.grant.until if self._request.explicit else None
         )
         checked_bytes = 0
         for index, latent in enumerate(latents, first_index):
@@ -94,7 +74,7 @@ class Intake:
                 checked_bytes = 0
                 await asyncio.sleep(0)  # others' turn
         # In one step: a connection may break at any other time, and the next one is told what came.
-        self._input.count(len(latents))
+        self.input.count(len(latents))
         for latent in latents:
             self._production.push(latent)
 
@@ -104,9 +84,9 @@ class Intake:
         Raises:
             InvalidInput: fewer came than were declared.
         """
-        if self._input.ended:
+        if self.input.ended:
             return
-        self._input.end()
+        self.input.end()
         self._production.end()
 
     async def pending_fit(self) -> None:
@@ -114,6 +94,6 @@ class Intake:
 
         Cancellation: nothing is lost.
         """
-        while self._input.num_pending >= self._grant.budget:
+        while self.input.num_pending >= self.grant.budget:
             self._fed.clear()
             await self._fed.wait()

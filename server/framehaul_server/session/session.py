@@ -25,7 +25,7 @@ from framehaul_server.core import responses
 from framehaul_server.core.grant import latent_budget
 from framehaul_server.core.latents import holds_latents
 from framehaul_server.core.limits import SessionRules, most_bytes
-from framehaul_server.core.open_request import OpenRequest, read_open
+from framehaul_server.core.open_request import read_open
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
@@ -87,21 +87,21 @@ class Session:
         """The session's owner."""
         self._ahead: deque[Request] = deque([first])
         """Requests that came before the session was run."""
-        self._open_message, self._request = read_open(first.header, rules.opening)
-        caller.tenant.check_priority(self._request.priority)
-        self._explicit = self._request.explicit
+        self._open_message, self.request = read_open(first.header, rules.opening)
+        caller.tenant.check_priority(self.request.priority)
+        self._explicit = self.request.explicit
         self.id = responses.new_session_id()
-        self._limits = WindowLimits.of(self._request.spec, self._request.frame_bytes, rules.window_bytes)
-        self._delivery = Delivery(self._request, self._limits, record, window_moved=self._allow)
-        self._production = Production(worker, self._request, caller.tenant, self, journal_bytes=rules.journal_bytes)
-        budget = latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
-        self._intake = Intake(self._request, self._production, budget=budget)
+        self._limits = WindowLimits.of(self.request.spec, self.request.frame_bytes, rules.window_bytes)
+        self._delivery = Delivery(self.request, self._limits, record, window_moved=self._allow)
+        self._production = Production(worker, self.request, caller.tenant, self, journal_bytes=rules.journal_bytes)
+        budget = latent_budget(self.request.spec, self.request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
+        self._intake = Intake(self.request, self._production, budget=budget)
         self._stall = StallTimer(rules.stall_timeout_s, position=self._position, stalled=self._stalled)
         self._state = SessionState.START
         self._unserved = asyncio.Event()
         """Set while no connection serves the session."""
         self._unserved.set()
-        self._resumable = self._request.resumable
+        self._resumable = self.request.resumable
         self._error: PipelineError | ServerError | None = None
         """Ends the session."""
         self._ending: asyncio.Future[PipelineError | ServerError | None] | None = None
@@ -109,19 +109,9 @@ class Session:
         self._describe(record)
 
     @property
-    def model(self) -> str:
-        """Name of the decoder."""
-        return self._request.spec.name
-
-    @property
-    def request(self) -> OpenRequest:
-        """What the client asked for."""
-        return self._request
-
-    @property
     def max_waiting_bytes(self) -> int:
         """Most bytes of latents and frames that the server may hold for this session."""
-        return most_bytes(self._request, self._limits, self._intake.budget, self._rules)
+        return most_bytes(self.request, self._limits, self._intake.grant.budget, self._rules)
 
     async def wait_for_place(self, admission: Admission, claim: Claim, connection: Connection) -> None:
         """Keep the client informed until `claim` is held; see `waiting.wait_for_place`."""
@@ -141,7 +131,7 @@ class Session:
         except BaseException as caught:
             error = caught
         self._stall.stop()
-        self._record.num_latents = self._intake.num_received
+        self._record.num_latents = self._intake.input.num_received
         known = self._state is SessionState.SERVED
         detached = error is not None and is_loss(error) and known and self._resumable
         if detached:
@@ -157,12 +147,10 @@ class Session:
             OutOfOrder: the session was opened with other values.
             InvalidInput: the client can't have exactly the frames it says it has.
         """
-        wanted, known = pb.Open(), pb.Open()
-        wanted.CopyFrom(first.header.open)
-        known.CopyFrom(self._open_message)
-        for message in (wanted, known):
-            message.ClearField("resume")
-        if wanted != known:
+        given = pb.Open()
+        given.CopyFrom(first.header.open)
+        given.resume.CopyFrom(self._open_message.resume)
+        if given != self._open_message:
             raise OutOfOrder("open: the session to be resumed was opened with other values")
         self._delivery.rewind(first.header.open.resume.next_frame)
         self._delivery.record = self._record = record
@@ -214,7 +202,7 @@ class Session:
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
-        self._delivery.put(responses.done(num_frames, self._intake.num_received), last=True)
+        self._delivery.put(responses.done(num_frames, self._intake.input.num_received), last=True)
 
     # Its connection
 
@@ -259,10 +247,10 @@ class Session:
             self._become(SessionState.OPENED)
         self._delivery.put(
             responses.opened(
-                self._request,
+                self.request,
                 self._limits,
                 session_id=self.id,
-                next_latent=self._intake.num_received,
+                next_latent=self._intake.input.num_received,
                 latents_until=self._intake.repeat(),
             ),
             urgent=True,
@@ -316,12 +304,12 @@ class Session:
     # A client that does nothing while a connection serves it
 
     def _position(self) -> object:
-        request, delivery, intake = self._request, self._delivery, self._intake
+        request, delivery, intake = self.request, self._delivery, self._intake
         num_published = delivery.num_published
-        num_latents = min(intake.num_received, self._num_allowed())
-        if request.spec.frames_after(num_latents, ended=intake.ended) > num_published:
+        num_latents = min(intake.input.num_received, self._num_allowed())
+        if request.spec.frames_after(num_latents, ended=intake.input.ended) > num_published:
             return object()  # it is the worker's turn: unlike any other position
-        return intake.num_received, num_published, delivery.num_taken
+        return intake.input.num_received, num_published, delivery.window.num_taken
 
     def _stalled(self) -> None:
         timeout_s = self._rules.stall_timeout_s
@@ -331,10 +319,10 @@ class Session:
         self._production.allow(self._num_allowed())
 
     def _num_allowed(self) -> int:
-        return allowed_latents(self._request.spec, self._delivery.frames_until, self._intake.num_latents)
+        return allowed_latents(self.request.spec, self._delivery.window.frames_until, self._intake.input.num_latents)
 
     def _describe(self, record: SessionRecord) -> None:
-        height, width = self._request.frame_size
-        record.model = self._request.spec.name
+        height, width = self.request.frame_size
+        record.model = self.request.spec.name
         record.size = f"{width}x{height}"
         record.mode = "explicit" if self._explicit else "auto"

@@ -8,7 +8,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from framehaul_pipeline.errors import Overloaded
 from framehaul_server.errors import ConnectionLost
 from framehaul_server.rpc.boundary import guard, is_news, quieten_grpc
-from tests.support.fakes import Aborted, FakeContext, record
+from tests.support.fakes import Aborted, FakeContext, as_context, record
 
 
 async def fail(error: BaseException) -> None:
@@ -21,7 +21,7 @@ async def test_what_the_work_returns_comes_back() -> None:
         return 7
 
     noted = record()
-    assert await guard(FakeContext(), noted, work()) == 7
+    assert await guard(as_context(FakeContext()), noted, work()) == 7
     assert noted.cause == "ok"
 
 
@@ -29,7 +29,7 @@ async def test_what_the_work_returns_comes_back() -> None:
 async def test_a_known_error_becomes_its_status() -> None:
     context, noted = FakeContext(), record()
     with pytest.raises(Aborted):
-        await guard(context, noted, fail(Overloaded("full", retry_after_s=1.0)))
+        await guard(as_context(context), noted, fail(Overloaded("full", retry_after_s=1.0)))
     assert context.aborted is not None
     assert context.aborted[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     assert context.aborted[2][0] == ("grpc-retry-pushback-ms", "1000")
@@ -41,7 +41,7 @@ async def test_a_known_error_becomes_its_status() -> None:
 async def test_an_unforeseen_error_stays_in_the_log(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     context, noted = FakeContext(), record()
     with caplog.at_level(logging.ERROR), pytest.raises(Aborted):
-        await guard(context, noted, fail(error))
+        await guard(as_context(context), noted, fail(error))
     assert context.aborted is not None
     code, details, _ = context.aborted
     assert code is grpc.StatusCode.INTERNAL
@@ -56,7 +56,7 @@ async def test_an_unforeseen_error_stays_in_the_log(error: Exception, caplog: py
 async def test_a_client_that_left_is_no_error_and_passes_through(error: BaseException) -> None:
     context, noted = FakeContext(), record()
     with pytest.raises(type(error)):
-        await guard(context, noted, fail(error))
+        await guard(as_context(context), noted, fail(error))
     assert context.aborted is None
     assert noted.cause == "client_left"
 
@@ -67,7 +67,7 @@ async def test_what_grpc_said_of_a_client_that_left_goes_back_to_it(reason: Exce
     """It knows then that the call is over, and logs nothing."""
     context, noted = FakeContext(), record()
     with pytest.raises(type(reason)) as raised:
-        await guard(context, noted, fail(ConnectionLost(reason)))
+        await guard(as_context(context), noted, fail(ConnectionLost(reason)))
     assert raised.value is reason
     assert context.aborted is None
     assert noted.cause == "client_left"

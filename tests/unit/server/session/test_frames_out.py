@@ -74,7 +74,7 @@ class Delivering:
         self.task = asyncio.ensure_future(self.delivery.run(self.connection))
 
     def note(self) -> None:
-        self.moved.append(self.delivery.frames_until)
+        self.moved.append(self.delivery.window.frames_until)
 
     def publish(self, first: int, count: int) -> None:
         frames = [frame(index) for index in range(first, first + count)]
