@@ -33,7 +33,7 @@ from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.errors import CannotListen, UnusableFile
-from framehaul_server.rpc.authentication import Gate
+from framehaul_server.rpc.authentication import Authentication
 from framehaul_server.rpc.health import Health
 from framehaul_server.rpc.info import max_response_bytes, server_info
 from framehaul_server.rpc.options import server_options
@@ -72,7 +72,7 @@ class App:
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            interceptors=(Gate(self._callers),),
+            interceptors=(Authentication(self._callers),),
             options=server_options(
                 max_request_bytes=config.max_request_bytes,
                 max_calls=2 * config.max_sessions + config.max_queued,

@@ -21,8 +21,8 @@ from framehaul_server.app import App
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.journal import Journal
 from framehaul_server.session.decoding import Decoding
-from framehaul_server.session.frames_out import Delivery
-from framehaul_server.session.latents_in import Intake
+from framehaul_server.session.frames_out import FramesOut
+from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.production import Production
 from framehaul_server.session.session import Session
 from tests.support.server_process import latents, opening
@@ -30,7 +30,7 @@ from tests.support.server_process import latents, opening
 EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=8)
 ACCEPTING = "AioServer._request_call"
 """gRPC's own task that waits for the next call: a new one for each."""
-OF_ONE_SESSION = {Session, Intake, Production, Journal, Decoding, WorkerSession, Delivery}
+OF_ONE_SESSION = {Session, LatentsIn, Production, Journal, Decoding, WorkerSession, FramesOut}
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
 
 

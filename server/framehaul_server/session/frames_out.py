@@ -63,7 +63,7 @@ class Outbox:
         self._ordinary.clear()
 
 
-class Delivery:
+class FramesOut:
     """Sends one session's responses in order, frames no faster than the client takes them."""
 
     def __init__(

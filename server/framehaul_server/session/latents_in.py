@@ -18,7 +18,7 @@ _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
 """Latents checked before other sessions get a turn: about a millisecond."""
 
 
-class Intake:
+class LatentsIn:
     """One session's latents, through all of its connections."""
 
     def __init__(self, request: OpenRequest, production: Production, *, budget: int) -> None:

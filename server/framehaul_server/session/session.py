@@ -6,7 +6,7 @@ because its frames were within the window before it was decoded.
 
 A `Session` outlives its connections if it is resumable: `run` serves one, and is called again for the next.
 
-The session owns its production, grant, input and delivery, and lets go of all of them in one synchronous `close`.
+The session owns its production, its latents and its frames, and lets go of all of them in one synchronous `close`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionC
 from framehaul_server.logs import SessionRecord
 from framehaul_server.session.connection import Connection, Request, is_loss, leading_error
 from framehaul_server.session.decoding import PublishedChunk
-from framehaul_server.session.frames_out import Delivery
-from framehaul_server.session.latents_in import Intake
+from framehaul_server.session.frames_out import FramesOut
+from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.production import Production
 from framehaul_server.session.stall_timer import StallTimer
 from framehaul_server.session.waiting import wait_for_place
@@ -92,10 +92,10 @@ class Session:
         self._explicit = self.request.explicit
         self.id = responses.new_session_id()
         self._limits = WindowLimits.of(self.request.spec, self.request.frame_bytes, rules.window_bytes)
-        self._delivery = Delivery(self.request, self._limits, record, window_moved=self._allow)
+        self._frames_out = FramesOut(self.request, self._limits, record, window_moved=self._allow)
         self._production = Production(worker, self.request, caller.tenant, self, journal_bytes=rules.journal_bytes)
         budget = latent_budget(self.request.spec, self.request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
-        self._intake = Intake(self.request, self._production, budget=budget)
+        self._latents_in = LatentsIn(self.request, self._production, budget=budget)
         self._stall = StallTimer(rules.stall_timeout_s, position=self._position, stalled=self._stalled)
         self._state = SessionState.START
         self._unserved = asyncio.Event()
@@ -111,7 +111,7 @@ class Session:
     @property
     def max_waiting_bytes(self) -> int:
         """Most bytes of latents and frames that the server may hold for this session."""
-        return most_bytes(self.request, self._limits, self._intake.grant.budget, self._rules)
+        return most_bytes(self.request, self._limits, self._latents_in.grant.budget, self._rules)
 
     async def wait_for_place(self, admission: Admission, claim: Claim, connection: Connection) -> None:
         """Keep the client informed until `claim` is held; see `waiting.wait_for_place`."""
@@ -131,7 +131,7 @@ class Session:
         except BaseException as caught:
             error = caught
         self._stall.stop()
-        self._record.num_latents = self._intake.input.num_received
+        self._record.num_latents = self._latents_in.input.num_received
         known = self._state is SessionState.SERVED
         detached = error is not None and is_loss(error) and known and self._resumable
         if detached:
@@ -152,8 +152,8 @@ class Session:
         given.resume.CopyFrom(self._open_message.resume)
         if given != self._open_message:
             raise OutOfOrder("open: the session to be resumed was opened with other values")
-        self._delivery.rewind(first.header.open.resume.next_frame)
-        self._delivery.record = self._record = record
+        self._frames_out.rewind(first.header.open.resume.next_frame)
+        self._frames_out.record = self._record = record
         self._describe(record)
         self._open_message = first.header.open
         self._ahead = deque([first])
@@ -170,13 +170,13 @@ class Session:
         """Give everything back; twice is fine."""
         self._stall.stop()
         self._production.close()
-        self._delivery.close()
+        self._frames_out.close()
         self._become(SessionState.ENDED)
 
     def drain(self, grace_s: float) -> None:
         """Tell the client that the server will stop; the session no longer outlives its connection."""
         self._resumable = False
-        self._delivery.put(responses.drain(grace_s), urgent=True)
+        self._frames_out.put(responses.drain(grace_s), urgent=True)
 
     def fail(self, error: PipelineError | ServerError) -> None:
         """End the session with `error`; the first one counts."""
@@ -192,17 +192,17 @@ class Session:
 
     def on_fed(self, num_fed: int) -> None:
         """Make room for more latents."""
-        self._intake.fed(num_fed)
-        if self._intake.grant_overdue:
-            self._delivery.put(responses.grant(self._intake.announce()))
+        self._latents_in.fed(num_fed)
+        if self._latents_in.grant_overdue:
+            self._frames_out.put(responses.grant(self._latents_in.announce()))
 
     def on_frames(self, chunk: PublishedChunk) -> None:
         """Copy the frames into messages."""
-        self._delivery.publish(chunk, latents_until=self._intake.announce())
+        self._frames_out.publish(chunk, latents_until=self._latents_in.announce())
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
-        self._delivery.put(responses.done(num_frames, self._intake.input.num_received), last=True)
+        self._frames_out.put(responses.done(num_frames, self._latents_in.input.num_received), last=True)
 
     # Its connection
 
@@ -245,13 +245,13 @@ class Session:
         else:
             self._production.start()
             self._become(SessionState.OPENED)
-        self._delivery.put(
+        self._frames_out.put(
             responses.opened(
                 self.request,
                 self._limits,
                 session_id=self.id,
-                next_latent=self._intake.input.num_received,
-                latents_until=self._intake.repeat(),
+                next_latent=self._latents_in.input.num_received,
+                latents_until=self._latents_in.repeat(),
             ),
             urgent=True,
         )
@@ -264,12 +264,12 @@ class Session:
             await self._take(request)
             request = None  # its latents must not outlive their way into the worker
             if not self._explicit:
-                await self._intake.pending_fit()
+                await self._latents_in.pending_fit()
             request = self._ahead.popleft() if self._ahead else await connection.read()
             if request is not None:
                 self._become(SessionState.SERVED)
         if self._explicit:
-            self._delivery.hear_end()
+            self._frames_out.hear_end()
         else:
             self._end_input()
 
@@ -284,32 +284,32 @@ class Session:
         if header.HasField("synthetic"):
             raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
         if holds_latents(request):
-            await self._intake.add(request)
+            await self._latents_in.add(request)
         if header.end_of_latents:
             self._end_input()
 
     def _acknowledge(self, ack: pb.Ack) -> None:
         if not self._explicit:
             raise OutOfOrder("ack: only sessions in EXPLICIT mode are acknowledged")
-        self._delivery.acknowledge(ack)
+        self._frames_out.acknowledge(ack)
 
     def _end_input(self) -> None:
-        self._intake.end()
+        self._latents_in.end()
         self._allow()
 
     async def _send(self, connection: Connection) -> None:
-        await self._delivery.run(connection)
+        await self._frames_out.run(connection)
         self._end_connection(None)
 
     # A client that does nothing while a connection serves it
 
     def _position(self) -> object:
-        request, delivery, intake = self.request, self._delivery, self._intake
-        num_published = delivery.num_published
-        num_latents = min(intake.input.num_received, self._num_allowed())
-        if request.spec.frames_after(num_latents, ended=intake.input.ended) > num_published:
+        request, frames_out, latents = self.request, self._frames_out, self._latents_in.input
+        num_published = frames_out.num_published
+        num_latents = min(latents.num_received, self._num_allowed())
+        if request.spec.frames_after(num_latents, ended=latents.ended) > num_published:
             return object()  # it is the worker's turn: unlike any other position
-        return intake.input.num_received, num_published, delivery.window.num_taken
+        return latents.num_received, num_published, frames_out.window.num_taken
 
     def _stalled(self) -> None:
         timeout_s = self._rules.stall_timeout_s
@@ -319,7 +319,9 @@ class Session:
         self._production.allow(self._num_allowed())
 
     def _num_allowed(self) -> int:
-        return allowed_latents(self.request.spec, self._delivery.window.frames_until, self._intake.input.num_latents)
+        return allowed_latents(
+            self.request.spec, self._frames_out.window.frames_until, self._latents_in.input.num_latents
+        )
 
     def _describe(self, record: SessionRecord) -> None:
         height, width = self.request.frame_size

@@ -9,7 +9,7 @@ from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.responses import done, drain, opened
 from framehaul_server.core.window import WindowLimits
 from framehaul_server.errors import ClientLeft
-from framehaul_server.session.frames_out import Delivery, Outbox
+from framehaul_server.session.frames_out import FramesOut, Outbox
 from tests.support.fakes import FakeConnection, frame, lease, opening, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
@@ -67,25 +67,25 @@ class Delivering:
     def __init__(self, mode: pb.Mode.ValueType) -> None:
         request = check_open(opening(mode=mode), rules().opening)
         self.moved: list[int] = []
-        self.delivery = Delivery(request, LIMITS, record(), window_moved=self.note)
-        self.delivery.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
+        self.frames_out = FramesOut(request, LIMITS, record(), window_moved=self.note)
+        self.frames_out.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
         self.connection = FakeConnection()
         self.connection.headers_sent = True
-        self.task = asyncio.ensure_future(self.delivery.run(self.connection))
+        self.task = asyncio.ensure_future(self.frames_out.run(self.connection))
 
     def note(self) -> None:
-        self.moved.append(self.delivery.window.frames_until)
+        self.moved.append(self.frames_out.window.frames_until)
 
     def publish(self, first: int, count: int) -> None:
         frames = [frame(index) for index in range(first, first + count)]
-        self.delivery.publish(lease(first, frames), latents_until=0)
+        self.frames_out.publish(lease(first, frames), latents_until=0)
 
 
 @pytest.mark.asyncio
 async def test_auto_frames_move_the_window_once_they_are_written() -> None:
     run = Delivering(pb.MODE_AUTO)
     run.publish(0, 8)
-    run.delivery.put(done(8, 2), last=True)
+    run.frames_out.put(done(8, 2), last=True)
     assert run.moved == []
     await run.task
     assert run.moved == [20]
@@ -98,13 +98,13 @@ async def test_explicit_frames_move_the_window_when_they_are_acknowledged() -> N
     run.publish(0, 4)
     await run.connection.responded(2)
     assert run.moved == []
-    run.delivery.acknowledge(pb.Ack(next_frame=4, window_frames=6))
+    run.frames_out.acknowledge(pb.Ack(next_frame=4, window_frames=6))
     assert run.moved == [12]
-    run.delivery.acknowledge(pb.Ack(next_frame=4, window_frames=10))
+    run.frames_out.acknowledge(pb.Ack(next_frame=4, window_frames=10))
     assert run.moved == [12, 14]
     with pytest.raises(InvalidInput, match=r"ack.next_frame=5"):
-        run.delivery.acknowledge(pb.Ack(next_frame=5))
-    run.delivery.put(done(4, 1), last=True)
+        run.frames_out.acknowledge(pb.Ack(next_frame=5))
+    run.frames_out.put(done(4, 1), last=True)
     await run.task
 
 
@@ -113,11 +113,11 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
     run = Delivering(pb.MODE_EXPLICIT)
     run.publish(0, 4)
     with pytest.raises(ClientLeft):
-        run.delivery.hear_end()
-    run.delivery.put(done(4, 1), last=True)
+        run.frames_out.hear_end()
+    run.frames_out.put(done(4, 1), last=True)
     await run.connection.responded(3)
     assert not run.task.done()
-    run.delivery.hear_end()
+    run.frames_out.hear_end()
     await run.task
 
 
@@ -126,9 +126,9 @@ async def test_a_closed_delivery_has_nothing_left_to_send() -> None:
     run = Delivering(pb.MODE_AUTO)
     await run.connection.responded(1)
     run.publish(0, 4)
-    run.delivery.put(drain(1.0), urgent=True)
-    run.delivery.close()
-    run.delivery.close()
-    run.delivery.put(done(0, 0), last=True)
+    run.frames_out.put(drain(1.0), urgent=True)
+    run.frames_out.close()
+    run.frames_out.close()
+    run.frames_out.put(done(0, 0), last=True)
     await run.task
     assert [each.header.HasField("done") for each in run.connection.responses] == [False, True]
