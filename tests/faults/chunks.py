@@ -13,8 +13,8 @@ import pytest
 from framehaul_pipeline.spec import DecoderSpec, Geometry, LatentDtype, PixelFormat
 from framehaul_server.core.journal import Journal
 from framehaul_server.session.worker_link import WorkerHandle
-from tests.integration.pipeline.test_supervisor import Recorder
 from tests.support.running_app import RunningApp
+from tests.support.supervised import Recorder
 
 
 class Notes:

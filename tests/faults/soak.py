@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import numpy as np
@@ -35,9 +35,10 @@ import psutil
 from framehaul_client import FrameClient, FramehaulError, StreamFailed
 from tests.faults.growth import Sample, growth, own_bytes
 from tests.faults.held import held, left
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import Clip, Frames, make_clip, opening
 from tests.support.proxy import Direction, FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, Stream
-from tests.support.server_process import CHANNELS, SIZE, ServerProcess, opening, running_server
+from tests.support.server_process import ServerProcess, running_server
 
 NUM_CLIPS: Final = 12
 MAX_LATENTS: Final = 30
@@ -60,14 +61,11 @@ OPTIONS: Final = (
     *("--standby", "--chunk-timeout", "1", "--keepalive", "1"),
     *("--warm-up", "64x64", "--max-sessions", "16", "--max-restarts", "1000", "--resume-window", "6"),
 )
-Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def make_clip(number: int) -> "np.ndarray[Any, np.dtype[np.float16]]":
-    """Latents `[T, C, h, w]`, of a length that its number decides."""
-    choose = np.random.default_rng(number)
-    shape = (int(choose.integers(1, MAX_LATENTS + 1)), CHANNELS, SIZE, SIZE)
-    return choose.standard_normal(shape, np.float32).astype(np.float16)
+def numbered_clip(number: int) -> Clip:
+    """Of a length that its number decides."""
+    return make_clip(int(np.random.default_rng(number).integers(1, MAX_LATENTS + 1)), seed=number)
 
 
 class Soak:
@@ -95,7 +93,7 @@ class Soak:
 
     async def complete(self, number: int) -> None:
         """A session from beginning to end, whatever happens; compared with the first one of its clip."""
-        clip = make_clip(number)
+        clip = numbered_clip(number)
         try:
             async with (
                 asyncio.timeout(SESSION_TIMEOUT_S),
@@ -127,15 +125,15 @@ class Soak:
             if self.choose.random() < 0.5:
                 async with (
                     FrameClient(self.proxy.target) as client,
-                    client.session(make_clip(number)[:LEAVE_LATENTS], normalized=True, priority=1) as session,
+                    client.session(numbered_clip(number)[:LEAVE_LATENTS], normalized=True, priority=1) as session,
                 ):
                     for _ in range(num_frames):
                         await anext(session, None)
             else:
                 async with grpc.aio.insecure_channel(self.proxy.target, options=CHANNEL_OPTIONS) as channel:
-                    stream = Stream(channel)
+                    stream = AsyncCall(channel)
                     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # cut before it left
-                        await stream.send(make_clip(number)[:LEAVE_LATENTS].tobytes(), open=opening(priority=1))
+                        await stream.send(numbered_clip(number)[:LEAVE_LATENTS].tobytes(), open=opening(priority=1))
                         await stream.read_frames(num_frames)
                     stream.call.cancel()
         self.num_left += 1

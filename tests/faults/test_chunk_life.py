@@ -1,4 +1,4 @@
-"""A worker that is killed, or stops, at each point of a chunk's life; and decoders that fail."""
+"""A worker that is killed, or stops, at each point of a chunk's life."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,10 +9,13 @@ import pytest
 import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.supervision import process
-from tests.faults.faulty_worker import Harm
-from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import CHANNELS, SIZE, latents, opening
+from framehaul_pipeline.models.model import TINY
+from tests.faults.harm import Harm, harmful
+from tests.faults.worker_loss import noted_deaths
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import CHANNELS, SIZE, latents, opening
+from tests.support.running_app import RunningApp, running_app
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLY = [harm for harm in Harm if harm.name.startswith(("KILL_", "STOP_")) or harm is Harm.HANG]
@@ -21,14 +24,12 @@ DEADLY = [harm for harm in Harm if harm.name.startswith(("KILL_", "STOP_")) or h
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
     """Short timeouts, so that a hang of a shape not seen yet is noticed after 12 times 0.5 s."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        worker = {"max_restarts": 1000, "chunk_timeout_s": 0.5}
-        async with running_app(worker=worker) as running:
-            yield running
+    options = ("--max-restarts", "1000", "--chunk-timeout", "0.5")
+    async with running_app(*options, models=(harmful(TINY),)) as running:
+        yield running
 
 
-def harmful(harm: Harm) -> bytes:
+def harmful_latent(harm: Harm) -> bytes:
     """A latent that carries it out."""
     latent = np.zeros((CHANNELS, SIZE, SIZE), np.float16)
     latent[0, 0, 0] = harm
@@ -38,11 +39,11 @@ def harmful(harm: Harm) -> bytes:
 async def do_harm(app: RunningApp, harm: Harm) -> tuple[grpc.StatusCode, str, int]:
     """Have two latents decoded, then do `harm`; gives the status and the number of frames."""
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        stream = Stream(channel)
+        stream = AsyncCall(channel)
         await stream.send(open=opening(normalized=False))
         await stream.send(latents(2))
         await stream.read_frames(8)
-        await stream.send(harmful(harm))
+        await stream.send(harmful_latent(harm))
         code, details = await asyncio.wait_for(stream.status(), 60)
         return code, details, stream.num_frames
 
@@ -54,48 +55,25 @@ async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[
     Nothing is kept; the next session works. The point of loss is that of the second message's chunk.
     """
     await app.ready()
-    epoch = app.supervisor.epoch
     app.remember()
-    code, details, num_frames = await do_harm(app, harm)
+    with noted_deaths() as deaths:
+        code, details, num_frames = await do_harm(app, harm)
     assert code is grpc.StatusCode.ABORTED
     assert "two worker processes died" in details
     assert num_frames in ((8, 12) if harm.name.endswith("PUBLISHED") else (8,))
     recovered(f"worker {harm.name.lower()} noticed -> next frame (no standby)", await app.first_frames_s())
     # Frames that the second worker was the first to publish are progress: then a third one dies.
-    assert app.supervisor.epoch in ((epoch + 2, epoch + 3) if harm.name.endswith("PUBLISHED") else (epoch + 2,))
+    assert len(deaths) in ((2, 3) if harm.name.endswith("PUBLISHED") else (2,))
     await app.expect_idle()
 
 
-async def test_decoder_raises(app: RunningApp) -> None:
-    """INTERNAL with a request id and nothing of the reason; the worker lives."""
-    await app.ready()
-    epoch = app.supervisor.epoch
-    app.remember()
-    code, details, num_frames = await do_harm(app, Harm.RAISE)
-    assert (code, num_frames) == (grpc.StatusCode.INTERNAL, 8)
-    assert "told to fail" not in details
-    await app.serves()
-    assert app.supervisor.epoch == epoch
-    await app.expect_idle()
+async def kill_beside_others(app: RunningApp) -> list[frozenset[int]]:
+    """One session kills two workers in front of one that waits for its client, and of one whose latents wait.
 
-
-async def test_device_memory_full(app: RunningApp) -> None:
-    """RESOURCE_EXHAUSTED with a time to wait; the worker lives."""
-    await app.ready()
-    epoch = app.supervisor.epoch
-    app.remember()
-    code, details, num_frames = await do_harm(app, Harm.OUT_OF_MEMORY)
-    assert (code, num_frames) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 8)
-    assert "device memory" in details
-    await app.serves()
-    assert app.supervisor.epoch == epoch
-    await app.expect_idle()
-
-
-async def kill_beside_others(app: RunningApp) -> None:
-    """One session kills two workers in front of one that waits for its client, and of one whose latents wait."""
+    Gives the deaths.
+    """
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        waiting, queued, culprit = Stream(channel), Stream(channel), Stream(channel)
+        waiting, queued, culprit = AsyncCall(channel), AsyncCall(channel), AsyncCall(channel)
         await waiting.send(latents(2), open=opening(mode=pb.MODE_EXPLICIT, window_frames=64))
         await waiting.read_frames(8)
         await eventually(lambda: not app.at_work(), app.at_work)
@@ -103,19 +81,19 @@ async def kill_beside_others(app: RunningApp) -> None:
         await culprit.send(open=opening(normalized=False, priority=1))
         for stream in (queued, culprit):
             assert await stream.read()  # opened
-        await culprit.send(harmful(Harm.KILL_DECODING))
-        await queued.send(latents(20), end_of_latents=True)
-        code, _ = await asyncio.wait_for(culprit.status(), 60)
+        with noted_deaths() as deaths:
+            await culprit.send(harmful_latent(Harm.KILL_DECODING))
+            await queued.send(latents(20), end_of_latents=True)
+            code, _ = await asyncio.wait_for(culprit.status(), 60)
         assert (code, culprit.num_frames) == (grpc.StatusCode.ABORTED, 0)
         assert await asyncio.wait_for(queued.read_to_end(), 60) == 80
         await waiting.send(latents(2))
         assert await waiting.finish() == 16
+        return deaths
 
 
 async def test_others_outlive_a_session_that_kills_workers(app: RunningApp) -> None:
     await app.ready()
-    epoch = app.supervisor.epoch
     app.remember()
-    await kill_beside_others(app)
-    assert app.supervisor.epoch == epoch + 2
+    assert len(await kill_beside_others(app)) == 2
     await app.expect_idle()

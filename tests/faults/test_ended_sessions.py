@@ -11,7 +11,7 @@ COUNT = 100
 @pytest.mark.asyncio
 async def test_nothing_is_left_of_hundreds_of_sessions_that_waited() -> None:
     """Whether their clients cancel them, or leave and don't come back in time; meanwhile all of them are there."""
-    async with running_app(max_sessions=COUNT, resume_window_s=0.5) as app:
+    async with running_app("--max-sessions", str(COUNT), "--resume-window", "0.5") as app:
         before = session_objects()["Session"]
         idle = IdleSessions(app.target, 4)
         await idle.open(COUNT)

@@ -18,19 +18,22 @@ import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.supervision import supervisor
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import EXPLICIT, latents, opening
 from tests.support.proxy import FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import latents, opening
+from tests.support.running_app import RunningApp, running_app
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEEPALIVE_S = 1.0
+OPTIONS = ("--keepalive", f"{KEEPALIVE_S:g}")
 STALL_TIMEOUT_S = 2.0
 CLIP = latents(40)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    async with running_app(keepalive_s=KEEPALIVE_S, stall_timeout_s=STALL_TIMEOUT_S, allow_synthetic=True) as running:
+    async with running_app(*OPTIONS, "--stall-timeout", f"{STALL_TIMEOUT_S:g}", "--allow-synthetic") as running:
         yield running
 
 
@@ -41,7 +44,7 @@ class Scene:
     app: RunningApp
     proxy: FaultProxy
     channel: grpc.aio.Channel
-    stream: Stream
+    stream: AsyncCall
 
 
 async def cancel_call(scene: Scene) -> None:
@@ -108,22 +111,22 @@ ENDINGS: list[tuple[Ending, float]] = [
 """And the most seconds that the release may take."""
 
 
-async def opened(stream: Stream) -> None:
+async def opened(stream: AsyncCall) -> None:
     await stream.send(open=EXPLICIT)
     assert await stream.read()
 
 
-async def decoding(stream: Stream) -> None:
+async def decoding(stream: AsyncCall) -> None:
     await opened(stream)
     await stream.send(CLIP)
 
 
-async def window_closed(stream: Stream) -> None:
+async def window_closed(stream: AsyncCall) -> None:
     await decoding(stream)
     await stream.read_frames(8)
 
 
-async def synthetic(stream: Stream) -> None:
+async def synthetic(stream: AsyncCall) -> None:
     """The server makes the latents itself."""
     clip = pb.Synthetic(num_latents=400, height=64, width=64, seed=1)
     await stream.send(open=EXPLICIT, synthetic=clip)
@@ -144,14 +147,14 @@ async def test_ending(
     app: RunningApp,
     end: Ending,
     limit_s: float,
-    moment: Callable[[Stream], Awaitable[None]],
+    moment: Callable[[AsyncCall], Awaitable[None]],
     recovered: Callable[[str, float], None],
 ) -> None:
     app.remember()
     async with FaultProxy(app.target) as proxy:
         channel = grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS)
         async with channel:
-            stream = Stream(channel, timeout_s=0.5 if end is pass_deadline else None)
+            stream = AsyncCall(channel, timeout_s=0.5 if end is pass_deadline else None)
             await moment(stream)
             assert app.num_sessions == 1
             await end(Scene(app, proxy, channel, stream))
@@ -174,7 +177,7 @@ async def test_blocked_reader_that_stalls_is_ended_and_hears_why_when_it_reads_o
 
 async def stall_in_a_write(app: RunningApp) -> None:
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        stream = Stream(channel)
+        stream = AsyncCall(channel)
         clip = pb.Synthetic(num_latents=200, height=256, width=256, seed=1)
         await stream.send(open=opening(geometry=None), synthetic=clip, end_of_latents=True)
         await stream.read_frames(4)
@@ -186,8 +189,9 @@ CLIENT = """
     import sys
     sys.path[:0] = [{root!r}]
     import grpc
-    from tests.support.server_process import Client, latents, opening
-    with grpc.insecure_channel({target!r}) as channel, Client(channel) as client:
+    from tests.support.call import Call
+    from tests.support.clips import latents, opening
+    with grpc.insecure_channel({target!r}) as channel, Call(channel) as client:
         client.send(latents(40), open=opening())
         client.read_frames(4)
         print("reading", flush=True)
@@ -223,43 +227,13 @@ async def test_client_process_gets(
     await app.serves()
 
 
-async def test_drain_ends_every_stream() -> None:
-    """A stream that finishes, one that waits, one that doesn't read: GOAWAY, then the grace, then nothing is left.
-
-    One that is queued is sent away at once.
-    """
-    async with running_app(grace_s=1.0, max_sessions=3) as app:
-        async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            finishing, waiting, stalled, queued = (Stream(channel) for _ in range(4))
-            await finishing.send(latents(4), open=EXPLICIT)
-            await waiting.send(CLIP, open=EXPLICIT)
-            await stalled.send(CLIP, open=opening())
-            for stream in (finishing, waiting, stalled):
-                await stream.read_frames(4)
-            await queued.send(open=EXPLICIT)
-            assert await queued.read()
-            assert queued.positions == [1]
-            app.stop.set()
-            code, details = await queued.status()
-            assert (code, queued.opened) == (grpc.StatusCode.UNAVAILABLE, None)
-            assert "draining" in details
-            while finishing.drain is None:
-                await finishing.read()
-            await finishing.send(end_of_latents=True, ack=pb.Ack(next_frame=4, window_frames=100))
-            assert await finishing.read_to_end() == 16
-            assert (await waiting.status())[0] is grpc.StatusCode.UNAVAILABLE
-            assert (await stalled.status())[0] is not grpc.StatusCode.OK
-        await eventually(lambda: not app.num_sessions, app.held)
-    assert app.supervisor.standby_pid is None
-
-
 async def test_a_worker_that_runs_no_more_does_not_keep_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session hears of the end when the grace is over, and it is killed soon after."""
     monkeypatch.setattr(supervisor, "_STOP_TIMEOUT_S", 0.2)
-    async with running_app(grace_s=0.2) as app:
+    async with running_app("--grace", "0.2") as app:
         worker = app.worker
         async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            stream = Stream(channel)
+            stream = AsyncCall(channel)
             await decoding(stream)
             await stream.read_frames(4)
             worker.suspend()

@@ -13,31 +13,39 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
-import numpy as np
 import psutil
 import pytest
+import pytest_asyncio
 from safetensors.numpy import save_file
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from framehaul_client.transport import connection
-from framehaul_pipeline.supervision import process
-from framehaul_pipeline.supervision.supervisor import WorkerState
+from framehaul_pipeline.models.model import TINY
+from framehaul_pipeline.supervision.supervisor import WorkerFailed, WorkerState
 from tests.faults import worker_loss
-from tests.faults.faulty_worker import Harm
+from tests.faults.harm import Harm, harmful
 from tests.faults.test_chunk_life import do_harm
-from tests.support.command import COMMAND, environment
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.client_command import COMMAND
+from tests.support.clips import EXPLICIT, latents, make_clip, opening
 from tests.support.proxy import FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import CHANNELS, SIZE, ServerProcess, latents, opening, running_server
+from tests.support.running_app import RunningApp, running_app
+from tests.support.server_process import environment, has_ended, running_server
+from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
 CLIP = latents(40)
+MAX_SESSIONS = 4
 Recovered = Callable[[str, float], None]
+RowOfApp = Callable[[RunningApp, Path], Awaitable[float]]
+RowT = TypeVar("RowT", bound=Callable[..., Awaitable[float]])
 
 
 def clock() -> float:
@@ -45,111 +53,85 @@ def clock() -> float:
 
 
 @asynccontextmanager
-async def streaming(target: str) -> AsyncIterator[Stream]:
+async def streaming(target: str) -> AsyncIterator[AsyncCall]:
     """An EXPLICIT session that has its first frames and waits for an acknowledgement."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        stream = Stream(channel)
-        await stream.send(CLIP, open=EXPLICIT)
-        await stream.read_frames(8)
-        yield stream
+        call = AsyncCall(channel)
+        await call.send(CLIP, open=EXPLICIT)
+        await call.read_frames(8)
+        yield call
 
 
-async def client_leaves(_: Path) -> float:
-    async with running_app() as app, streaming(app.target) as stream:
+async def client_leaves(app: RunningApp, _: Path) -> float:
+    async with streaming(app.target) as call:
         left_s = clock()
-        stream.call.cancel()
+        call.call.cancel()
         await eventually(lambda: not app.num_sessions, app.held)
-        took_s = clock() - left_s
-        await app.serves()
-        return took_s
+        return clock() - left_s
 
 
-async def client_freezes(_: Path) -> float:
+async def client_freezes(app: RunningApp, _: Path) -> float:
     """Its link is half open, which looks the same from here."""
-    async with (
-        running_app(keepalive_s=1.0) as app,
-        FaultProxy(app.target) as proxy,
-        streaming(proxy.target),
-    ):
+    async with FaultProxy(app.target) as proxy, streaming(proxy.target):
         frozen_s = clock()
         proxy.freeze()
         await eventually(lambda: not app.num_sessions, app.held)
-        took_s = clock() - frozen_s
-        await app.serves()
-        return took_s
+        return clock() - frozen_s
 
 
-async def client_stalls(_: Path) -> float:
+async def client_stalls(app: RunningApp, _: Path) -> float:
     """It holds no place from then on, although it hears of its end only when it reads on."""
     still = (*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 << 10))
-    async with (
-        running_app(stall_timeout_s=1.0, max_sessions=1) as app,
-        grpc.aio.insecure_channel(app.target, options=still) as channel,
-    ):
-        stream = Stream(channel)
-        await stream.send(CLIP, open=opening())
-        await stream.read_frames(8)
+    async with grpc.aio.insecure_channel(app.target, options=still) as channel:
+        call = AsyncCall(channel)
+        await call.send(CLIP, open=opening())
+        await call.read_frames(8)
         stalled_s = clock()
         await eventually(lambda: not app.num_sessions, app.held)
         took_s = clock() - stalled_s
-        await app.serves()
         assert app.held()["unread"] == 1
-        assert (await stream.status())[0] is grpc.StatusCode.ABORTED
-        await eventually(lambda: "unread" not in app.held(), app.held)
+        assert (await call.status())[0] is grpc.StatusCode.ABORTED
         return took_s
 
 
-async def worker_killed(_: Path) -> float:
-    async with running_app(worker={"standby": True}) as app:
-        await app.warm()
-        return await lose_worker(app, signal.SIGKILL)
+async def worker_killed(app: RunningApp, _: Path) -> float:
+    return await lose_worker(app, signal.SIGKILL)
 
 
-async def worker_hangs(_: Path) -> float:
-    async with running_app(worker={"standby": True, "chunk_timeout_s": 1.0}) as app:
-        await app.warm()
-        return await lose_worker(app, signal.SIGSTOP)
+async def worker_hangs(app: RunningApp, _: Path) -> float:
+    return await lose_worker(app, signal.SIGSTOP)
 
 
 async def lose_worker(app: RunningApp, number: signal.Signals) -> float:
     """From the signal to the same session's next frames."""
+    await app.warm()
     epoch = app.supervisor.epoch
-    async with streaming(app.target) as stream:
+    async with streaming(app.target) as call:
         lost_s = clock()
         app.worker.send_signal(number)
-        await stream.send(ack=pb.Ack(next_frame=8, window_frames=8))
-        await stream.read_frames(9)
+        await call.send(ack=pb.Ack(next_frame=8, window_frames=8))
+        await call.read_frames(9)
         took_s = clock() - lost_s
         assert app.supervisor.epoch == epoch + 1
-        assert await stream.finish() == 160
+        assert await call.finish() == 160
         return took_s
 
 
-async def session_kills_workers(_: Path) -> float:
-    """From its status to another session's first frames."""
-    async with harmful_app() as app:
-        code, *_rest = await do_harm(app, Harm.KILL_DECODING)
-        assert code is grpc.StatusCode.ABORTED
-        return await app.first_frames_s()
-
-
-async def replay_differs(_: Path) -> float:
+async def replay_differs(app: RunningApp, _: Path) -> float:
     """The reference client's: from the worker's death to the next frame that it hadn't."""
-    async with running_app() as app:
-        with worker_loss.replay_differs():
-            return await disturb(app.target, app.worker.kill)
+    with worker_loss.replay_differs():
+        return await disturb(app.target, app.worker.kill)
 
 
-async def link_cut(_: Path) -> float:
+async def link_cut(app: RunningApp, _: Path) -> float:
     """The reference client's: from the cut to the next frame that it hadn't."""
-    async with running_app() as app, FaultProxy(app.target) as proxy:
+    async with FaultProxy(app.target) as proxy:
         return await disturb(proxy.target, proxy.cut)
 
 
 async def disturb(target: str, fault: Callable[[], None]) -> float:
     """Have `fault` happen to the reference client in the middle of a clip; it needs a second call, and has all."""
-    noise = np.random.default_rng(1).standard_normal((40, CHANNELS, SIZE, SIZE), np.float32).astype(np.float16)
-    async with FrameClient(target) as client, client.session(noise, window_frames=8) as session:
+    async with FrameClient(target) as client, client.session(make_clip(40), window_frames=8) as session:
         await anext(session)
         happened_s = clock()
         fault()
@@ -161,182 +143,75 @@ async def disturb(target: str, fault: Callable[[], None]) -> float:
         return took_s
 
 
-async def worker_dies_too_often(_: Path) -> float:
-    async with running_app(worker={"max_restarts": 0}) as app, streaming(app.target) as stream:
-        lost_s = clock()
-        app.worker.kill()
-        assert (await stream.status())[0] is grpc.StatusCode.UNAVAILABLE
-        await eventually(lambda: app.supervisor.state is WorkerState.CLOSED, lambda: app.supervisor.state)
-        return clock() - lost_s
-
-
-async def standby_dies(_: Path) -> float:
-    async with running_app(worker={"standby": True}) as app, streaming(app.target) as stream:
+async def standby_dies(app: RunningApp, _: Path) -> float:
+    async with streaming(app.target) as call:
         first = app.supervisor.standby_pid
         assert first is not None
         killed_s = clock()
         os.kill(first, signal.SIGKILL)
         await eventually(lambda: app.supervisor.standby_pid not in (None, first), lambda: "another standby")
         took_s = clock() - killed_s
-        assert await stream.finish() == 160
+        assert await call.finish() == 160
         return took_s
 
 
-@asynccontextmanager
-async def harmful_app() -> AsyncIterator[RunningApp]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app() as app:
-            yield app
-
-
-async def decoder_raises(_: Path) -> float:
-    async with harmful_app() as app:
-        return await fail_session(app, Harm.RAISE, grpc.StatusCode.INTERNAL)
-
-
-async def device_memory_full(_: Path) -> float:
-    async with harmful_app() as app:
-        return await fail_session(app, Harm.OUT_OF_MEMORY, grpc.StatusCode.RESOURCE_EXHAUSTED)
-
-
-async def fail_session(app: RunningApp, harm: Harm, expected: grpc.StatusCode) -> float:
-    """From the failed session's status to another session's first frames; the worker is the same."""
-    epoch = app.supervisor.epoch
-    code, _, _ = await do_harm(app, harm)
-    assert code is expected
-    took_s = await app.first_frames_s()
-    assert app.supervisor.epoch == epoch
-    return took_s
-
-
-async def server_drains(_: Path) -> float:
-    async with running_app() as app, streaming(app.target) as stream:
-        stopped_s = clock()
-        app.stop.set()
-        while stream.drain is None:
-            await stream.read()
-        assert await stream.finish() == 160
-        await eventually(lambda: app.supervisor.state is WorkerState.CLOSED, lambda: app.supervisor.state)
-        return clock() - stopped_s
-
-
-@contextmanager
-def server_process(folder: Path, *options: str) -> Iterator[ServerProcess]:
-    with running_server(folder / "log", *options) as server:
-        yield server
-
-
-async def server_killed(folder: Path) -> float:
-    """Worker and standby go with it."""
-    with server_process(folder, "--standby") as server:
-        server.standby()
-        children = psutil.Process(server.process.pid).children()
-        async with streaming(server.target) as stream:
-            killed_s = clock()
-            server.signal(signal.SIGKILL)
-            assert (await stream.status())[0] is grpc.StatusCode.UNAVAILABLE
-            took_s = clock() - killed_s
-        await eventually(lambda: not any(map(runs, children)), lambda: children)
-        return took_s
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-async def server_freezes(folder: Path) -> float:
-    """Noticed by the client's own ping: its settings with shorter times."""
-    with server_process(folder) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "_KEEPALIVE_MS", 1000)
-        patch.setattr(connection, "_PING_TIMEOUT_MS", 500)
-        async with grpc.aio.insecure_channel(server.target, options=connection.channel_options()) as channel:
-            stream = Stream(channel)
-            await stream.send(CLIP, open=EXPLICIT)
-            await stream.read_frames(8)
-            frozen_s = clock()
-            server.signal(signal.SIGSTOP)
-            try:
-                assert (await asyncio.wait_for(stream.status(), 20))[0] is grpc.StatusCode.UNAVAILABLE
-                took_s = clock() - frozen_s
-            finally:
-                server.signal(signal.SIGCONT)
-        assert took_s < 5
-        await asyncio.to_thread(server.expect_idle)
-        return took_s
-
-
-async def bad_latents(_: Path) -> float:
-    async with running_app() as app, streaming(app.target) as stream:
+async def bad_latents(app: RunningApp, _: Path) -> float:
+    async with streaming(app.target) as call:
         sent_s = clock()
-        await stream.send(b"\xff" * 2048)
-        code, details = await stream.status()
+        await call.send(b"\xff" * 2048)
+        code, details = await call.status()
         assert (code, details.split(":")[0]) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "latents=NaN or infinity at element 0 of latent 40",
         )
-        took_s = clock() - sent_s
-        await app.serves()
+        return clock() - sent_s
+
+
+async def too_much_work(app: RunningApp, _: Path) -> float:
+    """From the end of a session that held a place to the opening of the one that waited for it."""
+    async with AsyncExitStack() as stack:
+        holder, *_others = [await stack.enter_async_context(streaming(app.target)) for _place in range(MAX_SESSIONS)]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS))
+        queued = AsyncCall(channel)
+        await queued.send(latents(2), open=opening(), end_of_latents=True)
+        assert await queued.read()
+        assert queued.positions == [1]
+        refused = AsyncCall(channel)  # only now: it counts as a call from here on
+        await refused.send(open=opening())
+        assert (await refused.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        trailers = dict(await refused.call.trailing_metadata())
+        assert trailers["grpc-retry-pushback-ms"] == "1000"
+        left_s = clock()
+        holder.call.cancel()
+        assert await queued.read()
+        took_s = clock() - left_s
+        assert queued.is_open
+        assert await queued.read_to_end() == 8
         return took_s
 
 
-async def too_much_work(_: Path) -> float:
-    """From the end of the session that held the place to the opening of the one that waited for it."""
-    async with running_app(max_sessions=1, max_queued=1) as app, streaming(app.target) as holder:
-        async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-            queued = Stream(channel)
-            await queued.send(latents(2), open=opening(), end_of_latents=True)
-            assert await queued.read()
-            assert queued.positions == [1]
-            refused = Stream(channel)  # only now: it counts as a call from here on
-            await refused.send(open=opening())
-            assert (await refused.status())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-            trailers = dict(await refused.call.trailing_metadata())
-            assert trailers["grpc-retry-pushback-ms"] == "1000"
-            left_s = clock()
-            holder.call.cancel()
-            assert await queued.read()
-            took_s = clock() - left_s
-            assert queued.opened is not None
-            assert await queued.read_to_end() == 8
-        return took_s
-
-
-async def readers_stall(_: Path) -> float:
+async def readers_stall(app: RunningApp, _: Path) -> float:
     """More than there are slots; the time is a reading client's whole session."""
-    async with running_app(worker={"num_slots": 2}) as app:
-        target = app.target
-        async with streaming(target), streaming(target), streaming(target):
-            return await app.first_frames_s()
+    async with streaming(app.target), streaming(app.target), streaming(app.target):
+        return await app.first_frames_s()
 
 
-def clip_file(folder: Path, num_latents: int = 60) -> Path:
-    noise = np.random.default_rng(1).standard_normal((num_latents, CHANNELS, SIZE, SIZE), np.float32)
-    save_file({"latents": noise.astype(np.float16)}, folder / "clip.safetensors")
-    return folder / "clip.safetensors"
-
-
-async def client_fails(folder: Path, command: tuple[str, ...], out: Path, **limits: int) -> float:
+async def client_fails(app: RunningApp, folder: Path, command: tuple[str, ...], out: Path, **limits: int) -> float:
     """Run the client command until it gives up; the server has the place back, the partial file is kept."""
-    async with running_app() as app:
-        client = await asyncio.create_subprocess_exec(
-            *command, "stream", str(clip_file(folder)), "--out", str(out), "--target", app.target, "--crf", "0",
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(),
-            preexec_fn=(lambda: limit_files(limits["largest_file"])) if limits else None,
-        )  # fmt: skip
-        _, err = await asyncio.wait_for(client.communicate(), 60)
-        ended_s = clock()
-        assert client.returncode == 6, err
-        assert b"Traceback" not in err
-        (kept,) = [name for name in os.listdir(out.parent) if name.startswith(out.name)]
-        assert kept.endswith(".partial")
-        await eventually(lambda: not app.num_sessions, app.held)
-        took_s = clock() - ended_s
-        await app.serves()
-        return took_s
+    save_file({"latents": make_clip(60, seed=1)}, folder / "clip.safetensors")
+    client = await asyncio.create_subprocess_exec(
+        *command, "stream", str(folder / "clip.safetensors"), "--out", str(out), "--target", app.target, "--crf", "0",
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(),
+        preexec_fn=(lambda: limit_files(limits["largest_file"])) if limits else None,
+    )  # fmt: skip
+    _, err = await asyncio.wait_for(client.communicate(), 60)
+    ended_s = clock()
+    assert client.returncode == 6, err
+    assert b"Traceback" not in err
+    (kept,) = [name for name in os.listdir(out.parent) if name.startswith(out.name)]
+    assert kept.endswith(".partial")
+    await eventually(lambda: not app.num_sessions, app.held)
+    return clock() - ended_s
 
 
 def limit_files(num_bytes: int) -> None:
@@ -344,12 +219,12 @@ def limit_files(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-async def disk_full_at_client(folder: Path) -> float:
+async def disk_full_at_client(app: RunningApp, folder: Path) -> float:
     """A small file system where that may be mounted; elsewhere files that may not grow."""
     disk = folder / "disk"
     with small_disk(disk) as mounted:
         limits = {} if mounted else {"largest_file": 64 << 10}
-        return await client_fails(folder, COMMAND, disk / "v.mkv", **limits)
+        return await client_fails(app, folder, COMMAND, disk / "v.mkv", **limits)
 
 
 @contextmanager
@@ -383,51 +258,177 @@ FAILING_ENCODER = """
 """
 
 
-async def encoder_fails_at_client(folder: Path) -> float:
+async def encoder_fails_at_client(app: RunningApp, folder: Path) -> float:
     program = (sys.executable, "-c", textwrap.dedent(FAILING_ENCODER))
-    return await client_fails(folder, program, folder / "v.mkv")
+    return await client_fails(app, folder, program, folder / "v.mkv")
 
 
-ROWS: dict[str, Callable[[Path], Awaitable[float]]] = {
-    row.__name__.replace("_", "-"): row
-    for row in (
-        client_leaves,
-        client_freezes,
-        link_cut,
-        client_stalls,
-        worker_killed,
-        worker_hangs,
-        session_kills_workers,
-        replay_differs,
-        worker_dies_too_often,
-        standby_dies,
-        decoder_raises,
-        device_memory_full,
-        server_drains,
-        server_killed,
-        server_freezes,
-        bad_latents,
-        too_much_work,
-        readers_stall,
-        disk_full_at_client,
-        encoder_fails_at_client,
-    )
-}
+async def session_kills_workers(app: RunningApp, _: Path) -> float:
+    """From its status to another session's first frames."""
+    code, details, _num_frames = await do_harm(app, Harm.KILL_DECODING)
+    assert code is grpc.StatusCode.ABORTED
+    assert "two worker processes died" in details
+    return await app.first_frames_s()
 
 
-@pytest.mark.asyncio
-@pytest.mark.parametrize("row", ROWS)
-async def test_row(row: str, tmp_path: Path, recovered: Recovered) -> None:
+async def decoder_raises(app: RunningApp, _: Path) -> float:
+    """Nothing is told of the reason."""
+    return await fail_session(app, Harm.RAISE, grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def device_memory_full(app: RunningApp, _: Path) -> float:
+    return await fail_session(app, Harm.OUT_OF_MEMORY, grpc.StatusCode.RESOURCE_EXHAUSTED, "device memory")
+
+
+async def fail_session(app: RunningApp, harm: Harm, expected: grpc.StatusCode, text: str) -> float:
+    """From the failed session's status to another session's first frames; the worker is the same."""
+    with worker_loss.noted_deaths() as deaths:
+        code, details, num_frames = await do_harm(app, harm)
+        assert (code, num_frames) == (expected, 8)
+        assert text in details
+        assert "told to" not in details
+        took_s = await app.first_frames_s()
+    assert not deaths
+    return took_s
+
+
+async def worker_dies_too_often(_: Path) -> float:
+    """The server ends with it."""
+    async with running_app("--max-restarts", "0") as app, streaming(app.target) as call:
+        lost_s = clock()
+        app.worker.kill()
+        assert (await call.status())[0] is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(WorkerFailed, match="died too often"):
+            await asyncio.wait_for(asyncio.shield(app.running), 20)
+        return clock() - lost_s
+
+
+async def server_drains(_: Path) -> float:
+    async with running_app() as app, streaming(app.target) as call:
+        stopped_s = clock()
+        app.stop.set()
+        while call.drain is None:
+            await call.read()
+        assert await call.finish() == 160
+        await eventually(lambda: app.supervisor.state is WorkerState.CLOSED, lambda: app.supervisor.state)
+        return clock() - stopped_s
+
+
+async def server_killed(folder: Path) -> float:
+    """Worker and standby go with it."""
+    with running_server(folder / "log", "--standby") as server:
+        server.standby()
+        children = psutil.Process(server.process.pid).children()
+        async with streaming(server.target) as call:
+            killed_s = clock()
+            server.signal(signal.SIGKILL)
+            assert (await call.status())[0] is grpc.StatusCode.UNAVAILABLE
+            took_s = clock() - killed_s
+        await eventually(lambda: all(map(has_ended, children)), lambda: children)
+        return took_s
+
+
+async def server_freezes(folder: Path) -> float:
+    """Noticed by the client's own ping: its settings with shorter times."""
+    with running_server(folder / "log") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "_KEEPALIVE_MS", 1000)
+        patch.setattr(connection, "_PING_TIMEOUT_MS", 500)
+        async with grpc.aio.insecure_channel(server.target, options=connection.channel_options()) as channel:
+            call = AsyncCall(channel)
+            await call.send(CLIP, open=EXPLICIT)
+            await call.read_frames(8)
+            frozen_s = clock()
+            server.signal(signal.SIGSTOP)
+            try:
+                assert (await asyncio.wait_for(call.status(), 20))[0] is grpc.StatusCode.UNAVAILABLE
+                took_s = clock() - frozen_s
+            finally:
+                server.signal(signal.SIGCONT)
+        assert took_s < 5
+        await asyncio.to_thread(server.expect_idle)
+        return took_s
+
+
+def by_row(*rows: RowT) -> dict[str, RowT]:
+    return {row.__name__.replace("_", "-"): row for row in rows}
+
+
+ON_A_SHARED_SERVER = by_row(
+    client_leaves,
+    client_freezes,
+    link_cut,
+    client_stalls,
+    worker_killed,
+    worker_hangs,
+    replay_differs,
+    standby_dies,
+    bad_latents,
+    too_much_work,
+    readers_stall,
+    disk_full_at_client,
+    encoder_fails_at_client,
+)
+WITH_A_HARMFUL_DECODER = by_row(session_kills_workers, decoder_raises, device_memory_full)
+ON_THEIR_OWN = by_row(worker_dies_too_often, server_drains, server_killed, server_freezes)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_app() -> AsyncIterator[RunningApp]:
+    """With small limits and short times, so that every row can meet its own."""
+    times = ("--chunk-timeout", "1", "--keepalive", "1", "--stall-timeout", "3")
+    limits = ("--max-sessions", str(MAX_SESSIONS), "--max-queued", "1", "--slots", "2", "--max-restarts", "1000")
+    async with running_app("--standby", *times, *limits) as app:
+        yield app
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def harmful_app() -> AsyncIterator[RunningApp]:
+    async with running_app(models=(harmful(TINY),)) as app:
+        yield app
+
+
+async def check_row(row: RowOfApp, app: RunningApp, folder: Path, caplog: pytest.LogCaptureFixture) -> float:
+    """Afterwards nothing is held, and the next session works."""
+    await app.ready()
+    app.remember()
+    took_s = await row(app, folder)
+    caplog.clear()  # errors that were logged hold their calls
+    await app.ready()
+    await app.expect_idle()
+    await app.serves()
+    return took_s
+
+
+@pytest.mark.parametrize("row", ON_A_SHARED_SERVER)
+async def test_row(
+    shared_app: RunningApp, row: str, tmp_path: Path, recovered: Recovered, caplog: pytest.LogCaptureFixture
+) -> None:
     """What the table says happens; and it is over in bounded time."""
-    took_s = await ROWS[row](tmp_path)
+    took_s = await check_row(ON_A_SHARED_SERVER[row], shared_app, tmp_path, caplog)
     recovered(row, took_s)
     assert took_s < 30
 
 
-def test_the_table_has_these_rows() -> None:
+@pytest.mark.parametrize("row", WITH_A_HARMFUL_DECODER)
+async def test_row_of_a_decoder(
+    harmful_app: RunningApp, row: str, tmp_path: Path, recovered: Recovered, caplog: pytest.LogCaptureFixture
+) -> None:
+    took_s = await check_row(WITH_A_HARMFUL_DECODER[row], harmful_app, tmp_path, caplog)
+    recovered(row, took_s)
+    assert took_s < 30
+
+
+@pytest.mark.parametrize("row", ON_THEIR_OWN)
+async def test_row_of_a_servers_end(row: str, tmp_path: Path, recovered: Recovered) -> None:
+    took_s = await ON_THEIR_OWN[row](tmp_path)
+    recovered(row, took_s)
+    assert took_s < 30
+
+
+async def test_the_table_has_these_rows() -> None:
     """And names tests that exist."""
     rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (.*) \|$", DESIGN.read_text(), re.MULTILINE)
-    assert {name for name, _ in rows} == set(ROWS)
+    assert {name for name, _ in rows} == {*ON_A_SHARED_SERVER, *WITH_A_HARMFUL_DECODER, *ON_THEIR_OWN}
     for name, tests in rows:
         for path in re.findall(r"`(tests/[^`]+)`", tests):
             assert (DESIGN.parents[1] / path).exists(), f"{name}: {path}"

@@ -4,28 +4,26 @@ Chunks have one latent, so that every run cuts clips alike and frames can be com
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import grpc
-import numpy as np
 import pytest
 import pytest_asyncio
+from crc32c import crc32c
 
 from framehaul_client import FrameClient, StreamFailed
-from framehaul_pipeline.models.model import TINY_SPEC
-from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.supervision import process
+from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from tests.faults.chunks import decode_in
-from tests.faults.faulty_worker import Harm
-from tests.faults.test_chunk_life import harmful
-from tests.faults.worker_loss import HARM_AT, clip_with
-from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, Stream, eventually, running_app
-from tests.support.server_process import CHANNELS, SIZE, opening
+from tests.faults.harm import Harm, harmful
+from tests.faults.test_chunk_life import harmful_latent
+from tests.faults.worker_loss import HARM_AT, clip_with, noted_deaths
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import Clip, make_clip, opening
+from tests.support.running_app import RunningApp, running_app
+from tests.support.server_process import SAME_CHUNKS
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Clip = np.ndarray[Any, np.dtype[np.float16]]
 NUM_LATENTS = 24
 NUM_BEFORE = 2
 """Latents of each session before the harm."""
@@ -33,57 +31,37 @@ NUM_BEFORE = 2
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app(worker={"max_restarts": 1000, "chunk_latents": 1}) as running:
-            yield running
-
-
-@contextmanager
-def noted_deaths() -> Iterator[list[frozenset[int]]]:
-    """Whose work each worker was at when it died: the worker's sessions."""
-    deaths: list[frozenset[int]] = []
-    read = Ring.noted
-
-    def noted(ring: Ring) -> frozenset[int]:
-        deaths.append(read(ring))
-        return deaths[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ring, "noted", noted)
-        yield deaths
+    async with running_app("--max-restarts", "1000", *SAME_CHUNKS, models=(harmful(TINY),)) as running:
+        yield running
 
 
 def some_clips(count: int) -> list[Clip]:
-    noise = np.random.default_rng(5).standard_normal((count, NUM_LATENTS, CHANNELS, SIZE, SIZE), np.float32)
-    return list(noise.astype(np.float16))
+    return [make_clip(NUM_LATENTS, seed=number) for number in range(count)]
 
 
-async def start(stream: Stream, clip: Clip) -> None:
+async def start(stream: AsyncCall, clip: Clip) -> None:
     """Open a session; a worker that takes it over later has something to decode again."""
     await stream.send(clip[:NUM_BEFORE].tobytes(), open=opening(normalized=False))
     await stream.read_frames(TINY_SPEC.num_frames(NUM_BEFORE))
 
 
-async def finish(stream: Stream, clip: Clip) -> None:
+async def finish(stream: AsyncCall, clip: Clip) -> None:
     """Send the rest of the clip and take all frames."""
     await stream.send(clip[NUM_BEFORE:].tobytes(), end_of_latents=True)
     await asyncio.wait_for(stream.read_to_end(), 60)
 
 
-async def expect_ended(guilty: Stream) -> None:
+async def expect_ended(guilty: AsyncCall) -> None:
     """As killing workers is ended, with the frames that came before."""
     code, details = await asyncio.wait_for(guilty.status(), 60)
     assert (code, guilty.num_frames) == (grpc.StatusCode.ABORTED, TINY_SPEC.num_frames(NUM_BEFORE))
     assert "two worker processes died" in details
 
 
-async def expect_whole(app: RunningApp, stream: Stream, clip: Clip) -> None:
+async def expect_whole(app: RunningApp, stream: AsyncCall, clip: Clip) -> None:
     """Every frame came once, and as a worker decodes it that nothing disturbs."""
     undisturbed = await decode_in(app, TINY_SPEC, clip, (1,) * (NUM_LATENTS - 1))
-    assert stream.frames is not None
-    assert stream.num_frames == len(undisturbed)
-    assert bytes(stream.frames) == undisturbed.tobytes()
+    assert stream.frames == [crc32c(frame.tobytes()) for frame in undisturbed]
 
 
 async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> list[frozenset[int]]:
@@ -92,18 +70,18 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
     app.remember()
     clips = some_clips(num_guilty + num_innocent)
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        streams = [Stream(channel, keep=True) for _ in clips]
+        streams = [AsyncCall(channel) for _ in clips]
         for stream, clip in zip(streams, clips, strict=True):
             await start(stream, clip)
         guilty = streams[:num_guilty]
         innocent = list(zip(streams[num_guilty:], clips[num_guilty:], strict=True))
         await eventually(lambda: not app.at_work(), app.at_work)
         with noted_deaths() as deaths:
-            await guilty[0].send(harmful(Harm.DIE_BESIDE))
+            await guilty[0].send(harmful_latent(Harm.DIE_BESIDE))
             others = asyncio.gather(*(finish(stream, clip) for stream, clip in innocent))
             await expect_ended(guilty[0])
             for stream in guilty[1:]:
-                await stream.send(harmful(Harm.DIE_BESIDE))
+                await stream.send(harmful_latent(Harm.DIE_BESIDE))
                 await expect_ended(stream)
             await others
         await app.ready()
@@ -129,12 +107,26 @@ async def test_two_guilty_and_two_innocent(app: RunningApp) -> None:
 
 
 async def stream_by_client(app: RunningApp, clip: Clip) -> tuple[int, str]:
-    """How many frames the reference client gets, and what it says in the end."""
+    """How many frames the reference client gets, and what it says in the end.
+
+    It sends the harmful latent once it has all frames before it. A frame that the second worker was the first to
+    publish would be progress, and let a third one die.
+    """
     num_frames = 0
+    all_before = asyncio.Event()
+
+    async def produce() -> AsyncIterator[Clip]:
+        for index, latent in enumerate(clip):
+            if index == HARM_AT:
+                await all_before.wait()
+            yield latent
+
     try:
-        async with FrameClient(app.target) as client, client.session(clip, window_frames=16) as session:
+        async with FrameClient(app.target) as client, client.session(produce(), window_frames=16) as session:
             async for _ in session:
                 num_frames += 1
+                if num_frames == TINY_SPEC.num_frames(HARM_AT):
+                    all_before.set()
     except StreamFailed as error:
         return num_frames, str(error)
     return num_frames, ""
@@ -147,7 +139,7 @@ async def test_the_reference_client_does_not_try_again(app: RunningApp) -> None:
     epoch = app.supervisor.epoch
     num_frames, said = await asyncio.wait_for(stream_by_client(app, clip_with(Harm.KILL_DECODING)), 60)
     assert "two worker processes died while they decoded this session" in said
-    assert 0 < num_frames <= TINY_SPEC.num_frames(HARM_AT)
+    assert num_frames == TINY_SPEC.num_frames(HARM_AT)
     await app.ready()
     assert app.supervisor.epoch == epoch + 2
     await app.expect_idle()

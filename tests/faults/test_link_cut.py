@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from framehaul_client.transport import connection
-from tests.support.command import environment
-from tests.support.server_process import eventually
+from tests.support.server_process import environment
+from tests.support.waiting import wait_until
 
 SERVER_SIDE, CLIENT_SIDE = f"fh-server-{os.getpid()}", f"fh-client-{os.getpid()}"
 ADDRESS = "10.77.7.1"
@@ -28,15 +28,15 @@ CLIENT = """
     import grpc
     from framehaul.v1 import frames_pb2 as pb
     from framehaul_client.transport import connection
-    from tests.support.running_app import EXPLICIT, Stream
-    from tests.support.server_process import latents
+    from tests.support.call import AsyncCall
+    from tests.support.clips import EXPLICIT, latents
 
     connection._KEEPALIVE_MS, connection._PING_TIMEOUT_MS = {keepalive_ms}, {keepalive_ms} // 2
 
     async def begin(channel):
         while True:  # what is left of a dead connection may take a call for a while yet, and lose it
             await channel.channel_ready()
-            stream = Stream(channel)
+            stream = AsyncCall(channel)
             try:
                 await stream.send(latents(40), open=EXPLICIT)
                 await stream.read_frames(8)
@@ -153,7 +153,7 @@ def test_a_link_that_is_cut_and_healed(tmp_path: Path, recovered: Callable[[str,
             assert line(client, client_log) == "UNAVAILABLE"
             recovered("link cut -> the client knows", time.monotonic() - cut_s)
             assert time.monotonic() - cut_s < 5 * KEEPALIVE_S
-            eventually(lambda: " session_end " in server_log.read_text(), "the server's end of it", 5 * KEEPALIVE_S)
+            wait_until(lambda: " session_end " in server_log.read_text(), "the server's end of it", 5 * KEEPALIVE_S)
             ip("-n", SERVER_SIDE, "link", "set", "veth-s", "up")
             healed_s = time.monotonic()
             assert line(client, client_log) == "reading"

@@ -7,16 +7,18 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from tests.faults.test_endings import ENDINGS, KEEPALIVE_S, Ending, Scene, pass_deadline, stall
+from tests.faults.test_endings import ENDINGS, OPTIONS, Ending, Scene, pass_deadline, stall
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
+from tests.support.clips import EXPLICIT
 from tests.support.proxy import FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS, EXPLICIT, RunningApp, Stream, running_app
+from tests.support.running_app import RunningApp, running_app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    async with running_app(keepalive_s=KEEPALIVE_S, max_sessions=1) as running:
+    async with running_app(*OPTIONS, "--max-sessions", "1") as running:
         yield running
 
 
@@ -42,10 +44,10 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
         grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as others,
         grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS) as channel,
     ):
-        holder, behind = Stream(others), Stream(others)
+        holder, behind = AsyncCall(others), AsyncCall(others)
         await holder.send(open=EXPLICIT)
         assert await holder.read()
-        leaving = Stream(channel, timeout_s=2.0 if end is pass_deadline else None)
+        leaving = AsyncCall(channel, timeout_s=2.0 if end is pass_deadline else None)
         for stream in (leaving, behind):
             await stream.send(open=EXPLICIT)
             assert await stream.read()
@@ -54,8 +56,8 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
         left_s = asyncio.get_running_loop().time()
         assert await asyncio.wait_for(behind.read(), 20)
         took_s = asyncio.get_running_loop().time() - left_s
-        assert (leaving.opened, behind.positions) == (None, [2, 1])
+        assert (leaving.is_open, behind.positions) == (False, [2, 1])
         holder.call.cancel()
         assert await behind.read()
-        assert behind.opened is not None
+        assert behind.is_open
         return took_s

@@ -13,13 +13,13 @@ import pytest
 from framehaul_client import FrameClient
 from framehaul_pipeline.errors import DataLoss
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
+from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_pipeline.supervision import process
 from framehaul_server.core.journal import Journal
 from tests.faults.chunks import decode_in, noted
-from tests.faults.faulty_worker import HARM_ONCE, Harm
+from tests.faults.harm import Harm, harmful
+from tests.support.clips import SIZE, Clip, make_clip
 from tests.support.running_app import RunningApp, running_app
-from tests.support.server_process import CHANNELS, SIZE
 
 NUM_LATENTS = 40
 HARM_AT = 25
@@ -34,19 +34,10 @@ async def fragile_app(device: str, harm_once: Path, *others: Model) -> AsyncIter
     The size that `lose_worker` streams is warmed up, so that CUDA replays its graphs.
     """
     size = SIZE * TINY_SPEC.spatial_factor
-    worker = {
-        "device": device,
-        "models": (TINY, *others),
-        "standby": True,
-        "max_restarts": 1000,
-        "chunk_latents": CHUNK_LATENTS,
-        "warm_up": ((size, size),),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        patch.setenv(HARM_ONCE, str(harm_once))
-        async with running_app(worker=worker) as app:
-            yield app
+    options = ("--device", device, "--standby", "--max-restarts", "1000", "--warm-up", f"{size}x{size}")
+    models = tuple(harmful(model, once=harm_once) for model in (TINY, *others))
+    async with running_app(*options, "--chunk-latents", str(CHUNK_LATENTS), models=models) as app:
+        yield app
 
 
 async def lose_worker(
@@ -83,11 +74,9 @@ async def lose_worker(
     return arrived_s[spec.num_frames(known)] - died.result()
 
 
-def clip_with(harm: Harm, harm_at: int = HARM_AT) -> np.ndarray[Any, Any]:
+def clip_with(harm: Harm, harm_at: int = HARM_AT) -> Clip:
     """Latents, one of which is harmful."""
-    num_latents = harm_at + NUM_LATENTS - HARM_AT
-    noise = np.random.default_rng(3).standard_normal((num_latents, CHANNELS, SIZE, SIZE), dtype=np.float32)
-    clip = noise.astype(np.float16)
+    clip = make_clip(harm_at + NUM_LATENTS - HARM_AT, seed=3)
     clip[harm_at, 0, 0, 0] = harm
     return clip
 
@@ -116,6 +105,27 @@ def replay_differs() -> Iterator[None]:
         patch.setattr(Journal, "_compare", differ)
         yield
         assert Journal._compare is compare, "no frame was decoded again"
+
+
+@contextmanager
+def noted_deaths() -> Iterator[list[frozenset[int]]]:
+    """Whose work each worker was at when it died: the worker's sessions.
+
+    Deaths at work for nobody are left out, since they are blamed on nobody. A busy machine brings them: a worker may be
+    too slow for a short `chunk_timeout_s`, or be killed for a published chunk after its slot came back.
+    """
+    deaths: list[frozenset[int]] = []
+    read = Ring.noted
+
+    def noted(ring: Ring) -> frozenset[int]:
+        at_work = read(ring)
+        if at_work:
+            deaths.append(at_work)
+        return at_work
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ring, "noted", noted)
+        yield deaths
 
 
 @contextmanager

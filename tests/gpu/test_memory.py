@@ -13,12 +13,12 @@ from framehaul_pipeline.errors import Overloaded
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
-from framehaul_pipeline.scheduling.memory_limits import PAGE_BYTES
+from framehaul_pipeline.scheduling.memory import PAGE_BYTES
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import Supervisor
 from framehaul_pipeline.worker.launch import Launcher
-from tests.integration.pipeline.test_supervisor import Recorder, latents, open_session, push
+from tests.support.supervised import Recorder, decode, latents, open_session, push
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -104,22 +104,12 @@ def limited(*, sessions: int, parked: int) -> WorkerConfig:
     )
 
 
-async def decode(supervisor: Supervisor, seed: int) -> bytes:
-    events = Recorder()
-    session = open_session(supervisor, events)
-    push(session, latents(8, seed))
-    session.allow(8)
-    session.end()
-    await events.ended()
-    return events.frames
-
-
 @pytest.mark.asyncio
 async def test_a_full_device_refuses_the_next_session_and_the_others_finish() -> None:
     """With the numbers in the reason; and the others' frames are, bit for bit, those of lone sessions."""
     supervisor = Supervisor(limited(sessions=2, parked=0), (TINY_SPEC,))
     await supervisor.start()
-    alone = [await decode(supervisor, seed) for seed in range(2)]
+    alone = [await decode(supervisor, 8, seed) for seed in range(2)]
     recorders = [Recorder() for _ in range(2)]
     sessions = [open_session(supervisor, recorder) for recorder in recorders]
     for seed, session in enumerate(sessions):
@@ -146,7 +136,7 @@ async def test_parked_sessions_give_the_frames_of_lone_ones() -> None:
     """Four sessions on a device with room for one, a latent each in turn, so that each is parked between two."""
     supervisor = Supervisor(limited(sessions=1, parked=4), (TINY_SPEC,))
     await supervisor.start()
-    alone = [await decode(supervisor, seed) for seed in range(4)]
+    alone = [await decode(supervisor, 8, seed) for seed in range(4)]
     recorders = [Recorder() for _ in range(4)]
     sessions = [open_session(supervisor, recorder) for recorder in recorders]
     for seed, session in enumerate(sessions):

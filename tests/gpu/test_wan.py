@@ -16,7 +16,7 @@ from framehaul_pipeline.decoders.wan.net import WanNet
 from framehaul_pipeline.decoders.wan.plans import PlanJournal, PlanTable
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.spec import Geometry
-from tests.support.decoder_checks import check_starts_anywhere
+from tests.support.decoder_checks import check_starts_anywhere, decode
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -54,21 +54,12 @@ def random_latents(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 16, 16, 24, generator=generator).to(CUDA, torch.bfloat16)
 
 
-def decode(decoder: CudaWanDecoder | PortableWanDecoder, latents: Tensor, chunks: list[int]) -> Tensor:
-    state = decoder.open(GEOMETRY, None)
-    parts = []
-    for part in latents.to(decoder.dtype).split(chunks):
-        frames, state = decoder.step(part, state)
-        parts.append(frames.clone())
-    return torch.cat(parts)
-
-
 def test_error_is_below_bfloat16s_in_any_chunking(wan: CudaWanDecoder) -> None:
     """Against the portable form in float32, beside the portable form in bfloat16; with pairs of frames and without."""
     latents = random_latents(6)
     reference = PortableWanDecoder(wan.spec, build_net().to(CUDA))
     with torch.backends.cudnn.flags(allow_tf32=False):
-        expected = decode(reference, latents, [1, 2, 3])
+        expected = decode(reference, latents.float(), [1, 2, 3])
     assert (expected.abs() < 1).float().mean() > 0.9
     plain = PortableWanDecoder(wan.spec, build_net().to(CUDA, torch.bfloat16))
     plain.dtype = torch.bfloat16

@@ -9,33 +9,20 @@ import textwrap
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import psutil
 import pytest
 
 from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.models.model import TINY, TINY_SPEC, ModelKind
+from framehaul_pipeline.models.model import BUILT_IN, TINY_SPEC, DecoderKind
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
-from tests.integration.pipeline.test_supervisor import GEOMETRY, Recorder, StateLog, latents, open_session, push
+from tests.support.supervised import Recorder, StateLog, decode, start_decoding
 
 pytestmark = pytest.mark.needs_cuda
 
 NUM_LATENTS = 8
-FRAMES_BYTES = NUM_LATENTS * 4 * GEOMETRY.height * 8 * GEOMETRY.width * 8 * 3
-
-
-async def decode(supervisor: Supervisor, seed: int) -> bytes:
-    events = Recorder()
-    session = open_session(supervisor, events)
-    push(session, latents(NUM_LATENTS, seed))
-    session.allow(NUM_LATENTS)
-    session.end()
-    await events.ended()
-    assert len(events.frames) == FRAMES_BYTES
-    return events.frames
 
 
 @pytest.mark.asyncio
@@ -45,7 +32,7 @@ async def test_pictures_are_those_of_the_cpu() -> None:
     for device in ("cpu", "cuda"):
         supervisor = Supervisor(WorkerConfig(device=device, max_pixels=64 * 64), (TINY_SPEC,))
         await supervisor.start()
-        pictures.append(np.frombuffer(await decode(supervisor, seed=1), np.uint8).astype(int))
+        pictures.append(np.frombuffer(await decode(supervisor, NUM_LATENTS, seed=1), np.uint8).astype(int))
         await supervisor.aclose()
     difference = np.abs(pictures[0] - pictures[1])
     assert difference.max() <= 6
@@ -58,21 +45,19 @@ async def test_sessions_side_by_side_and_a_kill() -> None:
     states = StateLog()
     supervisor = Supervisor(WorkerConfig(device="cuda", max_pixels=64 * 64), (TINY_SPEC,), on_state=states)
     await supervisor.start()
-    alone = [await decode(supervisor, seed) for seed in range(8)]
-    together = await asyncio.gather(*(decode(supervisor, seed) for seed in range(8)))
+    alone = [await decode(supervisor, NUM_LATENTS, seed) for seed in range(8)]
+    together = await asyncio.gather(*(decode(supervisor, NUM_LATENTS, seed) for seed in range(8)))
     for one, other in zip(alone, together, strict=True):
         first, second = np.frombuffer(one, np.uint8).astype(int), np.frombuffer(other, np.uint8).astype(int)
         assert np.abs(first - second).max() <= 2  # chunk sizes may differ, and with them the kernels
 
     events = Recorder()
-    session = open_session(supervisor, events)
-    push(session, latents(NUM_LATENTS, seed=0))
-    session.allow(NUM_LATENTS)
+    start_decoding(supervisor, events, NUM_LATENTS, seed=0)
     await events.received(1)
     os.kill(supervisor.worker_pid, signal.SIGKILL)
     assert isinstance(await events.failed(), Unavailable)
     await states.reached(WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
-    again = np.frombuffer(await decode(supervisor, seed=0), np.uint8).astype(int)
+    again = np.frombuffer(await decode(supervisor, NUM_LATENTS, seed=0), np.uint8).astype(int)
     assert np.abs(again - np.frombuffer(alone[0], np.uint8).astype(int)).max() <= 2
     await supervisor.aclose()
 
@@ -101,7 +86,7 @@ async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pyte
     killed_s = time.monotonic()
     os.kill(supervisor.worker_pid, signal.SIGKILL)
     await states.reached(WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
-    await decode(supervisor, seed=1)
+    await decode(supervisor, NUM_LATENTS, seed=1)
     warm_s = time.monotonic() - killed_s
     with capsys.disabled():
         print(f"\nworker killed -> next frames: {warm_s:.2f} s; a start from nothing: {cold_s:.2f} s")  # noqa: T201
@@ -110,10 +95,10 @@ async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pyte
     await supervisor.aclose()
 
 
-@pytest.mark.parametrize("kind", ModelKind)
-def test_what_a_standby_imports_makes_no_context(kind: ModelKind) -> None:
+@pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.kind)
+def test_what_a_standby_imports_makes_no_context(kind: DecoderKind) -> None:
     """So it holds no device memory. Our own modules don't open the device either; diffusers asks for their number."""
-    model = msgspec.structs.replace(TINY, kind=kind)
+    model = kind.model(TINY_SPEC)
     program = textwrap.dedent(
         """
         import contextlib, importlib, sys, torch

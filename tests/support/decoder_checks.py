@@ -1,6 +1,6 @@
 """What every decoder must hold, whatever its kind: called by each decoder's own tests."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 
@@ -20,6 +20,26 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
+
+
+def decode(
+    decoder: Decoder,
+    latents: Tensor,
+    chunks: int | Sequence[int],
+    *,
+    num_latents: int | None = None,
+    first_latent: int = 0,
+) -> Tensor:
+    """Frames `[F, 3, H, W]` of latents `[T, C, h, w]`, in chunks of this size or of these sizes."""
+    _, channels, height, width = latents.shape
+    geometry = Geometry(channels=channels, height=height, width=width)
+    state, frames = decoder.open(geometry, num_latents, first_latent=first_latent), []
+    for part in latents.split(chunks):
+        decoded, state = decoder.step(part, state)
+        # The next step may write over them.
+        frames.append(decoded.clone())
+    rest = decoder.flush(state)
+    return torch.cat(frames if rest is None else [*frames, rest])
 
 
 def tensor_bytes(state: State) -> int:
@@ -55,26 +75,20 @@ def check_starts_anywhere(decoder: Decoder, latents: Tensor, chunks: tuple[int, 
     history = spec.history_latents
     assert history is not None
     assert starts[-1] == len(latents)
-    _, channels, height, width = latents.shape
-    geometry = Geometry(channels=channels, height=height, width=width)
 
-    def decode(first_chunk: int) -> Tensor:
+    def decode_from(first_chunk: int) -> Tensor:
         first = starts[first_chunk]
-        state, frames = decoder.open(geometry, len(latents) - first, first_latent=first), []
-        for part in latents[first:].split(chunks[first_chunk:]):
-            decoded, state = decoder.step(part, state)
-            # The next step may write over them.
-            frames.append(decoded.clone())
-        return torch.cat(frames)
+        left = len(latents) - first
+        return decode(decoder, latents[first:], chunks[first_chunk:], num_latents=left, first_latent=first)
 
-    whole = decode(0)
+    whole = decode_from(0)
     assert len(whole) == spec.num_frames(len(latents))
     tried = [index for index, start in enumerate(starts) if 0 < start < len(latents) - history]
     assert tried
     for first_chunk in tried:
         first_frame = spec.num_frames(starts[first_chunk])
         settled = spec.num_frames(starts[first_chunk] + history)
-        part = decode(first_chunk)
+        part = decode_from(first_chunk)
         assert len(part) == len(whole) - first_frame
         assert torch.equal(part[settled - first_frame :], whole[settled:]), f"from latent {starts[first_chunk]}"
         if history:

@@ -18,9 +18,12 @@ import numpy as np
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceServicer, add_FrameServiceServicer_to_server
+from tests.support.clips import make_clip
 
 FIRST_FRAMES, TEMPORAL_FACTOR, SPATIAL_FACTOR = 1, 4, 8
 CHANNELS = 4
+RGB_SHAPE, YUV_SHAPE = (16, 32, 3), (24, 32)
+"""Of the frames that `make_latents` gives."""
 Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 Edit = Callable[[int, pb.StreamResponse], pb.StreamResponse | None]
 """Gets the number of a response and may change it; None swallows it."""
@@ -73,6 +76,11 @@ def frame_values(latent: np.ndarray[Any, Any], index: int, shape: tuple[int, ...
     """The frame `index` of a clip, made from `latent`."""
     seed = crc32c.crc32c(latent.tobytes()) + index
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def make_latents(num_latents: int = 6) -> np.ndarray[Any, Any]:
+    """Noise that it takes."""
+    return make_clip(num_latents, channels=CHANNELS, height=2, width=4, seed=3)
 
 
 def expected_frames(latents: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -1,10 +1,15 @@
 """Small Wan VAEs with random weights, as diffusers builds them: what our own reading and decoding is held against."""
 
+from __future__ import annotations
+
 from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKLQwenImage, AutoencoderKLWan
 from torch import Tensor
+
+from framehaul_pipeline.decoders.wan.net import WanNet
+from framehaul_pipeline.models.wan import parse_wan_config
 
 WAN_2_1: Final[dict[str, Any]] = {"base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 WAN_2_2: Final[dict[str, Any]] = {
@@ -32,6 +37,25 @@ SHALLOW: Final[dict[str, Any]] = {
 }
 
 
+_TOY: Final[dict[str, Any]] = {
+    "base_dim": 4,
+    "z_dim": 4,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 1,
+    "latents_mean": [0.1] * 4,
+    "latents_std": [2.0] * 4,
+}
+_TOYS: Final[dict[str, tuple[type[Any], dict[str, Any]]]] = {
+    "wan2.1": (AutoencoderKLWan, _TOY),
+    "wan2.2": (
+        AutoencoderKLWan,
+        {**_TOY, "decoder_base_dim": 8, "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12},
+    ),
+    "qwen-image": (AutoencoderKLQwenImage, _TOY),
+}
+NAMES: Final = tuple(_TOYS)
+
+
 def wan(config: dict[str, Any], *, seed: int = 0) -> Any:
     """A VAE with random weights and random, not neutral, norms; in evaluation mode."""
     return _filled(AutoencoderKLWan(**config), seed)
@@ -42,11 +66,30 @@ def qwen_image(config: dict[str, Any], *, seed: int = 0) -> Any:
     return _filled(AutoencoderKLQwenImage(**config), seed)
 
 
+def build_vae(name: str) -> Any:
+    """One of `NAMES`, which decode in no time."""
+    kind, config = _TOYS[name]
+    return _filled(kind(**config), 7)
+
+
 def decoder_tensors(vae: Any) -> dict[str, Tensor]:
     """What a decoder needs of the VAE's tensors."""
     return {
         name: tensor for name, tensor in vae.state_dict().items() if name.startswith(("decoder.", "post_quant_conv."))
     }
+
+
+def decode_whole(vae: Any, latents: Tensor) -> Tensor:
+    """The library's decode of a clip: latents `[T, C, h, w]` to frames `[F, 3, H, W]`."""
+    decoded: Tensor = vae.decode(latents.transpose(0, 1).unsqueeze(0)).sample
+    return decoded[0].transpose(0, 1)
+
+
+def build_net(vae: Any) -> WanNet:
+    """Our network with a VAE's weights, strictly."""
+    net = WanNet(parse_wan_config(dict(vae.config)))
+    net.load_state_dict(decoder_tensors(vae), strict=True)
+    return net.eval().requires_grad_(False)
 
 
 def _filled(vae: Any, seed: int) -> Any:

@@ -21,8 +21,8 @@ from framehaul_client import (
     StreamFailed,
     Unsupported,
 )
-from tests.support.fake_server import Behaviour, expected_frames
-from tests.support.sessions import RGB_SHAPE, collect, make_latents
+from tests.support.clips import collect
+from tests.support.fake_server import RGB_SHAPE, Behaviour, expected_frames, make_latents
 
 pytestmark = pytest.mark.asyncio
 

@@ -19,9 +19,8 @@ from PIL import Image
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.client.test_faults import corrupt_payload
-from tests.support.command import COMMAND, Outcome, environment, make_file, run_client
-from tests.support.fake_server import Behaviour, expected_frames
-from tests.support.sessions import RGB_SHAPE, YUV_SHAPE
+from tests.support.client_command import Outcome, make_file, run_client, start_client
+from tests.support.fake_server import RGB_SHAPE, YUV_SHAPE, Behaviour, expected_frames
 
 pytestmark = pytest.mark.asyncio
 PLAIN = re.compile(r"[\x20-\x7e\n]*")
@@ -131,10 +130,8 @@ async def test_a_bar_on_a_terminal(target: str, tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
     try:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "v.mp4"), "--target", target,
-            stdout=asyncio.subprocess.DEVNULL, stderr=terminal, env=environment(),
-        )  # fmt: skip
+        arguments = ("stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--target", target)
+        process = await start_client(*arguments, stdout=asyncio.subprocess.DEVNULL, stderr=terminal)
         assert await process.wait() == 0
         assert b"21/21" in os.read(controller, 1 << 16)
     finally:
@@ -220,10 +217,8 @@ async def test_a_full_disk_ends_the_session(target: str, behaviour: Behaviour, t
     make_file(tmp_path / "a.safetensors", 40)
     full = os.open("/dev/full", os.O_WRONLY)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", "-", "--target", target,
-            stdout=full, stderr=asyncio.subprocess.PIPE, env=environment(),
-        )  # fmt: skip
+        arguments = ("stream", tmp_path / "a.safetensors", "--out", "-", "--target", target)
+        process = await start_client(*arguments, stdout=full)
         _, err = await process.communicate()
     finally:
         os.close(full)
@@ -235,10 +230,7 @@ async def test_a_full_disk_ends_the_session(target: str, behaviour: Behaviour, t
 async def test_a_reader_that_leaves_is_no_error(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
     """141, as any program in a pipe, without a word; the server is told."""
     make_file(tmp_path / "a.safetensors", 200)
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", "-", "--target", target, "--quiet",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
-    )  # fmt: skip
+    process = await start_client("stream", tmp_path / "a.safetensors", "--out", "-", "--target", target, "--quiet")
     assert process.stdout is not None
     assert process.stderr is not None
     await process.stdout.readline()
@@ -257,10 +249,7 @@ async def test_signals_end_it_cleanly(
     """The server is told, the frames so far are kept, and the code says what happened."""
     make_file(tmp_path / "a.safetensors", 20)
     behaviour.stop_after_frames = 9
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "v.mkv"), "--target", target,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
-    )  # fmt: skip
+    process = await start_client("stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mkv", "--target", target)
     await behaviour.all_acked.wait()  # all frames are with the encoder
     process.send_signal(number)
     out, err = await process.communicate()

@@ -20,8 +20,7 @@ import pytest
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient, InvalidRequest
-from tests.support.fake_server import expected_frames
-from tests.support.sessions import RGB_SHAPE, make_latents
+from tests.support.fake_server import RGB_SHAPE, expected_frames, make_latents
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
-from framehaul_client import FrameClient
+from tests.support.clips import decode
 from tests.support.server_process import running_server
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "wan_to_framehaul.py"
@@ -68,11 +68,6 @@ def request() -> dict[str, Any]:
     }
 
 
-async def frames_of(latents: Any, target: str) -> np.ndarray[Any, Any]:
-    async with FrameClient(target) as client, client.session(latents, model="wan", normalized=True) as session:
-        return np.stack([frame async for frame in session])
-
-
 def test_frames_are_those_of_the_pipeline(example: ModuleType, pipeline: WanPipeline, tmp_path: Path) -> None:
     """Within one level of what the pipeline itself decodes of the same noise; and the file holds as many."""
     pipeline.vae.save_pretrained(tmp_path / "vae")
@@ -83,7 +78,7 @@ def test_frames_are_those_of_the_pipeline(example: ModuleType, pipeline: WanPipe
     assert latents.shape == (3, 16, HEIGHT // 8, WIDTH // 8)
     video = tmp_path / "video.mp4"
     with running_server(tmp_path / "server.log", "--model", f"wan={tmp_path / 'vae'}") as server:
-        frames = asyncio.run(frames_of(latents, server.target))
+        frames = asyncio.run(decode(server.target, latents, model="wan", normalized=True))
         asyncio.run(example.save(latents, str(video), target=server.target, model="wan"))
     assert frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
     assert np.abs(frames.astype(int) - np.round(expected * 255).astype(int)).max() <= 1

@@ -14,8 +14,8 @@ from framehaul_client import (
     ProtocolError,
     StreamFailed,
 )
-from tests.support.fake_server import Behaviour
-from tests.support.sessions import collect, make_latents
+from tests.support.clips import collect
+from tests.support.fake_server import Behaviour, make_latents
 
 pytestmark = pytest.mark.asyncio
 

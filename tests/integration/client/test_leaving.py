@@ -12,8 +12,7 @@ import pytest
 from framehaul_client import (
     FrameClient,
 )
-from tests.support.fake_server import Behaviour, expected_frames
-from tests.support.sessions import RGB_SHAPE, make_latents
+from tests.support.fake_server import RGB_SHAPE, Behaviour, expected_frames, make_latents
 
 pytestmark = pytest.mark.asyncio
 

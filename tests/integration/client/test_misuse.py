@@ -11,8 +11,8 @@ from framehaul_client import (
     FrameClient,
     InvalidLatents,
 )
-from tests.support.fake_server import CHANNELS, Behaviour
-from tests.support.sessions import collect, make_latents
+from tests.support.clips import collect
+from tests.support.fake_server import CHANNELS, Behaviour, make_latents
 
 pytestmark = pytest.mark.asyncio
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from framehaul_client import ConnectionLost, FrameClient
-from tests.support.command import COMMAND, environment, make_file
-from tests.support.fake_server import Behaviour, expected_frames
-from tests.support.sessions import RGB_SHAPE, collect, make_latents
+from tests.support.client_command import make_file, start_client
+from tests.support.clips import collect
+from tests.support.fake_server import RGB_SHAPE, Behaviour, expected_frames, make_latents
 
 pytestmark = pytest.mark.asyncio
 GONE = (grpc.StatusCode.UNAVAILABLE, "the server is draining: open the session elsewhere", ())
@@ -94,10 +94,8 @@ async def test_the_command_says_where_it_stands(target: str, behaviour: Behaviou
     """A line for each position on stderr; the report has the time, which frames a second don't count."""
     behaviour.queue = [[2, 1]]
     make_file(tmp_path / "a.safetensors")
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "v.mkv"), "--target", target,
-        "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
-    )  # fmt: skip
+    arguments = ("stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mkv", "--target", target)
+    process = await start_client(*arguments, "--json")
     assert process.stderr is not None
     for position in (2, 1):
         line = await asyncio.wait_for(process.stderr.readline(), 30)

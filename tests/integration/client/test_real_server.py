@@ -17,37 +17,34 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from framehaul_client import FrameClient, InvalidRequest, NotFound
-from tests.support.command import COMMAND, Outcome, run_client
-from tests.support.real_server import RealServer, real_server
+from tests.support.client_command import Outcome, run_client, start_client
+from tests.support.clips import Clip, decode, make_clip
+from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
+from tests.support.waiting import wait_until
 
 HEIGHT, WIDTH = 6, 8  # of a latent; 8 times that of a frame
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RealServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests here: each must leave it as good as new."""
-    with real_server() as running:
+    with running_server(tmp_path_factory.mktemp("server") / "log", *SAME_CHUNKS) as running:
         yield running
 
 
-def make_latents(num_latents: int = 5) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(9).standard_normal((num_latents, 16, HEIGHT, WIDTH)).astype(np.float16)
-
-
-async def decode(target: str, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
-    async with FrameClient(target) as client, client.session(latents, **options) as session:
-        return np.stack([frame async for frame in session])
+def make_latents(num_latents: int = 5) -> Clip:
+    return make_clip(num_latents, height=HEIGHT, width=WIDTH, seed=9)
 
 
 def run(target: str, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
     return asyncio.run(decode(target, latents, **options))
 
 
-def stream(server: RealServer, *arguments: object) -> Outcome:
+def stream(server: ServerProcess, *arguments: object) -> Outcome:
     return asyncio.run(run_client("stream", *arguments, "--target", server.target))
 
 
-def test_frames_do_not_depend_on_how_latents_arrive(server: RealServer) -> None:
+def test_frames_do_not_depend_on_how_latents_arrive(server: ServerProcess) -> None:
     """One array, single latents, an async generator, a small window: the same frames, bit for bit."""
     latents = make_latents()
 
@@ -63,7 +60,7 @@ def test_frames_do_not_depend_on_how_latents_arrive(server: RealServer) -> None:
     assert np.array_equal(run(server.target, latents, window_frames=4), whole)
 
 
-def test_yuv_and_rgb_are_the_same_pictures(server: RealServer) -> None:
+def test_yuv_and_rgb_are_the_same_pictures(server: ServerProcess) -> None:
     """swscale turns the server's yuv420p into nearly its rgb24: planes, order and range are understood alike."""
     latents = make_latents(2)
     rgb = run(server.target, latents).astype(float)
@@ -80,7 +77,7 @@ def _halved(rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return halved
 
 
-def test_deep_formats_are_the_same_pictures(server: RealServer) -> None:
+def test_deep_formats_are_the_same_pictures(server: ServerProcess) -> None:
     """Rounded to 8 bits they are what the 8-bit formats are, to one level."""
     latents = make_latents(2)
     rgb, yuv, deep, half = (
@@ -94,7 +91,7 @@ def test_deep_formats_are_the_same_pictures(server: RealServer) -> None:
     assert len(np.unique(deep % 4)) == 4
 
 
-def test_every_dtype_decodes_alike(server: RealServer) -> None:
+def test_every_dtype_decodes_alike(server: ServerProcess) -> None:
     """Values that float16, bfloat16 and float32 all can hold give the same frames."""
     latents = np.round(make_latents(2) * 4).clip(-16, 16) / 4
     bits = latents.astype("<f4").view("<u4") >> 16
@@ -107,7 +104,7 @@ def test_every_dtype_decodes_alike(server: RealServer) -> None:
 
 
 @pytest.mark.parametrize("leave", ["break", "kill"])
-def test_leaving_early_cancels_at_the_server(server: RealServer, leave: str, tmp_path: Path) -> None:
+def test_leaving_early_cancels_at_the_server(server: ServerProcess, leave: str, tmp_path: Path) -> None:
     """The server's log has the end of the session at once, with fewer frames than the clip."""
 
     async def leave_by_break() -> None:
@@ -117,30 +114,23 @@ def test_leaving_early_cancels_at_the_server(server: RealServer, leave: str, tmp
 
     async def leave_by_kill() -> None:
         save_file({"latents": make_latents(200)}, tmp_path / "a.safetensors")
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, "stream", str(tmp_path / "a.safetensors"), "--out", "-", "--target", server.target, "--quiet",
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        arguments = ("stream", tmp_path / "a.safetensors", "--out", "-", "--target", server.target, "--quiet")
+        process = await start_client(*arguments)
         assert process.stdout is not None
         assert await process.stdout.readline()
         process.kill()
-        await process.wait()
+        await process.communicate()
 
-    _forget_earlier_sessions(server)
+    server.expect_idle()
+    before = len(server.session_ends())
     asyncio.run(leave_by_break() if leave == "break" else leave_by_kill())
-    ended = server.session_end()
+    wait_until(lambda: len(server.session_ends()) > before, "the session's end", 10)
+    ended = server.session_ends()[before]
     assert ended["cause"] != "ok"
     assert int(ended["frames"]) < 800
 
 
-def _forget_earlier_sessions(server: RealServer) -> None:
-    """Make a session whose end can be recognised, and wait for it."""
-    run(server.target, make_latents(7))
-    while server.session_end()["latents"] != "7":
-        pass
-
-
-def test_the_command_makes_a_video(server: RealServer, tmp_path: Path) -> None:
+def test_the_command_makes_a_video(server: ServerProcess, tmp_path: Path) -> None:
     """latents in, video.mp4 out; the report adds up."""
     save_file({"latents": make_latents(6)}, tmp_path / "a.safetensors", {"framehaul.fps": "24000/1001"})
     outcome = stream(server, tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--json")
@@ -152,7 +142,7 @@ def test_the_command_makes_a_video(server: RealServer, tmp_path: Path) -> None:
         assert len(list(container.decode(video=0))) == 24
 
 
-def test_images_equal_the_python_api(server: RealServer, tmp_path: Path) -> None:
+def test_images_equal_the_python_api(server: ServerProcess, tmp_path: Path) -> None:
     """Both ways to the frames give the same bytes."""
     latents = make_latents(2)
     save_file({"latents": latents}, tmp_path / "a.safetensors")
@@ -163,7 +153,7 @@ def test_images_equal_the_python_api(server: RealServer, tmp_path: Path) -> None
             assert np.array_equal(np.asarray(image), frame)
 
 
-def test_graded_outputs_equal_the_python_api(server: RealServer, tmp_path: Path) -> None:
+def test_graded_outputs_equal_the_python_api(server: ServerProcess, tmp_path: Path) -> None:
     """OpenEXR bit for bit, PNG to its 16 bits, 10-bit video and y4m bit for bit; each by the natural format."""
     latents = make_latents(2)
     save_file({"latents": latents}, tmp_path / "a.safetensors")
@@ -191,7 +181,7 @@ def test_graded_outputs_equal_the_python_api(server: RealServer, tmp_path: Path)
             assert np.array_equal(np.stack([frame.to_ndarray() for frame in container.decode(video=0)]), deep)
 
 
-def test_the_sample_clip_streams(server: RealServer, tmp_path: Path) -> None:
+def test_the_sample_clip_streams(server: ServerProcess, tmp_path: Path) -> None:
     """Without a file it streams the clip that ships with the client: pictures, not noise."""
     outcome = stream(server, "--out", tmp_path / "v.mp4", "--json", "--preset", "ultrafast")
     assert outcome.code == 0, outcome.err
@@ -205,7 +195,7 @@ def test_the_sample_clip_streams(server: RealServer, tmp_path: Path) -> None:
         assert abs(first - second).mean() < 60
 
 
-def test_info_says_what_the_server_offers(server: RealServer) -> None:
+def test_info_says_what_the_server_offers(server: ServerProcess) -> None:
     """The model's factors are those that the frames above have."""
     outcome = asyncio.run(run_client("info", "--json", "--target", server.target))
     info = json.loads(outcome.out)
@@ -296,7 +286,7 @@ ROWS = [
     ("make", "out", "options", "code", "message"), ROWS, ids=[f"{row[0].__name__} {row[1]}" for row in ROWS]
 )
 def test_bad_input_is_named_and_harms_nobody(
-    server: RealServer, tmp_path: Path, make: Any, out: str, options: tuple[str, ...], code: int, message: str
+    server: ServerProcess, tmp_path: Path, make: Any, out: str, options: tuple[str, ...], code: int, message: str
 ) -> None:
     """One line with the field, its exit code, no output; and the next good session works."""
     path = tmp_path / "a.safetensors"
@@ -311,7 +301,7 @@ def test_bad_input_is_named_and_harms_nobody(
     assert len(run(server.target, make_latents(1))) == 4
 
 
-def test_python_errors_are_typed(server: RealServer) -> None:
+def test_python_errors_are_typed(server: ServerProcess) -> None:
     """A render farm tells them apart by class."""
     with pytest.raises(NotFound, match="nosuch"):
         run(server.target, make_latents(), model="nosuch")

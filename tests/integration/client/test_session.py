@@ -11,8 +11,8 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import (
     FrameClient,
 )
-from tests.support.fake_server import CHANNELS, Behaviour, expected_frames
-from tests.support.sessions import RGB_SHAPE, YUV_SHAPE, collect, make_latents
+from tests.support.clips import collect
+from tests.support.fake_server import CHANNELS, RGB_SHAPE, YUV_SHAPE, Behaviour, expected_frames, make_latents
 
 pytestmark = pytest.mark.asyncio
 

@@ -3,23 +3,18 @@
 import pytest
 
 from framehaul_pipeline.link.messages import DeviceTime
-from tests.integration.pipeline.test_recovery import supervised
-from tests.integration.pipeline.test_supervisor import CONFIG, Recorder, latents, open_session, push
+from framehaul_pipeline.supervision.supervisor import Supervisor
+from tests.support.supervised import decode
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.mark.asyncio
-async def test_the_feeder_hears_what_each_latent_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_feeder_hears_what_each_latent_cost(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """By that it feeds them."""
-    async with supervised(CONFIG) as (supervisor, _):
-        epoch = supervisor._epoch
-        assert epoch is not None
-        charged: list[DeviceTime] = []
-        monkeypatch.setattr(epoch._feeder, "charge", charged.append)
-        events = Recorder()
-        session = open_session(supervisor, events)
-        push(session, latents(5, seed=1))
-        session.allow(5)
-        session.end()
-        await events.ended()
+    epoch = supervisor._epoch
+    assert epoch is not None
+    charged: list[DeviceTime] = []
+    monkeypatch.setattr(epoch._feeder, "charge", charged.append)
+    await decode(supervisor, 5)
     assert sum(chunk.num_latents for chunk in charged) == 5
     assert all(chunk.session == charged[0].session and chunk.device_ns > 0 for chunk in charged)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
-from tests.support.server_process import Client, ServerProcess, opening, running_server
+from tests.support.call import Call
+from tests.support.clips import decode, make_clip, opening
+from tests.support.server_process import ServerProcess, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
 SCALING = {"pictures": 0.18215, "hunyuan": 0.476986}
@@ -53,7 +55,7 @@ def server(vaes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def make_latents(num_latents: int) -> Array:
-    return np.random.default_rng(num_latents).standard_normal((num_latents, 4, HEIGHT, WIDTH), dtype=np.float32)
+    return make_clip(num_latents, channels=4, height=HEIGHT, width=WIDTH).astype(np.float32)
 
 
 @torch.inference_mode()
@@ -69,14 +71,7 @@ def library_frames(name: str, vae: Any, latents: Array) -> Array:
 
 
 def stream(server: ServerProcess, latents: Any, **options: Any) -> Array:
-    async def run() -> Array:
-        async with (
-            FrameClient(server.target) as client,
-            client.session(latents, normalized=True, **options) as session,
-        ):
-            return np.stack([frame async for frame in session])
-
-    return asyncio.run(asyncio.wait_for(run(), 60))
+    return asyncio.run(asyncio.wait_for(decode(server.target, latents, normalized=True, **options), 60))
 
 
 @pytest.mark.parametrize("name", ["pictures", "hunyuan"])
@@ -100,7 +95,7 @@ def test_auto_sessions_get_the_same_frames(server: ServerProcess, name: str) -> 
     expected = [crc32c(frame.tobytes()) for frame in stream(server, latents, model=name)]
     geometry = pb.LatentGeometry(channels=4, height=HEIGHT, width=WIDTH)
     for told in ({}, {"num_latents": 8}):
-        with server.channel() as channel, Client(channel) as client:
+        with server.channel() as channel, Call(channel) as client:
             client.send(open=opening(model=name, geometry=geometry, dtype=pb.DATA_TYPE_FLOAT32, **told))
             for latent in latents:
                 client.send(latent.tobytes(), num_latents=1)

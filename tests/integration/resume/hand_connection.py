@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import grpc
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from tests.support.call import CHANNEL_OPTIONS, async_stream, request
 from tests.support.proxy import FaultProxy
-from tests.support.running_app import CHANNEL_OPTIONS
 
 WAIT_S = 60.0
 """For what must come: generous, since it only matters when it doesn't."""
@@ -24,8 +23,7 @@ class HandConnection:
         self._num_cuts = road.num_cuts
         self._take = take
         self._channel = grpc.aio.insecure_channel(road.target, options=CHANNEL_OPTIONS)
-        method: Any = self._channel.stream_stream(f"/{wire.SERVICE}/Stream")
-        self._call = method()
+        self._call = async_stream(self._channel)
         self.frozen = False
         """Its link is half open: nothing will come, not even an end."""
         self.parted = False
@@ -50,7 +48,7 @@ class HandConnection:
         """Write a request; what becomes of it on a link that breaks, nobody knows."""
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
             async with asyncio.timeout(WAIT_S):
-                await self._call.write(wire.join(pb.StreamRequest(**fields), (payload,)))  # type: ignore[arg-type]
+                await self._call.write(request(payload, **fields))
 
     async def half_close(self) -> None:
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):

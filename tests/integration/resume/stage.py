@@ -12,11 +12,11 @@ import psutil
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.faults.held import held, left
-from tests.integration.resume.clips import Clip, Incarnation
 from tests.integration.resume.hand_connection import WAIT_S
-from tests.integration.resume.hand_session import HandSession
+from tests.integration.resume.hand_session import HandSession, Incarnation, KnownClip
 from tests.support.proxy import FaultProxy
-from tests.support.server_process import eventually, running_server
+from tests.support.server_process import running_server
+from tests.support.waiting import wait_until
 
 OPTIONS = ("--standby", "--chunk-timeout", "1", "--resume-window", "300", "--grace", "2")
 """Nothing expires: what the server has to keep, it keeps. Nor is it given up, however often workers die."""
@@ -34,9 +34,9 @@ class Stage:
         self._runner = asyncio.Runner()
         self.tally: Counter[str] = Counter()
         self.clips = [
-            Clip("f16 rgb24", 8, (2, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_RGB24, 16 * 16 * 3),
-            Clip("f32 yuv420p", 5, (2, 3), pb.DATA_TYPE_FLOAT32, pb.PIXEL_FORMAT_YUV420P, 16 * 24 * 3 // 2),
-            Clip("f16 yuv420p10le", 12, (3, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_YUV420P10LE, 24 * 16 * 3),
+            KnownClip("f16 rgb24", 8, (2, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_RGB24, 16 * 16 * 3),
+            KnownClip("f32 yuv420p", 5, (2, 3), pb.DATA_TYPE_FLOAT32, pb.PIXEL_FORMAT_YUV420P, 16 * 24 * 3 // 2),
+            KnownClip("f16 yuv420p10le", 12, (3, 2), pb.DATA_TYPE_FLOAT16, pb.PIXEL_FORMAT_YUV420P10LE, 24 * 16 * 3),
         ]
         self._num_started = 0
         self.server: Incarnation
@@ -114,9 +114,9 @@ class Stage:
 
     def expect_sessions(self, most: int) -> None:
         """No more than these are left soon."""
-        eventually(lambda: self.server.process.load().sessions <= most, f"at most {most} sessions", WAIT_S)
+        wait_until(lambda: self.server.process.load().sessions <= most, f"at most {most} sessions", WAIT_S)
 
     def expect_nothing_left(self) -> None:
         """No session, slot, process, ring or descriptor."""
         self.server.process.expect_idle(WAIT_S)
-        eventually(lambda: not left(self._before, held(self.server.process)), f"only {self._before}", WAIT_S)
+        wait_until(lambda: not left(self._before, held(self.server.process)), f"only {self._before}", WAIT_S)

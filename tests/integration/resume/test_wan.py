@@ -1,7 +1,6 @@
 """A Wan model in a real server goes on from as many latents back as its frames depend on, not from the clip's start."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import grpc
 import numpy as np
@@ -14,7 +13,9 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from framehaul_pipeline.models.model import Model, describe_model
 from tests.faults.chunks import Notes, decode_in, noted
-from tests.support.running_app import CHANNEL_OPTIONS, RunningApp, running_app
+from tests.support.call import CHANNEL_OPTIONS, async_stream, request
+from tests.support.clips import make_clip
+from tests.support.running_app import RunningApp, running_app
 from tests.support.wan_models import SHALLOW, wan
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,14 +36,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app(model: Model) -> AsyncIterator[RunningApp]:
-    worker = {"models": (model, describe_model("tiny")), "chunk_latents": CHUNK_LATENTS, "max_restarts": 1000}
-    async with running_app(worker=worker) as running:
+    models = ("--model", f"wan={model.path}", "--model", "tiny")
+    async with running_app(*models, "--chunk-latents", str(CHUNK_LATENTS), "--max-restarts", "1000") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def clip() -> npt.NDArray[np.float16]:
-    return np.random.default_rng(8).standard_normal((NUM_LATENTS, 2, 4, 4), dtype=np.float32).astype(np.float16)
+    return make_clip(NUM_LATENTS, channels=2, height=4, width=4, seed=8)
 
 
 @pytest.fixture
@@ -77,21 +78,18 @@ async def test_a_session_starts_as_many_latents_back_as_a_frame_depends_on(
     assert history is not None
     first = next(latent for latent in range(NUM_LATENTS) if spec.num_frames(latent + 1) > start_frame) - history
     assert first > 0
-    request = pb.StreamRequest(
-        open=pb.Open(
-            model="wan",
-            geometry=pb.LatentGeometry(channels=2, height=4, width=4),
-            dtype=pb.DATA_TYPE_FLOAT16,
-            start_frame=start_frame,
-            num_latents=NUM_LATENTS,
-        ),
-        index=first,
-        end_of_latents=True,
+    opened = pb.Open(
+        model="wan",
+        geometry=pb.LatentGeometry(channels=2, height=4, width=4),
+        dtype=pb.DATA_TYPE_FLOAT16,
+        start_frame=start_frame,
+        num_latents=NUM_LATENTS,
     )
     next_frame, payload = start_frame, b""
     async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        method: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-        async for raw in method(iter([wire.join(request, (clip[first:].tobytes(),))])):
+        call = async_stream(channel)
+        await call.write(request(clip[first:].tobytes(), open=opened, index=first, end_of_latents=True))
+        async for raw in call:
             response = wire.split_response(raw)
             if response.header.HasField("opened"):
                 assert response.header.opened.next_latent == first

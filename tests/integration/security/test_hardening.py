@@ -5,7 +5,6 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,26 @@ import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.security.conftest import StartServer
+from tests.support.call import Call
+from tests.support.clips import opening
 from tests.support.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Http2
-from tests.support.server_process import Client, ServerProcess, latents, opening, running_server
+from tests.support.server_process import ServerProcess
 
 BOMB_BYTES = 512 << 20
 NUM_SILENT = 200
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running_server(tmp_path_factory.mktemp("server") / "log", "--max-request-mib", "8") as running:
-        yield running
-
-
-def serves(server: ServerProcess) -> bool:
-    with server.channel() as channel, Client(channel) as client:
-        client.send(latents(2), open=opening(), end_of_latents=True)
-        return len(client.read_to_end()) == 8
-
-
 def peak_bytes(server: ServerProcess) -> int:
-    """Most memory the server process has ever held."""
+    """Most memory that the server process has held since `forget_peak`."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) * 1024
+
+
+def forget_peak(server: ServerProcess) -> None:
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
 
 
 def gzip_bomb() -> bytes:
@@ -54,7 +46,8 @@ def gzip_bomb() -> bytes:
 
 def test_a_gzip_bomb_is_refused_and_the_server_stays_small(server: ServerProcess) -> None:
     """On both methods that take large messages; the limit on a request is that of the inflated one."""
-    assert serves(server)
+    server.expect_serves()
+    forget_peak(server)
     before = peak_bytes(server)
     bomb = gzip_bomb()
     for method in ("Render", "Stream"):
@@ -65,7 +58,7 @@ def test_a_gzip_bomb_is_refused_and_the_server_stays_small(server: ServerProcess
             assert answer is not None
             if answer[0] == HEADERS:
                 assert b"grpc-status" in answer[1]
-    assert serves(server)
+    server.expect_serves()
     assert peak_bytes(server) - before < 64 * MIB
     assert "Traceback" not in server.log, "a client can fill the log"
 
@@ -77,14 +70,14 @@ def test_silent_sockets_are_dropped_on_time_and_meanwhile_others_are_served(serv
     before = process.num_fds()
     started_s = time.monotonic()
     silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(NUM_SILENT)]
-    assert serves(server)
+    server.expect_serves()
     for connection in silent:
         while connection.recv(4096):  # its settings, then the end
             pass
         connection.close()
     assert 9 < time.monotonic() - started_s < 20
     assert process.num_fds() < before + 20
-    assert serves(server)
+    server.expect_serves()
 
 
 def test_a_client_that_pings_all_the_time_is_sent_away(server: ServerProcess) -> None:
@@ -94,7 +87,7 @@ def test_a_client_that_pings_all_the_time_is_sent_away(server: ServerProcess) ->
         frame = attacker.until(GOAWAY)
         assert frame is not None
         assert b"too_many_pings" in frame[1]
-    assert serves(server)
+    server.expect_serves()
 
 
 @pytest.mark.parametrize("num_bytes", [9 << 10, 64 << 10, 1 << 20])
@@ -106,7 +99,7 @@ def test_large_metadata_is_refused(server: ServerProcess, num_bytes: int) -> Non
             method(b"", metadata=(("x", "y" * num_bytes),), timeout=10)
         error: Any = caught.value
         assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
-    assert serves(server)
+    server.expect_serves()
 
 
 def test_no_process_of_ours_dumps_core(server: ServerProcess) -> None:
@@ -117,16 +110,15 @@ def test_no_process_of_ours_dumps_core(server: ServerProcess) -> None:
 HOSTILE = "x\n2026-01-01T00:00:00.000Z ERROR forged id=1\r\x1b[31m\x00\u202e\u2028"
 
 
-def test_what_clients_say_is_harmless_in_the_log(start_server: StartServer) -> None:
+def test_what_clients_say_is_harmless_in_the_log(server: ServerProcess) -> None:
     """Model names, user agents and latents with control characters: no line is forged, nothing secret is told."""
-    server = start_server()
     with server.channel() as channel:
         for field in ({"model": HOSTILE}, {"pixel_format": 99}, {"num_latents": 1 << 60}):
-            with Client(channel) as client:
+            with Call(channel) as client:
                 client.send(open=opening(**field))
                 with pytest.raises(grpc.RpcError):
                     client.read()
-        with Client(channel) as client:
+        with Call(channel) as client:
             client.send(b"latent-marker\n" * 999, open=opening())
             with pytest.raises(grpc.RpcError):
                 client.read_to_end()
@@ -136,7 +128,7 @@ def test_what_clients_say_is_harmless_in_the_log(start_server: StartServer) -> N
         info: Any = channel.unary_unary(f"/{wire.SERVICE}/GetServerInfo")
         secret = (("authorization", "Bearer token-marker"), ("x-request-id", "marker ERROR forged"))
         assert pb.ServerInfo.FromString(info(b"", metadata=secret)).version
-    assert serves(server)
+    server.expect_serves()
     server.expect_idle()
     log = server.log
     assert "forged" in log  # the model's name, quoted

@@ -1,9 +1,6 @@
 """Whose a session is, at a real server: an id is of use to its own tenant alone."""
 
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -11,32 +8,21 @@ import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.security.conftest import StartServer
-from tests.integration.security.test_tokens import write_tokens
-from tests.support.running_app import eventually
-from tests.support.server_process import ServerProcess, latents, opening
+from tests.integration.security.conftest import TokenServer, credentials
+from tests.support.call import CHANNEL_OPTIONS, async_stream, request
+from tests.support.clips import latents, opening
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 RESUMABLE = opening(mode=pb.MODE_EXPLICIT, window_frames=8, resume=pb.Resume())
 
 
-def metadata(tenant: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {tenant}-token"),)
-
-
-@asynccontextmanager
-async def connected(server: ServerProcess) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(server.target) as channel:
-        yield channel
-
-
 async def begin(channel: grpc.aio.Channel, tenant: str, open_message: pb.Open, payload: bytes = b"") -> Any:
     """A call and what the server answered first; raises the refusal if it is one."""
-    method: Any = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-    call = method(metadata=metadata(tenant))
-    await call.write(pb.StreamRequest(open=open_message).SerializeToString())
+    call = async_stream(channel, metadata=credentials(tenant))
+    await call.write(request(open=open_message))
     if payload:
-        await call.write(wire.join(pb.StreamRequest(), (payload,)))
+        await call.write(request(payload))
     raw = await call.read()
     if raw is grpc.aio.EOF:
         raise grpc.aio.AioRpcError(await call.code(), None, None, details=await call.details())
@@ -50,14 +36,12 @@ def resuming(session_id: bytes) -> pb.Open:
     return again
 
 
-async def test_another_tenant_can_neither_resume_nor_locate_a_session(
-    start_server: StartServer, tmp_path: Path
-) -> None:
+async def test_another_tenant_can_neither_resume_nor_locate_a_session(token_server: TokenServer) -> None:
     """NOT_FOUND, in the words for an id that never was, whether the session is served or waits; its own tenant may."""
-    tokens = tmp_path / "tokens.toml"
-    write_tokens(tokens, film="", ads="")
-    server = start_server("--tokens", str(tokens))
-    async with connected(server) as channel:
+    token_server.let_in(film="", ads="")
+    server = token_server.process
+    num_ended = len(server.session_ends())
+    async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
         call, answer = await begin(channel, "film", RESUMABLE, latents(1))
         session_id = answer.opened.session_id
         assert len(session_id) == 16
@@ -77,19 +61,20 @@ async def test_another_tenant_can_neither_resume_nor_locate_a_session(
                 begin(channel, "ads", unknown)
             )
             nowhere = pb.LocateRequest(session_id=bytes(16)).SerializeToString()
-            theirs = await refused(locate(asked, metadata=metadata("ads")))
-            assert theirs == await refused(locate(nowhere, metadata=metadata("ads")))
-            answer = pb.LocateResponse.FromString(await locate(asked, metadata=metadata("film")))
+            theirs = await refused(locate(asked, metadata=credentials("ads")))
+            assert theirs == await refused(locate(nowhere, metadata=credentials("ads")))
+            answer = pb.LocateResponse.FromString(await locate(asked, metadata=credentials("film")))
             assert answer.target == server.target
 
         await expect_hidden()
         call.cancel()
-        ended = re.compile("session_end .*tenant=film")
-        await eventually(lambda: ended.search(server.log) is not None, lambda: server.log)
+        await eventually(
+            lambda: "film" in [ended["tenant"] for ended in server.session_ends()[num_ended:]], lambda: server.log
+        )
         await expect_hidden()
         call, answer = await begin(channel, "film", resuming(session_id))
         assert (answer.opened.session_id, answer.opened.next_latent) == (session_id, 1)
-        await call.write(pb.StreamRequest(cancel=True).SerializeToString())
+        await call.write(request(cancel=True))
         with suppress(grpc.aio.AioRpcError):  # its status comes behind the frames
             while await call.read() is not grpc.aio.EOF:
                 pass

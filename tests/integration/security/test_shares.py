@@ -1,7 +1,6 @@
 """Two tenants at a real server: ten times the load gets no more of the device than the weights say."""
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,10 +8,9 @@ import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.security.conftest import StartServer
-from tests.integration.security.test_tokens import write_tokens
+from tests.integration.security.conftest import TokenServer, credentials
 
-SIZE = 64
+SIZE = 32
 NUM_LATENTS = 1 << 20
 COUNTED_FRAMES = 480
 
@@ -26,8 +24,7 @@ class Load:
         method: Any = self._channel.unary_stream(f"/{wire.SERVICE}/Render")
         clip = pb.Synthetic(num_latents=NUM_LATENTS, height=SIZE, width=SIZE, seed=1)
         request = pb.RenderRequest(open=pb.Open(model="tiny"), synthetic=clip).SerializeToString()
-        metadata = (("authorization", f"Bearer {tenant}-token"),)
-        self._calls = [method(request, metadata=metadata) for _ in range(num_sessions)]
+        self._calls = [method(request, metadata=credentials(tenant)) for _ in range(num_sessions)]
         self.num_frames = 0
         self.changed = threading.Condition()
         self._threads = [threading.Thread(target=self._read, args=(call,)) for call in self._calls]
@@ -56,16 +53,12 @@ class Load:
 
 
 @pytest.mark.parametrize("weight", [1, 4])
-def test_ten_sessions_against_one_get_what_the_weights_say(
-    start_server: StartServer, tmp_path: Path, weight: int
-) -> None:
+def test_ten_sessions_against_one_get_what_the_weights_say(token_server: TokenServer, weight: int) -> None:
     """Frames decoded for each, while both want more: within 20 % of the shares."""
-    tokens = tmp_path / "tokens.toml"
-    write_tokens(tokens, many="", one=f"weight = {weight}")
-    server = start_server("--tokens", str(tokens), "--allow-synthetic", "--session-window-mib", "1")
-    many = Load(server.target, "many", 10)
+    token_server.let_in(many="", one=f"weight = {weight}")
+    many = Load(token_server.target, "many", 10)
     many.wait(100)
-    one = Load(server.target, "one", 1)
+    one = Load(token_server.target, "one", 1)
     try:
         one.wait(100)
         started_many, started_one = many.num_frames, one.num_frames

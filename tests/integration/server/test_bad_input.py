@@ -11,17 +11,9 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import SERVICE
-from tests.integration.server.conftest import StartServer
-from tests.support.server_process import (
-    CHANNELS,
-    LATENT_BYTES,
-    SIZE,
-    ServerProcess,
-    details,
-    latents,
-    opening,
-    stream,
-)
+from tests.support.call import details, stream
+from tests.support.clips import CHANNELS, LATENT_BYTES, SIZE, latents, opening
+from tests.support.server_process import ServerProcess
 
 EXPLICIT = pb.MODE_EXPLICIT
 GOOD = latents(1)
@@ -177,19 +169,13 @@ def status_of_stream(channel: grpc.Channel, row: Row) -> grpc.RpcError:
     return caught.value
 
 
-def good_session_works(channel: grpc.Channel) -> None:
-    requests = (pb.StreamRequest(open=opening()), pb.StreamRequest(latents=latents(2)))
-    *_, last = stream(channel, raw(requests), timeout=20)
-    assert pb.StreamResponse.FromString(last).done == pb.Done(num_frames=8, num_latents=2)
-
-
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_bad_input_gets_its_status_and_the_next_session_works(server: ServerProcess, row: Row) -> None:
     with server.channel() as channel:
         error = status_of_stream(channel, row)
         assert error.code() is row.code, details(error)
         assert row.text in details(error)
-        good_session_works(channel)
+    server.expect_serves()
     server.expect_idle()
 
 
@@ -237,17 +223,8 @@ def test_a_message_that_inflates_over_the_limit_is_refused_without_inflating_it_
             list(call)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert _resident_bytes(server) - before < 16 << 20
-        good_session_works(channel)
+    server.expect_serves()
 
 
 def _resident_bytes(server: ServerProcess) -> int:
     return int(psutil.Process(server.process.pid).memory_info().rss)
-
-
-def test_synthetic_latents_need_the_servers_leave(start_server: StartServer) -> None:
-    with start_server().channel() as channel:
-        with pytest.raises(grpc.RpcError) as caught:
-            render(channel, pb.RenderRequest(synthetic=SYNTHETIC))
-        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        assert "--allow-synthetic" in details(caught.value)
-        good_session_works(channel)

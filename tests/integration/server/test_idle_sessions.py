@@ -6,8 +6,9 @@ import pytest
 from bench.idle import MANY, WARM_UP, IdleSessions, bytes_each, settled
 
 from framehaul import wire
-from tests.integration.server.conftest import StartServer
-from tests.support.server_process import ServerProcess, stream
+from tests.integration.conftest import StartServer
+from tests.support.call import stream
+from tests.support.server_process import ServerProcess
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,10 @@ import psutil
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.integration.server.conftest import StartServer
-from tests.support.server_process import LATENT_BYTES, Client, ServerProcess, details, latents, opening
+from tests.integration.conftest import StartServer
+from tests.support.call import Call, details
+from tests.support.clips import LATENT_BYTES, latents, opening
+from tests.support.server_process import ServerProcess
 
 BURST = 20
 NUM_BURSTS = 20
@@ -31,12 +33,13 @@ def one(index: int) -> bytes:
     return latents(BURST)[index * LATENT_BYTES : (index + 1) * LATENT_BYTES]
 
 
-def test_memory_does_not_grow_with_a_clips_length(start_server: StartServer) -> None:
-    """From the hundredth latent to the four hundredth, neither process takes more."""
-    # Chunks of one size: with sizes that follow the machine's load, an allocator's free blocks fit now and then not.
-    server = start_server("--chunk-latents", "1")
+def test_memory_does_not_grow_with_a_clips_length(server: ServerProcess) -> None:
+    """From the hundredth latent to the four hundredth, neither process takes more.
+
+    Chunks have one size: with sizes that follow the machine's load, an allocator's free blocks fit now and then not.
+    """
     sizes = []
-    with server.channel() as channel, Client(channel) as client:
+    with server.channel() as channel, Call(channel) as client:
         client.send(open=opening())
         for first in range(0, BURST * NUM_BURSTS, BURST):
             for index in range(BURST):
@@ -56,7 +59,7 @@ def test_sessions_that_stand_still_make_room_for_others(start_server: StartServe
     assert "0.1 GB of device memory for sessions" in server.ready_line
     num_latents = 4
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(stack.enter_context(server.channel()))) for _ in range(3)]
+        clients = [stack.enter_context(Call(stack.enter_context(server.channel()))) for _ in range(3)]
         for client in clients:
             client.send(one(0), open=opening())
         for index in range(1, num_latents):
@@ -66,7 +69,7 @@ def test_sessions_that_stand_still_make_room_for_others(start_server: StartServe
         for client in clients:
             client.read_frames(4 * num_latents)
         assert clients[0].frames == clients[1].frames == clients[2].frames
-        with server.channel() as channel, Client(channel) as fourth:
+        with server.channel() as channel, Call(channel) as fourth:
             fourth.send(one(0), open=opening())
             with pytest.raises(grpc.RpcError) as caught:
                 fourth.read_to_end()
@@ -82,7 +85,7 @@ def test_sessions_that_stand_still_make_room_for_others(start_server: StartServe
     server.expect_idle()
     load = server.load()
     assert (load.session_memory_used_bytes, load.sessions_parked) == (0, 0)
-    with server.channel() as channel, Client(channel) as alone:
+    with server.channel() as channel, Call(channel) as alone:
         alone.send(b"".join(one(index) for index in range(num_latents)), open=opening(), end_of_latents=True)
         assert len(alone.read_to_end()) == len(clients[0].frames)
 
@@ -90,7 +93,7 @@ def test_sessions_that_stand_still_make_room_for_others(start_server: StartServe
 def test_without_parking_a_full_device_refuses_the_next(start_server: StartServer) -> None:
     """And takes it once the other is gone."""
     server = start_server(*TINY_MEMORY, "--park-gib", "0")
-    with server.channel() as channel, Client(channel) as first, Client(channel) as second:
+    with server.channel() as channel, Call(channel) as first, Call(channel) as second:
         first.send(one(0), open=opening())
         first.read_frames(4)
         second.send(one(0), open=opening())
@@ -98,6 +101,6 @@ def test_without_parking_a_full_device_refuses_the_next(start_server: StartServe
             second.read_to_end()
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     server.expect_idle()
-    with server.channel() as channel, Client(channel) as third:
+    with server.channel() as channel, Call(channel) as third:
         third.send(one(0), open=opening(), end_of_latents=True)
         assert third.read_to_end() == first.frames

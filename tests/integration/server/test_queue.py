@@ -7,43 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from tests.support.command import COMMAND, environment
-from tests.support.server_process import (
-    CHANNELS,
-    SIZE,
-    Client,
-    ServerProcess,
-    details,
-    latents,
-    opening,
-    running_server,
-)
-
-EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=64)
+from tests.support.call import Call, details
+from tests.support.client_command import start_client
+from tests.support.clips import EXPLICIT, latents, make_clip, opening
+from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One place, two that wait, and a MiB for what they bring along."""
     log = tmp_path_factory.mktemp("server") / "log"
-    options = ("--max-sessions", "1", "--max-queued", "2", "--max-queued-mib", "1")
+    options = ("--max-sessions", "1", "--max-queued", "2", "--max-queued-mib", "1", *SAME_CHUNKS)
     with running_server(log, *options) as running:
         yield running
 
 
-def hold(client: Client) -> None:
+def hold(client: Call) -> None:
     """Take the only place."""
     client.send(open=EXPLICIT)
     assert client.read().HasField("opened")
 
 
-def position(client: Client) -> int:
+def position(client: Call) -> int:
     """The next response is a place in the queue."""
     header = client.read()
     assert header.HasField("queued")
@@ -52,13 +42,13 @@ def position(client: Client) -> int:
 
 def test_those_who_wait_hear_their_positions_and_are_served_in_order(server: ServerProcess) -> None:
     """One more is refused with a time to wait; the clips that came with the first message come out whole."""
-    with server.channel() as channel, Client(channel) as holder, Client(channel) as first, Client(channel) as second:
+    with server.channel() as channel, Call(channel) as holder, Call(channel) as first, Call(channel) as second:
         hold(holder)
         for place, client in enumerate((first, second), start=1):
             client.send(latents(4), open=opening(), end_of_latents=True)
             assert position(client) == place
         assert (server.load().sessions, server.load().queued) == (1, 2)
-        with Client(channel) as refused:
+        with Call(channel) as refused:
             refused.send(open=opening())
             with pytest.raises(grpc.RpcError) as caught:
                 refused.read()
@@ -76,13 +66,13 @@ def test_those_who_wait_hear_their_positions_and_are_served_in_order(server: Ser
         assert second.read_to_end() == first.frames
     server.expect_idle()
     assert server.load().queued == 0
-    waits = [line.partition(" queued_s=")[2].split()[0] for line in server.log.splitlines() if "session_end" in line]
+    waits = [ended["queued_s"] for ended in server.session_ends()]
     assert waits.count("-") == 2
     assert sum(float(seconds) > 0 for seconds in waits if seconds != "-") == 2
 
 
 def test_a_higher_priority_overtakes_and_the_other_hears_of_it(server: ServerProcess) -> None:
-    with server.channel() as channel, Client(channel) as holder, Client(channel) as low, Client(channel) as high:
+    with server.channel() as channel, Call(channel) as holder, Call(channel) as low, Call(channel) as high:
         hold(holder)
         low.send(open=opening(priority=-1))
         assert position(low) == 1
@@ -96,7 +86,7 @@ def test_a_higher_priority_overtakes_and_the_other_hears_of_it(server: ServerPro
 
 def test_render_waits_with_its_clip(server: ServerProcess) -> None:
     request = pb.RenderRequest(open=opening(), latents=latents(4)).SerializeToString()
-    with server.channel() as channel, Client(channel) as holder:
+    with server.channel() as channel, Call(channel) as holder:
         hold(holder)
         render: Any = channel.unary_stream(f"/{wire.SERVICE}/Render")
         call = render(request)
@@ -111,14 +101,14 @@ def test_render_waits_with_its_clip(server: ServerProcess) -> None:
 def test_what_a_queued_client_sends_on_comes_in_when_the_session_runs(server: ServerProcess) -> None:
     """It is not read before; a first message that the queue has no room for is refused."""
     num_latents = 12
-    with server.channel() as channel, Client(channel) as holder, Client(channel) as client:
+    with server.channel() as channel, Call(channel) as holder, Call(channel) as client:
         hold(holder)
         client.send(latents(1), open=opening())
         assert position(client) == 1
         for _ in range(num_latents - 1):
             client.send(latents(1))
         client.half_close()
-        with Client(channel) as large:
+        with Call(channel) as large:
             large.send(bytes(1 << 20), open=opening())
             with pytest.raises(grpc.RpcError) as caught:
                 large.read()
@@ -130,15 +120,12 @@ def test_what_a_queued_client_sends_on_comes_in_when_the_session_runs(server: Se
 
 def test_the_command_waits_and_says_so(server: ServerProcess, tmp_path: Path) -> None:
     """As a user sees it: a line on stderr while the place is somebody else's."""
-    noise = np.frombuffer(latents(4), np.float16).reshape(4, CHANNELS, SIZE, SIZE)
-    save_file({"latents": noise}, tmp_path / "clip.safetensors")
+    save_file({"latents": make_clip(4)}, tmp_path / "clip.safetensors")
     out = tmp_path / "video.mp4"
 
     async def run() -> tuple[bytes, bytes]:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, "stream", str(tmp_path / "clip.safetensors"), "--out", str(out), "--target", server.target,
-            "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(),
-        )  # fmt: skip
+        arguments = ("stream", tmp_path / "clip.safetensors", "--out", out, "--target", server.target, "--json")
+        process = await start_client(*arguments)
         assert process.stderr is not None
         assert await asyncio.wait_for(process.stderr.readline(), 60) == b"queued, position 1\n"
         assert server.load().queued == 1
@@ -147,7 +134,7 @@ def test_the_command_waits_and_says_so(server: ServerProcess, tmp_path: Path) ->
         assert process.returncode == 0, complained
         return said, complained
 
-    with server.channel() as channel, Client(channel) as holder:
+    with server.channel() as channel, Call(channel) as holder:
         hold(holder)
         said, complained = asyncio.run(run())
     report = json.loads(said)

@@ -2,15 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import psutil
-import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from tests.support.server_process import Client, ServerProcess, eventually, running_server
+from tests.integration.conftest import StartServer
+from tests.support.call import Call
+from tests.support.server_process import SAME_CHUNKS, ServerProcess
+from tests.support.waiting import wait_until
 
 _log = logging.getLogger(__name__)
 
@@ -28,21 +28,13 @@ NUM_FRAMES = 4 * NUM_LATENTS
 FIXED_WINDOW = {"grpc.http2.bdp_probe": 0, "grpc.http2.lookahead_bytes": 64 << 10}
 
 
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[list[ServerProcess]]:
-    """Two alike: one for stalled clients, and one without."""
-    options = ("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1")
-    with ExitStack() as stack:
-        yield [stack.enter_context(running_server(tmp_path / name, *options)) for name in ("stalled", "alone")]
-
-
 def clip(seed: int) -> pb.Synthetic:
     return pb.Synthetic(num_latents=NUM_LATENTS, height=FRAME_SIZE, width=FRAME_SIZE, seed=seed)
 
 
 def read_clip(server: ServerProcess, seed: int) -> tuple[list[int], float]:
     """Checksums of a clip's frames, and the frames per second."""
-    with server.channel(**FIXED_WINDOW) as channel, Client(channel) as client:
+    with server.channel(**FIXED_WINDOW) as channel, Call(channel) as client:
         client.send(synthetic=clip(seed), end_of_latents=True)
         client.read_frames(4)
         started_s = time.perf_counter()
@@ -57,9 +49,10 @@ def worker_is_idle(server: ServerProcess) -> bool:
     return sum(server.worker().cpu_times()[:2]) - before < 0.02
 
 
-def test_stalled_clients_cost_their_windows_and_lose_nothing(servers: list[ServerProcess]) -> None:
+def test_stalled_clients_cost_their_windows_and_lose_nothing(server: ServerProcess, start_server: StartServer) -> None:
     """The reader keeps 0.8 of its speed, memory grows by less than the stalled windows, and the rest comes later."""
-    server, other = servers
+    other = server
+    server = start_server("--allow-synthetic", "--slots", str(NUM_SLOTS), "--session-window-mib", "1", *SAME_CHUNKS)
     expected = [read_clip(server, seed)[0] for seed in range(2)]
     assert read_clip(other, 0)[0] == expected[0]
     process = psutil.Process(server.process.pid)
@@ -68,7 +61,7 @@ def test_stalled_clients_cost_their_windows_and_lose_nothing(servers: list[Serve
         before_bytes = process.memory_info().rss
         for number in range(NUM_STALLED):
             channel = stack.enter_context(server.channel(**FIXED_WINDOW))
-            client = stack.enter_context(Client(channel))
+            client = stack.enter_context(Call(channel))
             # Half of them read what their window allows and never acknowledge it; the others don't read at all.
             explicit = number % 2 == 0
             mode = pb.MODE_EXPLICIT if explicit else pb.MODE_AUTO
@@ -76,7 +69,7 @@ def test_stalled_clients_cost_their_windows_and_lose_nothing(servers: list[Serve
             client.send(open=opened, synthetic=clip(number % 2), end_of_latents=True)
             client.read_frames(MAX_WINDOW_FRAMES // 4 * 4 if explicit else 4)
             stalled.append(client)
-        eventually(lambda: worker_is_idle(server), "every stalled session at its window")
+        wait_until(lambda: worker_is_idle(server), "every stalled session at its window")
         load = server.load()
         assert (load.sessions, load.slots_in_use) == (NUM_STALLED, 0)
         grown_bytes = process.memory_info().rss - before_bytes

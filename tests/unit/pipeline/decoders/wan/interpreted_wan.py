@@ -10,7 +10,7 @@ from framehaul_pipeline.decoders.wan.convolution import Convolutions
 from framehaul_pipeline.decoders.wan.engine import WanEngine
 from framehaul_pipeline.decoders.wan.weights import Dtypes
 from framehaul_pipeline.models.wan import wan_state_shapes
-from tests.support.wan_models_of_pipeline import build_net, build_vae, decode_whole
+from tests.support.wan_models import build_net, build_vae, decode_whole
 
 CHUNKS = ([1, 2, 1], [1, 3])
 

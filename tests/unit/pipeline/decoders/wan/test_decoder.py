@@ -17,8 +17,8 @@ from framehaul_pipeline.decoders.wan.net import CausalConv3d, unpatchify
 from framehaul_pipeline.decoders.wan.weights import magnitude_bound, phase_weights, tap_weights
 from framehaul_pipeline.models.wan import wan_spec
 from framehaul_pipeline.spec import Geometry
-from tests.support.decoder_checks import check_starts_anywhere, one_thread
-from tests.support.wan_models_of_pipeline import NAMES, build_net, build_vae, decode_whole
+from tests.support.decoder_checks import check_starts_anywhere, decode, one_thread
+from tests.support.wan_models import NAMES, build_net, build_vae, decode_whole
 
 GEOMETRY = Geometry(channels=4, height=3, width=5)
 TOLERANCE = 2e-5
@@ -31,15 +31,6 @@ def decoder(name: str) -> PortableWanDecoder:
 
 def random_latents(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
-
-
-def decode(decoder: PortableWanDecoder, latents: Tensor, chunks: list[int]) -> Tensor:
-    state = decoder.open(GEOMETRY, None)
-    parts = []
-    for part in latents.split(chunks):
-        frames, state = decoder.step(part, state)
-        parts.append(frames)
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,16 +83,9 @@ def test_history_is_as_long_as_the_spec_says_from_any_latent_on(name: str) -> No
     assert history is not None
     latents = torch.randn(6 + history, 4, 1, 1, generator=torch.Generator().manual_seed(6)).double()
 
-    def decode(first: int) -> Tensor:
-        state, frames = wan.open(Geometry(channels=4, height=1, width=1), None, first_latent=first), []
-        for part in latents[first:].split(1):
-            decoded, state = wan.step(part, state)
-            frames.append(decoded)
-        return torch.cat(frames)
-
-    whole = decode(0)
+    whole = decode(wan, latents, 1)
     for start in (1, 2, 5):
-        part = decode(start)
+        part = decode(wan, latents[start:], 1, first_latent=start)
         same = (part == whole[wan.spec.num_frames(start) :]).flatten(1).all(1)
         same = same.view(-1, wan.spec.temporal_factor).all(1)
         assert not same[history - 1]

@@ -1,19 +1,24 @@
+"""Servers as processes: one that tests share, and a way to start others."""
+
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import ServerProcess, running_server
+from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
 
 StartServer = Callable[..., ServerProcess]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all tests of a module, with small limits so that they can be met."""
+    """One for all tests that neither need other options nor end it, with small limits so that they can be met.
+
+    Its worker may be killed: another one is there for the next test.
+    """
     log = tmp_path_factory.mktemp("server") / "log"
-    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1")
+    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1", *SAME_CHUNKS)
     with running_server(log, *options) as running:
         yield running
 

@@ -1,7 +1,7 @@
 """Runs the `client` command as a user does: a process of its own."""
 
 import asyncio
-import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.support.fake_server import CHANNELS
+from tests.support.fake_server import make_latents
+from tests.support.server_process import environment
 
 COMMAND = (sys.executable, "-m", "framehaul_client")
 
@@ -24,22 +25,16 @@ class Outcome:
     err: str
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, without what would change the command's defaults."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FRAMEHAUL_")}
-    return kept | changes
+async def start_client(*arguments: object, **settings: Any) -> asyncio.subprocess.Process:
+    """Start it, with pipes for what it says unless told otherwise."""
+    pipe = subprocess.PIPE
+    settings = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "env": environment(), **settings}
+    return await asyncio.create_subprocess_exec(*COMMAND, *map(str, arguments), **settings)
 
 
 async def run_client(*arguments: object, **changes: str) -> Outcome:
-    """Run it to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *(str(argument) for argument in arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(**changes),
-    )
+    """Run it to its end, with these changes to its environment."""
+    process = await start_client(*arguments, env=environment(**changes))
     out, err = await process.communicate()
     assert process.returncode is not None
     return Outcome(process.returncode, out, err.decode())
@@ -47,6 +42,6 @@ async def run_client(*arguments: object, **changes: str) -> Outcome:
 
 def make_file(path: Path, num_latents: int = 6, **notes: str) -> np.ndarray[Any, Any]:
     """Write a latents file that the fake server takes, and return the latents."""
-    latents = np.random.default_rng(5).standard_normal((num_latents, CHANNELS, 2, 4)).astype(np.float16)
+    latents = make_latents(num_latents)
     save_file({"latents": latents}, path, metadata={f"framehaul.{name}": value for name, value in notes.items()})
     return latents
