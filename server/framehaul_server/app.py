@@ -28,12 +28,12 @@ from framehaul_server.access.reload import Watched
 from framehaul_server.access.tls import Certificates
 from framehaul_server.access.tokens import read_tokens
 from framehaul_server.admission.places import Admission
-from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.errors import CannotListen, UnusableFile
-from framehaul_server.rpc.authentication import Gate
+from framehaul_server.rpc.authentication import Authentication
 from framehaul_server.rpc.health import Health
 from framehaul_server.rpc.info import max_response_bytes, server_info
 from framehaul_server.rpc.options import server_options
@@ -67,12 +67,12 @@ class App:
         self._admission = Admission(
             config.max_sessions, max_queued=config.max_queued, max_queued_bytes=config.max_queued_bytes
         )
-        self._lingering = LingeringCalls(config.max_sessions)
+        self._unread_calls = UnreadCalls(config.max_sessions)
         self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            interceptors=(Gate(self._callers),),
+            interceptors=(Authentication(self._callers),),
             options=server_options(
                 max_request_bytes=config.max_request_bytes,
                 max_calls=2 * config.max_sessions + config.max_queued,
@@ -137,7 +137,7 @@ class App:
             worker=self._supervisor,
             callers=self._callers,
             admission=self._admission,
-            lingering=self._lingering,
+            unread_calls=self._unread_calls,
             rules=SessionRules(
                 opening=OpenRules(
                     specs=self._specs, max_pixels=config.worker.max_pixels, allow_synthetic=config.allow_synthetic
@@ -225,7 +225,7 @@ class App:
             service.fail_sessions("the server stops: its grace period is over")
 
     async def _stop_server(self) -> None:
-        told_all = self._admission.idle.is_set() and not self._lingering.num_calls
+        told_all = self._admission.idle.is_set() and not self._unread_calls.num_calls
         grace_s = None if told_all else _STATUS_TIMEOUT_S
         try:
             async with asyncio.timeout(_STATUS_TIMEOUT_S + _STOP_MARGIN_S):

@@ -20,10 +20,11 @@ from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.models.plugins import find_kinds
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
-from framehaul_server import grpc_log
+from framehaul_server.access.tls import TlsFiles
 from framehaul_server.app import App, log_config
-from framehaul_server.config import OPTIONS, SWITCH, ServerConfig, TlsFiles
+from framehaul_server.config import OPTIONS, SWITCH, ServerConfig
 from framehaul_server.errors import CannotListen, UnusableFile
+from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import StopSignals
 
 EXIT_OK: Final = 0
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
-    grpc_log.quieten()
+    quieten_grpc()
     os.environ[logs.LEVEL_VARIABLE] = config.log_level  # for the worker
     log_config(config)
     try:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from framehaul.formats import parse_size
 from framehaul.logs import LEVELS
 from framehaul_pipeline.config import WorkerConfig
+from framehaul_server.access.tls import TlsFiles
 from framehaul_server.core.tenants import MAX_QUEUED
 
 _MAX_PORT = 65535
@@ -64,22 +65,6 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """PEM files."""
-
-    certificate: Path
-    """The server's own, followed by those between it and its authority."""
-    key: Path
-    client_ca: Path | None = None
-    """Authorities of clients' certificates; without it clients need none."""
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All of them."""
-        return (self.certificate, self.key, *((self.client_ca,) if self.client_ca else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,15 @@ class ClientLeft(ServerError):
     """The request stream ended before its session did: half-closed, or the connection is lost."""
 
 
+class ConnectionLost(ServerError):
+    """The transport has lost the client; there is nobody to be told."""
+
+    def __init__(self, reason: Exception) -> None:
+        """Keep the transport's own error."""
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Fenced(ServerError):
     """Another connection has taken the session up."""
 

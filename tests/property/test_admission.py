@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
-from framehaul_server.admission.places import Admission, Place
+from framehaul_server.admission import places
+from framehaul_server.admission.places import Admission
 from framehaul_server.core.tenants import Tenant
 
 MAX_SESSIONS, MAX_QUEUED, MAX_QUEUED_BYTES = 3, 5, 20
@@ -28,7 +29,7 @@ class Claim:
     priority: int
     num_bytes: int
     request_bytes: int
-    place: Place
+    place: places.Claim
     told: int | None = None
 
 
@@ -108,12 +109,12 @@ class AdmissionMachine(RuleBasedStateMachine):
         request_bytes=st.integers(0, 9),
     )
     def ask(self, tenant: Tenant, **asked: int) -> Any:
-        place = self.admission.place()
         if self.closed:
             with pytest.raises(Unavailable):
-                place.enter(tenant)
+                self.admission.enter(tenant)
             return multiple()
-        place.enter(tenant, num_spare=1 << 20)  # what is refused before the first request is not the matter here
+        # What is refused before the first request is not the matter here.
+        place = self.admission.enter(tenant, num_spare=1 << 20)
         claim = Claim(tenant=tenant, place=place, priority=asked["priority"], **_bytes(asked))
         before = [each.place.position for each in self.model.waiting]
         if tenant.max_waiting_bytes is not None and claim.num_bytes > tenant.max_waiting_bytes:
@@ -127,18 +128,18 @@ class AdmissionMachine(RuleBasedStateMachine):
                 self.model.waiting.remove(claim)
                 expected = Unavailable if self.model.paused else Overloaded
         if expected is None:
-            place.claim(**asked)
+            self.admission.ask(place, **asked)
             return claim
         with pytest.raises(expected):
-            place.claim(**asked)
-        place.release()
+            self.admission.ask(place, **asked)
+        self.admission.release(place)
         assert [each.place.position for each in self.model.waiting] == before
         return multiple()
 
     @rule(claim=consumes(claims))
     def end(self, claim: Claim) -> None:
         """A session ends, or a client leaves the queue, in one step or two."""
-        claim.place.release()
+        self.admission.release(claim.place)
         for claims in (self.model.holding, self.model.waiting):
             if claim in claims:
                 claims.remove(claim)
@@ -147,7 +148,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @rule(claim=claims)
     def withdraw(self, claim: Claim) -> None:
         """A client that left, before its call has ended; nothing for those that have their place."""
-        claim.place.withdraw()
+        self.admission.withdraw(claim.place)
         if claim in self.model.waiting:
             self.model.waiting.remove(claim)
             self.model.serve()
@@ -185,7 +186,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for claim in [*self.model.holding, *self.model.waiting]:
-            claim.place.release()
+            self.admission.release(claim.place)
         assert (self.admission.num_sessions, self.admission.num_queued) == (0, 0)
 
 

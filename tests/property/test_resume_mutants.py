@@ -13,9 +13,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from framehaul_client.core.opening import Opened
 from framehaul_pipeline.link.messages import Published
 from framehaul_server.core.journal import Journal, Replay
+from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.retention import Retention
 from framehaul_server.session.decoding import Decoding
-from framehaul_server.session.outbox import Outgoing
 from tests.property.test_resume import Resume, ResumeWithEndlessMemory
 from tests.support import resume_model
 

@@ -3,7 +3,6 @@ clients that send anything at all."""
 
 import asyncio
 
-import grpc
 import hypothesis.strategies as st
 import msgspec
 from hypothesis import given, settings
@@ -12,16 +11,16 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, PipelineError, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_server.errors import ServerError
+from framehaul_server.errors import ConnectionLost, ServerError
 from framehaul_server.rpc.status import status_of
+from framehaul_server.rpc.synthetic import make_latents
 from framehaul_server.session.session import Session
 from tests.support.fakes import (
     ANYBODY,
     FRAME_BYTES,
     LATENT_BYTES,
     SPEC,
-    FakeContext,
-    FakeRequests,
+    FakeConnection,
     FakeWorker,
     frame,
     latents,
@@ -34,31 +33,31 @@ from tests.support.fakes import (
 
 async def explicit_session(
     messages: list[int], spec: DecoderSpec, window_frames: int, acks: list[int], max_message_bytes: int
-) -> FakeContext:
+) -> FakeConnection:
     """Play a well-behaved EXPLICIT client; returns what it got."""
     worker = FakeWorker(spec)
     opened = opening(mode=pb.MODE_EXPLICIT, window_frames=window_frames, max_message_bytes=max_message_bytes)
-    context, requests = FakeContext(), FakeRequests()
+    connection = FakeConnection()
     session_rules = rules(spec=spec, window_bytes=16 * FRAME_BYTES, latent_bytes=0)
     session = Session(request(open=opened), worker, session_rules, record(), ANYBODY)
-    task = asyncio.ensure_future(session.run(requests, context))
+    task = asyncio.ensure_future(session.run(connection))
     waiting, num_sent, granted, acknowledged = list(messages), 0, 0, 0
     limits = max(16, spec.most_frames(1)) + 4
     while not task.done():
         await asyncio.sleep(0)
-        granted = max(granted, *(each.header.latents_until for each in context.responses), 0)
+        granted = max(granted, *(each.header.latents_until for each in connection.responses), 0)
         while waiting and num_sent + waiting[0] <= granted:
             num_sent += waiting[0]
-            requests.send(request(latents(waiting.pop(0)), end_of_latents=not waiting))
-        received = len(context.frames())
+            connection.send(request(latents(waiting.pop(0)), end_of_latents=not waiting))
+        received = len(connection.frames())
         handle = worker.handles[0] if worker.handles else None
         if handle is not None:
             assert handle.num_published - acknowledged <= limits
         if received > acknowledged:
             acknowledged = min(received, acknowledged + acks[received % len(acks)])
-            requests.send(request(ack=pb.Ack(next_frame=acknowledged, window_frames=window_frames)))
-    await task
-    return context
+            connection.send(request(ack=pb.Ack(next_frame=acknowledged, window_frames=window_frames)))
+    assert (await task).error is None
+    return connection
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,13 +76,13 @@ def test_an_explicit_session_completes_with_every_frame_once_and_in_order(
 ) -> None:
     max_message_bytes = 64 + frames_to_a_message * (FRAME_BYTES + 4)
     spec = msgspec.structs.replace(SPEC, first_frames=1, **ahead)
-    context = asyncio.run(
+    connection = asyncio.run(
         asyncio.wait_for(explicit_session(messages, spec, window_frames, acks, max_message_bytes), 20)
     )
     num_frames = 1 + 4 * (sum(messages) - 1)
-    assert context.frames() == [frame(index) for index in range(num_frames)]
-    assert context.done() == pb.Done(num_frames=num_frames, num_latents=sum(messages))
-    assert all(len(raw) <= max_message_bytes for raw in context.raw if len(raw) > 200)
+    assert connection.frames() == [frame(index) for index in range(num_frames)]
+    assert connection.done() == pb.Done(num_frames=num_frames, num_latents=sum(messages))
+    assert all(len(raw) <= max_message_bytes for raw in connection.raw if len(raw) > 200)
 
 
 SMALL = st.integers(0, 12)
@@ -128,38 +127,40 @@ Message = tuple[dict[str, object], bytes]
 async def any_session(first: Message, steps: list[str | Message]) -> Exception | None:
     """Play `steps`, then leave; returns what ended the session, and checks that all was given back."""
     before = asyncio.all_tasks()
-    worker, context, requests = FakeWorker(), FakeContext(), FakeRequests()
+    worker, connection = FakeWorker(), FakeConnection()
     session_rules = rules(window_bytes=4 * FRAME_BYTES, latent_bytes=0)
     try:
-        session = Session(request(first[1], **first[0]), worker, session_rules, record(), ANYBODY)
+        opening_request = request(first[1], **first[0])
+        served, opening_request = make_latents(connection, opening_request, session_rules.opening)
+        session = Session(opening_request, worker, session_rules, record(), ANYBODY)
     except (PipelineError, ServerError) as error:
         return error
-    task = asyncio.ensure_future(session.run(requests, context))
+    task = asyncio.ensure_future(session.run(served))
     for step in steps:
         for _ in range(5):
             await asyncio.sleep(0)
         match step:
             case "half-close":
-                requests.send(None)
+                connection.send(None)
             case "worker dies":
                 worker.die(WorkerLost(at_work=AtWork.ALONE))
             case "client blocks":
-                context.open_gate.clear()
+                connection.open_gate.clear()
             case "client reads":
-                context.open_gate.set()
+                connection.open_gate.set()
             case "write fails":
-                context.write_error = grpc.aio.InternalError("the client is gone")
+                connection.write_error = ConnectionLost(RuntimeError("the client is gone"))
             case (dict() as fields, bytes() as payload):
-                requests.send(request(payload, **fields))
-    context.open_gate.set()
-    requests.send(None)
+                connection.send(request(payload, **fields))
+    connection.open_gate.set()
+    connection.send(None)
     for _ in range(50):
         await asyncio.sleep(0)
     task.cancel()
-    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    ended = (await task).error
     assert all(handle.closed for handle in worker.handles)
     assert asyncio.all_tasks() <= before
-    context.frames()  # in order, from 0, whatever the client did
+    connection.frames()  # in order, from 0, whatever the client did
     return ended if isinstance(ended, Exception) else None
 
 
@@ -171,9 +172,9 @@ def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     """No fault of ours, no hang; and the next good session works."""
     error = asyncio.run(any_session(first, steps))
     if error is not None:
-        assert status_of(error) is not None or isinstance(error, grpc.aio.BaseError), repr(error)
-    context = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 20))
-    assert context.done().num_latents == 3
+        assert status_of(error) is not None or isinstance(error, ConnectionLost), repr(error)
+    connection = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 20))
+    assert connection.done().num_latents == 3
 
 
 @settings(max_examples=400, deadline=None)
@@ -182,6 +183,7 @@ def test_any_bytes_are_a_request_or_malformed(raw: bytes) -> None:
     """What is a request opens a session or is refused with a status."""
     try:
         given_request = wire.split_request(raw)
+        _, given_request = make_latents(FakeConnection(), given_request, rules().opening)
         Session(given_request, FakeWorker(), rules(), record(), ANYBODY)
     except (wire.MalformedMessage, PipelineError, ServerError) as error:
         assert status_of(error) is not None  # noqa: PT017

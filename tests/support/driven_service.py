@@ -9,13 +9,13 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import Envelope
 from framehaul_server.access.callers import Callers
 from framehaul_server.admission.places import Admission
-from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.tenants import Caller, Tenant
-from framehaul_server.rpc.service import Context, FrameService, ServiceIdentity
-from tests.support.fakes import Aborted, FakeContext, FakeWorker, opening, request, rules
+from framehaul_server.rpc.service import FrameService, ServiceIdentity
+from framehaul_server.session.connection import Request
+from tests.support.fakes import Aborted, FakeContext, FakeWorker, as_context, opening, request, rules
 
 EXPLICIT = opening(mode=pb.MODE_EXPLICIT, window_frames=64)
 RESUMABLE = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(), window_frames=64)
@@ -56,12 +56,12 @@ class Server:
     ) -> None:
         self.worker = worker or FakeWorker()
         self.admission = Admission(max_sessions, max_queued=max_queued, max_queued_bytes=max_queued_bytes)
-        self.lingering = LingeringCalls(max_sessions)
+        self.unread_calls = UnreadCalls(max_sessions)
         self.service = FrameService(
             worker=self.worker,
             callers=cast(Callers, NamedTenants(*tenants)),
             admission=self.admission,
-            lingering=self.lingering,
+            unread_calls=self.unread_calls,
             rules=rules(spec=self.worker.specs[0], stall_timeout_s=stall_timeout_s, journal_bytes=journal_bytes),
             first_request_timeout_s=timeout_s,
             resume_window_s=resume_window_s,
@@ -70,7 +70,7 @@ class Server:
         )
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def connect(self, *requests: Envelope[pb.StreamRequest], tenant: str = "everyone") -> Call:
+    async def connect(self, *requests: Request, tenant: str = "everyone") -> Call:
         """Call, and send one request after the other."""
         context, task = self.call(tenant)
         await settle()
@@ -82,7 +82,7 @@ class Server:
     def call(self, tenant: str = "everyone") -> Call:
         """Call; the handler begins at the loop's next turn."""
         context = context_of(tenant)
-        task = asyncio.ensure_future(self.service.stream(None, cast(Context, context)))
+        task = asyncio.ensure_future(self.service.stream(None, as_context(context)))
         # As in gRPC, a read that is still under way ends with the call.
         task.add_done_callback(lambda _: context.half_close())
         self.tasks.append(task)
@@ -99,7 +99,7 @@ class Server:
         context = context_of(tenant)
         asked = pb.LocateRequest(session_id=session_id).SerializeToString()
         try:
-            return pb.LocateResponse.FromString(await self.service.locate(asked, cast(Context, context))).target
+            return pb.LocateResponse.FromString(await self.service.locate(asked, as_context(context))).target
         except Aborted:
             assert context.aborted is not None
             return context.aborted[0]
@@ -130,7 +130,7 @@ def context_of(tenant: str) -> FakeContext:
     return context
 
 
-def resuming(session_id: bytes, next_frame: int = 0, **changes: object) -> Envelope[pb.StreamRequest]:
+def resuming(session_id: bytes, next_frame: int = 0, **changes: object) -> Request:
     again = pb.Open()
     again.CopyFrom(RESUMABLE)
     again.MergeFrom(pb.Open(resume=pb.Resume(session_id=session_id, next_frame=next_frame), **changes))  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import Never
+from typing import Never, cast
 
 import grpc
 import msgspec
@@ -19,7 +19,9 @@ from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.tenants import EVERYONE, Caller
 from framehaul_server.logs import SessionRecord
+from framehaul_server.rpc.connection import Context
 from framehaul_server.rpc.status import Trailers
+from framehaul_server.session.connection import Request
 
 SPEC = DecoderSpec(
     name="toy",
@@ -71,7 +73,7 @@ def opening(**changes: object) -> pb.Open:
     return pb.Open(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def request(payload: bytes = b"", **fields: object) -> Envelope[pb.StreamRequest]:
+def request(payload: bytes = b"", **fields: object) -> Request:
     return Envelope(pb.StreamRequest(**fields), memoryview(payload))  # type: ignore[arg-type]
 
 
@@ -217,47 +219,17 @@ class FakeWorker:
             handle.events.on_failed(error)
 
 
-class Aborted(grpc.aio.AbortError):
-    """What the fake context's `abort` raises, like the real one's."""
-
-
-class FakeContext:
-    """A `ServicerContext`: the test puts requests in and takes responses out."""
+class Received:
+    """What a client is sent, for the test to look at and to hold up."""
 
     def __init__(self) -> None:
-        self.metadata: tuple[tuple[str, str], ...] = ()
-        self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
         self.responses: list[Envelope[pb.StreamResponse]] = []
         self.raw: list[bytes] = []
         self.headers_sent = False
         self.open_gate = asyncio.Event()
         self.open_gate.set()
-        self.aborting = asyncio.Event()
-        self.status_gate = asyncio.Event()
-        """Set unless the test keeps the client from reading its status."""
-        self.status_gate.set()
         self.written = asyncio.Condition()
         self.write_error: Exception | None = None
-        self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
-
-    def send(self, envelope: Envelope[pb.StreamRequest]) -> None:
-        self.requests.put_nowait(wire.join(envelope.header, (envelope.payload,)))
-
-    def half_close(self) -> None:
-        self.requests.put_nowait(grpc.aio.EOF)
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return self.metadata
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-    async def read(self) -> object:
-        return await self.requests.get()
-
-    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
-        assert not self.headers_sent
-        self.headers_sent = True
 
     async def write(self, message: bytes) -> None:
         assert self.headers_sent
@@ -269,12 +241,6 @@ class FakeContext:
             self.raw.append(message)
             self.responses.append(wire.split_response(message))
             self.written.notify_all()
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
-        self.aborted = (code, details, trailing_metadata)
-        self.aborting.set()
-        await self.status_gate.wait()
-        raise Aborted("aborted")
 
     async def responded(self, count: int) -> None:
         """Wait until `count` responses were written."""
@@ -297,19 +263,68 @@ class FakeContext:
         return self.responses[-1].header.done
 
 
-class FakeRequests:
-    """Requests from a queue; None ends them."""
+class FakeConnection(Received):
+    """A session's connection: the test puts requests in, None ends them, and takes responses out."""
 
-    def __init__(self, *given: Envelope[pb.StreamRequest] | None) -> None:
-        self.queue: asyncio.Queue[Envelope[pb.StreamRequest] | None] = asyncio.Queue()
-        self.num_read = 0
+    def __init__(self, *given: Request | None) -> None:
+        super().__init__()
+        self.requests: asyncio.Queue[Request | None] = asyncio.Queue()
         for each in given:
-            self.queue.put_nowait(each)
+            self.send(each)
 
-    def send(self, envelope: Envelope[pb.StreamRequest] | None) -> None:
-        self.queue.put_nowait(envelope)
+    def send(self, given: Request | None) -> None:
+        self.requests.put_nowait(given)
 
-    async def read(self) -> Envelope[pb.StreamRequest] | None:
-        envelope = await self.queue.get()
-        self.num_read += 1
-        return envelope
+    async def read(self) -> Request | None:
+        return await self.requests.get()
+
+    async def send_headers(self) -> None:
+        self.headers_sent = True
+
+
+class Aborted(grpc.aio.AbortError):
+    """What the fake context's `abort` raises, like the real one's."""
+
+
+class FakeContext(Received):
+    """A `ServicerContext`: the test puts requests in and takes responses out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
+        self.aborting = asyncio.Event()
+        self.status_gate = asyncio.Event()
+        """Set unless the test keeps the client from reading its status."""
+        self.status_gate.set()
+        self.aborted: tuple[grpc.StatusCode, str, Trailers] | None = None
+
+    def send(self, envelope: Request) -> None:
+        self.requests.put_nowait(wire.join(envelope.header, (envelope.payload,)))
+
+    def half_close(self) -> None:
+        self.requests.put_nowait(grpc.aio.EOF)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def read(self) -> object:
+        return await self.requests.get()
+
+    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
+        assert not self.headers_sent
+        self.headers_sent = True
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
+        self.aborted = (code, details, trailing_metadata)
+        self.aborting.set()
+        await self.status_gate.wait()
+        raise Aborted("aborted")
+
+
+def as_context(context: object) -> Context:
+    """For gRPC's side of the server."""
+    return cast(Context, context)

@@ -21,11 +21,11 @@ from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.grant import LatentGrant
 from framehaul_server.core.open_request import check_open
+from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.retention import Retention
 from framehaul_server.core.tenants import EVERYONE
 from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
 from framehaul_server.session.decoding import Decoding
-from framehaul_server.session.outbox import Outgoing
 from tests.support.fakes import SPEC, opening, rules
 
 MEMORY = msgspec.structs.replace(SPEC, temporal_factor=2, first_frames=2, receptive_latents=3)
@@ -138,7 +138,7 @@ class ServerSession:
 
     def __init__(self, server: "Server", start_frame: int, window_frames: int) -> None:
         open_message = opening(start_frame=start_frame)
-        self.request = check_open(open_message, None, rules(spec=server.spec).opening)
+        self.request = check_open(open_message, rules(spec=server.spec).opening)
         self.limits = WindowLimits(min_frames=self.request.spec.temporal_factor, max_frames=WINDOW)
         self.window = FrameWindow(self.limits, initial_frames=window_frames, first_frame=start_frame)
         self.retention = Retention(start_frame)
@@ -175,7 +175,7 @@ class ServerSession:
     @property
     def num_held(self) -> int:
         """Frames that are kept or wait."""
-        return self.retention.num_frames + sum(outgoing.num_frames for outgoing in self.outbox)
+        return sum(outgoing.num_frames for outgoing in (*self.retention._kept, *self.outbox))
 
 
 class Server:

@@ -22,8 +22,8 @@ from framehaul_server.app import App
 from framehaul_server.core.journal import Journal
 from framehaul_server.rpc import boundary
 from framehaul_server.session.decoding import Decoding
-from framehaul_server.session.frames_out import Delivery
-from framehaul_server.session.latents_in import Intake
+from framehaul_server.session.frames_out import FramesOut
+from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
@@ -32,7 +32,7 @@ from tests.support.waiting import eventually
 
 ACCEPTING = "AioServer._request_call"
 """gRPC's own task that waits for the next call: a new one for each."""
-OF_ONE_SESSION = {Session, Intake, Decoding, Journal, WorkerSession, Delivery}
+OF_ONE_SESSION = {Session, LatentsIn, Decoding, Journal, WorkerSession, FramesOut}
 
 
 class RunningApp:
@@ -78,7 +78,7 @@ class RunningApp:
             "places": self.num_sessions,
             "queued": self.app._admission.num_queued,
             "calls": not self.app._admission.idle.is_set(),
-            "unread": self.app._lingering.num_calls,
+            "unread": self.app._unread_calls.num_calls,
             "sessions": rings.num_sessions,
             "leased": rings.num_leased,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,

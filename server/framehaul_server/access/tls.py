@@ -7,15 +7,32 @@ library's `ssl` first, so that a certificate whose key has not been written yet 
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import grpc
 
 from framehaul_server.access.reload import Watched, read_private
-from framehaul_server.config import TlsFiles
 
 _NO_PASSWORD: Final = ""
 """Given where a key is encrypted: without it, OpenSSL would ask at the terminal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files."""
+
+    certificate: Path
+    """The server's own, followed by those between it and its authority."""
+    key: Path
+    client_ca: Path | None = None
+    """Authorities of clients' certificates; without it clients need none."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.certificate, self.key, *((self.client_ca,) if self.client_ca else ()))
 
 
 class Certificates:

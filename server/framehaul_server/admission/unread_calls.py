@@ -18,7 +18,7 @@ _SPARE: Final = 8
 _RETRY_AFTER_S: Final = 1.0
 
 
-class LingeringCalls:
+class UnreadCalls:
     """Counts them for each tenant, at most a few more than it may have sessions."""
 
     def __init__(self, max_sessions: int) -> None:

@@ -5,7 +5,6 @@ Runs in the server process, on the event loop. Does no I/O and knows neither asy
 
 __all__ = [
     "grant",
-    "holdings",
     "journal",
     "latents",
     "limits",

@@ -13,6 +13,7 @@ from crc32c import crc32c
 
 from framehaul.formats import LatentDtype
 from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import Envelope
 from framehaul_pipeline.errors import DataLoss, InvalidInput, OutOfOrder
 from framehaul_server.core.open_request import MAX_LATENTS, OpenRequest
 from framehaul_server.errors import GrantExceeded
@@ -24,6 +25,12 @@ _EXPONENT_BITS: Final = MappingProxyType(
         LatentDtype.FLOAT32: np.array(0x7F800000, dtype="<u4"),
     }
 )
+
+
+def holds_latents(request: Envelope[pb.StreamRequest]) -> bool:
+    """Whether a request holds latents, or says something of them."""
+    header = request.header
+    return bool(request.payload or header.num_latents) or header.HasField("index") or header.HasField("crc32c")
 
 
 class LatentInput:
@@ -57,13 +64,11 @@ class LatentInput:
             latents_until: latents from this index on are not granted; None: no grants in this session.
 
         Raises:
-            OutOfOrder: latents after the end, an index gap or repeat, or latents in a synthetic session.
+            OutOfOrder: latents after the end, an index gap or repeat.
             InvalidInput: byte count, number of latents.
             GrantExceeded: more than was granted.
             DataLoss: the checksum differs.
         """
-        if self._request.synthetic:
-            raise OutOfOrder("latents: this session was opened with synthetic latents")
         if header.HasField("index") and header.index != self.num_received:
             raise OutOfOrder(f"index={header.index}: the next latent is {self.num_received}")
         latent_bytes = self._request.latent_bytes

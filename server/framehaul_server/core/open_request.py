@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from framehaul.formats import LatentDtype, PixelFormat
+from framehaul.formats import PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, MAX_PRIORITY, PIXEL_FORMATS
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
-from framehaul_server.errors import NotPermitted, SessionCancelled
+from framehaul_server.errors import SessionCancelled
 
 KnownT = TypeVar("KnownT")
 NumberT = TypeVar("NumberT", bound=int)
@@ -53,8 +53,6 @@ class OpenRequest:
     explicit: bool
     window_frames: int | None
     """Of an EXPLICIT session; None: the server's choice."""
-    synthetic: bool
-    """The server makes the latents."""
     resumable: bool
     """The session may outlive its connection."""
     start_frame: int
@@ -88,29 +86,26 @@ def read_open(header: pb.StreamRequest, rules: OpenRules) -> tuple[pb.Open, Open
         The message, to compare repetitions with, and what it says.
 
     Raises:
-        OutOfOrder: there is none, and no synthetic latents to be shown with the default model.
+        OutOfOrder: there is none.
         SessionCancelled: the request cancels the session.
         PipelineError: see `check_open`.
-        ServerError: see `check_open`.
     """
     if header.cancel:
         raise SessionCancelled("cancelled by the client")
-    synthetic = header.synthetic if header.HasField("synthetic") else None
-    if synthetic is None and not header.HasField("open"):
+    if not header.HasField("open"):
         raise OutOfOrder("the first request must hold open, or synthetic latents for the default model")
-    return header.open, check_open(header.open, synthetic, rules)
+    return header.open, check_open(header.open, rules)
 
 
-def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRules) -> OpenRequest:
-    """Check an `Open`, with the `Synthetic` of the same message when there is one.
+def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
+    """Check an `Open`.
 
     Raises:
         InvalidInput: a field holds a value that isn't allowed.
         NotFound: an unknown model.
-        NotPermitted: synthetic latents aren't allowed here.
     """
     spec = find_model(message.model, rules.specs, field="open.model")
-    geometry = _geometry(message, synthetic, spec, rules)
+    geometry = _geometry(message, spec, rules)
     height, width = geometry.frame_size(spec)
     pixel_format = _pixel_format(message, height, width, rules.max_pixels)
     if abs(message.priority) > MAX_PRIORITY:
@@ -118,10 +113,8 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
     if message.num_latents > MAX_LATENTS:
         raise InvalidInput("open.num_latents", message.num_latents, f"0..{MAX_LATENTS}")
     explicit = _known("open.mode", message.mode, _EXPLICIT_BY_MODE, pb.Mode.Name)
-    if message.HasField("resume") and (not explicit or synthetic is not None):
+    if message.HasField("resume") and not explicit:
         raise InvalidInput("open.resume", "set", "unset, but in EXPLICIT mode with latents of the client's own")
-    if message.start_frame and synthetic is not None:
-        raise InvalidInput("open.start_frame", message.start_frame, "0 with synthetic latents")
     _check_start(message, spec)
     return OpenRequest(
         spec=spec,
@@ -129,15 +122,14 @@ def check_open(message: pb.Open, synthetic: pb.Synthetic | None, rules: OpenRule
             model=spec.name,
             geometry=geometry,
             num_latents=message.num_latents if message.HasField("num_latents") else None,
-            dtype=_dtype(message, synthetic=synthetic is not None),
-            normalized=message.normalized or synthetic is not None,
+            dtype=_known("open.dtype", message.dtype, _DTYPES, pb.DataType.Name),
+            normalized=message.normalized,
             pixel_format=pixel_format,
             priority=message.priority,
         ),
         max_message_bytes=_max_message_bytes(message, pixel_format.frame_bytes(height, width)),
         explicit=explicit,
         window_frames=(message.window_frames or None) if explicit else None,
-        synthetic=synthetic is not None,
         resumable=message.HasField("resume"),
         start_frame=message.start_frame,
     )
@@ -155,27 +147,6 @@ def find_model(name: str, specs: tuple[DecoderSpec, ...], *, field: str) -> Deco
     raise NotFound(f"{field}={name[:80]!r}: this server has {', '.join(spec.name for spec in specs)}")
 
 
-def check_synthetic(message: pb.Synthetic, spec: DecoderSpec, rules: OpenRules) -> Geometry:
-    """Check a request for synthetic latents and give their size.
-
-    Raises:
-        InvalidInput: a field holds a value that isn't allowed.
-        NotPermitted: synthetic latents aren't allowed here.
-    """
-    if not rules.allow_synthetic:
-        raise NotPermitted("synthetic: this server was not started with --allow-synthetic")
-    if not 1 <= message.num_latents <= MAX_LATENTS:
-        raise InvalidInput("synthetic.num_latents", message.num_latents, f"1..{MAX_LATENTS}")
-    factor = spec.spatial_factor
-    for name, value in (("height", message.height), ("width", message.width)):
-        if value == 0 or value % factor:
-            raise InvalidInput(f"synthetic.{name}", value, f"a positive multiple of {factor} pixels")
-    if message.height * message.width > rules.max_pixels:
-        size = f"{message.height}x{message.width}"
-        raise InvalidInput("synthetic", size, f"at most {rules.max_pixels} pixels a frame on this server")
-    return Geometry(channels=spec.channels, height=message.height // factor, width=message.width // factor)
-
-
 def _check_start(message: pb.Open, spec: DecoderSpec) -> None:
     if message.HasField("resume") and message.resume.next_frame:
         raise InvalidInput("open.resume.next_frame", message.resume.next_frame, "0 for a new session")
@@ -185,20 +156,11 @@ def _check_start(message: pb.Open, spec: DecoderSpec) -> None:
         raise InvalidInput("open.start_frame", message.start_frame, f"0..{last} in a clip of {num_latents} latents")
 
 
-def _geometry(message: pb.Open, synthetic: pb.Synthetic | None, spec: DecoderSpec, rules: OpenRules) -> Geometry:
-    given = message.geometry
-    geometry = Geometry(channels=given.channels, height=given.height, width=given.width)
-    if synthetic is not None:
-        wanted = check_synthetic(synthetic, spec, rules)
-        if message.HasField("geometry") and geometry != wanted:
-            raise InvalidInput(
-                "open.geometry",
-                f"{given.channels}x{given.height}x{given.width}",
-                f"unset, or {wanted.channels}x{wanted.height}x{wanted.width} like the synthetic latents",
-            )
-        return wanted
+def _geometry(message: pb.Open, spec: DecoderSpec, rules: OpenRules) -> Geometry:
     if not message.HasField("geometry"):
         raise InvalidInput("open.geometry", "unset", "set, or synthetic latents asked for in the same message")
+    given = message.geometry
+    geometry = Geometry(channels=given.channels, height=given.height, width=given.width)
     geometry.check(spec, rules.max_pixels)
     return geometry
 
@@ -215,12 +177,6 @@ def _pixel_format(message: pb.Open, height: int, width: int, max_pixels: int) ->
     if (room := asked.max_pixels(max_pixels)) < pixels:
         allowed += f"; of this one the server has room for {room} pixels a frame (a larger --max-size makes more)"
     raise InvalidInput("open.pixel_format", asked.value, allowed)
-
-
-def _dtype(message: pb.Open, *, synthetic: bool) -> LatentDtype:
-    if synthetic and message.dtype == pb.DATA_TYPE_UNSPECIFIED:
-        return LatentDtype.FLOAT16
-    return _known("open.dtype", message.dtype, _DTYPES, pb.DataType.Name)
 
 
 def _max_message_bytes(message: pb.Open, frame_bytes: int) -> int:

@@ -6,12 +6,12 @@ Runs on the event loop. The join into a message is the one user-space copy of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.link.messages import Published
-from framehaul_server.session.outbox import Outgoing
 
 DEFAULT_MESSAGE_BYTES: Final = 4 << 20
 """Largest response unless the client says otherwise."""
@@ -21,6 +21,16 @@ _GOOD_MESSAGE_BYTES: Final = 3 << 19
 _HEADER_BYTES: Final = 64
 """Upper bound of a frame response's tags, lengths and numbers, checksums aside."""
 _CRC_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A serialized response."""
+
+    message: bytes
+    first_frame: int = 0
+    num_frames: int = 0
+    last: bool = False
 
 
 def message_bytes(frame_bytes: int, num_frames: int = 1) -> int:

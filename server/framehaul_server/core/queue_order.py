@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from framehaul_server.core.tenants import Tenant
 
 
-class Waiting(Protocol):
+@dataclass(slots=True, eq=False)
+class Waiting:
     """What is asked for, and by whom."""
 
-    @property
-    def tenant(self) -> Tenant:
-        """Whose session it will be."""
-
-    @property
-    def priority(self) -> int:
-        """Higher is served first."""
-
-    @property
-    def request_bytes(self) -> int:
-        """Of the request that is kept meanwhile."""
+    tenant: Tenant
+    priority: int = 0
+    """Higher is served first."""
+    request_bytes: int = 0
+    """Of the session's first request, kept meanwhile."""
 
 
 WaitingT = TypeVar("WaitingT", bound=Waiting)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_server.core.packing import without_first
-from framehaul_server.session.outbox import Outgoing
+from framehaul_server.core.packing import Outgoing, without_first
 
 
 class Retention:
@@ -24,11 +23,6 @@ class Retention:
         self.num_sent = first_frame
         """The frame that is sent next on this connection."""
         self.done_sent = False
-
-    @property
-    def num_frames(self) -> int:
-        """Frames that are kept."""
-        return sum(outgoing.num_frames for outgoing in self._kept)
 
     @property
     def complete(self) -> bool:

@@ -24,7 +24,7 @@ _LOG_INTERVAL_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class Authentication(grpc.aio.ServerInterceptor):
     """Asks `callers` about every call but health's."""
 
     def __init__(self, callers: Callers) -> None:

@@ -1,7 +1,7 @@
 """Where a handler's exceptions end: known ones become their status, unknown ones INTERNAL and a traceback in the log.
 
-grpc.aio reports a client that left in several ways, ordinary exceptions among them; those pass through untouched, as
-grpc.aio itself must see them. By then the work has released what it held, in its own `finally`.
+A client that left is no error: what grpc.aio said of it goes back to grpc.aio. By then the work has released what it
+held, in its own `finally`.
 """
 
 from __future__ import annotations
@@ -9,45 +9,38 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Never, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
 from framehaul_server import logs
-from framehaul_server.errors import ClientLeft, Fenced
+from framehaul_server.errors import ConnectionLost
 from framehaul_server.logs import SessionRecord
-from framehaul_server.rpc.status import Status, Trailers, internal, status_of
+from framehaul_server.rpc.connection import Context
+from framehaul_server.rpc.status import Status, internal, status_of
+
+_GRPC_LOGGER: Final = "grpc._cython.cygrpc"
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
-class AbortableContext(Protocol):
-    """What the boundary needs of a `ServicerContext`."""
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()) -> Never:
-        """End the RPC; raises `AbortError`."""
-
-
-async def guard(context: AbortableContext, record: SessionRecord, work: Awaitable[ResultT]) -> ResultT:
+async def guard(context: Context, record: SessionRecord, work: Awaitable[ResultT]) -> ResultT:
     """Await `work`; end the RPC with a status when it fails, and leave the cause in `record`.
 
     Cancellation: passes through to `work`.
 
     Raises:
-        grpc.aio.AbortError: the RPC was ended with a status.
+        grpc.aio.BaseError: the RPC was ended with a status, or the client is gone.
     """
     try:
         return await work
     except (asyncio.CancelledError, GeneratorExit):
         record.cause = "client_left"
         raise
-    except grpc.aio.UsageError as error:
-        # Our own mistake, unlike the other errors of grpc.aio: the RPC was used after its end.
-        status = _unforeseen(error, record.request_id)
-    except grpc.aio.BaseError:
+    except ConnectionLost as loss:
         record.cause = "client_left"
-        raise
+        raise loss.reason from None
     except Exception as error:
         status = status_of(error) or _unforeseen(error, record.request_id)
     record.cause = status.code.name.lower()
@@ -60,21 +53,15 @@ def _unforeseen(error: Exception, request_id: str) -> Status:
     return internal(request_id)
 
 
-def leading_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a task group that says most: one raised on purpose, else the first."""
-    errors = list(_leaves(group))
-    return next((error for error in errors if isinstance(error, Exception) and status_of(error)), errors[0])
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of gRPC's says more than that a call was over before its answer."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, grpc.aio.BaseError) or isinstance(error, grpc.aio.UsageError)
 
 
-def is_loss(error: BaseException) -> bool:
-    """Whether the connection ended and not the session."""
-    if isinstance(error, grpc.aio.UsageError):
-        return False
-    return isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.BaseError | ClientLeft | Fenced)
+def quieten_grpc() -> None:
+    """Keep out of the log what gRPC writes, with a traceback, whenever a client leaves while it is answered.
 
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else (error,))
-    return leaves
+    `session_end` says the same in a line, and clients could fill a disk with tracebacks. Twice is fine.
+    """
+    logging.getLogger(_GRPC_LOGGER).addFilter(is_news)

@@ -19,27 +19,26 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.access.callers import Callers
-from framehaul_server.admission.places import Admission, Place
-from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.admission.places import Admission, Claim
+from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import find_model
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import ClientSilent
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard
-from framehaul_server.rpc.requests import ReadAhead, RenderRequests, Request, Requests, StreamRequests
+from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
+from framehaul_server.rpc.synthetic import make_latents
+from framehaul_server.session.connection import Connection, Request
 from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
-from framehaul_server.session.frames_out import WritableContext
 from framehaul_server.session.session import Session
-from framehaul_server.session.waiting import HeadersSent, wait_for_place
 
 _LEASE_MS: Final = 60_000
 _REQUEST_ID_BYTES: Final = 6
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +51,12 @@ class ServiceIdentity:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One call; its place may come from a session that it resumes, and stays with one that outlives it."""
+    """One call; its claim may come from a session that it resumes, and stays with one that outlives it."""
 
     context: Context
     record: SessionRecord
-    place: Place
-    ahead: ReadAhead | None = None
-    """Reads the requests of a session that was queued."""
-    lingers: Tenant | None = None
+    claim: Claim | None = None
+    unread_by: Tenant | None = None
     """Whose call it is, once its session is done with it."""
 
 
@@ -72,7 +69,7 @@ class FrameService:
         worker: WorkerOpener,
         callers: Callers,
         admission: Admission,
-        lingering: LingeringCalls,
+        unread_calls: UnreadCalls,
         rules: SessionRules,
         first_request_timeout_s: float,
         resume_window_s: float,
@@ -89,8 +86,8 @@ class FrameService:
         self._info = info
         self._sessions: set[Session] = set()
         """Served or detached."""
-        self._lingering = lingering
-        self._resumable = ResumableSessions(resume_window_s, on_dropped=self._sessions.discard)
+        self._unread_calls = unread_calls
+        self._resumable = ResumableSessions(resume_window_s, on_dropped=self._drop)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched."""
@@ -130,11 +127,11 @@ class FrameService:
 
     async def stream(self, _requests: object, context: Context) -> None:
         """Latents in, frames out."""
-        await self._serve("Stream", context, lambda: StreamRequests(context))
+        await self._serve("Stream", context, StreamConnection(context))
 
     async def render(self, raw: bytes, context: Context) -> None:
         """One request, frames out."""
-        await self._serve("Render", context, lambda: RenderRequests(raw))
+        await self._serve("Render", context, RenderConnection(context, raw))
 
     async def locate(self, raw: bytes, context: Context) -> bytes:
         """Name this server."""
@@ -165,68 +162,67 @@ class FrameService:
         record = _record("GetServerInfo", context)
         return await guard(context, record, answer())
 
-    async def _serve(self, method: str, context: Context, requests: Callable[[], Requests]) -> None:
-        call = _Call(context, _record(method, context), self._admission.place())
+    async def _serve(self, method: str, context: Context, connection: Connection) -> None:
+        call = _Call(context, _record(method, context))
         try:
-            await guard(context, call.record, self._session(call, requests()))
+            await guard(context, call.record, self._session(call, connection))
         finally:
-            if call.ahead is not None:
-                call.ahead.close()
-            call.place.release()
-            if call.lingers is not None:
-                self._lingering.end(call.lingers)
+            if call.claim is not None:
+                self._admission.release(call.claim)
+            if call.unread_by is not None:
+                self._unread_calls.end(call.unread_by)
             _log.info("%s", call.record.line())
 
-    async def _session(self, call: _Call, requests: Requests) -> None:
+    async def _session(self, call: _Call, connection: Connection) -> None:
         caller = self._caller(call.context, call.record)
-        call.place.enter(caller.tenant, num_spare=self._resumable.count(caller))
-        first = await _within(self._first_request_timeout_s, requests.read())
+        call.claim = self._admission.enter(caller.tenant, num_spare=self._resumable.count(caller))
+        first = await _within(self._first_request_timeout_s, connection.read())
         if first is None:
             raise OutOfOrder("the request stream ended before its first request")
-        context: WritableContext = call.context
         if first.header.open.resume.session_id:
             session = await self._resume(call, first, caller)
-            del first
         else:
-            session = Session(first, self._worker, self._rules, call.record, caller)
-            call.place.claim(
-                priority=session.request.opening.priority,
-                num_bytes=session.max_waiting_bytes,
-                request_bytes=first.num_bytes,
-            )
-            del first
-            if not call.place.held:
-                context, requests = await self._queue(call, session, requests)
-            self._sessions.add(session)
-            if session.request.resumable:
-                self._resumable.add(session)
-        try:
-            await session.run(requests, context)
-        finally:
-            if session.survives:
-                self._detach(call, session)
-            else:
-                self._forget(session)
-            # A client that doesn't read its status may take its time, and all that its session held is free.
-            call.lingers = caller.tenant
-            if self._lingering.begin(caller.tenant):
-                call.place.release()
+            connection, first = make_latents(connection, first, self._rules.opening)
+            session = await self._open(call, first, caller, connection)
+        del first  # the session has it, and lets go of its latents
+        outcome = await session.run(connection)
+        if outcome.detached:
+            self._detach(call, session)
+        else:
+            self._sessions.discard(session)
+            self._resumable.remove(session)
+        # A client that doesn't read its status may take its time, and all that its session held is free.
+        call.unread_by = caller.tenant
+        if self._unread_calls.begin(caller.tenant) and call.claim is not None:
+            self._admission.release(call.claim)
+        if outcome.error is not None:
+            raise outcome.error
 
-    async def _queue(self, call: _Call, session: Session, requests: Requests) -> tuple[WritableContext, Requests]:
-        """Wait for the session's place; what it is to be run with then."""
-        if session.request.explicit:
-            requests = call.ahead = ReadAhead(requests)
-        await wait_for_place(
-            call.place, call.context, call.record, call.ahead, stall_timeout_s=self._rules.stall_timeout_s
+    async def _open(self, call: _Call, first: Request, caller: Caller, connection: Connection) -> Session:
+        """A new session, once it has its place."""
+        session = Session(first, self._worker, self._rules, call.record, caller)
+        assert call.claim is not None, "every call has entered"
+        self._admission.ask(
+            call.claim,
+            priority=session.request.opening.priority,
+            num_bytes=session.max_waiting_bytes,
+            request_bytes=first.num_bytes,
         )
-        self._admission.check_open()
-        return HeadersSent(call.context), requests
+        if not call.claim.held:
+            await session.wait_for_place(self._admission, call.claim, connection)
+            self._admission.check_open()
+        self._sessions.add(session)
+        if session.request.resumable:
+            self._resumable.add(session)
+        return session
 
     async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
-        self._lingering.check(caller.tenant)
-        session, place = await self._resumable.take(first.header.open.resume.session_id, caller)
-        call.place.release()
-        call.place = place
+        """A session that was opened before, with its place."""
+        self._unread_calls.check(caller.tenant)
+        session, claim = await self._resumable.take(first.header.open.resume.session_id, caller)
+        assert call.claim is not None, "every call has entered"
+        self._admission.release(call.claim)
+        call.claim = claim
         try:
             session.resume(first, call.record)
         except BaseException:
@@ -235,12 +231,14 @@ class FrameService:
         return session
 
     def _detach(self, call: _Call, session: Session) -> None:
-        self._resumable.detach(session, call.place)
-        call.place = self._admission.place()
+        assert call.claim is not None, "that of the session"
+        self._resumable.detach(session, call.claim)
+        call.claim = None
 
-    def _forget(self, session: Session) -> None:
+    def _drop(self, session: Session, claim: Claim) -> None:
+        """Take back what a session held that ended without a connection."""
         self._sessions.discard(session)
-        self._resumable.remove(session)
+        self._admission.release(claim)
 
     def _caller(self, context: Context, record: SessionRecord) -> Caller:
         """Who calls; every handler asks first.

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as RichStatus
+from grpc_status import rpc_status
 
 from framehaul.wire import MalformedMessage
 from framehaul_pipeline import errors as pipeline
 from framehaul_server import errors as server
-from framehaul_server.rpc import rich_status
 
 _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
@@ -65,10 +68,12 @@ def internal(request_id: str) -> Status:
 
 def _trailers(error: Exception, code: grpc.StatusCode, details: str) -> Trailers:
     if isinstance(error, pipeline.Overloaded):
-        return (
-            (_PUSHBACK_KEY, str(round(error.retry_after_s * 1000))),
-            (rich_status.KEY, rich_status.retry_status(code, details, retry_after_s=error.retry_after_s)),
-        )
+        retry_after_ms = round(error.retry_after_s * 1000)
+        delay = Duration()
+        delay.FromMilliseconds(retry_after_ms)
+        rich = RichStatus(code=code.value[0], message=details)
+        rich.details.add().Pack(RetryInfo(retry_delay=delay))
+        return (_PUSHBACK_KEY, str(retry_after_ms)), *rpc_status.to_status(rich).trailing_metadata
     if isinstance(error, server.GrantExceeded):
         return ((_PUSHBACK_KEY, _DO_NOT_RETRY),)
     return ()

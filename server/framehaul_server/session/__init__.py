@@ -3,4 +3,4 @@
 Runs in the server process, on the event loop. Knows asyncio, and no gRPC: a connection is a Protocol here.
 """
 
-__all__ = ["decoding", "detached", "frames_out", "outbox", "session", "waiting"]
+__all__ = ["connection", "decoding", "detached", "session"]

@@ -1,7 +1,7 @@
 """The sessions that may be resumed, by id, and how long one waits for its client. Runs on the event loop.
 
-A session is either served by a call, which then holds its place, or detached, and holds the place itself until it is
-taken up again or its time is over.
+A session is either served by a call, which then has the claim to its place, or detached, and has the claim itself until
+it is taken up again or its time is over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from framehaul_pipeline.errors import NotFound
 from framehaul_server import logs
-from framehaul_server.admission.places import Place
+from framehaul_server.admission.places import Claim
 from framehaul_server.core.tenants import Caller
 from framehaul_server.session.session import Session
 
@@ -24,16 +24,17 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True, eq=False)
 class _Entry:
     session: Session
-    place: Place | None = None
+    claim: Claim | None = None
     """Held while detached."""
-    timer: asyncio.TimerHandle | None = None
+    expiry: asyncio.TimerHandle | None = None
+    """Set while detached."""
 
 
 class ResumableSessions:
     """Owner of the detached sessions."""
 
-    def __init__(self, window_s: float, *, on_dropped: Callable[[Session], None]) -> None:
-        """Keep a session for `window_s` after its connection was lost; `on_dropped` hears of each that ended so."""
+    def __init__(self, window_s: float, *, on_dropped: Callable[[Session, Claim], None]) -> None:
+        """Keep a session for `window_s` after its connection was lost; `on_dropped` takes what ended so."""
         self._window_s = window_s
         self._on_dropped = on_dropped
         self._entries: dict[bytes, _Entry] = {}
@@ -47,11 +48,11 @@ class ResumableSessions:
         """Make a session that is served known by its id."""
         self._entries[_key(session.id)] = _Entry(session)
 
-    def detach(self, session: Session, place: Place) -> None:
-        """Keep a session whose connection was lost, together with its place."""
+    def detach(self, session: Session, claim: Claim) -> None:
+        """Keep a session whose connection was lost, together with the claim to its place."""
         entry = self._entries[_key(session.id)]
-        entry.place = place
-        entry.timer = asyncio.get_running_loop().call_later(self._window_s, self._expire, session)
+        entry.claim = claim
+        entry.expiry = asyncio.get_running_loop().call_later(self._window_s, self._expire, session)
 
     def check(self, session_id: bytes, caller: Caller) -> None:
         """Refuse an id that this caller couldn't resume.
@@ -61,7 +62,7 @@ class ResumableSessions:
         """
         self._find(session_id, caller, "session_id")
 
-    async def take(self, session_id: bytes, caller: Caller) -> tuple[Session, Place]:
+    async def take(self, session_id: bytes, caller: Caller) -> tuple[Session, Claim]:
         """Take a session over; the connection that served it has ended when this returns.
 
         Raises:
@@ -69,11 +70,9 @@ class ResumableSessions:
 
         Cancellation: the session stays detached.
         """
-        while (entry := self._find(session_id, caller, "open.resume.session_id")).place is None:
+        while (entry := self._find(session_id, caller, "open.resume.session_id")).claim is None:
             await entry.session.fence()
-        place, entry.place = entry.place, None
-        self._stop_timer(entry)
-        return entry.session, place
+        return entry.session, self._attach(entry)
 
     def remove(self, session: Session) -> None:
         """Forget a session that has ended; an unknown one is fine."""
@@ -81,7 +80,7 @@ class ResumableSessions:
 
     def drop_detached(self) -> None:
         """End the sessions that no connection serves."""
-        for entry in [entry for entry in self._entries.values() if entry.place is not None]:
+        for entry in [entry for entry in self._entries.values() if entry.claim is not None]:
             self._drop(entry)
 
     def _find(self, session_id: bytes, caller: Caller, field: str) -> _Entry:
@@ -93,21 +92,21 @@ class ResumableSessions:
         return entry
 
     def _expire(self, session: Session) -> None:
-        _log.info("%s", logs.line("session_expired", model=session.model, window_s=self._window_s))
+        _log.info("%s", logs.line("session_expired", model=session.request.spec.name, window_s=self._window_s))
         self._drop(self._entries[_key(session.id)])
 
     def _drop(self, entry: _Entry) -> None:
-        self._stop_timer(entry)
         self.remove(entry.session)
         entry.session.close()
-        assert entry.place is not None, "only detached sessions are dropped here"
-        entry.place.release()
-        self._on_dropped(entry.session)
+        self._on_dropped(entry.session, self._attach(entry))
 
-    def _stop_timer(self, entry: _Entry) -> None:
-        assert entry.timer is not None, "set while detached"
-        entry.timer.cancel()
-        entry.timer = None
+    def _attach(self, entry: _Entry) -> Claim:
+        """Take the claim of a detached session."""
+        claim, expiry, entry.claim, entry.expiry = entry.claim, entry.expiry, None, None
+        assert claim is not None, "held while detached"
+        assert expiry is not None, "likewise"
+        expiry.cancel()
+        return claim
 
 
 def _key(session_id: bytes) -> bytes:

@@ -6,35 +6,65 @@ Runs on the event loop: `run` in a task of its own, everything else as plain cal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.link.messages import Published
 from framehaul_server.core.open_request import OpenRequest
-from framehaul_server.core.packing import frames_per_message, pack
+from framehaul_server.core.packing import Outgoing, frames_per_message, pack
 from framehaul_server.core.retention import Retention
 from framehaul_server.core.window import FrameWindow, WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.logs import SessionRecord
-from framehaul_server.session.outbox import Outbox, Outgoing
+from framehaul_server.session.connection import Connection
 
 _PARTING_TIMEOUT_S: Final = 30.0
 """How long an EXPLICIT client may keep the call open after `Done`."""
 
 
-class WritableContext(Protocol):
-    """What sending needs of a `ServicerContext`."""
+class Outbox:
+    """Responses that wait for their turn: urgent ones pass the others, and each lane keeps its order.
 
-    async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:
-        """Send the response's headers."""
+    Bounded by its writers: frames by the session's window, the rest by a handful of control messages.
+    """
 
-    async def write(self, message: bytes) -> None:
-        """Send a message; waits for the client's flow control."""
+    def __init__(self) -> None:
+        """Start empty."""
+        self._urgent: deque[Outgoing] = deque()
+        self._ordinary: deque[Outgoing] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, outgoing: Outgoing, *, urgent: bool = False) -> None:
+        """Queue a response; never blocks."""
+        (self._urgent if urgent else self._ordinary).append(outgoing)
+        self._filled.set()
+
+    def put_back(self, sent: Iterable[Outgoing]) -> None:
+        """Queue responses that were sent once before all that wait; urgent ones were for another connection."""
+        self._urgent.clear()
+        self._ordinary.extendleft(reversed(list(sent)))
+        self._filled.set()
+
+    async def get(self) -> Outgoing:
+        """Take the next response.
+
+        Cancellation: nothing is taken.
+        """
+        while not (self._urgent or self._ordinary):
+            self._filled.clear()
+            await self._filled.wait()
+        return (self._urgent or self._ordinary).popleft()
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._urgent.clear()
+        self._ordinary.clear()
 
 
-class Delivery:
+class FramesOut:
     """Sends one session's responses in order, frames no faster than the client takes them."""
 
     def __init__(
@@ -46,7 +76,7 @@ class Delivery:
         """Of the call that the responses go out by."""
         self._keep = request.resumable
         self._window_moved = window_moved
-        self._window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
+        self.window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
         self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
         self._outbox = Outbox()
         self._retention = Retention(request.start_frame)
@@ -55,24 +85,9 @@ class Delivery:
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
 
-    @property
-    def frames_until(self) -> int:
-        """Frames below this one fit the window."""
-        return self._window.frames_until
-
-    @property
-    def num_taken(self) -> int:
-        """Frames that the client has taken."""
-        return self._window.num_taken
-
     def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a response without frames; an urgent one passes the frames that wait."""
         self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
-
-    @property
-    def complete(self) -> bool:
-        """The client has told that it has everything."""
-        return self._retention.complete
 
     def publish(self, published: Published, frames: memoryview, *, latents_until: int) -> None:
         """Copy a chunk's frames into responses."""
@@ -86,10 +101,10 @@ class Delivery:
         Raises:
             InvalidInput: more is acknowledged than was sent.
         """
-        self._window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
+        self.window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
         self._retention.acknowledge(ack.next_frame)
         self._window_moved()
-        if self.complete:
+        if self._retention.complete:
             self._heard_all.set()
 
     def rewind(self, next_frame: int) -> None:
@@ -107,28 +122,28 @@ class Delivery:
         Raises:
             ClientLeft: before `Done`, or without having acknowledged every frame of a resumable session.
         """
-        if not self._retention.done_sent or (self._keep and not self.complete):
+        if not self._retention.done_sent or (self._keep and not self._retention.complete):
             raise ClientLeft("an EXPLICIT session's request stream ended before Done: half-closed, or the client left")
         self._heard_all.set()
 
-    async def run(self, context: WritableContext) -> None:
+    async def run(self, connection: Connection) -> None:
         """Send responses until the last one is out and the client was heard.
 
         Cancellation: a response may be lost, so end the session.
 
         Raises:
-            grpc.aio.BaseError: the client is gone.
+            ConnectionLost: the client is gone.
         """
         while not self._retention.done_sent:
             outgoing = await self._outbox.get()
             # Now, since the client's answer may overtake the write's return.
             self._retention.sent(outgoing, keep=self._keep)
-            await context.write(outgoing.message)
+            await connection.write(outgoing.message)
             self.record.sent(len(outgoing.message), outgoing.num_frames)
             if not self._explicit and outgoing.num_frames:
-                self._window.take(outgoing.num_frames)
+                self.window.take(outgoing.num_frames)
                 self._window_moved()
-        if self._explicit and not self.complete:
+        if self._explicit and not self._retention.complete:
             await self._part()
 
     async def _part(self) -> None:

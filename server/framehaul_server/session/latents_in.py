@@ -1,6 +1,6 @@
 """A session's latents on their way in: checked, counted against its grant, and pushed to where frames come from.
 
-Runs on the event loop, in the session's reader; synthetic latents are made in a task of their own.
+Runs on the event loop, in the session's reader.
 """
 
 from __future__ import annotations
@@ -8,72 +8,47 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import InvalidInput, OutOfOrder
 from framehaul_server.core.grant import LatentGrant
 from framehaul_server.core.latents import LatentInput, check_finite
-from framehaul_server.core.open_request import OpenRequest, OpenRules, check_synthetic
-from framehaul_server.rpc.requests import Request
-from framehaul_server.rpc.synthetic import SyntheticFeed
+from framehaul_server.core.open_request import OpenRequest
+from framehaul_server.session.connection import Request
 from framehaul_server.session.decoding import Decoding
 
 _CHECKED_AT_ONCE_BYTES: Final = 4 << 20
 """Latents checked before other sessions get a turn: about a millisecond."""
 
 
-class Intake:
+class LatentsIn:
     """One session's latents, through all of its connections."""
 
-    def __init__(self, request: OpenRequest, decoding: Decoding, rules: OpenRules, *, budget: int) -> None:
+    def __init__(self, request: OpenRequest, decoding: Decoding, *, budget: int) -> None:
         """Expect the first latent of the session that `request` opened; `budget` of them may wait."""
         self._request = request
         self._decoding = decoding
-        self._rules = rules
-        self._input = LatentInput(request)
-        self._grant = LatentGrant(budget, request.first_latent)
-        self._feed = SyntheticFeed(request.opening.geometry, request.opening.dtype) if request.synthetic else None
+        self.input = LatentInput(request)
+        self.grant = LatentGrant(budget, request.first_latent)
         self._fed = asyncio.Event()
         """Pulsed when the worker took over latents."""
-
-    @property
-    def budget(self) -> int:
-        """Latents that may wait in the server."""
-        return self._grant.budget
-
-    @property
-    def num_received(self) -> int:
-        """All latents below this one are here."""
-        return self._input.num_received
-
-    @property
-    def num_latents(self) -> int | None:
-        """Of the whole clip; None while unknown."""
-        return self._input.num_latents
-
-    @property
-    def ended(self) -> bool:
-        """No more latents come."""
-        return self._input.ended
 
     # Grants, which EXPLICIT clients alone get
 
     @property
     def grant_overdue(self) -> bool:
         """Whether telling the client of its room is worth a message."""
-        return self._request.explicit and self._grant.overdue and not self._input.ended
+        return self._request.explicit and self.grant.overdue and not self.input.ended
 
     def announce(self) -> int:
         """The value for a response's `latents_until`; 0 when there is nothing new to tell."""
-        return self._grant.announce() if self._request.explicit and not self._input.ended else 0
+        return self.grant.announce() if self._request.explicit and not self.input.ended else 0
 
     def repeat(self) -> int:
         """The value for the first response on a connection."""
-        return self._grant.repeat() if self._request.explicit else 0
+        return self.grant.repeat() if self._request.explicit else 0
 
     def fed(self, num_fed: int) -> None:
         """Make room: the worker took over `num_fed` latents in all."""
-        self._input.num_fed = num_fed
-        self._grant.fed(num_fed)
+        self.input.num_fed = num_fed
+        self.grant.fed(num_fed)
         self._fed.set()
 
     # Latents
@@ -87,9 +62,9 @@ class Intake:
             PipelineError: they aren't what the session needs next.
             GrantExceeded: more than was granted.
         """
-        first_index = self._input.num_received
-        latents = self._input.accept(
-            request.header, request.payload, latents_until=self._grant.until if self._request.explicit else None
+        first_index = self.input.num_received
+        latents = self.input.accept(
+            request.header, request.payload, latents_until=self.grant.until if self._request.explicit else None
         )
         checked_bytes = 0
         for index, latent in enumerate(latents, first_index):
@@ -99,25 +74,9 @@ class Intake:
                 checked_bytes = 0
                 await asyncio.sleep(0)  # others' turn
         # In one step: a connection may break at any other time, and the next one is told what came.
-        self._input.count(len(latents))
+        self.input.count(len(latents))
         for latent in latents:
             self._decoding.send_latent(latent)
-
-    def add_synthetic(self, synthetic: pb.Synthetic) -> None:
-        """Queue a synthetic clip.
-
-        Raises:
-            OutOfOrder: the session was opened for latents of the client's own, or its input has ended.
-            InvalidInput: another size than before, or more latents than were declared.
-        """
-        if self._feed is None:
-            raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
-        geometry = check_synthetic(synthetic, self._request.spec, self._rules)
-        if geometry != self._request.opening.geometry:
-            height, width = self._request.frame_size
-            raise InvalidInput("synthetic", f"{synthetic.height}x{synthetic.width}", f"{height}x{width} as before")
-        self._input.count(synthetic.num_latents)
-        self._feed.add(synthetic.seed, synthetic.num_latents)
 
     def end(self) -> None:
         """No more latents come; twice is fine.
@@ -125,21 +84,9 @@ class Intake:
         Raises:
             InvalidInput: fewer came than were declared.
         """
-        if self._input.ended:
+        if self.input.ended:
             return
-        self._input.end()
-        if self._feed is not None:
-            self._feed.end()
-        else:
-            self._decoding.end_latents()
-
-    async def make_latents(self) -> None:
-        """Make a synthetic session's latents as there is room for them.
-
-        Cancellation: latents not made yet are dropped.
-        """
-        assert self._feed is not None, "asked for in synthetic sessions alone"
-        await self._feed.run(self._decoding.send_latent, self._room)
+        self.input.end()
         self._decoding.end_latents()
 
     async def pending_fit(self) -> None:
@@ -147,13 +94,6 @@ class Intake:
 
         Cancellation: nothing is lost.
         """
-        while self._input.num_pending >= self._grant.budget:
-            await self._more_fed()
-
-    async def _room(self) -> None:
-        while self._decoding.num_latents - self._input.num_fed >= self._grant.budget:
-            await self._more_fed()
-
-    async def _more_fed(self) -> None:
-        self._fed.clear()
-        await self._fed.wait()
+        while self.input.num_pending >= self.grant.budget:
+            self._fed.clear()
+            await self._fed.wait()

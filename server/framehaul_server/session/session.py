@@ -1,36 +1,71 @@
 """One session: latents from a client to the worker, frames from the worker to the client.
 
-Runs on the event loop, in the RPC's own task and three children: the reader, the sender and, for synthetic latents,
-the feed. The worker's events arrive as plain calls and never wait for a socket: a published chunk is copied into
-messages and its slot given back at once, because its frames were within the window before it was decoded.
+Runs on the event loop, in the RPC's own task and two children: the reader and the sender. The worker's events arrive as
+plain calls and never wait for a socket: a published chunk is copied into messages and its slot given back at once,
+because its frames were within the window before it was decoded.
 
-A resumable session outlives its connection: `run` is called again for each one that follows.
+A `Session` outlives its connections if it is resumable: `run` serves one, and is called again for the next.
 
-The session owns its decoding, grant, input and delivery, and lets go of all of them in one synchronous `close`.
+The session owns its decoding, its latents and its frames, and lets go of all of them in one synchronous `close`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, PipelineError
 from framehaul_pipeline.link.messages import Published
+from framehaul_server import logs
+from framehaul_server.admission.places import Admission, Claim
 from framehaul_server.core import responses
 from framehaul_server.core.grant import latent_budget
-from framehaul_server.core.holdings import most_bytes
-from framehaul_server.core.limits import SessionRules
-from framehaul_server.core.open_request import OpenRequest, read_open
+from framehaul_server.core.latents import holds_latents
+from framehaul_server.core.limits import SessionRules, most_bytes
+from framehaul_server.core.open_request import read_open
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
 from framehaul_server.logs import SessionRecord
-from framehaul_server.rpc.boundary import is_loss, leading_error
-from framehaul_server.rpc.requests import Request, Requests
+from framehaul_server.session.connection import Connection, Request, is_loss, leading_error
 from framehaul_server.session.decoding import Decoding, WorkerOpener
-from framehaul_server.session.frames_out import Delivery, WritableContext
-from framehaul_server.session.latents_in import Intake
+from framehaul_server.session.frames_out import FramesOut
+from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.stall_timer import StallTimer
+from framehaul_server.session.waiting import wait_for_place
+
+_log = logging.getLogger(__name__)
+
+
+class SessionState(Enum):
+    """Where a session stands with its connections, in the words of docs/protocol.md.
+
+    Whether one that is served is STREAMING, FINISHING or PARTING is for its latents and frames to know.
+    """
+
+    START = "start"
+    """Checked, and nothing more."""
+    QUEUED = "queued"
+    OPENED = "opened"
+    """Served; the client may not know the session's id."""
+    SERVED = "served"
+    DETACHED = "detached"
+    """Waits for the next connection."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a connection ended."""
+
+    detached: bool
+    """The session waits for its next connection; else it is over."""
+    error: BaseException | None
+    """To be raised for the call; None: `Done` was sent."""
 
 
 class Session:
@@ -49,75 +84,60 @@ class Session:
         self._record = record
         self.caller = caller
         """The session's owner."""
-        self._first: Request | None = first
-        self._open_message, self._request = read_open(first.header, rules.opening)
-        caller.tenant.check_priority(self._request.opening.priority)
-        self._explicit = self._request.explicit
+        self._ahead: deque[Request] = deque([first])
+        """Requests that came before the session was run."""
+        self._open_message, self.request = read_open(first.header, rules.opening)
+        caller.tenant.check_priority(self.request.opening.priority)
+        self._explicit = self.request.explicit
         self.id = responses.new_session_id()
-        self._limits = WindowLimits.of(self._request.spec, self._request.frame_bytes, rules.window_bytes)
-        self._delivery = Delivery(self._request, self._limits, record, window_moved=self._allow)
-        self._decoding = Decoding(worker, self._request, caller.tenant, self, journal_bytes=rules.journal_bytes)
-        budget = latent_budget(self._request.spec, self._request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
-        self._intake = Intake(self._request, self._decoding, rules.opening, budget=budget)
+        self._limits = WindowLimits.of(self.request.spec, self.request.frame_bytes, rules.window_bytes)
+        self._frames_out = FramesOut(self.request, self._limits, record, window_moved=self._allow)
+        self._decoding = Decoding(worker, self.request, caller.tenant, self, journal_bytes=rules.journal_bytes)
+        budget = latent_budget(self.request.spec, self.request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
+        self._latents_in = LatentsIn(self.request, self._decoding, budget=budget)
         self._stall = StallTimer(rules.stall_timeout_s, position=self._position, stalled=self._stalled)
-        self._opened = False
-        self._confirmed = False
-        """The client has answered `Opened`: it knows the session's id."""
-        self._keep = self._request.resumable
-        self._attached = False
-        self._detached = asyncio.Event()
+        self._state = SessionState.START
+        self._unserved = asyncio.Event()
         """Set while no connection serves the session."""
-        self._detached.set()
-        self._over = asyncio.Event()
-        """The present connection's: set when the last response was written, or with an error."""
+        self._unserved.set()
+        self._resumable = self.request.resumable
         self._error: PipelineError | ServerError | None = None
         """Ends the session."""
-        self._fenced: Fenced | None = None
-        """Ends the present connection."""
-        self.survives = False
-        """After `run`: the session waits for its next connection."""
+        self._ending: asyncio.Future[PipelineError | ServerError | None] | None = None
+        """Of the present connection: None once the last response was written."""
         self._describe(record)
-
-    @property
-    def model(self) -> str:
-        """Name of the decoder."""
-        return self._request.spec.name
-
-    @property
-    def request(self) -> OpenRequest:
-        """What the client asked for."""
-        return self._request
 
     @property
     def max_waiting_bytes(self) -> int:
         """Most bytes of latents and frames that the server may hold for this session."""
-        return most_bytes(self._request, self._limits, self._intake.budget, self._rules)
+        return most_bytes(self.request, self._limits, self._latents_in.grant.budget, self._rules)
 
-    async def run(self, requests: Requests, context: WritableContext) -> None:
-        """Serve the session on one connection; `Done` was sent when this returns.
+    async def wait_for_place(self, admission: Admission, claim: Claim, connection: Connection) -> None:
+        """Keep the client informed until `claim` is held; see `waiting.wait_for_place`."""
+        self._become(SessionState.QUEUED)
+        ahead = self._ahead if self._explicit else None
+        timeout_s = self._rules.stall_timeout_s
+        await wait_for_place(admission, claim, connection, self._record, ahead, stall_timeout_s=timeout_s)
 
-        Cancellation: as when the client left; so does every error that isn't the connection's alone.
+    async def run(self, connection: Connection) -> Outcome:
+        """Serve the session on one connection, to the end of either.
 
-        Raises:
-            PipelineError: the session can't go on: bad input, a lost worker.
-            ServerError: likewise; the client cancelled, left, or is served by another connection.
-            grpc.aio.BaseError: the client is gone.
+        Cancellation: ends the connection, as if the client had left; told by the outcome.
         """
-        self._attached, self._fenced, self.survives = True, None, False
-        self._detached.clear()
-        self._over = asyncio.Event()
+        error: BaseException | None = None
         try:
-            await self._serve(requests, context)
-        except BaseException as error:
-            self.survives = self._confirmed and self._keep and is_loss(error)
-            raise
-        finally:
-            self._attached = False
-            self._detached.set()
-            self._stall.stop()
-            if not self.survives:
-                self.close()
-            self._record.num_latents = self._intake.num_received
+            await self._serve(connection)
+        except BaseException as caught:
+            error = caught
+        self._stall.stop()
+        self._record.num_latents = self._latents_in.input.num_received
+        known = self._state is SessionState.SERVED
+        detached = error is not None and is_loss(error) and known and self._resumable
+        if detached:
+            self._become(SessionState.DETACHED)
+        else:
+            self.close()
+        return Outcome(detached=detached, error=error)
 
     def resume(self, first: Request, record: SessionRecord) -> None:
         """Get ready to be `run` on a new connection, whose first request is `first`; the old one is fenced.
@@ -126,45 +146,42 @@ class Session:
             OutOfOrder: the session was opened with other values.
             InvalidInput: the client can't have exactly the frames it says it has.
         """
-        wanted, known = pb.Open(), pb.Open()
-        wanted.CopyFrom(first.header.open)
-        known.CopyFrom(self._open_message)
-        for message in (wanted, known):
-            message.ClearField("resume")
-        if wanted != known:
+        given = pb.Open()
+        given.CopyFrom(first.header.open)
+        given.resume.CopyFrom(self._open_message.resume)
+        if given != self._open_message:
             raise OutOfOrder("open: the session to be resumed was opened with other values")
-        self._delivery.rewind(first.header.open.resume.next_frame)
-        self._delivery.record = self._record = record
+        self._frames_out.rewind(first.header.open.resume.next_frame)
+        self._frames_out.record = self._record = record
         self._describe(record)
         self._open_message = first.header.open
-        self._first = first
+        self._ahead = deque([first])
 
     async def fence(self) -> None:
         """End the connection that serves the session; nothing more is written to it when this returns.
 
         Cancellation: the connection ends all the same.
         """
-        while self._attached:
-            self._fenced = Fenced("another connection has taken this session up")
-            self._over.set()
-            await self._detached.wait()
+        self._end_connection(Fenced("another connection has taken this session up"))
+        await self._unserved.wait()
 
     def close(self) -> None:
         """Give everything back; twice is fine."""
         self._stall.stop()
         self._decoding.drop()
-        self._delivery.close()
+        self._frames_out.close()
+        self._become(SessionState.ENDED)
 
     def drain(self, grace_s: float) -> None:
         """Tell the client that the server will stop; the session no longer outlives its connection."""
-        self._keep = False
-        self._delivery.put(responses.drain(grace_s), urgent=True)
+        self._resumable = False
+        self._frames_out.put(responses.drain(grace_s), urgent=True)
 
     def fail(self, error: PipelineError | ServerError) -> None:
         """End the session with `error`; the first one counts."""
         if self._error is None:
             self._error = error
-        self._over.set()
+        self._end_connection(self._error)
 
     def worker_ready(self) -> None:
         """Go on with a new worker where the old one died."""
@@ -174,76 +191,88 @@ class Session:
 
     def on_fed(self, num_fed: int) -> None:
         """Make room for more latents."""
-        self._intake.fed(num_fed)
-        if self._intake.grant_overdue:
-            self._delivery.put(responses.grant(self._intake.announce()))
+        self._latents_in.fed(num_fed)
+        if self._latents_in.grant_overdue:
+            self._frames_out.put(responses.grant(self._latents_in.announce()))
 
     def on_published(self, published: Published, frames: memoryview) -> None:
         """Copy the frames into messages."""
-        self._delivery.publish(published, frames, latents_until=self._intake.announce())
+        self._frames_out.publish(published, frames, latents_until=self._latents_in.announce())
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
-        self._delivery.put(responses.done(num_frames, self._intake.num_received), last=True)
+        self._frames_out.put(responses.done(num_frames, self._latents_in.input.num_received), last=True)
+
+    # Its connection
 
     def on_failed(self, error: PipelineError) -> None:
         """There will be no more frames."""
         self.fail(error)
 
-    # Its tasks
+    def _become(self, state: SessionState) -> None:
+        if state is self._state:
+            return
+        _log.debug("%s", logs.line("session", id=self._record.request_id, was=self._state.value, now=state.value))
+        self._state = state
+        if state in (SessionState.OPENED, SessionState.SERVED):
+            self._unserved.clear()
+        else:
+            self._unserved.set()
 
-    async def _serve(self, requests: Requests, context: WritableContext) -> None:
+    def _end_connection(self, error: PipelineError | ServerError | None) -> None:
+        """The first reason counts."""
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(error)
+
+    async def _serve(self, connection: Connection) -> None:
         try:
             self._attach()
-            # Not left to the first write: if that one is cancelled, grpc.aio sends the headers a second time with the
-            # status, which fails, and the client never hears of the end. Not earlier either: only a refusal without
-            # headers is retried by gRPC clients.
-            await context.send_initial_metadata(())
+            assert self._ending is not None, "set a moment ago"
+            await connection.send_headers()
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._read(requests))]
-                if self._request.synthetic:
-                    helpers.append(tasks.create_task(self._intake.make_latents()))
-                helpers.append(tasks.create_task(self._send(context)))
-                await self._over.wait()
-                ending = self._error or self._fenced
-                if ending is not None:
-                    raise ending
-                for helper in helpers:
-                    helper.cancel()
+                reading = tasks.create_task(self._read(connection))
+                tasks.create_task(self._send(connection))
+                error = await self._ending
+                if error is not None:
+                    raise error
+                reading.cancel()
         except BaseExceptionGroup as group:
             raise leading_error(group) from None
 
     def _attach(self) -> None:
-        request = self._request
-        if not self._opened:
-            self._decoding.start()
-            self._opened = True
-        elif self._error is not None:
+        self._ending = asyncio.get_running_loop().create_future()
+        if self._error is not None:
             raise self._error
-        self._delivery.put(
+        if self._state is SessionState.DETACHED:
+            self._become(SessionState.SERVED)
+        else:
+            self._decoding.start()
+            self._become(SessionState.OPENED)
+        self._frames_out.put(
             responses.opened(
-                request,
+                self.request,
                 self._limits,
                 session_id=self.id,
-                next_latent=self._intake.num_received,
-                latents_until=self._intake.repeat(),
+                next_latent=self._latents_in.input.num_received,
+                latents_until=self._latents_in.repeat(),
             ),
             urgent=True,
         )
         self._allow()
         self._stall.start()
 
-    async def _read(self, requests: Requests) -> None:
-        request, self._first = self._first, None  # its latents must not outlive their way into the worker
+    async def _read(self, connection: Connection) -> None:
+        request: Request | None = self._ahead.popleft()
         while request is not None:
             await self._take(request)
-            request = None
+            request = None  # its latents must not outlive their way into the worker
             if not self._explicit:
-                await self._intake.pending_fit()
-            request = await requests.read()
-            self._confirmed = self._confirmed or request is not None
+                await self._latents_in.pending_fit()
+            request = self._ahead.popleft() if self._ahead else await connection.read()
+            if request is not None:
+                self._become(SessionState.SERVED)
         if self._explicit:
-            self._delivery.hear_end()
+            self._frames_out.hear_end()
         else:
             self._end_input()
 
@@ -256,34 +285,34 @@ class Session:
         if header.HasField("ack"):
             self._acknowledge(header.ack)
         if header.HasField("synthetic"):
-            self._intake.add_synthetic(header.synthetic)
-        if request.payload or header.num_latents or header.HasField("index") or header.HasField("crc32c"):
-            await self._intake.add(request)
+            raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
+        if holds_latents(request):
+            await self._latents_in.add(request)
         if header.end_of_latents:
             self._end_input()
 
     def _acknowledge(self, ack: pb.Ack) -> None:
         if not self._explicit:
             raise OutOfOrder("ack: only sessions in EXPLICIT mode are acknowledged")
-        self._delivery.acknowledge(ack)
+        self._frames_out.acknowledge(ack)
 
     def _end_input(self) -> None:
-        self._intake.end()
+        self._latents_in.end()
         self._allow()
 
-    async def _send(self, context: WritableContext) -> None:
-        await self._delivery.run(context)
-        self._over.set()
+    async def _send(self, connection: Connection) -> None:
+        await self._frames_out.run(connection)
+        self._end_connection(None)
 
     # A client that does nothing while a connection serves it
 
     def _position(self) -> object:
-        request, delivery, intake = self._request, self._delivery, self._intake
-        num_published = delivery.num_published
-        num_latents = min(intake.num_received, self._num_allowed())
-        if request.spec.frames_after(num_latents, ended=intake.ended) > num_published:
+        request, frames_out, latents = self.request, self._frames_out, self._latents_in.input
+        num_published = frames_out.num_published
+        num_latents = min(latents.num_received, self._num_allowed())
+        if request.spec.frames_after(num_latents, ended=latents.ended) > num_published:
             return object()  # it is the worker's turn: unlike any other position
-        return intake.num_received, num_published, delivery.num_taken
+        return latents.num_received, num_published, frames_out.window.num_taken
 
     def _stalled(self) -> None:
         timeout_s = self._rules.stall_timeout_s
@@ -293,10 +322,12 @@ class Session:
         self._decoding.allow(self._num_allowed())
 
     def _num_allowed(self) -> int:
-        return allowed_latents(self._request.spec, self._delivery.frames_until, self._intake.num_latents)
+        return allowed_latents(
+            self.request.spec, self._frames_out.window.frames_until, self._latents_in.input.num_latents
+        )
 
     def _describe(self, record: SessionRecord) -> None:
-        height, width = self._request.frame_size
-        record.model = self._request.spec.name
+        height, width = self.request.frame_size
+        record.model = self.request.spec.name
         record.size = f"{width}x{height}"
         record.mode = "explicit" if self._explicit else "auto"

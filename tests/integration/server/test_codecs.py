@@ -12,7 +12,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
 from framehaul_server.access.callers import AnyCaller
 from framehaul_server.admission.places import Admission
-from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.rpc.service import FrameService, ServiceIdentity
 from tests.support.fakes import FakeWorker, frame, latents, opening, rules
 
@@ -48,7 +48,7 @@ def our_handler() -> grpc.GenericRpcHandler:
         worker=FakeWorker(),
         callers=AnyCaller(),
         admission=Admission(4),
-        lingering=LingeringCalls(4),
+        unread_calls=UnreadCalls(4),
         rules=rules(),
         first_request_timeout_s=5.0,
         resume_window_s=5.0,

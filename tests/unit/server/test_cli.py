@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from framehaul_server.access.tls import TlsFiles
 from framehaul_server.cli import parse
-from framehaul_server.config import ServerConfig, TlsFiles
+from framehaul_server.config import ServerConfig
 
 
 def test_without_options_the_defaults_count() -> None:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_server.config import Address, ServerConfig, TlsFiles
+from framehaul_server.access.tls import TlsFiles
+from framehaul_server.config import Address, ServerConfig
 
 
 @pytest.mark.parametrize(

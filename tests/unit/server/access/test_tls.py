@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_server.access.tls import Certificates
-from framehaul_server.config import TlsFiles
+from framehaul_server.access.tls import Certificates, TlsFiles
 from tests.support.certificates import Authority
 
 

@@ -4,56 +4,52 @@ from typing import Any
 import pytest
 
 from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
-from framehaul_server.admission.places import Admission, Place
+from framehaul_server.admission.places import Admission, Claim
 from framehaul_server.core.tenants import EVERYONE, Tenant
 
 
-def claimed(admission: Admission, tenant: Tenant = EVERYONE, **claim: Any) -> Place:
-    place = admission.place()
-    place.enter(tenant)
+def claimed(admission: Admission, tenant: Tenant = EVERYONE, **asked: Any) -> Claim:
+    claim = admission.enter(tenant)
     try:
-        place.claim(**claim)
+        admission.ask(claim, **asked)
     except BaseException:
-        place.release()
+        admission.release(claim)
         raise
-    return place
+    return claim
 
 
-def positions(*places: Place) -> list[int | None]:
-    return [place.position for place in places]
+def positions(*claims: Claim) -> list[int | None]:
+    return [claim.position for claim in claims]
 
 
 def test_without_a_queue_the_one_too_many_is_refused_with_a_time_to_wait() -> None:
     """Before its first request is read."""
     admission = Admission(2)
-    places = [admission.place() for _ in range(3)]
-    places[0].enter(EVERYONE)
-    places[1].enter(EVERYONE)
+    first = admission.enter(EVERYONE)
+    admission.enter(EVERYONE)
     with pytest.raises(Overloaded, match=r"^all 2 sessions of this server are in use$") as refusal:
-        places[2].enter(EVERYONE)
+        admission.enter(EVERYONE)
     assert refusal.value.retry_after_s > 0
-    places[0].release()
-    places[2].enter(EVERYONE)
-    places[2].claim()
+    admission.release(first)
+    admission.ask(admission.enter(EVERYONE))
     assert admission.num_sessions == 1
 
 
 def test_without_a_queue_a_call_that_only_seemed_to_resume_is_refused_at_its_first_request() -> None:
     admission = Admission(1)
     held = claimed(admission)
-    spare = admission.place()
-    spare.enter(EVERYONE, num_spare=1)
+    spare = admission.enter(EVERYONE, num_spare=1)
     with pytest.raises(Overloaded, match=r"^all 1 sessions of this server are in use$"):
-        spare.claim()
+        admission.ask(spare)
     assert (held.held, spare.held, admission.num_queued) == (True, False, 0)
 
 
 def test_releasing_twice_or_without_a_place_changes_nothing() -> None:
     admission = Admission(1)
-    admission.place().release()
+    admission.release(admission.enter(EVERYONE))
     place = claimed(admission)
-    place.release()
-    place.release()
+    admission.release(place)
+    admission.release(place)
     assert (admission.num_sessions, place.held) == (0, False)
 
 
@@ -65,7 +61,7 @@ def test_a_place_that_comes_free_goes_to_the_next_and_the_others_move_up() -> No
     assert admission.num_queued == 3
     for place in waiting:
         place.moved.clear()
-    held.release()
+    admission.release(held)
     assert waiting[0].held
     assert positions(*waiting) == [None, 1, 2]
     assert all(place.moved.is_set() for place in waiting)
@@ -77,13 +73,13 @@ def test_whoever_leaves_the_queue_makes_room_at_once_for_those_behind() -> None:
     admission = Admission(1, max_queued=3)
     held = claimed(admission)
     waiting = [claimed(admission) for _ in range(3)]
-    waiting[0].withdraw()
-    waiting[0].withdraw()
+    admission.withdraw(waiting[0])
+    admission.withdraw(waiting[0])
     assert positions(*waiting) == [None, 1, 2]
-    waiting[1].release()
+    admission.release(waiting[1])
     assert positions(*waiting) == [None, None, 1]
     for place in (held, *waiting):
-        place.release()
+        admission.release(place)
     assert (admission.num_sessions, admission.num_queued, admission.idle.is_set()) == (0, 0, True)
 
 
@@ -94,17 +90,16 @@ def test_a_full_queue_refuses_and_says_what_is_full() -> None:
     with pytest.raises(Overloaded, match=r"this server are in use, and its queue holds 8 of 10 bytes .* room for 3 mo"):
         claimed(admission, request_bytes=3)
     claimed(admission, request_bytes=2)
-    place = admission.place()
-    place.enter(EVERYONE, num_spare=1)
+    place = admission.enter(EVERYONE, num_spare=1)
     with pytest.raises(Overloaded, match="this server are in use, and all 2 places of its queue") as refusal:
-        place.claim()
+        admission.ask(place)
     assert refusal.value.retry_after_s > 0
     with pytest.raises(Overloaded, match="this server are in use, and all 2 places of its queue"):
-        admission.place().enter(EVERYONE)
-    place.release()
-    first.withdraw()
+        admission.enter(EVERYONE)
+    admission.release(place)
+    admission.withdraw(first)
     assert admission.num_queued == 1
-    held.release()
+    admission.release(held)
     assert admission.num_queued == 0
 
 
@@ -128,7 +123,7 @@ def test_priority_overtakes_and_the_overtaken_hear_of_it() -> None:
     assert positions(low, high) == [2, 1]
     middle = claimed(admission)
     assert positions(low, middle, high) == [3, 2, 1]
-    held.release()
+    admission.release(held)
     assert (high.held, positions(low, middle)) == (True, [2, 1])
 
 
@@ -141,11 +136,11 @@ def test_a_pause_keeps_places_that_are_free_for_those_who_wait() -> None:
     assert positions(early, late) == [1, 2]
     with pytest.raises(Unavailable, match="restarting"):
         claimed(admission)
-    late.release()
+    admission.release(late)
     with pytest.raises(Unavailable, match="restarting"):
         claimed(admission, request_bytes=11)
     late = claimed(admission)
-    held.release()
+    admission.release(held)
     assert (held.held, early.held, late.held, admission.num_sessions) == (False, False, False, 0)
     admission.pause(None)
     assert (early.held, late.held, admission.num_queued) == (True, True, 0)
@@ -154,15 +149,14 @@ def test_a_pause_keeps_places_that_are_free_for_those_who_wait() -> None:
 
 def test_closing_refuses_new_places_and_those_that_wait_and_keeps_the_taken_ones() -> None:
     admission = Admission(1, max_queued=2)
-    held, waiting, silent = claimed(admission), claimed(admission), admission.place()
-    silent.enter(EVERYONE)
+    held, waiting, silent = claimed(admission), claimed(admission), admission.enter(EVERYONE)
     admission.close("the server is draining")
     with pytest.raises(Unavailable, match="draining"):
-        silent.claim()
+        admission.ask(silent)
     with pytest.raises(Unavailable, match="draining"):
-        admission.place().enter(EVERYONE)
+        admission.enter(EVERYONE)
     assert (admission.num_sessions, admission.num_queued, waiting.position) == (1, 0, None)
-    held.release()
+    admission.release(held)
     assert not waiting.held
 
 
@@ -170,11 +164,11 @@ def test_closing_refuses_new_places_and_those_that_wait_and_keeps_the_taken_ones
 async def test_a_place_is_waited_for_until_it_is_held_or_refused() -> None:
     admission = Admission(1, max_queued=2)
     held, first, second = claimed(admission), claimed(admission), claimed(admission)
-    await held.settled()
-    waiting = [asyncio.ensure_future(place.settled()) for place in (first, second)]
+    await admission.wait(held)
+    waiting = [asyncio.ensure_future(admission.wait(place)) for place in (first, second)]
     await asyncio.sleep(0)
     assert not waiting[0].done()
-    held.release()
+    admission.release(held)
     await asyncio.wait_for(waiting[0], 5)
     admission.close("the server is draining")
     with pytest.raises(Unavailable, match="draining"):
@@ -187,11 +181,11 @@ def test_idle_is_set_exactly_while_there_is_no_call() -> None:
     assert admission.idle.is_set()
     first, second = claimed(admission), claimed(admission)
     assert not admission.idle.is_set()
-    first.release()
+    admission.release(first)
     assert not admission.idle.is_set()
-    second.release()
+    admission.release(second)
     assert admission.idle.is_set()
-    first.enter(EVERYONE)
+    admission.enter(EVERYONE)
     assert not admission.idle.is_set()
 
 
@@ -201,12 +195,12 @@ def test_a_tenant_has_its_own_number_of_sessions() -> None:
     film, ads = Tenant(name="film", max_sessions=1), Tenant(name="ads")
     held = claimed(admission, film)
     with pytest.raises(Overloaded, match=r"^all 1 sessions of tenant film are in use$"):
-        admission.place().enter(film)
+        admission.enter(film)
     claimed(admission, ads)
     claimed(admission, ads)
     with pytest.raises(Overloaded, match="all 3 sessions of this server"):
-        admission.place().enter(ads)
-    held.release()
+        admission.enter(ads)
+    admission.release(held)
     assert claimed(admission, film).held
     assert admission.num_sessions == 3
 
@@ -222,10 +216,10 @@ def test_a_tenant_at_its_limit_holds_up_nobody_else() -> None:
     claimed(admission, ads)
     late = claimed(admission, ads)
     assert positions(*waiting, late) == [1, 2, 3]
-    other.release()
+    admission.release(other)
     assert late.held
     assert positions(*waiting) == [1, 2]
-    held.release()
+    admission.release(held)
     assert waiting[0].held
 
 
@@ -237,11 +231,10 @@ def test_a_tenant_has_its_own_number_of_places_in_the_queue() -> None:
     with pytest.raises(Overloaded, match="this server are in use, and all 1 places of tenant film in its queue"):
         claimed(admission, film)
     assert claimed(admission, ads).position == 2
-    silent = [admission.place() for _ in range(4)]
-    for place in silent:
-        place.enter(film)
+    for _ in range(4):
+        admission.enter(film)
     with pytest.raises(Overloaded, match="all 4 sessions of tenant film are in use, and all 1 places of its queue"):
-        admission.place().enter(film)
+        admission.enter(film)
 
 
 def test_a_tenants_waiting_bytes_are_bounded_over_its_sessions() -> None:
@@ -252,7 +245,7 @@ def test_a_tenants_waiting_bytes_are_bounded_over_its_sessions() -> None:
     with pytest.raises(Overloaded, match="may hold 41 waiting bytes, and 60 of the 100 of tenant film"):
         claimed(admission, film, num_bytes=41)
     claimed(admission, film, num_bytes=40)
-    first.release()
+    admission.release(first)
     claimed(admission, film, num_bytes=60)
     claimed(admission, num_bytes=1 << 40)
     with pytest.raises(InvalidInput, match="open=101 waiting bytes: must be at most 100 for tenant film"):
@@ -271,7 +264,7 @@ def test_waiting_bytes_are_waited_for_and_smaller_sessions_of_the_tenant_do_not_
     assert urgent.held
     with pytest.raises(Overloaded, match="other sessions of tenant film are before it, and all 2 places"):
         claimed(admission, film, num_bytes=5)
-    first.release()
+    admission.release(first)
     assert large.held
     assert small.held
 
@@ -281,5 +274,5 @@ def test_whoever_was_behind_one_that_did_not_fit_is_served_when_that_one_leaves(
     film = Tenant(name="film", max_waiting_bytes=100)
     claimed(admission, film, num_bytes=60)
     large, small = claimed(admission, film, num_bytes=50), claimed(admission, film, num_bytes=10)
-    large.withdraw()
+    admission.withdraw(large)
     assert small.held

@@ -1,7 +1,7 @@
 import pytest
 
 from framehaul_pipeline.errors import Overloaded
-from framehaul_server.admission.unread_calls import LingeringCalls
+from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.tenants import EVERYONE, Tenant
 
 FILM = Tenant(name="film", max_sessions=2)
@@ -10,7 +10,7 @@ FILM = Tenant(name="film", max_sessions=2)
 @pytest.mark.parametrize(("tenant", "most"), [(FILM, 10), (EVERYONE, 12)])
 def test_a_tenant_has_as_many_as_sessions_and_a_few(tenant: Tenant, most: int) -> None:
     """Over that, a session's place is held for each, and no session may leave one more behind."""
-    calls = LingeringCalls(4)
+    calls = UnreadCalls(4)
     for _ in range(most):
         calls.check(tenant)
         assert calls.begin(tenant)
@@ -29,7 +29,7 @@ def test_a_tenant_has_as_many_as_sessions_and_a_few(tenant: Tenant, most: int) -
 
 
 def test_tenants_are_counted_apart() -> None:
-    calls = LingeringCalls(4)
+    calls = UnreadCalls(4)
     for _ in range(10):
         calls.begin(FILM)
     calls.check(EVERYONE)

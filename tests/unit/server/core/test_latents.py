@@ -12,7 +12,7 @@ from tests.support.fakes import LATENT_BYTES, latents, opening, rules
 
 
 def latent_input(**changes: object) -> LatentInput:
-    return LatentInput(check_open(opening(**changes), None, rules().opening))
+    return LatentInput(check_open(opening(**changes), rules().opening))
 
 
 def accept(given: LatentInput, payload: bytes, *, latents_until: int | None = None, **fields: int) -> list[memoryview]:
@@ -108,13 +108,6 @@ def test_the_number_of_latents_is_unknown_until_the_end() -> None:
     assert given.num_latents is None
     given.end()
     assert given.num_latents == 1
-
-
-def test_a_synthetic_session_takes_no_latents() -> None:
-    synthetic = pb.Synthetic(num_latents=1, height=8, width=12)
-    given = LatentInput(check_open(pb.Open(), synthetic, rules().opening))
-    with pytest.raises(OutOfOrder, match="opened with synthetic"):
-        accept(given, latents(1))
 
 
 @pytest.mark.parametrize("dtype", [LatentDtype.FLOAT16, LatentDtype.FLOAT32])

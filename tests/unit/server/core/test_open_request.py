@@ -8,15 +8,13 @@ from framehaul_server.core.open_request import (
     MAX_LATENTS,
     OpenRules,
     check_open,
-    check_synthetic,
     find_model,
     read_open,
 )
-from framehaul_server.errors import NotPermitted, SessionCancelled
+from framehaul_server.errors import SessionCancelled
 from tests.support.fakes import FRAME_BYTES, GEOMETRY, SPEC, opening
 
 RULES = OpenRules(specs=(SPEC,), max_pixels=1 << 10, allow_synthetic=True)
-SYNTHETIC = pb.Synthetic(num_latents=3, height=8, width=12)
 OTHER = msgspec.structs.replace(SPEC, name="other")
 ONE_FRAME_BYTES = FRAME_BYTES + 68
 
@@ -26,14 +24,14 @@ def geometry(channels: int, height: int, width: int) -> pb.LatentGeometry:
 
 
 def test_a_plain_open_takes_the_defaults() -> None:
-    request = check_open(opening(model=""), None, RULES)
+    request = check_open(opening(model=""), RULES)
     assert request.spec is SPEC
     assert request.opening.geometry == GEOMETRY
     assert request.opening.dtype is LatentDtype.FLOAT16
     assert request.opening.num_latents is None
     assert request.opening.pixel_format is PixelFormat.RGB24
     assert request.max_message_bytes == 4 << 20
-    assert (request.explicit, request.opening.normalized, request.synthetic) == (False, False, False)
+    assert (request.explicit, request.opening.normalized) == (False, False)
     assert request.window_frames is None
     assert (request.latent_bytes, request.frame_bytes) == (96, 288)
 
@@ -50,7 +48,6 @@ def test_every_field_is_taken_over() -> None:
             mode=pb.MODE_EXPLICIT,
             window_frames=9,
         ),
-        None,
         RULES,
     )
     assert request.opening.dtype is LatentDtype.BFLOAT16
@@ -86,22 +83,22 @@ def test_every_field_is_taken_over() -> None:
 )
 def test_a_wrong_field_is_named_with_its_value(changes: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
-        check_open(opening(**changes), None, RULES)
+        check_open(opening(**changes), RULES)
 
 
 def test_a_window_means_nothing_in_auto_mode() -> None:
-    assert check_open(opening(window_frames=9), None, RULES).window_frames is None
+    assert check_open(opening(window_frames=9), RULES).window_frames is None
 
 
 def test_the_smallest_message_size_that_holds_a_frame_is_allowed() -> None:
-    assert check_open(opening(max_message_bytes=ONE_FRAME_BYTES), None, RULES).max_message_bytes == ONE_FRAME_BYTES
+    assert check_open(opening(max_message_bytes=ONE_FRAME_BYTES), RULES).max_message_bytes == ONE_FRAME_BYTES
 
 
 def test_messages_grow_beyond_four_mebibytes_for_a_larger_frame_only() -> None:
     big = OpenRules(specs=(SPEC,), max_pixels=1 << 24, allow_synthetic=True)
     large = opening(geometry=geometry(2, 500, 800), max_message_bytes=64 << 20)
-    assert check_open(large, None, big).max_message_bytes == 1000 * 1600 * 3 + 68
-    assert check_open(opening(max_message_bytes=64 << 20), None, RULES).max_message_bytes == 4 << 20
+    assert check_open(large, big).max_message_bytes == 1000 * 1600 * 3 + 68
+    assert check_open(opening(max_message_bytes=64 << 20), RULES).max_message_bytes == 4 << 20
 
 
 def test_subsampled_chroma_needs_even_frames() -> None:
@@ -111,7 +108,7 @@ def test_subsampled_chroma_needs_even_frames() -> None:
             with pytest.raises(
                 InvalidInput, match=r"=yuv420p\w*: must be one of rgb24, gbrpf16le for frames of \dx\d pix"
             ):
-                check_open(opening(geometry=odd_size, pixel_format=pixel_format), None, odd)
+                check_open(opening(geometry=odd_size, pixel_format=pixel_format), odd)
 
 
 @pytest.mark.parametrize(
@@ -124,43 +121,39 @@ def test_subsampled_chroma_needs_even_frames() -> None:
     ],
 )
 def test_every_format_has_its_bytes(number: pb.PixelFormat, frame_bytes: int) -> None:
-    assert check_open(opening(pixel_format=number), None, RULES).frame_bytes == frame_bytes
+    assert check_open(opening(pixel_format=number), RULES).frame_bytes == frame_bytes
 
 
 def test_a_format_that_slots_are_too_small_for_is_refused_with_those_that_fit() -> None:
     """Slots have 3 bytes for each pixel of the largest frame, so half-float frames may have half as many."""
     half_float = {"pixel_format": pb.PIXEL_FORMAT_GBRPF16LE}
-    assert check_open(opening(geometry=geometry(2, 8, 16), **half_float), None, RULES).frame_size == (16, 32)
+    assert check_open(opening(geometry=geometry(2, 8, 16), **half_float), RULES).frame_size == (16, 32)
     text = (
         "open.pixel_format=gbrpf16le: must be one of rgb24, yuv420p, yuv420p10le for frames of 18x32 pixels; "
         r"of this one the server has room for 512 pixels a frame \(a larger --max-size makes more\)"
     )
     with pytest.raises(InvalidInput, match=text):
-        check_open(opening(geometry=geometry(2, 9, 16), **half_float), None, RULES)
+        check_open(opening(geometry=geometry(2, 9, 16), **half_float), RULES)
 
 
 def test_an_explicit_session_of_the_clients_own_latents_may_be_resumable() -> None:
     explicit = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume())
-    assert check_open(explicit, None, RULES).resumable
-    assert not check_open(opening(mode=pb.MODE_EXPLICIT), None, RULES).resumable
+    assert check_open(explicit, RULES).resumable
+    assert not check_open(opening(mode=pb.MODE_EXPLICIT), RULES).resumable
     with pytest.raises(InvalidInput, match=r"open\.resume=set: must be unset, but in EXPLICIT mode"):
-        check_open(opening(resume=pb.Resume()), None, RULES)
-    with pytest.raises(InvalidInput, match=r"open\.resume=set"):
-        check_open(pb.Open(mode=pb.MODE_EXPLICIT, resume=pb.Resume()), SYNTHETIC, RULES)
+        check_open(opening(resume=pb.Resume()), RULES)
     with pytest.raises(InvalidInput, match=r"open\.resume\.next_frame=4: must be 0 for a new session"):
-        check_open(opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(next_frame=4)), None, RULES)
+        check_open(opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(next_frame=4)), RULES)
 
 
 def test_a_clip_may_start_at_any_of_its_frames() -> None:
     finite = msgspec.structs.replace(SPEC, receptive_latents=3)
     rules = OpenRules(specs=(finite,), max_pixels=1 << 10, allow_synthetic=True)
-    started = check_open(opening(start_frame=23, num_latents=6), None, rules)
+    started = check_open(opening(start_frame=23, num_latents=6), rules)
     assert (started.start_frame, started.first_latent) == (23, 3)
-    assert check_open(opening(start_frame=23), None, RULES).first_latent == 0
+    assert check_open(opening(start_frame=23), RULES).first_latent == 0
     with pytest.raises(InvalidInput, match=r"open\.start_frame=24: must be 0\.\.23 in a clip of 6 latents"):
-        check_open(opening(start_frame=24, num_latents=6), None, rules)
-    with pytest.raises(InvalidInput, match=r"open\.start_frame=4: must be 0 with synthetic latents"):
-        check_open(pb.Open(start_frame=4), SYNTHETIC, RULES)
+        check_open(opening(start_frame=24, num_latents=6), rules)
 
 
 def test_models_are_found_by_name_and_the_first_is_the_default() -> None:
@@ -170,50 +163,10 @@ def test_models_are_found_by_name_and_the_first_is_the_default() -> None:
         find_model("wan", (OTHER, SPEC), field="open.model")
 
 
-def test_synthetic_latents_bring_their_geometry_and_dtype() -> None:
-    request = check_open(pb.Open(), SYNTHETIC, RULES)
-    assert request.opening.geometry == GEOMETRY
-    assert request.opening.dtype is LatentDtype.FLOAT16
-    assert request.opening.normalized
-    assert request.synthetic
-
-
-def test_a_dtype_and_the_right_geometry_may_stand_beside_synthetic_latents() -> None:
-    request = check_open(opening(dtype=pb.DATA_TYPE_FLOAT32), SYNTHETIC, RULES)
-    assert request.opening.dtype is LatentDtype.FLOAT32
-    with pytest.raises(InvalidInput, match=r"open\.geometry=2x4x7: must be unset, or 2x4x6"):
-        check_open(opening(geometry=geometry(2, 4, 7)), SYNTHETIC, RULES)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"num_latents": 0}, "synthetic.num_latents=0"),
-        ({"num_latents": MAX_LATENTS + 1}, "synthetic.num_latents=16777217"),
-        ({"height": 0}, "synthetic.height=0: must be a positive multiple of 2 pixels"),
-        ({"width": 13}, "synthetic.width=13"),
-        ({"height": 100}, "synthetic=100x12: must be at most 1024 pixels"),
-    ],
-)
-def test_a_wrong_synthetic_field_is_named(changes: dict[str, int], text: str) -> None:
-    fields = {"num_latents": 3, "height": 8, "width": 12, **changes}
-    with pytest.raises(InvalidInput, match=text):
-        check_synthetic(pb.Synthetic(**fields), SPEC, RULES)
-
-
-def test_synthetic_latents_need_the_servers_leave() -> None:
-    strict = OpenRules(specs=(SPEC,), max_pixels=1 << 10, allow_synthetic=False)
-    with pytest.raises(NotPermitted, match="--allow-synthetic"):
-        check_synthetic(SYNTHETIC, SPEC, strict)
-
-
-def test_a_session_begins_with_open_or_with_synthetic_latents() -> None:
+def test_a_session_begins_with_open() -> None:
     message, request = read_open(pb.StreamRequest(open=opening()), RULES)
     assert message == opening()
-    assert not request.synthetic
-    message, request = read_open(pb.StreamRequest(synthetic=SYNTHETIC), RULES)
-    assert message == pb.Open()
-    assert request.synthetic
+    assert request == check_open(opening(), RULES)
     with pytest.raises(OutOfOrder, match="the first request must hold open"):
         read_open(pb.StreamRequest(ack=pb.Ack()), RULES)
 

@@ -6,7 +6,7 @@ import pytest
 
 from framehaul_server.access.callers import TokenCallers
 from framehaul_server.core.tenants import Tenant
-from framehaul_server.rpc.authentication import Gate
+from framehaul_server.rpc.authentication import Authentication
 from tests.support.fakes import Aborted, FakeContext
 
 TOKEN_SHA256 = bytes.fromhex("3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0")  # of "token"
@@ -20,15 +20,15 @@ class Details:
         self.invocation_metadata = () if token is None else (("authorization", f"Bearer {token}"),)
 
 
-async def handler_of(gate: Gate, method: str, token: str | None = None) -> Any:
+async def handler_of(gate: Authentication, method: str, token: str | None = None) -> Any:
     async def continuation(_: Any) -> str:
         return "the handler"
 
     return await gate.intercept_service(continuation, Details(method, token))  # type: ignore[arg-type]
 
 
-def new_gate() -> Gate:
-    return Gate(TokenCallers(lambda: {TOKEN_SHA256: Tenant(name="film")}))
+def new_gate() -> Authentication:
+    return Authentication(TokenCallers(lambda: {TOKEN_SHA256: Tenant(name="film")}))
 
 
 @pytest.mark.asyncio

@@ -3,10 +3,12 @@ import logging
 
 import grpc
 import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from framehaul_pipeline.errors import InvalidInput, Overloaded
-from framehaul_server.rpc.boundary import guard, leading_error
-from tests.support.fakes import Aborted, FakeContext, record
+from framehaul_pipeline.errors import Overloaded
+from framehaul_server.errors import ConnectionLost
+from framehaul_server.rpc.boundary import guard, is_news, quieten_grpc
+from tests.support.fakes import Aborted, FakeContext, as_context, record
 
 
 async def fail(error: BaseException) -> None:
@@ -19,7 +21,7 @@ async def test_what_the_work_returns_comes_back() -> None:
         return 7
 
     noted = record()
-    assert await guard(FakeContext(), noted, work()) == 7
+    assert await guard(as_context(FakeContext()), noted, work()) == 7
     assert noted.cause == "ok"
 
 
@@ -27,7 +29,7 @@ async def test_what_the_work_returns_comes_back() -> None:
 async def test_a_known_error_becomes_its_status() -> None:
     context, noted = FakeContext(), record()
     with pytest.raises(Aborted):
-        await guard(context, noted, fail(Overloaded("full", retry_after_s=1.0)))
+        await guard(as_context(context), noted, fail(Overloaded("full", retry_after_s=1.0)))
     assert context.aborted is not None
     assert context.aborted[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     assert context.aborted[2][0] == ("grpc-retry-pushback-ms", "1000")
@@ -39,7 +41,7 @@ async def test_a_known_error_becomes_its_status() -> None:
 async def test_an_unforeseen_error_stays_in_the_log(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     context, noted = FakeContext(), record()
     with caplog.at_level(logging.ERROR), pytest.raises(Aborted):
-        await guard(context, noted, fail(error))
+        await guard(as_context(context), noted, fail(error))
     assert context.aborted is not None
     code, details, _ = context.aborted
     assert code is grpc.StatusCode.INTERNAL
@@ -50,25 +52,47 @@ async def test_an_unforeseen_error_stays_in_the_log(error: Exception, caplog: py
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    "error",
-    [asyncio.CancelledError(), GeneratorExit(), grpc.aio.InternalError("batch"), grpc.aio.AbortError("aborted")],
-)
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()])
 async def test_a_client_that_left_is_no_error_and_passes_through(error: BaseException) -> None:
     context, noted = FakeContext(), record()
     with pytest.raises(type(error)):
-        await guard(context, noted, fail(error))
+        await guard(as_context(context), noted, fail(error))
     assert context.aborted is None
     assert noted.cause == "client_left"
 
 
-def test_of_several_errors_the_one_raised_on_purpose_counts() -> None:
-    said = InvalidInput("dtype", 9, "1..3")
-    group = BaseExceptionGroup("", [RuntimeError("first"), ExceptionGroup("", [said])])
-    assert leading_error(group) is said
+@pytest.mark.asyncio
+@pytest.mark.parametrize("reason", [grpc.aio.InternalError("batch"), grpc.aio.AbortError("aborted")])
+async def test_what_grpc_said_of_a_client_that_left_goes_back_to_it(reason: Exception) -> None:
+    """It knows then that the call is over, and logs nothing."""
+    context, noted = FakeContext(), record()
+    with pytest.raises(type(reason)) as raised:
+        await guard(as_context(context), noted, fail(ConnectionLost(reason)))
+    assert raised.value is reason
+    assert context.aborted is None
+    assert noted.cause == "client_left"
 
 
-def test_without_one_the_first_counts() -> None:
-    first = grpc.aio.InternalError("batch")
-    assert leading_error(BaseExceptionGroup("", [KeyboardInterrupt()])).__class__ is KeyboardInterrupt
-    assert leading_error(ExceptionGroup("", [first, RuntimeError("second")])) is first
+@pytest.mark.parametrize(
+    ("error", "news"),
+    [
+        (cygrpc.ExecuteBatchError("Failed"), False),
+        (grpc.aio.UsageError("RPC already finished."), True),
+        (RuntimeError("ours"), True),
+        (None, True),
+    ],
+)
+def test_of_grpcs_log_only_calls_that_were_over_are_left_out(error: Exception | None, news: bool) -> None:
+    given = None if error is None else (type(error), error, None)
+    record = logging.LogRecord("grpc", logging.ERROR, "", 0, "Unexpected", (), given)
+    assert is_news(record) is news
+
+
+def test_the_filter_sits_where_grpc_logs() -> None:
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    quieten_grpc()
+    quieten_grpc()
+    try:
+        assert logger.filters.count(is_news) == 1
+    finally:
+        logger.removeFilter(is_news)

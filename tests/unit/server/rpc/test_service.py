@@ -3,7 +3,7 @@ import gc
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Never, cast
+from typing import Never
 
 import grpc
 import pytest
@@ -11,10 +11,10 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_server.admission.places import Admission
-from framehaul_server.rpc.service import Context, FrameService
+from framehaul_server.rpc.service import FrameService
 from framehaul_server.rpc.status import Trailers
 from tests.support.driven_service import Server
-from tests.support.fakes import Aborted, FakeContext, FakeWorker, frame, latents, opening, request
+from tests.support.fakes import Aborted, FakeContext, FakeWorker, as_context, frame, latents, opening, request
 
 
 def frame_service(
@@ -23,10 +23,6 @@ def frame_service(
     """A service without a queue."""
     server = Server(worker=worker, max_sessions=max_sessions, max_queued=0, timeout_s=timeout_s)
     return server.service, server.admission
-
-
-def as_context(context: FakeContext) -> Context:
-    return cast(Context, context)
 
 
 @asynccontextmanager

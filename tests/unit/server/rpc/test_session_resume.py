@@ -1,6 +1,8 @@
 """A session through several connections, with fakes around it."""
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from tests.support.driven_service import (
+    EXPLICIT,
     RESUMABLE,
     first_frames,
     leave,
@@ -217,3 +220,35 @@ async def test_a_fault_of_the_servers_own_is_not_a_lost_connection() -> None:
         context.send(request(latents(1)))
         assert (await status(context, task))[0] is grpc.StatusCode.INTERNAL
         assert server.admission.num_sessions == 0
+
+
+@pytest.mark.asyncio
+async def test_each_change_of_a_sessions_state_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """In the words of docs/protocol.md, under the call's id: that of a session is a right to it."""
+    with caplog.at_level(logging.DEBUG, logger="framehaul_server.session.session"):
+        async with serving() as server:
+            _, holder = await server.connect(request(open=EXPLICIT))
+            context, task = await server.connect(request(open=RESUMABLE))
+            await leave(holder)
+            await settle()
+            session_id = context.responses[1].header.opened.session_id
+            for _ in range(2):
+                context.send(request(ack=pb.Ack()))
+            await settle()
+            await leave(task)
+            _, task = await server.resume(session_id)
+            await leave(task)
+    lines = [line.getMessage() for line in caplog.records]
+    words = [re.sub(r"session id=\w+ was=(\w+) now=(\w+)", r"\1 \2", line) for line in lines]
+    assert words == [
+        "start opened",
+        "start queued",
+        "opened ended",
+        "queued opened",
+        "opened served",
+        "served detached",
+        "detached served",
+        "served detached",
+        "detached ended",
+    ]
+    assert session_id.hex() not in caplog.text

@@ -2,12 +2,16 @@ import inspect
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as RichStatus
 
 from framehaul.wire import MalformedMessage
 from framehaul_pipeline import errors as pipeline
 from framehaul_server import errors as server
 from framehaul_server.rpc.status import internal, status_of
 
+NEVER_TOLD = {server.CannotListen, server.UnusableFile, server.ConnectionLost}
 ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.InvalidInput("dtype", 9, "1..3"), grpc.StatusCode.INVALID_ARGUMENT),
     (MalformedMessage("cut off"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -38,20 +42,40 @@ def test_every_error_has_its_status_and_says_its_text(error: Exception, code: gr
 
 
 def test_no_error_class_is_forgotten() -> None:
-    """Errors that reach clients are all in the table; those of the start never do, and the bases are not raised."""
+    """Errors that reach clients are all in the table, and the bases are not raised."""
     mapped = {type(error) for error, _ in ROWS}
     for module in (pipeline, server):
         for _, error_type in inspect.getmembers(module, inspect.isclass):
             if issubclass(error_type, Exception) and error_type.__module__ == module.__name__:
-                unmapped = {pipeline.PipelineError, server.ServerError, server.CannotListen, server.UnusableFile}
+                unmapped = {pipeline.PipelineError, server.ServerError, *NEVER_TOLD}
                 assert error_type in mapped | unmapped
 
 
-def test_overload_says_when_to_try_again() -> None:
+@pytest.mark.parametrize("retry_after_s", [0.0, 0.25, 1.0, 90.5])
+@pytest.mark.parametrize("details", ["", "all 8 sessions of tenant film are in use", "ü" * 1000])
+def test_overload_says_when_to_try_again(details: str, retry_after_s: float) -> None:
+    """Twice: as gRPC's own retries read it, and as any gRPC library that knows google.rpc does."""
+    status = status_of(pipeline.Overloaded(details, retry_after_s=retry_after_s))
+    assert status is not None
+    pushback, (key, rich) = status.trailers
+    assert pushback == ("grpc-retry-pushback-ms", str(int(retry_after_s * 1000)))
+    assert key == "grpc-status-details-bin"
+    assert isinstance(rich, bytes)
+    parsed = RichStatus.FromString(rich)
+    assert (parsed.code, parsed.message, len(parsed.details)) == (8, details, 1)
+    assert parsed.details[0].type_url == "type.googleapis.com/google.rpc.RetryInfo"
+    info = RetryInfo()
+    assert parsed.details[0].Unpack(info)
+    seconds = int(retry_after_s)
+    assert info.retry_delay == Duration(seconds=seconds, nanos=int((retry_after_s - seconds) * 1e9))
+
+
+def test_the_bytes_of_a_delay_are_these() -> None:
+    """code 8, the text, and the one detail: an older server's, byte for byte."""
     status = status_of(pipeline.Overloaded("full", retry_after_s=0.25))
     assert status is not None
-    assert status.trailers[0] == ("grpc-retry-pushback-ms", "250")
-    assert status.trailers[1][0] == "grpc-status-details-bin"
+    info = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x07\x0a\x05\x10" + b"\x80\xe5\x9a\x77"
+    assert status.trailers[1][1] == b"\x08\x08\x12\x04full\x1a" + bytes([len(info)]) + info
 
 
 def test_a_client_that_exceeds_its_grant_is_told_not_to_retry() -> None:

@@ -5,59 +5,106 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_server.core.open_request import check_open
+from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.responses import done, drain, opened
 from framehaul_server.core.window import WindowLimits
 from framehaul_server.errors import ClientLeft
-from framehaul_server.session.frames_out import Delivery
-from tests.support.fakes import FakeContext, frame, opening, published, record, rules
+from framehaul_server.session.frames_out import FramesOut, Outbox
+from tests.support.fakes import FakeConnection, frame, opening, published, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
+
+
+def outgoing(name: str, num_frames: int = 0) -> Outgoing:
+    return Outgoing(message=name.encode(), num_frames=num_frames)
+
+
+@pytest.mark.asyncio
+async def test_urgent_responses_pass_the_others_and_each_lane_keeps_its_order() -> None:
+    outbox = Outbox()
+    outbox.put(outgoing("frames 0", 4))
+    outbox.put(outgoing("opened"), urgent=True)
+    outbox.put(outgoing("frames 1", 2))
+    outbox.put(outgoing("drain"), urgent=True)
+    assert [(await outbox.get()).message for _ in range(4)] == [b"opened", b"drain", b"frames 0", b"frames 1"]
+
+
+@pytest.mark.asyncio
+async def test_get_waits_for_a_response() -> None:
+    outbox = Outbox()
+    getting = asyncio.ensure_future(outbox.get())
+    await asyncio.sleep(0)
+    assert not getting.done()
+    outbox.put(outgoing("late"))
+    assert (await getting).message == b"late"
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_get_takes_nothing() -> None:
+    outbox = Outbox()
+    getting = asyncio.ensure_future(outbox.get())
+    await asyncio.sleep(0)
+    outbox.put(outgoing("kept"))
+    getting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await getting
+    assert (await outbox.get()).message == b"kept"
+
+
+@pytest.mark.asyncio
+async def test_clear_drops_both_lanes() -> None:
+    outbox = Outbox()
+    outbox.put(outgoing("frames", 4))
+    outbox.put(outgoing("drain"), urgent=True)
+    outbox.clear()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(outbox.get(), 0.01)
 
 
 class Delivering:
     """A delivery that runs beside the test, and how often its window moved."""
 
     def __init__(self, mode: pb.Mode.ValueType) -> None:
-        request = check_open(opening(mode=mode), None, rules().opening)
+        request = check_open(opening(mode=mode), rules().opening)
         self.moved: list[int] = []
-        self.delivery = Delivery(request, LIMITS, record(), window_moved=self.note)
-        self.delivery.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
-        self.context = FakeContext()
-        self.context.headers_sent = True
-        self.task = asyncio.ensure_future(self.delivery.run(self.context))
+        self.frames_out = FramesOut(request, LIMITS, record(), window_moved=self.note)
+        self.frames_out.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
+        self.connection = FakeConnection()
+        self.connection.headers_sent = True
+        self.task = asyncio.ensure_future(self.frames_out.run(self.connection))
 
     def note(self) -> None:
-        self.moved.append(self.delivery.frames_until)
+        self.moved.append(self.frames_out.window.frames_until)
 
     def publish(self, first: int, count: int) -> None:
         frames = b"".join(frame(index) for index in range(first, first + count))
-        self.delivery.publish(published(first, count), memoryview(frames), latents_until=0)
+        self.frames_out.publish(published(first, count), memoryview(frames), latents_until=0)
 
 
 @pytest.mark.asyncio
 async def test_auto_frames_move_the_window_once_they_are_written() -> None:
     run = Delivering(pb.MODE_AUTO)
     run.publish(0, 8)
-    run.delivery.put(done(8, 2), last=True)
+    run.frames_out.put(done(8, 2), last=True)
     assert run.moved == []
     await run.task
     assert run.moved == [20]
-    assert run.context.frames() == [frame(index) for index in range(8)]
+    assert run.connection.frames() == [frame(index) for index in range(8)]
 
 
 @pytest.mark.asyncio
 async def test_explicit_frames_move_the_window_when_they_are_acknowledged() -> None:
     run = Delivering(pb.MODE_EXPLICIT)
     run.publish(0, 4)
-    await run.context.responded(2)
+    await run.connection.responded(2)
     assert run.moved == []
-    run.delivery.acknowledge(pb.Ack(next_frame=4, window_frames=6))
+    run.frames_out.acknowledge(pb.Ack(next_frame=4, window_frames=6))
     assert run.moved == [12]
-    run.delivery.acknowledge(pb.Ack(next_frame=4, window_frames=10))
+    run.frames_out.acknowledge(pb.Ack(next_frame=4, window_frames=10))
     assert run.moved == [12, 14]
     with pytest.raises(InvalidInput, match=r"ack.next_frame=5"):
-        run.delivery.acknowledge(pb.Ack(next_frame=5))
-    run.delivery.put(done(4, 1), last=True)
+        run.frames_out.acknowledge(pb.Ack(next_frame=5))
+    run.frames_out.put(done(4, 1), last=True)
     await run.task
 
 
@@ -66,22 +113,22 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
     run = Delivering(pb.MODE_EXPLICIT)
     run.publish(0, 4)
     with pytest.raises(ClientLeft):
-        run.delivery.hear_end()
-    run.delivery.put(done(4, 1), last=True)
-    await run.context.responded(3)
+        run.frames_out.hear_end()
+    run.frames_out.put(done(4, 1), last=True)
+    await run.connection.responded(3)
     assert not run.task.done()
-    run.delivery.hear_end()
+    run.frames_out.hear_end()
     await run.task
 
 
 @pytest.mark.asyncio
 async def test_a_closed_delivery_has_nothing_left_to_send() -> None:
     run = Delivering(pb.MODE_AUTO)
-    await run.context.responded(1)
+    await run.connection.responded(1)
     run.publish(0, 4)
-    run.delivery.put(drain(1.0), urgent=True)
-    run.delivery.close()
-    run.delivery.close()
-    run.delivery.put(done(0, 0), last=True)
+    run.frames_out.put(drain(1.0), urgent=True)
+    run.frames_out.close()
+    run.frames_out.close()
+    run.frames_out.put(done(0, 0), last=True)
     await run.task
-    assert [each.header.HasField("done") for each in run.context.responses] == [False, True]
+    assert [each.header.HasField("done") for each in run.connection.responses] == [False, True]

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import grpc
 import msgspec
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from framehaul_pipeline.errors import (
 from framehaul_pipeline.link.messages import Opening
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.tenants import Caller, Tenant
-from framehaul_server.errors import ClientLeft, ClientStalled, GrantExceeded, SessionCancelled
+from framehaul_server.errors import ClientLeft, ClientStalled, ConnectionLost, GrantExceeded, SessionCancelled
 from framehaul_server.session.session import Session
 from tests.support.fakes import (
     ANYBODY,
@@ -32,9 +31,8 @@ from tests.support.fakes import (
     GEOMETRY,
     LATENT_BYTES,
     SPEC,
-    FakeContext,
+    FakeConnection,
     FakeHandle,
-    FakeRequests,
     FakeWorker,
     frame,
     latents,
@@ -59,19 +57,22 @@ class Running:
     """A session that runs in a task beside the test."""
 
     def __init__(self, first: Envelope[pb.StreamRequest], worker: FakeWorker, session_rules: SessionRules) -> None:
-        self.context = FakeContext()
-        self.requests = FakeRequests()
+        self.connection = FakeConnection()
         self.record = record()
         self.worker = worker
         self.session = Session(first, worker, session_rules, self.record, ANYBODY)
-        self.task = asyncio.ensure_future(self.session.run(self.requests, self.context))
+        self.task = asyncio.ensure_future(self.session.run(self.connection))
 
     @property
     def handle(self) -> FakeHandle:
         return self.worker.handles[-1]
 
     async def end(self) -> None:
-        await asyncio.wait_for(self.task, 5)
+        """The session is over; raises what ended it."""
+        outcome = await asyncio.wait_for(self.task, 5)
+        assert not outcome.detached
+        if outcome.error is not None:
+            raise outcome.error
 
 
 @asynccontextmanager
@@ -97,22 +98,22 @@ async def running(
 @pytest.mark.asyncio
 async def test_an_auto_session_answers_opened_then_all_frames_then_done() -> None:
     async with running(request(latents(2), open=opening())) as run:
-        run.requests.send(request(latents(3)))
-        run.requests.send(None)
+        run.connection.send(request(latents(3)))
+        run.connection.send(None)
         await run.end()
-        assert run.context.responses[0].header.HasField("opened")
-        assert run.context.frames() == [frame(index) for index in range(20)]
-        assert run.context.done() == pb.Done(num_frames=20, num_latents=5)
+        assert run.connection.responses[0].header.HasField("opened")
+        assert run.connection.frames() == [frame(index) for index in range(20)]
+        assert run.connection.done() == pb.Done(num_frames=20, num_latents=5)
         assert (run.record.num_frames, run.record.num_latents) == (20, 5)
-        assert run.record.sent_bytes == sum(map(len, run.context.raw))
+        assert run.record.sent_bytes == sum(map(len, run.connection.raw))
 
 
 @pytest.mark.asyncio
 async def test_opened_says_what_a_client_must_know() -> None:
     first = request(open=opening(mode=pb.MODE_EXPLICIT, pixel_format=pb.PIXEL_FORMAT_YUV420P))
     async with running(first) as run:
-        await run.context.responded(1)
-        header = run.context.responses[0].header
+        await run.connection.responded(1)
+        header = run.connection.responses[0].header
         assert len(header.opened.session_id) == 16
         header.opened.session_id = b""
         assert header.opened == pb.Opened(
@@ -133,7 +134,7 @@ async def test_opened_says_what_a_client_must_know() -> None:
 @pytest.mark.asyncio
 async def test_session_ids_differ() -> None:
     async with running(request(open=opening())) as one, running(request(open=opening())) as two:
-        ids = {run.context.responses[0].header.opened.session_id for run in (one, two)}
+        ids = {run.connection.responses[0].header.opened.session_id for run in (one, two)}
         assert len(ids) == 2
 
 
@@ -141,8 +142,8 @@ async def test_session_ids_differ() -> None:
 async def test_no_latents_at_all_end_with_done_and_no_frames() -> None:
     async with running(request(open=opening(num_latents=0), end_of_latents=True)) as run:
         await run.end()
-        assert run.context.done() == pb.Done()
-        assert run.context.frames() == []
+        assert run.connection.done() == pb.Done()
+        assert run.connection.frames() == []
 
 
 @pytest.mark.asyncio
@@ -177,10 +178,10 @@ async def test_without_a_worker_the_session_is_refused() -> None:
 @pytest.mark.asyncio
 async def test_the_same_open_may_be_repeated() -> None:
     async with running(request(latents(1), open=opening())) as run:
-        run.requests.send(request(latents(1), open=opening()))
-        run.requests.send(None)
+        run.connection.send(request(latents(1), open=opening()))
+        run.connection.send(None)
         await run.end()
-        assert run.context.done().num_latents == 2
+        assert run.connection.done().num_latents == 2
 
 
 AUTO, EXPLICIT = opening(), opening(mode=pb.MODE_EXPLICIT)
@@ -211,7 +212,7 @@ async def test_a_wrong_request_ends_the_session(
     text: str,
 ) -> None:
     async with running(request(open=opened)) as run:
-        run.requests.send(sent)
+        run.connection.send(sent)
         with pytest.raises(error, match=text):
             await run.end()
         assert run.handle.closed
@@ -222,8 +223,8 @@ async def test_a_wrong_request_ends_the_session(
 async def test_latents_after_the_end_are_out_of_order_and_ending_twice_is_not() -> None:
     worker = FakeWorker(automatic=False)
     async with running(request(latents(1), open=opening(), end_of_latents=True), worker=worker) as run:
-        run.requests.send(request(end_of_latents=True))
-        run.requests.send(request(latents(1)))
+        run.connection.send(request(end_of_latents=True))
+        run.connection.send(request(latents(1)))
         with pytest.raises(OutOfOrder, match="after end_of_latents"):
             await run.end()
 
@@ -234,7 +235,7 @@ async def test_one_bad_latent_keeps_its_whole_message_out_of_the_worker() -> Non
     bad = good.copy()
     bad[-1] = np.nan
     async with running(request(latents(2), open=opening())) as run:
-        run.requests.send(request(good.tobytes() + bad.tobytes()))
+        run.connection.send(request(good.tobytes() + bad.tobytes()))
         with pytest.raises(InvalidInput, match="element 47 of latent 3"):
             await run.end()
         assert len(run.handle.pushed) == 2
@@ -264,15 +265,15 @@ async def test_a_stalled_auto_client_costs_its_window_and_no_slot() -> None:
     worker = FakeWorker()
     first = request(open=opening())
     async with running(first, worker=worker, session_rules=wide) as run:
-        run.context.open_gate.clear()
-        run.requests.send(request(latents(BUDGET)))
-        run.requests.send(None)
+        run.connection.open_gate.clear()
+        run.connection.send(request(latents(BUDGET)))
+        run.connection.send(None)
         await settle()
         assert run.handle.num_published == 8  # whole latents' frames within 10
         assert run.handle.released == [0, 4]
-        run.context.open_gate.set()
+        run.connection.open_gate.set()
         await run.end()
-        assert run.context.frames() == [frame(index) for index in range(4 * BUDGET)]
+        assert run.connection.frames() == [frame(index) for index in range(4 * BUDGET)]
 
 
 @pytest.mark.asyncio
@@ -282,30 +283,30 @@ async def test_an_explicit_window_smaller_than_the_remaining_frames_completes() 
         for latent in range(5):
             await settle()
             assert run.handle.num_published == 4 * (latent + 1)
-            run.requests.send(request(ack=pb.Ack(next_frame=4 * (latent + 1), window_frames=1)))
+            run.connection.send(request(ack=pb.Ack(next_frame=4 * (latent + 1), window_frames=1)))
         await run.end()
-        assert run.context.done() == pb.Done(num_frames=20, num_latents=5)
+        assert run.connection.done() == pb.Done(num_frames=20, num_latents=5)
 
 
 @pytest.mark.asyncio
 async def test_frames_may_be_acknowledged_before_their_write_returns() -> None:
     async with running(request(latents(2), open=EXPLICIT, end_of_latents=True)) as run:
-        run.context.open_gate.clear()
+        run.connection.open_gate.clear()
         await settle()
-        run.requests.send(request(ack=pb.Ack(next_frame=4, window_frames=4)))
+        run.connection.send(request(ack=pb.Ack(next_frame=4, window_frames=4)))
         await settle()
         assert not run.task.done()
-        run.context.open_gate.set()
-        run.requests.send(request(ack=pb.Ack(next_frame=4, window_frames=4)))
+        run.connection.open_gate.set()
+        run.connection.send(request(ack=pb.Ack(next_frame=4, window_frames=4)))
         await settle()
-        run.requests.send(None)
+        run.connection.send(None)
         await run.end()
 
 
 async def all_sent(run: Running) -> None:
     """Wait until the client has everything, `Done` as well."""
     await settle()
-    assert run.context.done().num_frames == 4
+    assert run.connection.done().num_frames == 4
     assert not run.task.done()
 
 
@@ -314,9 +315,9 @@ async def test_after_done_an_explicit_call_ends_with_the_half_close() -> None:
     """Before, it would meet acknowledgements that are still under way."""
     async with running(request(latents(1), open=EXPLICIT, end_of_latents=True)) as run:
         await all_sent(run)
-        run.requests.send(request(ack=pb.Ack(next_frame=3)))
+        run.connection.send(request(ack=pb.Ack(next_frame=3)))
         await all_sent(run)
-        run.requests.send(None)
+        run.connection.send(None)
         await run.end()
 
 
@@ -324,7 +325,7 @@ async def test_after_done_an_explicit_call_ends_with_the_half_close() -> None:
 async def test_after_done_an_explicit_call_ends_when_every_frame_is_acknowledged() -> None:
     async with running(request(latents(1), open=EXPLICIT, end_of_latents=True)) as run:
         await all_sent(run)
-        run.requests.send(request(ack=pb.Ack(next_frame=4)))
+        run.connection.send(request(ack=pb.Ack(next_frame=4)))
         await run.end()
 
 
@@ -333,7 +334,7 @@ async def test_after_done_an_explicit_call_ends_in_any_case(monkeypatch: pytest.
     monkeypatch.setattr("framehaul_server.session.frames_out._PARTING_TIMEOUT_S", 0.01)
     async with running(request(latents(1), open=EXPLICIT, end_of_latents=True)) as run:
         await run.end()
-        assert run.context.done().num_frames == 4
+        assert run.connection.done().num_frames == 4
 
 
 # Latents wait in bounded room
@@ -344,24 +345,24 @@ async def test_an_auto_reader_stops_reading_while_too_many_latents_wait() -> Non
     worker = FakeWorker(automatic=False)
     async with running(request(latents(1), open=opening()), worker=worker) as run:
         for _ in range(20):
-            run.requests.send(request(latents(1)))
-        run.requests.send(None)
+            run.connection.send(request(latents(1)))
+        run.connection.send(None)
         await settle()
         assert len(run.handle.waiting) == BUDGET
         run.handle.automatic = True
         run.handle.advance()
         await run.end()
-        assert run.context.done().num_latents == 21
+        assert run.connection.done().num_latents == 21
         assert run.handle.num_pushed_most == BUDGET
 
 
 @pytest.mark.asyncio
 async def test_an_explicit_reader_always_reads_so_that_latents_never_block_an_acknowledgement() -> None:
     async with running(request(open=EXPLICIT)) as run:
-        run.requests.send(request(latents(BUDGET)))
+        run.connection.send(request(latents(BUDGET)))
         await settle()
         assert len(run.handle.waiting) == BUDGET - 1
-        run.requests.send(request(ack=pb.Ack(next_frame=4, window_frames=4)))
+        run.connection.send(request(ack=pb.Ack(next_frame=4, window_frames=4)))
         await settle()
         assert run.handle.num_published == 8
 
@@ -370,20 +371,20 @@ async def test_an_explicit_reader_always_reads_so_that_latents_never_block_an_ac
 async def test_grants_travel_with_frames_or_alone_when_overdue_and_never_fall() -> None:
     worker = FakeWorker(automatic=False)
     async with running(request(open=EXPLICIT), worker=worker) as run:
-        run.requests.send(request(latents(BUDGET)))
+        run.connection.send(request(latents(BUDGET)))
         await settle()
         for num_fed in range(1, 5):
             run.handle.events.on_fed(num_fed)
         await settle()
-        assert [each.header.latents_until for each in run.context.responses] == [8, 12]
+        assert [each.header.latents_until for each in run.connection.responses] == [8, 12]
         run.handle.events.on_fed(5)
         run.handle.automatic = True
         run.handle.num_fed = 5
         run.handle.num_allowed = 6
         run.handle.advance()
         await settle()
-        assert [each.header.latents_until for each in run.context.responses] == [8, 12, 14]
-        run.requests.send(request(latents(6)))
+        assert [each.header.latents_until for each in run.connection.responses] == [8, 12, 14]
+        run.connection.send(request(latents(6)))
         await settle()
         assert not run.task.done()
 
@@ -395,69 +396,7 @@ async def test_no_grant_follows_the_end_of_latents() -> None:
         run.handle.events.on_fed(8)
         run.handle.events.on_ended(0)
         await run.end()
-        assert [each.header.latents_until for each in run.context.responses] == [8, 0]
-
-
-# Synthetic latents
-
-
-@pytest.mark.asyncio
-async def test_synthetic_latents_may_be_repeated_for_ever_and_need_no_open() -> None:
-    async with running(request(synthetic=SYNTHETIC)) as run:
-        run.requests.send(request(synthetic=SYNTHETIC))
-        run.requests.send(None)
-        await run.end()
-        assert run.context.done() == pb.Done(num_frames=24, num_latents=6)
-        assert len({bytes(latent) for latent in run.handle.pushed}) == 6
-
-
-@pytest.mark.asyncio
-async def test_synthetic_latents_are_made_when_there_is_room() -> None:
-    many = pb.Synthetic(num_latents=1000, height=8, width=12)
-    worker = FakeWorker(automatic=False)
-    async with running(request(open=pb.Open(), synthetic=many), worker=worker) as run:
-        run.requests.send(None)
-        await settle()
-        assert len(run.handle.pushed) == BUDGET
-        run.handle.num_allowed = 3
-        run.handle.advance()
-        await settle()
-        assert len(run.handle.pushed) == BUDGET + 3
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize(
-    ("sent", "error", "text"),
-    [
-        (
-            request(synthetic=pb.Synthetic(num_latents=1, height=8, width=14)),
-            InvalidInput,
-            "synthetic=8x14",
-        ),
-        (request(latents(1)), OutOfOrder, "latents: this session was opened with synthetic"),
-        (request(synthetic=pb.Synthetic()), InvalidInput, "synthetic.num_latents=0"),
-    ],
-)
-async def test_a_wrong_request_ends_a_synthetic_session(
-    sent: Envelope[pb.StreamRequest],
-    error: type[Exception],
-    text: str,
-) -> None:
-    async with running(request(synthetic=SYNTHETIC), worker=FakeWorker(automatic=False)) as run:
-        run.requests.send(sent)
-        with pytest.raises(error, match=text):
-            await run.end()
-
-
-@pytest.mark.asyncio
-async def test_an_explicit_synthetic_session_obeys_its_window() -> None:
-    first = request(synthetic=SYNTHETIC, open=pb.Open(mode=pb.MODE_EXPLICIT), end_of_latents=True)
-    async with running(first) as run:
-        for latent in range(3):
-            await settle()
-            assert run.handle.num_published == 4 * (latent + 1)
-            run.requests.send(request(ack=pb.Ack(next_frame=4 * (latent + 1))))
-        await run.end()
+        assert [each.header.latents_until for each in run.connection.responses] == [8, 0]
 
 
 # Ends of all kinds
@@ -482,8 +421,8 @@ def grace_ends(run: Running) -> None:
 @pytest.mark.parametrize("end", [workers_die, worker_is_full, grace_ends])
 async def test_a_failed_session_ends_at_once_even_while_its_client_stalls(end: Callable[[Running], None]) -> None:
     async with running(request(open=opening())) as run:
-        run.context.open_gate.clear()
-        run.requests.send(request(latents(2)))
+        run.connection.open_gate.clear()
+        run.connection.send(request(latents(2)))
         await settle()
         end(run)
         run.session.fail(OutOfOrder("a later error changes nothing"))
@@ -492,11 +431,11 @@ async def test_a_failed_session_ends_at_once_even_while_its_client_stalls(end: C
 
 
 @pytest.mark.asyncio
-async def test_a_failed_write_ends_the_session_with_grpcs_own_error() -> None:
+async def test_a_failed_write_ends_the_session_of_a_client_that_is_gone() -> None:
     async with running(request(open=opening())) as run:
-        run.context.write_error = grpc.aio.InternalError("batch failed")
-        run.requests.send(request(latents(1)))
-        with pytest.raises(grpc.aio.InternalError, match="batch failed"):
+        run.connection.write_error = ConnectionLost(RuntimeError("batch failed"))
+        run.connection.send(request(latents(1)))
+        with pytest.raises(ConnectionLost, match="batch failed"):
             await run.end()
 
 
@@ -513,16 +452,16 @@ async def test_cancelling_passes_through_and_gives_everything_back() -> None:
 @pytest.mark.asyncio
 async def test_drain_passes_the_frames_that_wait() -> None:
     async with running(request(open=opening(max_message_bytes=FRAME_BYTES + 68))) as run:
-        run.context.open_gate.clear()
-        run.requests.send(request(latents(1)))
-        run.requests.send(None)
+        run.connection.open_gate.clear()
+        run.connection.send(request(latents(1)))
+        run.connection.send(None)
         await settle()
         run.session.drain(1.5)
-        run.context.open_gate.set()
+        run.connection.open_gate.set()
         await run.end()
-        kinds = [_kind(each.header) for each in run.context.responses]
+        kinds = [_kind(each.header) for each in run.connection.responses]
         assert kinds == ["opened", "frames", "drain", "frames", "frames", "frames", "done"]
-        assert run.context.responses[2].header.drain.grace_ms == 1500
+        assert run.connection.responses[2].header.drain.grace_ms == 1500
 
 
 def _kind(header: pb.StreamResponse) -> str:
@@ -535,7 +474,7 @@ async def test_frames_held_back_for_the_lookahead_come_with_the_end() -> None:
     first = request(latents(4), open=opening(), end_of_latents=True)
     async with running(first, worker=FakeWorker(ahead), session_rules=rules(spec=ahead, window_bytes=0)) as run:
         await run.end()
-        assert run.context.frames() == [frame(index) for index in range(13)]
+        assert run.connection.frames() == [frame(index) for index in range(13)]
 
 
 @pytest.mark.asyncio
@@ -544,8 +483,8 @@ async def test_a_client_that_takes_nothing_for_too_long_loses_its_session(mode: 
     """It is alive, so that no keepalive ends it."""
     stalling = rules(window_bytes=0, latent_bytes=0, stall_timeout_s=0.1)
     async with running(request(latents(8), open=opening(mode=mode)), session_rules=stalling) as session:
-        await session.context.responded(2)
-        session.context.open_gate.clear()
+        await session.connection.responded(2)
+        session.connection.open_gate.clear()
         with pytest.raises(ClientStalled, match=r"for 0.1 s"):
             await session.end()
     assert session.handle.closed
@@ -570,11 +509,11 @@ async def test_a_session_whose_worker_is_slow_is_not_the_clients_fault() -> None
         await asyncio.wait_for(looked.wait(), 10)
         assert not session.task.done()
         session.handle.advance()
-        session.requests.send(None)
+        session.connection.send(None)
         await settle()
         session.handle.advance()
         await session.end()
-    assert len(session.context.frames()) == 8
+    assert len(session.connection.frames()) == 8
 
 
 @pytest.mark.asyncio

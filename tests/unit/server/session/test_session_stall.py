@@ -40,7 +40,7 @@ async def test_all_that_a_stalled_session_held_goes_at_once_though_its_client_ne
             assert context.aborted is not None
             assert context.aborted[0] is grpc.StatusCode.ABORTED
             assert not task.done()
-            assert server.lingering.num_calls == count
+            assert server.unread_calls.num_calls == count
             assert server.admission.num_sessions == max(0, count - num_free)
             assert server.worker.handles[-1].closed
             server.worker.handles.clear()
@@ -50,7 +50,7 @@ async def test_all_that_a_stalled_session_held_goes_at_once_though_its_client_ne
         assert (await status(refused, task))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
         for lost in server.tasks:
             await leave(lost)
-        assert server.lingering.num_calls == 0
+        assert server.unread_calls.num_calls == 0
         assert server.admission.num_sessions == 0
 
 

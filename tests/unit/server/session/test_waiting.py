@@ -1,16 +1,14 @@
 """Sessions that wait for their place, through the service, with fakes around it."""
 
 import asyncio
-from typing import cast
 
 import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.core.tenants import Tenant
-from framehaul_server.rpc.service import Context
 from tests.support.driven_service import EXPLICIT, RESUMABLE, is_open, leave, serving, settle, status, told
-from tests.support.fakes import FakeContext, frame, latents, opening, request
+from tests.support.fakes import FakeContext, as_context, frame, latents, opening, request
 
 
 @pytest.mark.asyncio
@@ -40,7 +38,7 @@ async def test_a_render_call_waits_as_well() -> None:
         _, holder = await server.connect(request(open=EXPLICIT))
         context = FakeContext()
         raw = pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString()
-        task = asyncio.ensure_future(server.service.render(raw, cast(Context, context)))
+        task = asyncio.ensure_future(server.service.render(raw, as_context(context)))
         server.tasks.append(task)
         await settle()
         assert told(context) == [1]

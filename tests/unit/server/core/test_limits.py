@@ -9,8 +9,7 @@ from tests.support.fakes import (
     ANYBODY,
     FRAME_BYTES,
     LATENT_BYTES,
-    FakeContext,
-    FakeRequests,
+    FakeConnection,
     FakeWorker,
     latents,
     opening,
@@ -55,16 +54,16 @@ def test_a_session_counts_with_what_it_may_hold(fields: dict[str, object], num_f
 async def test_a_session_that_keeps_all_it_can_is_within_its_count() -> None:
     """Latents that were decoded are kept for the next worker, and frames that nobody takes wait."""
     first = request(open=opening(**EXPLICIT, window_frames=8))
-    worker, requests, context = FakeWorker(), FakeRequests(), FakeContext()
+    worker, connection = FakeWorker(), FakeConnection()
     session = Session(first, worker, RULES, record(), ANYBODY)
-    task = asyncio.ensure_future(session.run(requests, context))
+    task = asyncio.ensure_future(session.run(connection))
     for sent in range(1, 46):
-        requests.send(request(latents(1), ack=pb.Ack(next_frame=4 * max(0, sent - 3), window_frames=8)))
+        connection.send(request(latents(1), ack=pb.Ack(next_frame=4 * max(0, sent - 3), window_frames=8)))
         for _ in range(20):
             await asyncio.sleep(0)
     kept = session._decoding._journal.num_latents * LATENT_BYTES
     assert kept == 45 * LATENT_BYTES
     assert kept + 10 * FRAME_BYTES <= session.max_waiting_bytes
-    requests.send(request(cancel=True))
+    connection.send(request(cancel=True))
     await asyncio.gather(task, return_exceptions=True)
     assert session._decoding._journal.num_latents == 0
