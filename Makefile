@@ -92,7 +92,6 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/core/grant.py \
 	client/framehaul_client/core/opening.py \
 	client/framehaul_client/core/info.py \
-	client/framehaul_client/command/model_table.py \
 	client/framehaul_client/transport/status.py \
 	client/framehaul_client/core/statistics.py \
 	client/framehaul_client/command/exits.py \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class LatentCredit:
+class LatentGrant:
     """The server's grant: latents before an index that never falls may be sent."""
 
     def __init__(self, next_latent: int = 0) -> None:
@@ -21,7 +21,7 @@ class LatentCredit:
         """Latents that may be sent now."""
         return self._until - self._next_latent
 
-    def grant(self, until: int) -> bool:
+    def extend(self, until: int) -> bool:
         """Take note of a `latents_until`; the highest counts, and 0 means unchanged.
 
         Returns:
@@ -33,7 +33,7 @@ class LatentCredit:
         return True
 
     def take(self, wanted: int, most: int) -> int:
-        """Spend credit for up to `wanted` latents, at most `most` at once, and return for how many."""
+        """Spend grant for up to `wanted` latents, at most `most` at once, and return for how many."""
         num_latents = min(wanted, most, self.room)
         self._next_latent += num_latents
         return num_latents

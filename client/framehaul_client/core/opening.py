@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.frames import PIXEL_FORMATS, FrameLayout
+from framehaul_client.core.frames import PIXEL_FORMATS, FrameLayout, PixelFormat
 from framehaul_client.core.latents import LATENT_TYPES, LatentFormat
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.core.window import fit_window
@@ -66,7 +66,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
         dtype=LATENT_TYPES[latents.dtype],
         num_latents=config.num_latents,
         normalized=config.normalized,
-        pixel_format=PIXEL_FORMATS[config.pixel_format],
+        pixel_format=PIXEL_FORMATS[PixelFormat(config.pixel_format)],
         max_message_bytes=config.max_message_bytes,
         priority=config.priority,
         mode=pb.MODE_EXPLICIT,
@@ -101,12 +101,11 @@ def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
     Raises:
         ProtocolError: it isn't an answer to that.
     """
-    if message.pixel_format != PIXEL_FORMATS[config.pixel_format]:
-        raise ProtocolError(
-            f"the server opened pixel_format={message.pixel_format}: {config.pixel_format} was asked for"
-        )
+    pixel_format = PixelFormat(config.pixel_format)
+    if message.pixel_format != PIXEL_FORMATS[pixel_format]:
+        raise ProtocolError(f"the server opened pixel_format={message.pixel_format}: {pixel_format} was asked for")
     try:
-        layout = FrameLayout(pixel_format=config.pixel_format, height=message.height, width=message.width)
+        layout = FrameLayout(pixel_format=pixel_format, height=message.height, width=message.width)
     except ValueError as error:
         raise ProtocolError(f"the server opened a session with {error}") from error
     if message.frame_bytes != layout.frame_bytes:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from framehaul_client.core.frames import PixelFormat
 from framehaul_client.sinks.base import Sink
-from framehaul_client.sinks.image_encoding import IMAGE_ENCODINGS
-from framehaul_client.sinks.images import ImageSink
+from framehaul_client.sinks.images import IMAGE_ENCODINGS, ImageSink
 from framehaul_client.sinks.video import CONTAINERS, VIDEO_FORMATS, VideoSink
 from framehaul_client.sinks.video_options import VideoOptions, natural_format
 from framehaul_client.sinks.y4m import Y4M_FORMATS, Y4mSink

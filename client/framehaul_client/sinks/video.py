@@ -49,7 +49,6 @@ class VideoSink:
             raise ValueError(f"out={target}: must end in {', '.join(CONTAINERS)}")
         self._target = target
         self._container_format = container
-        self._pixel_format = pixel_format
         self._fps = fps
         self._options = options
         self._encoded_format = encoded_format(options, pixel_format)
@@ -58,11 +57,7 @@ class VideoSink:
         self._stream: VideoStream | None = None
         self._num_frames = 0
         self._finished = False
-
-    @property
-    def pixel_format(self) -> PixelFormat:
-        """What frames must be in."""
-        return self._pixel_format
+        self.pixel_format = pixel_format
 
     @property
     def num_bytes(self) -> int:
@@ -162,13 +157,13 @@ class VideoSink:
         return int(ColorRange.JPEG if full else ColorRange.MPEG)
 
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
-        if self._pixel_format is PixelFormat.YUV420P10LE:
-            frame = frame_of_planes(self._pixel_format.value, planes_of_420(pixels))
+        if self.pixel_format is PixelFormat.YUV420P10LE:
+            frame = frame_of_planes(self.pixel_format.value, planes_of_420(pixels))
         else:
-            frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
-        from_rgb = self._pixel_format is PixelFormat.RGB24
+            frame = av.VideoFrame.from_numpy_buffer(pixels, format=self.pixel_format.value)
+        from_rgb = self.pixel_format is PixelFormat.RGB24
         frame.color_range = int(ColorRange.JPEG if from_rgb else ColorRange.MPEG)
-        if self._encoded_format != self._pixel_format.value:
+        if self._encoded_format != self.pixel_format.value:
             frame = frame.reformat(
                 format=self._encoded_format,
                 src_colorspace=Colorspace.ITU709,

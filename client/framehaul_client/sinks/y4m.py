@@ -40,19 +40,9 @@ class Y4mSink:
     def __init__(self, file: int, pixel_format: PixelFormat, fps: Fraction) -> None:
         """Write frames of `pixel_format`, one of `Y4M_FORMATS`, to `file` at `fps` frames a second."""
         self._file = file
-        self._pixel_format = pixel_format
         self._fps = fps
-        self._num_bytes = 0
-
-    @property
-    def pixel_format(self) -> PixelFormat:
-        """What frames must be in."""
-        return self._pixel_format
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes written so far."""
-        return self._num_bytes
+        self.pixel_format = pixel_format
+        self.num_bytes = 0
 
     def prepare(self) -> None:
         """Refuse a terminal, and wait in writes even if whoever made the pipe set it otherwise.
@@ -98,7 +88,7 @@ class Y4mSink:
                 raise OutputClosed("stdout: its reader has gone") from error
             except OSError as error:
                 raise OutputError(f"stdout: {error.strerror}") from error
-            self._num_bytes += num_bytes
+            self.num_bytes += num_bytes
             while parts and num_bytes >= len(parts[0]):
                 num_bytes -= len(parts.pop(0))
             if parts:

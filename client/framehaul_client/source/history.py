@@ -41,13 +41,13 @@ class _ArrayClip:
 class LatentHistory:
     """Owner of the source; `next` from one task at a time."""
 
-    def __init__(self, latents: Latents, dtype: LatentType | None) -> None:
-        """Begin with the first of `latents`, which are of `dtype` if it can't be taken from the array.
+    def __init__(self, latents: Latents, dtype: LatentType | str | None) -> None:
+        """Begin with the first of `latents`; `dtype` is needed where arrays can't tell it.
 
         Raises:
             TypeError: they can't be iterated over.
         """
-        self._dtype = dtype
+        self._dtype = None if dtype is None else LatentType(dtype)
         self._rereadable = _rereadable(latents)
         self._source: LatentSource = open_source(latents if self._rereadable is None else self._rereadable.read_from(0))
         self._kept: deque[LatentArray] = deque()

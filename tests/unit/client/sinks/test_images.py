@@ -9,8 +9,7 @@ from PIL import Image
 
 from framehaul_client.core.frames import FrameLayout, PixelFormat
 from framehaul_client.errors import OutputError
-from framehaul_client.sinks.image_encoding import EXR, PNG, PNG16, ImageEncoding
-from framehaul_client.sinks.images import ImageSink, check_pattern
+from framehaul_client.sinks.images import EXR, PNG, PNG16, ImageEncoding, ImageSink
 from tests.support.pictures import HEIGHT, WIDTH, batches, half_frames, rgb_frames
 
 LAYOUT = FrameLayout(pixel_format=PixelFormat.RGB24, height=HEIGHT, width=WIDTH)
@@ -93,7 +92,7 @@ def test_a_pattern_must_name_one_file_for_each_frame(pattern: str) -> None:
 def test_patterns_that_do() -> None:
     """With zeros in front or without."""
     for pattern in ("%d.png", "frames/%06d.png", "a-%012d-b.png"):
-        check_pattern(pattern)
+        ImageSink(pattern, PNG)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:
