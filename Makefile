@@ -82,7 +82,6 @@ PURE := $(subst $(space),$(comma),$(strip \
 	client/framehaul_client/errors.py \
 	client/framehaul_client/core/session_config.py \
 	client/framehaul_client/core/frames.py \
-	client/framehaul_client/sinks/exr.py \
 	client/framehaul_client/core/latents.py \
 	client/framehaul_client/transport/queueing.py \
 	client/framehaul_client/core/reassembly.py \

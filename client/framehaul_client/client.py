@@ -69,11 +69,12 @@ class FrameClient:
         Args:
             target: `HOST:PORT` or `unix:PATH` of the server.
             connect_timeout_s: how long to wait for it to answer.
-            lookahead_bytes: what the connection buffers for a session; a long link carries this much each round trip.
-            tune_allocator: keep large freed blocks in this process, which doubles the throughput. It changes the whole
-                process (its memory stays at its high-water mark), so it is off unless asked for.
-            access: TLS, certificates and token; `Access.from_environment(os.environ)` takes them from there. None:
-                neither.
+            lookahead_bytes: what the connection buffers for a session; also the most that crosses a long link in each
+                round trip.
+            tune_allocator: keep large freed blocks in this process, which doubles the throughput. Off by default, since
+                the memory of the whole process then stays at its high-water mark.
+            access: TLS, certificates and token; `Access.from_environment(os.environ)` reads them from there. None: no
+                TLS, no token.
 
         Raises:
             InvalidOption: the token would cross a network in the clear.
@@ -92,7 +93,7 @@ class FrameClient:
 
         Raises:
             InvalidOption: a certificate or key can't be read.
-            ServerUnavailable: no server answered in time; the text says why, as far as that is known.
+            ServerUnavailable: no server answered in time; the text says why, if that is known.
 
         Cancellation: gives up connecting.
         """
@@ -160,7 +161,7 @@ class FrameClient:
         return Location(target=found.target, epoch=found.epoch, lease_s=found.lease_ms / 1000)
 
     async def aclose(self) -> None:
-        """Close the connection; a session that is still open is cancelled, with a `ResourceWarning`.
+        """Close the connection. Sessions that are still open are cancelled, with a `ResourceWarning`.
 
         Cancellation: the connection is closed all the same.
         """

@@ -61,7 +61,7 @@ class Session:
 
         Raises:
             FramehaulError: the server refused it or can't be reached; the class tells which.
-            InvalidLatents: there are no latents, or not of a kind that can be sent.
+            InvalidLatents: there are no latents, or none that can be sent.
 
         Cancellation: closes the session.
         """
@@ -104,7 +104,7 @@ class Session:
         Raises:
             FramehaulError: the session failed; frames that had come before were handed out first.
 
-        Cancellation: safe, no frame is lost; the session goes on until it is left.
+        Cancellation: no frame is lost; the session goes on until it is left.
         """
         if self._batch is None or self._offset == len(self._batch):
             self._batch, self._offset = await self._next_message(), 0
@@ -123,7 +123,7 @@ class Session:
         Raises:
             FramehaulError: the session failed; frames that had come before were handed out first.
 
-        Cancellation: safe, no frame is lost; the session goes on until it is left.
+        Cancellation: no frame is lost; the session goes on until it is left.
         """
         if self._batch is not None and self._offset < len(self._batch):
             self._consume_handed()
@@ -138,11 +138,11 @@ class Session:
         return batch
 
     def batches(self) -> AsyncIterator[FrameBatch]:
-        """Iterate over whole messages of frames, as `next_batch` returns them: less work than one by one."""
+        """Iterate over whole messages of frames, as `next_batch` returns them; less work than frame by frame."""
         return _Batches(self)
 
     async def aclose(self) -> None:
-        """Cancel what isn't finished, and close the latents' iterator if it is a generator; closing twice is fine.
+        """Cancel what isn't finished and close the latents' iterator, if it is a generator; closing twice is fine.
 
         Cancellation: the call is cancelled all the same.
         """
@@ -203,7 +203,7 @@ class Session:
 
 
 class _Batches:
-    """Not a generator: one that is left half-way lives on until it is collected."""
+    """Not a generator, since one that is left midway lives on until it is collected."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

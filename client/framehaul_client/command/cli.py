@@ -84,7 +84,7 @@ def _run(options: Options) -> Exit:
 
 
 async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Let SIGTERM cancel `work` as Ctrl-C does; both then clean up."""
+    """Let SIGTERM cancel `work` as Ctrl-C does, so that it cleans up."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "runs in a task"
     terminated = asyncio.Event()
@@ -115,7 +115,7 @@ def _report_error(error: FramehaulError, *, debug: bool) -> None:
 
 
 def _forget_stdout() -> None:
-    """Point stdout to nowhere: Python flushes it once more at exit, and would complain."""
+    """Point stdout to nowhere, since Python flushes it once more at exit and would complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -52,7 +52,7 @@ def info_text(target: str, info: ServerInfo) -> str:
 
 
 def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) -> list[str]:
-    """Make a heading and a line for each model; with a `size` (width, height), its state is that size's."""
+    """Make a heading and a line for each model; a `size` (width, height) gives the memory of a session of that size."""
     state = "state" if size is None else f"state at {size[0]}x{size[1]}"
     rows = [
         ("model", "channels", "cell", "frames of n latents", "lookahead", "looks back", "exactness", "mean, std", state)
@@ -76,7 +76,7 @@ def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) ->
 
 
 def models_json(models: Sequence[Model], size: tuple[int, int] | None = None) -> str:
-    """Make one line of JSON; with a `size` (width, height), each model has `state_bytes`, null if it can't make it."""
+    """Make one line of JSON; a `size` (width, height) adds `state_bytes`, null if a model can't make that size."""
     values = [asdict(model) | ({} if size is None else {"state_bytes": model.state_bytes(*size)}) for model in models]
     return json.dumps(values)
 

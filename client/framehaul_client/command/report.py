@@ -33,12 +33,12 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meanwhile:
-    """What ran beside the main task.
+    """What ran beside the main task, and for how long.
 
     Attributes:
         encode_s: the encoder worked.
         read_latents_s: latents were read.
-        wait_room_s: latents waited until the server took more.
+        wait_room_s: latents waited for the server to take more.
         send_latents_s: latents waited for the connection.
     """
 
@@ -56,7 +56,7 @@ class Report:
         out: where the frames went.
         target: the server.
         model: its decoder.
-        pixel_format: what frames arrived in.
+        pixel_format: how frames arrived.
         width: of a frame, in pixels.
         height: of a frame, in pixels.
         fps: frames a second of the video.
@@ -66,7 +66,7 @@ class Report:
         frame_bytes: received, without headers.
         out_bytes: written.
         total_s: of the whole run.
-        first_frame_s: from asking for the session to its first frame, without the time in the server's queue.
+        first_frame_s: from asking for the session to its first frame, without the server's queue.
         stream_s: likewise, to its last frame.
         timeline: of the main task.
         meanwhile: beside it.

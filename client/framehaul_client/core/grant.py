@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class LatentGrant:
-    """The server's grant: latents before an index that never falls may be sent."""
+    """The server's grant: latents below an index, which never falls, may be sent."""
 
     def __init__(self, next_latent: int = 0) -> None:
         """Start with nothing granted, and latents below `next_latent` sent."""
@@ -33,7 +33,7 @@ class LatentGrant:
         return True
 
     def take(self, wanted: int, most: int) -> int:
-        """Spend grant for up to `wanted` latents, at most `most` at once, and return for how many."""
+        """Count up to `wanted` latents as sent, within the grant and at most `most`, and return how many."""
         num_latents = min(wanted, most, self.room)
         self._next_latent += num_latents
         return num_latents

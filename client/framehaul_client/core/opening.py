@@ -21,16 +21,16 @@ class Opened:
     """What the server agreed to.
 
     Attributes:
-        session_id: whoever knows it owns the session.
+        session_id: proves ownership of the session.
         model: name of the decoder.
         layout: size and pixel format of every frame.
         first_frames: frames of the first latent.
         temporal_factor: frames of every later latent.
         lookahead_latents: the most later latents that a frame waits for.
         window_frames: frames that may wait at the client.
-        min_window_frames: the smallest window that the server keeps to.
+        min_window_frames: the smallest window that the server accepts.
         next_latent: the latent that the server expects next.
-        history_latents: latents before its own that a frame needs when a new session starts at it; None for all.
+        history_latents: how many latents before its own a new session's first frame needs; None for all.
     """
 
     session_id: bytes
@@ -49,7 +49,7 @@ class Opened:
         return self.first_frames + (num_latents - 1) * self.temporal_factor
 
     def first_latent_needed(self, next_frame: int) -> int:
-        """Find the first latent that a new session needs which starts at `next_frame`."""
+        """Find the first latent that a new session starting at `next_frame` needs."""
         if self.history_latents is None:
             return 0
         behind_first = next_frame - self.first_frames
@@ -76,7 +76,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
 
 
 def restarted(message: pb.Open, next_frame: int, room_frames: int) -> pb.Open:
-    """Ask a server that doesn't know the session for a new one like it, from `next_frame` on."""
+    """Ask for a new session like the one that the server has lost, from `next_frame` on."""
     changed = pb.Open()
     changed.CopyFrom(message)
     changed.resume.Clear()

@@ -22,12 +22,12 @@ def choose_sink(out: str, pixel_format: PixelFormat | None, fps: Fraction, video
 
     Args:
         out: the output's name.
-        pixel_format: what frames should arrive in; None for what suits the sink.
+        pixel_format: how frames should arrive; None for what suits the sink.
         fps: frames a second.
         video: how to encode a video file.
 
     Raises:
-        ValueError: nothing is known by such a name, or it can't take this pixel format.
+        ValueError: no sink has such a name, or it can't take this pixel format.
     """
     suffix = os.path.splitext(out)[1].lower()
     if out == STDOUT:
@@ -41,7 +41,7 @@ def choose_sink(out: str, pixel_format: PixelFormat | None, fps: Fraction, video
 
 
 def _chosen(asked: PixelFormat | None, allowed: tuple[PixelFormat, ...], out: str) -> PixelFormat:
-    """What was asked for, or the first that the output takes."""
+    """The format asked for, or else the first that the output takes."""
     if asked not in (None, *allowed):
         raise ValueError(f"format={asked}: must be {' or '.join(allowed)} for out={out}")
     return asked or allowed[0]

@@ -5,6 +5,7 @@ Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever t
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 import av
 import av.error
 from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
@@ -23,21 +25,21 @@ from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
 CONTAINERS: Final = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 VIDEO_FORMATS: Final = (PixelFormat.YUV420P, PixelFormat.YUV420P10LE, PixelFormat.RGB24)
-"""What frames may arrive in. Not half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
+"""How frames may arrive. Not as half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
 _APPLE_TAGS: Final = {"hevc": "hvc1"}  # what QuickTime and editors on macOS want; FFmpeg's own choice is hev1
 _BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
 _RGB_MATRIX: Final = 0
 
 
 class VideoSink:
-    """Writes one file; it has its name only when it is whole."""
+    """Writes one file, which gets its name only when it is whole."""
 
     def __init__(self, target: Path, pixel_format: PixelFormat, fps: Fraction, options: VideoOptions) -> None:
         """Check what can be checked without writing anything.
 
         Args:
             target: the file, .mp4, .mov or .mkv.
-            pixel_format: what the frames will be in, one of `VIDEO_FORMATS`.
+            pixel_format: of the frames, one of `VIDEO_FORMATS`.
             fps: frames a second.
             options: how to encode.
 
@@ -141,19 +143,12 @@ class VideoSink:
         codec.time_base = 1 / self._fps
         if self._container_format != "matroska" and codec.codec.canonical_name in _APPLE_TAGS:
             codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
-        codec.color_range = self._range
-        codec.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
-        codec.color_primaries = _BT709
-        codec.color_trc = _BT709
+        self._tag(codec)
         codec.options = {**options, "chroma_sample_location": "center"}
 
     @property
-    def _is_rgb(self) -> bool:
-        return av.VideoFormat(self._encoded_format).is_rgb
-
-    @property
     def _range(self) -> int:
-        full = self._is_rgb or self._encoded_format.startswith("yuvj")
+        full = av.VideoFormat(self._encoded_format).is_rgb or self._encoded_format.startswith("yuvj")
         return int(ColorRange.JPEG if full else ColorRange.MPEG)
 
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
@@ -174,11 +169,15 @@ class VideoSink:
             )
         frame.pts = self._num_frames
         frame.time_base = 1 / self._fps
-        frame.color_range = self._range
-        frame.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
-        frame.color_primaries = _BT709
-        frame.color_trc = _BT709
+        self._tag(frame)
         return frame
+
+    def _tag(self, target: VideoCodecContext | av.VideoFrame) -> None:
+        is_rgb = av.VideoFormat(self._encoded_format).is_rgb
+        target.color_range = self._range
+        target.colorspace = _RGB_MATRIX if is_rgb else _BT709
+        target.color_primaries = _BT709
+        target.color_trc = _BT709
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         assert self._stream is not None, "start comes first"
@@ -200,10 +199,8 @@ class VideoSink:
         self._container = None
 
     def _release(self) -> None:
-        """Free the container without caring for the file; where the disk is full, closing fails again."""
+        """Free the container, whatever becomes of the file: on a full disk, closing fails again."""
         container, self._container = self._container, None
         if container is not None:
-            try:
+            with contextlib.suppress(av.error.FFmpegError):
                 container.close()
-            except av.error.FFmpegError:
-                del container

@@ -1,8 +1,8 @@
-"""Raw video to a pipe, as y4m: what `ffplay -` and `ffmpeg -i -` read.
+"""Raw video to a pipe as y4m, which `ffplay -` and `ffmpeg -i -` read.
 
-Header: https://wiki.multimedia.cx/index.php/YUV4MPEG2; `C420jpeg` is 4:2:0 with chroma in the centre (`C420mpeg2` would
-be on the left); `C420p10`, its 10-bit form, can't say where chroma is. Nor can y4m name the colour matrix: players take
-BT.709 for large frames and BT.601 for small ones unless they are told.
+Header: https://wiki.multimedia.cx/index.php/YUV4MPEG2. `C420jpeg` is 4:2:0 with chroma in the centre; with `C420mpeg2`
+it would be on the left. The 10-bit form, `C420p10`, can't say where chroma is. Nor can y4m name the colour matrix:
+unless told, players take BT.709 for large frames and BT.601 for small ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHROMA: Final = {
     PixelFormat.YUV420P10LE: "C420p10 XYSCSS=420P10",
 }
 Y4M_FORMATS: Final = tuple(_CHROMA)
-"""What the stream can hold."""
+"""The formats that the stream can hold."""
 
 
 def y4m_header(layout: FrameLayout, fps: Fraction) -> bytes:
@@ -45,7 +45,7 @@ class Y4mSink:
         self.num_bytes = 0
 
     def prepare(self) -> None:
-        """Refuse a terminal, and wait in writes even if whoever made the pipe set it otherwise.
+        """Refuse a terminal, and let writes block even if the pipe was made non-blocking.
 
         Raises:
             OutputError: the output would fill a screen with raw video.

@@ -42,7 +42,7 @@ class Call:
         *,
         num_latents: int | None,
     ) -> None:
-        """Prepare to send latents from where `history` stands, once they are granted.
+        """Prepare to send latents from the position of `history`, once they are granted.
 
         Args:
             rpc: belongs to this object from now on.
@@ -83,7 +83,7 @@ class Call:
             self._extended.set()
 
     def post(self, acknowledgement: Acknowledgement) -> None:
-        """Send an acknowledgement, unless a newer one overtakes it."""
+        """Send an acknowledgement, unless a newer one replaces it first."""
         self._acknowledgement = acknowledgement
         self._acknowledge.set()
 
@@ -92,7 +92,7 @@ class Call:
 
         Raises:
             FramehaulError: the call failed.
-            Exception: whatever the latents' iterator raises.
+            Exception: what the latents' iterator raises.
 
         Cancellation: stops the tasks and cancels the call.
         """
@@ -136,7 +136,7 @@ class Call:
                         pass
 
     async def aclose(self) -> None:
-        """Let go of the call, whether it is over or not.
+        """Release the call, whether it is over or not.
 
         Cancellation: the call is cancelled all the same.
         """

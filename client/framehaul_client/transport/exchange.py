@@ -96,9 +96,9 @@ class Exchange:
         """Return the frames of the next message, or None after the last one.
 
         Raises:
-            FramehaulError: the session failed, and all frames that had come before were taken.
+            FramehaulError: the session failed; all frames that had come before were handed out.
 
-        Cancellation: safe, no frame is lost.
+        Cancellation: no frame is lost.
         """
         started_s = time.perf_counter()
         try:
@@ -115,7 +115,7 @@ class Exchange:
         return self._batches.popleft()
 
     def consume(self, num_frames: int) -> None:
-        """Make room for `num_frames`: the caller is done with as many."""
+        """Make room for `num_frames`, which the caller is done with."""
         self._window.consume(num_frames)
         self._post(self._window.acknowledge(idle=False))
 
