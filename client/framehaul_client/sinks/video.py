@@ -54,6 +54,10 @@ class VideoSink:
         self._fps = fps
         self._options = options
         self._encoded_format = encoded_format(options, pixel_format)
+        is_rgb = av.VideoFormat(self._encoded_format).is_rgb
+        full_range = is_rgb or self._encoded_format.startswith("yuvj")
+        self._range = ColorRange.JPEG if full_range else ColorRange.MPEG
+        self._colorspace = _RGB_MATRIX if is_rgb else _BT709
         self._file: PartialFile | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -146,25 +150,20 @@ class VideoSink:
         self._tag(codec)
         codec.options = {**options, "chroma_sample_location": "center"}
 
-    @property
-    def _range(self) -> int:
-        full = av.VideoFormat(self._encoded_format).is_rgb or self._encoded_format.startswith("yuvj")
-        return int(ColorRange.JPEG if full else ColorRange.MPEG)
-
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
         if self.pixel_format is PixelFormat.YUV420P10LE:
             frame = frame_of_planes(self.pixel_format.value, planes_of_420(pixels))
         else:
             frame = av.VideoFrame.from_numpy_buffer(pixels, format=self.pixel_format.value)
-        from_rgb = self.pixel_format is PixelFormat.RGB24
-        frame.color_range = int(ColorRange.JPEG if from_rgb else ColorRange.MPEG)
+        arrived_range = ColorRange.JPEG if self.pixel_format is PixelFormat.RGB24 else ColorRange.MPEG
+        frame.color_range = int(arrived_range)
         if self._encoded_format != self.pixel_format.value:
             frame = frame.reformat(
                 format=self._encoded_format,
                 src_colorspace=Colorspace.ITU709,
                 dst_colorspace=Colorspace.ITU709,
-                src_color_range=ColorRange.JPEG if from_rgb else ColorRange.MPEG,
-                dst_color_range=ColorRange(self._range),
+                src_color_range=arrived_range,
+                dst_color_range=self._range,
                 interpolation=Interpolation.AREA,  # a mean of 2x2: chroma in the centre
             )
         frame.pts = self._num_frames
@@ -173,9 +172,8 @@ class VideoSink:
         return frame
 
     def _tag(self, target: VideoCodecContext | av.VideoFrame) -> None:
-        is_rgb = av.VideoFormat(self._encoded_format).is_rgb
-        target.color_range = self._range
-        target.colorspace = _RGB_MATRIX if is_rgb else _BT709
+        target.color_range = int(self._range)
+        target.colorspace = self._colorspace
         target.color_primaries = _BT709
         target.color_trc = _BT709
 
