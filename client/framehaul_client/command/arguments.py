@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from framehaul_client.access import (
@@ -71,8 +72,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 _ALL: Final = tuple(_COMMANDS)
-_TLS: Final = "TLS and token"
-_VIDEO: Final = "video files"
 
 ValueT = TypeVar("ValueT")
 
@@ -80,6 +79,10 @@ ValueT = TypeVar("ValueT")
 def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: Any = None, **row: Any) -> Any:
     """One row of the table; `row` is for `add_argument`. A `help` that differs by command is a dict."""
     return field(default=default, metadata={"commands": commands, "group": group, "row": row})
+
+
+_access_option: Final = partial(_option, commands=_ALL, group="TLS and token")
+_video_option: Final = partial(_option, group="video files")
 
 
 def _checked(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
@@ -139,44 +142,29 @@ class Options:
         metavar="SECONDS",
         help=f"how long to wait for the server to answer (default: {DEFAULT_CONNECT_TIMEOUT_S:g})",
     )
-    tls: str | None = _option(
-        commands=_ALL,
-        group=_TLS,
+    tls: str | None = _access_option(
         action="store_const",
         const="1",
         help=f"encrypt, and check the server's certificate; the next four imply it (also: {TLS_VARIABLE}=1)",
     )
-    ca: str | None = _option(
-        commands=_ALL,
-        group=_TLS,
+    ca: str | None = _access_option(
         metavar="FILE",
         help=f"PEM file of the authorities to trust; without it, the well-known ones (also: {CA_VARIABLE})",
     )
-    cert: str | None = _option(
-        commands=_ALL,
-        group=_TLS,
-        metavar="FILE",
-        help=f"PEM file of this client's certificate (also: {CERT_VARIABLE})",
+    cert: str | None = _access_option(
+        metavar="FILE", help=f"PEM file of this client's certificate (also: {CERT_VARIABLE})"
     )
-    key: str | None = _option(
-        commands=_ALL, group=_TLS, metavar="FILE", help=f"PEM file of its key (also: {KEY_VARIABLE})"
-    )
-    tls_server_name: str | None = _option(
-        commands=_ALL,
-        group=_TLS,
+    key: str | None = _access_option(metavar="FILE", help=f"PEM file of its key (also: {KEY_VARIABLE})")
+    tls_server_name: str | None = _access_option(
         metavar="NAME",
         help=f"the name in the server's certificate, if the target is called otherwise (also: {SERVER_NAME_VARIABLE})",
     )
-    token_file: str | None = _option(
-        commands=_ALL,
-        group=_TLS,
+    token_file: str | None = _access_option(
         metavar="FILE",
         help=f"file with the token, of mode 0600; ${TOKEN_VARIABLE} may hold the token itself "
         f"(also: {TOKEN_FILE_VARIABLE})",
     )
-    insecure: bool = _option(
-        commands=_ALL,
-        group=_TLS,
+    insecure: bool = _access_option(
         default=False,
         action="store_true",
         help="send the token even in the clear, over networks where every machine is trusted",
@@ -211,17 +199,15 @@ class Options:
         f"came, or the last word from a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
     tensor: str = _option(default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})")
-    codec: str = _option(
-        group=_VIDEO, default=DEFAULT_CODEC, help=f"any video encoder of FFmpeg's (default: {DEFAULT_CODEC})"
+    codec: str = _video_option(default=DEFAULT_CODEC, help=f"any video encoder of FFmpeg's (default: {DEFAULT_CODEC})")
+    crf: int | None = _video_option(
+        type=int, help=f"quality, lower is better and larger (default: {DEFAULT_CRF} for libx264)"
     )
-    crf: int | None = _option(
-        group=_VIDEO, type=int, help=f"quality, lower is better and larger (default: {DEFAULT_CRF} for libx264)"
+    preset: str | None = _video_option(
+        help=f"speed against size, ultrafast to veryslow (default: {DEFAULT_PRESET} for libx264)"
     )
-    preset: str | None = _option(
-        group=_VIDEO, help=f"speed against size, ultrafast to veryslow (default: {DEFAULT_PRESET} for libx264)"
-    )
-    pix_fmt: str | None = _option(
-        group=_VIDEO, metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"
+    pix_fmt: str | None = _video_option(
+        metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"
     )
     size: tuple[int, int] | None = _option(
         commands=("models",),
