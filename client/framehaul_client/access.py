@@ -1,4 +1,4 @@
-"""How a server is reached and who asks: TLS, certificates and the token. Pure, but for reading the files named."""
+"""How the client reaches a server and identifies itself: TLS, certificates, token. Pure, but for reading the files."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _SCHEME: Final = re.compile(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What a connection needs beside its target.
+    """What a connection needs besides its target.
 
     Attributes:
-        tls: encrypt, and check that the server is who it should be. The other TLS options imply it.
-        ca: PEM file of the authorities to trust; None for the well-known ones, as gRPC has them.
+        tls: encrypt, and check the server's identity. The other TLS options imply it.
+        ca: PEM file of the authorities to trust; None for gRPC's own list.
         certificate: PEM file of this client's certificate, for servers that ask for one.
         key: PEM file of its key.
-        server_name: the name in the server's certificate, when the target is called otherwise.
-        token: says on whose behalf; sent over TLS or to this machine only.
-        insecure: send the token in the clear all the same, over networks where every machine is trusted.
+        server_name: the name in the server's certificate, if it differs from the target.
+        token: identifies the caller; sent only over TLS or to this machine.
+        insecure: send the token in the clear all the same; for networks whose every machine is trusted.
     """
 
     tls: bool = False
@@ -52,10 +52,10 @@ class Access:
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        """Check what goes with what.
+        """Check the combination.
 
         Raises:
-            InvalidOption: a certificate without its key or the other way round, or a token that can't be one.
+            InvalidOption: a certificate without its key or the reverse, or a malformed token.
         """
         if (self.certificate is None) != (self.key is None):
             raise InvalidOption(f"certificate={self.certificate}, key={self.key}: must be given together")
@@ -64,10 +64,10 @@ class Access:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Access:
-        """What `FRAMEHAUL_TOKEN` and its like say; an empty variable counts as none, and a token's file first.
+        """Read `FRAMEHAUL_TOKEN` and its kin. An empty variable counts as unset; a token's file goes before the token.
 
         Raises:
-            InvalidOption: a variable's value can't be, or the token's file can't be read.
+            InvalidOption: a variable has an impossible value, or the token's file can't be read.
         """
 
         def path(variable: str) -> Path | None:
@@ -131,7 +131,7 @@ def is_local(target: str) -> bool:
 
 
 def read_token(path: Path) -> str:
-    """Read a token from a file that is this user's alone.
+    """Read a token from a file that only this user can read.
 
     Raises:
         InvalidOption: it can't be read, or others may read it.

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import grpc.aio
 import numpy as np
 
 from framehaul.allocator import tune_allocator as tune_process_allocator
-from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.access import Access
 from framehaul_client.core.info import Location, ServerInfo, read_info
-from framehaul_client.core.session_config import (
-    DEFAULT_CONNECT_TIMEOUT_S,
-    DEFAULT_MAX_MESSAGE_BYTES,
-    DEFAULT_RETRY_FOR_S,
-    DEFAULT_TARGET,
-    SessionConfig,
-)
+from framehaul_client.core.session_config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TARGET, SessionConfig
 from framehaul_client.session import Session
 from framehaul_client.source.iterators import Latents
 from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
+from framehaul_client.transport.rpc import Rpc
 from framehaul_client.transport.status import call_error
 
 if TYPE_CHECKING:
     from framehaul.v1.frames_pb2_grpc import FrameServiceAsyncStub  # the stubs' own name for it
 
 _CALL_TIMEOUT_S: Final = 10.0
+
+AnswerT = TypeVar("AnswerT")
+KeywordsP = ParamSpec("KeywordsP")
+
+
+def _keywords_of(
+    config: Callable[KeywordsP, SessionConfig], method: Callable[[FrameClient, Latents, SessionConfig], Session]
+) -> Callable[Concatenate[FrameClient, Latents, KeywordsP], Session]:
+    """Let callers of `method` give the config's fields as keyword arguments, so that each is defined once."""
+
+    def session(
+        client: FrameClient, latents: Latents, /, *args: KeywordsP.args, **keywords: KeywordsP.kwargs
+    ) -> Session:
+        return method(client, latents, config(*args, **keywords))
+
+    session.__doc__ = method.__doc__
+    return session
 
 
 class FrameClient:
@@ -56,11 +69,12 @@ class FrameClient:
         Args:
             target: `HOST:PORT` or `unix:PATH` of the server.
             connect_timeout_s: how long to wait for it to answer.
-            lookahead_bytes: what the connection buffers for a session; a long link carries this much each round trip.
-            tune_allocator: keep large freed blocks in this process, which doubles the throughput. It changes the whole
-                process (its memory stays at its high-water mark), so it is off unless asked for.
-            access: TLS, certificates and token; `Access.from_environment(os.environ)` takes them from there. None:
-                neither.
+            lookahead_bytes: what the connection buffers for a session; also the most that crosses a long link in each
+                round trip.
+            tune_allocator: keep large freed blocks in this process, which doubles the throughput. Off by default, since
+                the memory of the whole process then stays at its high-water mark.
+            access: TLS, certificates and token; `Access.from_environment(os.environ)` reads them from there. None: no
+                TLS, no token.
 
         Raises:
             InvalidOption: the token would cross a network in the clear.
@@ -79,7 +93,7 @@ class FrameClient:
 
         Raises:
             InvalidOption: a certificate or key can't be read.
-            ServerUnavailable: no server answered in time; the text says why, as far as that is known.
+            ServerUnavailable: no server answered in time; the text says why, if that is known.
 
         Cancellation: gives up connecting.
         """
@@ -101,64 +115,27 @@ class FrameClient:
         if self._channel is not None:
             warnings.warn(f"client of {self._target} was never closed: use `async with`", ResourceWarning, stacklevel=2)
 
-    def session(
-        self,
-        latents: Latents,
-        *,
-        model: str = "",
-        pixel_format: PixelFormat | str = PixelFormat.RGB24,
-        dtype: LatentDtype | str | None = None,
-        num_latents: int | None = None,
-        normalized: bool = False,
-        priority: int = 0,
-        window_frames: int | None = None,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-        retry_for_s: float = DEFAULT_RETRY_FOR_S,
-        on_queued: Callable[[int], None] | None = None,
-    ) -> Session:
-        """Make a session, an async context manager.
+    def _session(self, latents: Latents, config: SessionConfig) -> Session:
+        """Make a session, an async context manager; `SessionConfig` has the keyword arguments.
 
         Args:
             latents: an iterable of arrays, `[C, h, w]` or `[T, C, h, w]`, float16 or float32; or one such array of
-                rank 4. An async iterable runs on this event loop, a plain one on a thread of its own. It is advanced
-                when the server has room for more, and closed with the session if it is a generator.
-            model: the decoder's name; empty for the server's default.
-            pixel_format: `rgb24`, `yuv420p`, `yuv420p10le` or `gbrpf16le`; see `PixelFormat` for the arrays.
-            dtype: `bfloat16` for bit patterns held as uint16; else taken from the first array.
-            num_latents: take exactly so many; some decoders must know it. Known anyway when `latents` is an array.
-            normalized: the latents have zero mean and unit variance, and the server must undo that.
-            priority: -100..100, higher is served first.
-            window_frames: frames that may wait here, within the server's limits; about 64 MiB of them if not given.
-            max_message_bytes: largest message that the server may send.
-            retry_for_s: how long to try to take the session up again when the connection or the server is lost, as
-                long as nothing comes; 0 to fail at once. What an iterator yielded is kept until frames that need it
-                have come: for some decoders, that is the whole clip. Time in a server's queue doesn't count.
-            on_queued: called on this event loop with each position in the queue of a server that has no place for the
-                session yet, 1 is next. To wait no longer, cancel the task that enters the session.
+                rank 4. An async iterable runs on this event loop, any other on a thread of its own. It is advanced
+                when the server has room for more. A generator is closed with the session.
+            config: what is asked for.
 
         Raises:
             ValueError: an argument is out of its range.
         """
-        if self._channel is None:
-            raise RuntimeError("the client is not connected: use it inside `async with`")
-        if num_latents is None and isinstance(latents, np.ndarray) and len(latents):
-            num_latents = len(latents)
-        config = SessionConfig(
-            model=model,
-            pixel_format=PixelFormat(pixel_format),
-            dtype=None if dtype is None else LatentDtype(dtype),
-            num_latents=num_latents,
-            normalized=normalized,
-            priority=priority,
-            window_frames=window_frames,
-            max_message_bytes=max_message_bytes,
-            retry_for_s=retry_for_s,
-        )
-        session = Session(
-            self._channel, self._target, latents, config, self._sessions.discard, self._metadata, on_queued
-        )
+        channel = self._connected()
+        if config.num_latents is None and isinstance(latents, np.ndarray) and len(latents):
+            config = replace(config, num_latents=len(latents))
+        start_rpc = partial(Rpc, channel, self._target, self._metadata)
+        session = Session(start_rpc, self._target, latents, config, self._sessions.discard)
         self._sessions.add(session)
         return session
+
+    session = _keywords_of(SessionConfig, _session)
 
     async def info(self) -> ServerInfo:
         """Ask what the server offers and how busy it is.
@@ -168,11 +145,8 @@ class FrameClient:
 
         Cancellation: cancels the call.
         """
-        request = pb.GetServerInfoRequest()
-        try:
-            return read_info(await self._stub.GetServerInfo(request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata))
-        except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._target) from error
+        call = self._stub().GetServerInfo(pb.GetServerInfoRequest(), timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
+        return read_info(await self._answer(call))
 
     async def locate(self, model: str = "") -> Location:
         """Ask where a new session for `model` should go.
@@ -182,15 +156,12 @@ class FrameClient:
 
         Cancellation: cancels the call.
         """
-        request = pb.LocateRequest(model=model)
-        try:
-            found = await self._stub.Locate(request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._target) from error
+        call = self._stub().Locate(pb.LocateRequest(model=model), timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
+        found = await self._answer(call)
         return Location(target=found.target, epoch=found.epoch, lease_s=found.lease_ms / 1000)
 
     async def aclose(self) -> None:
-        """Close the connection; a session that is still open is cancelled, with a `ResourceWarning`.
+        """Close the connection. Sessions that are still open are cancelled, with a `ResourceWarning`.
 
         Cancellation: the connection is closed all the same.
         """
@@ -205,8 +176,16 @@ class FrameClient:
         finally:
             await channel.close()
 
-    @property
-    def _stub(self) -> FrameServiceAsyncStub:
+    def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
             raise RuntimeError("the client is not connected: use it inside `async with`")
-        return FrameServiceStub(self._channel)
+        return self._channel
+
+    def _stub(self) -> FrameServiceAsyncStub:
+        return FrameServiceStub(self._connected())
+
+    async def _answer(self, call: Awaitable[AnswerT]) -> AnswerT:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise call_error(error, self._target) from error

@@ -1,6 +1,6 @@
-"""Every error this package raises on purpose, under one base class; pure.
+"""The errors that this package raises on purpose, under one base class; pure.
 
-The texts carry the server's own words where there are any, since those name the field, the value and the allowed set.
+If the server explained itself, its words are in the text: they name the field, the value and the allowed set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NotFound(InvalidRequest):
 
 
 class NotAuthenticated(InvalidRequest):
-    """The server wants a token, and knows another one or none of this client's."""
+    """The server wants a token, and this client's is missing or unknown."""
 
 
 class Unsupported(InvalidRequest):
@@ -33,14 +33,14 @@ class Unsupported(InvalidRequest):
 
 
 class Refused(FramehaulError):
-    """The server has no room now, or the request is over one of its limits.
+    """The server has no room now, or the request exceeds one of its limits.
 
     Attributes:
-        retry_after_s: when the server wants to be asked again; None if it named no time.
+        retry_after_s: how long the server wants the client to wait before it asks again; None if it didn't say.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        """Keep the server's `message`, and its wish if it has one."""
+        """Keep the server's `message`, and the wait that it asked for."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
@@ -54,7 +54,7 @@ class ConnectionLost(ServerUnavailable):
 
 
 class GaveUp(ConnectionLost):
-    """The connection was lost, and trying again led to nothing for as long as that was wanted."""
+    """The connection was lost, and every retry failed for as long as the caller wanted to try."""
 
 
 class StreamFailed(FramehaulError):
@@ -74,7 +74,7 @@ class SessionDamaged(DataLoss):
 
 
 class InvalidOption(FramehaulError):
-    """An option that can't be, or not together with another."""
+    """An option that is impossible, or doesn't go with another."""
 
 
 class LatentsFileError(FramehaulError):
@@ -85,7 +85,7 @@ class OutputError(FramehaulError):
     """Frames couldn't be encoded or written.
 
     Attributes:
-        kept: where the unfinished output lies, if it was kept.
+        kept: the unfinished output, if it was kept.
     """
 
     def __init__(self, message: str, kept: Path | None = None) -> None:
@@ -95,4 +95,4 @@ class OutputError(FramehaulError):
 
 
 class OutputClosed(OutputError):
-    """Whoever read the output has gone."""
+    """The output's reader has gone."""

@@ -1,7 +1,4 @@
-"""One session, as its user sees it: a context manager to open and leave it, an iterator of frames.
-
-Runs on one event loop. What happens on the wire is in `exchange`.
-"""
+"""One session as its user sees it: a context manager and an iterator of frames. Runs on one event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
-import grpc.aio
-
-from framehaul_client.access import Metadata
 from framehaul_client.core.frames import FrameBatch, Pixels
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.session_config import SessionConfig
@@ -23,15 +17,14 @@ from framehaul_client.source.history import LatentHistory
 from framehaul_client.source.iterators import Latents
 from framehaul_client.transport.exchange import Exchange
 from framehaul_client.transport.queueing import QueuePosition
-from framehaul_client.transport.stream import Stream
+from framehaul_client.transport.rpc import Rpc
 
 
 class Session:
     """Latents go out and frames come in, at the same time; made by `FrameClient.session`.
 
-    Entering it takes the first latents (their shape and dtype are the session's) and waits for the server's answer,
-    and for as long as the server has it in its queue.
-    Leaving it, in whatever way, cancels what isn't finished. Iterate over it once, from one task:
+    Entering it takes the first latents, whose shape and dtype are the session's, and waits for the server's answer,
+    in its queue if need be. Leaving it cancels what isn't finished. Iterate over it once, from one task:
 
         async with client.session(latents) as session:
             async for frame in session:  # [H, W, 3] uint8
@@ -42,23 +35,20 @@ class Session:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        start_rpc: Callable[[], Rpc],
         target: str,
         latents: Latents,
         config: SessionConfig,
         on_close: Callable[[Session], None],
-        metadata: Metadata = (),
-        on_queued: Callable[[int], None] | None = None,
     ) -> None:
         """Prepare; nothing is sent before the session is entered."""
-        self._channel = channel
+        self._start_rpc = start_rpc
         self._target = target
         self._latents = latents
         self._config = config
         self._on_close = on_close
-        self._metadata = metadata
         self._statistics = SessionStatistics()
-        self._queue = QueuePosition(self._statistics, on_queued)
+        self._queue = QueuePosition(self._statistics, config.on_queued)
         self._history: LatentHistory | None = None
         self._exchange: Exchange | None = None
         self._batch: FrameBatch | None = None  # the message whose frames are handed out one by one
@@ -71,18 +61,24 @@ class Session:
 
         Raises:
             FramehaulError: the server refused it or can't be reached; the class tells which.
-            InvalidLatents: there are no latents, or not of a kind that can be sent.
+            InvalidLatents: there are no latents, or none that can be sent.
 
         Cancellation: closes the session.
         """
         if self._history is not None:
             raise RuntimeError("this session was entered before: make a new one")
-        self._history = LatentHistory(self._latents, self._config.dtype)
+        self._history = history = LatentHistory(self._latents, self._config.dtype)
+        exchange = Exchange(history, self._config, self._statistics, self._start_rpc, self._queue)
         try:
-            self._exchange = await self._open(self._history)
+            started_s = time.perf_counter()
+            if await history.next() is None:
+                raise InvalidLatents("no latents: a session needs at least one")
+            self._statistics.produce_s += time.perf_counter() - started_s
+            await exchange.open()
         except BaseException:
             await self.aclose()
             raise
+        self._exchange = exchange
         return self
 
     async def __aexit__(
@@ -108,7 +104,7 @@ class Session:
         Raises:
             FramehaulError: the session failed; frames that had come before were handed out first.
 
-        Cancellation: safe, no frame is lost; the session goes on until it is left.
+        Cancellation: no frame is lost; the session goes on until it is left.
         """
         if self._batch is None or self._offset == len(self._batch):
             self._batch, self._offset = await self._next_message(), 0
@@ -127,7 +123,7 @@ class Session:
         Raises:
             FramehaulError: the session failed; frames that had come before were handed out first.
 
-        Cancellation: safe, no frame is lost; the session goes on until it is left.
+        Cancellation: no frame is lost; the session goes on until it is left.
         """
         if self._batch is not None and self._offset < len(self._batch):
             self._consume_handed()
@@ -142,11 +138,11 @@ class Session:
         return batch
 
     def batches(self) -> AsyncIterator[FrameBatch]:
-        """Iterate over whole messages of frames, as `next_batch` returns them: less work than one by one."""
+        """Iterate over whole messages of frames, as `next_batch` returns them; less work than frame by frame."""
         return _Batches(self)
 
     async def aclose(self) -> None:
-        """Cancel what isn't finished, and close the latents' iterator if it is a generator; closing twice is fine.
+        """Cancel what isn't finished and close the latents' iterator, if it is a generator; closing twice is fine.
 
         Cancellation: the call is cancelled all the same.
         """
@@ -179,15 +175,15 @@ class Session:
 
     @property
     def queue_position(self) -> int | None:
-        """Place in the server's queue, 1 is next; None when it doesn't wait there.
+        """Position in the server's queue, 1 is next; None when it doesn't wait there.
 
-        It waits while it is entered, and once more when it has to be opened anew.
+        It may wait while it is entered, and again when a lost session has to be opened anew.
         """
         return self._queue.position
 
     @property
     def drain_grace_s(self) -> float | None:
-        """Time that was left when the server announced its stop, in seconds; None if it didn't."""
+        """How long the server said it would still run when it announced its stop, in seconds; None if it didn't."""
         return self._running.drain_grace_s
 
     @property
@@ -195,21 +191,6 @@ class Session:
         if self._exchange is None or self._closed:
             raise RuntimeError("the session is not open: use it inside `async with`")
         return self._exchange
-
-    async def _open(self, history: LatentHistory) -> Exchange:
-        started_s = time.perf_counter()
-        if await history.next() is None:
-            raise InvalidLatents("no latents: a session needs at least one")
-        self._statistics.produce_s += time.perf_counter() - started_s
-        exchange = Exchange(
-            history,
-            self._config,
-            self._statistics,
-            lambda: Stream(self._channel, self._target, self._metadata),
-            self._queue,
-        )
-        await exchange.open()
-        return exchange
 
     async def _next_message(self) -> FrameBatch | None:
         exchange = self._running
@@ -222,7 +203,7 @@ class Session:
 
 
 class _Batches:
-    """Not a generator: one that is left half-way lives on until it is collected."""
+    """Not a generator, since one that is left midway lives on until it is collected."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from framehaul_client.core.grant import LatentCredit
+from framehaul_client.core.grant import LatentGrant
 from framehaul_client.core.window import FrameWindow
 
 
@@ -103,14 +103,14 @@ def test_every_clip_completes(chunk_frames: int, extra_frames: int, num_frames: 
 @given(st.lists(st.tuples(st.sampled_from(["grant", "take"]), st.integers(0, 50), st.integers(1, 10)), max_size=60))
 def test_latents_never_exceed_the_grant(steps: list[tuple[str, int, int]]) -> None:
     """Whatever grants come in whatever order: never beyond the highest, and never less than could be sent."""
-    credit = LatentCredit()
+    grant = LatentGrant()
     highest = 0
     for step, amount, most in steps:
         if step == "grant":
-            grew = credit.grant(amount)
+            grew = grant.extend(amount)
             assert grew == (amount > highest)
             highest = max(highest, amount)
         else:
-            before = credit.next_latent
-            assert credit.take(amount, most) == min(amount, most, highest - before)
-        assert 0 <= credit.room == highest - credit.next_latent
+            before = grant.next_latent
+            assert grant.take(amount, most) == min(amount, most, highest - before)
+        assert 0 <= grant.room == highest - grant.next_latent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -11,10 +10,9 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from framehaul_client.command.arguments import access, make_parser, stream_config
+from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import Exit, exit_code
-from framehaul_client.command.info import fetch_info, info_json, info_text
-from framehaul_client.command.model_table import model_lines, models_json
+from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.stream import stream
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
@@ -31,10 +29,10 @@ class _Terminated(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = make_parser().parse_args(arguments)
-    _configure_logging(debug=given.debug)
+    options = parse(arguments)
+    _configure_logging(debug=options.debug)
     try:
-        return _run(given)
+        return _run(options)
     except KeyboardInterrupt:
         _LOG.error("interrupted")
         return Exit.INTERRUPTED
@@ -42,13 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _LOG.error("terminated")
         return Exit.TERMINATED
     except FramehaulError as error:
-        _report_error(error, debug=given.debug)
+        _report_error(error, debug=options.debug)
         return exit_code(error)
     except BrokenPipeError:
         _forget_stdout()
         return Exit.READER_GONE
     except Exception as error:
-        _LOG.error("fault: %s: %s (please report it, with --debug)", type(error).__name__, error, exc_info=given.debug)
+        _LOG.error(
+            "fault: %s: %s (please report it, with --debug)", type(error).__name__, error, exc_info=options.debug
+        )
         return Exit.FAULT
 
 
@@ -61,28 +61,30 @@ def _configure_logging(*, debug: bool) -> None:
     package.setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
-def _run(given: argparse.Namespace) -> Exit:
-    if given.command == "info":
-        info = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout, access(given))))
-        text = info_json(info) if given.json else info_text(given.target, info)
-        out = sys.stdout
-    elif given.command == "models":
-        models = asyncio.run(_until_terminated(fetch_info(given.target, given.connect_timeout, access(given)))).models
-        text = models_json(models, given.size) if given.json else "\n".join(model_lines(models, given.size))
-        out = sys.stdout
+def _run(options: Options) -> Exit:
+    out, access = sys.stdout, options.access()
+    if options.command == "stream":
+        with choose_progress(quiet=options.quiet) as progress:
+            report = asyncio.run(_until_terminated(stream(options, access, progress)))
+        text = report.as_json() if options.json else "" if options.quiet else report.as_text()
+        if options.out == STDOUT:
+            out = sys.stderr
     else:
-        with choose_progress(quiet=given.quiet) as progress:
-            report = asyncio.run(_until_terminated(stream(stream_config(given), progress)))
-        text = report.as_json() if given.json else report.as_text()
-        out = sys.stderr if given.out == STDOUT else sys.stdout
-    if given.json or given.command != "stream" or not given.quiet:
+        info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
+        if options.command == "info":
+            text = info_json(info) if options.json else info_text(options.target, info)
+        elif options.json:
+            text = models_json(info.models, options.size)
+        else:
+            text = "\n".join(model_lines(info.models, options.size))
+    if text:
         out.write(f"{text}\n")
         out.flush()
     return Exit.OK
 
 
 async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Let SIGTERM cancel `work` as Ctrl-C does; both then clean up."""
+    """Let SIGTERM cancel `work` as Ctrl-C does, so that it cleans up."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "runs in a task"
     terminated = asyncio.Event()
@@ -113,7 +115,7 @@ def _report_error(error: FramehaulError, *, debug: bool) -> None:
 
 
 def _forget_stdout() -> None:
-    """Point stdout to nowhere: Python flushes it once more at exit, and would complain."""
+    """Point stdout to nowhere, since Python flushes it once more at exit and would complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -54,5 +54,5 @@ _EXITS: Final[tuple[tuple[type[errors.FramehaulError], Exit], ...]] = (
 
 
 def exit_code(error: errors.FramehaulError) -> Exit:
-    """The code that tells of `error`."""
+    """The exit code for `error`."""
     return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAULT)

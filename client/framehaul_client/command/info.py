@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final
 
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
-from framehaul_client.command.model_table import model_lines
-from framehaul_client.core.info import ServerInfo
+from framehaul_client.core.info import Model, ServerInfo
+
+_MIB: Final = 1 << 20
 
 
 async def fetch_info(target: str, connect_timeout_s: float, access: Access) -> ServerInfo:
@@ -46,3 +49,56 @@ def info_text(target: str, info: ServerInfo) -> str:
     if info.synthetic:
         lines.append("  synthetic latents are allowed")
     return "\n".join(lines)
+
+
+def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) -> list[str]:
+    """Make a heading and a line for each model; a `size` (width, height) gives the memory of a session of that size."""
+    state = "state" if size is None else f"state at {size[0]}x{size[1]}"
+    rows = [
+        ("model", "channels", "cell", "frames of n latents", "lookahead", "looks back", "exactness", "mean, std", state)
+    ]
+    for index, model in enumerate(models):
+        rows.append(
+            (
+                f"{model.name} (default)" if index == 0 else model.name,
+                str(model.channels),
+                f"{model.spatial_factor}x{model.spatial_factor}",
+                _chunk_rule(model),
+                _lookahead(model),
+                "all latents" if model.receptive_latents is None else _latents(model.receptive_latents),
+                model.exactness,
+                "yes" if model.normalization else "no",
+                _state(model, size),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def models_json(models: Sequence[Model], size: tuple[int, int] | None = None) -> str:
+    """Make one line of JSON; a `size` (width, height) adds `state_bytes`, null if a model can't make that size."""
+    values = [asdict(model) | ({} if size is None else {"state_bytes": model.state_bytes(*size)}) for model in models]
+    return json.dumps(values)
+
+
+def _chunk_rule(model: Model) -> str:
+    each = "n" if model.temporal_factor == 1 else f"{model.temporal_factor} n"
+    extra = model.first_frames - model.temporal_factor
+    return each if extra == 0 else f"{each} {'-' if extra < 0 else '+'} {abs(extra)}"
+
+
+def _lookahead(model: Model) -> str:
+    if model.tile_latents:
+        return f"tiles of {model.tile_latents} every {model.tile_stride_latents}"
+    return _latents(model.lookahead_latents)
+
+
+def _latents(count: int) -> str:
+    return f"{count} latent" if count == 1 else f"{count} latents"
+
+
+def _state(model: Model, size: tuple[int, int] | None) -> str:
+    if size is None:
+        return f"{model.state_bytes_per_pixel:.0f} B a pixel"
+    state_bytes = model.state_bytes(*size)
+    return "not a multiple of its cell" if state_bytes is None else f"{state_bytes / _MIB:.0f} MiB"

@@ -1,11 +1,11 @@
-"""Tells how far a run is: a bar on a terminal, plain lines elsewhere, always on stderr."""
+"""Shows how far a run is: a bar on a terminal, plain lines elsewhere, always on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import Final, Never, Protocol, Self, TextIO
+from typing import Final, Never, Self, TextIO
 
 from tqdm import tqdm
 
@@ -13,11 +13,12 @@ _LINE_INTERVAL_S: Final = 2.0
 _WIPE: Final = "\r\x1b[K"
 
 
-class Progress(Protocol):
-    """Counts frames; a context manager."""
+class Progress:
+    """Says nothing; a context manager, and the base of those that say something."""
 
     def __enter__(self) -> Self:
         """Return the progress."""
+        return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -25,7 +26,7 @@ class Progress(Protocol):
         """Leave the terminal clean."""
 
     def queue(self, position: int) -> None:
-        """Tell the place in the server's queue, 1 is next."""
+        """Tell the position in the server's queue, 1 is next."""
 
     def start(self, num_frames: int | None) -> None:
         """Begin; `num_frames` will come, if that is known."""
@@ -38,33 +39,11 @@ def choose_progress(*, quiet: bool, stream: TextIO | None = None) -> Progress:
     """Return what suits `stream` (stderr if not given)."""
     stream = sys.stderr if stream is None else stream
     if quiet:
-        return Silence()
+        return Progress()
     return Bar(stream) if stream.isatty() else Lines(stream)
 
 
-class Silence:
-    """Says nothing."""
-
-    def __enter__(self) -> Self:
-        """Return the progress."""
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Do nothing."""
-
-    def queue(self, position: int) -> None:
-        """Do nothing."""
-
-    def start(self, num_frames: int | None) -> None:
-        """Do nothing."""
-
-    def advance(self, num_frames: int) -> None:
-        """Do nothing."""
-
-
-class Lines(Silence):
+class Lines(Progress):
     """Writes a plain line every two seconds, for logs."""
 
     def __init__(self, stream: TextIO, interval_s: float = _LINE_INTERVAL_S) -> None:
@@ -96,7 +75,7 @@ class Lines(Silence):
             self._stream.flush()
 
 
-class Bar(Silence):
+class Bar(Progress):
     """Draws a bar."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -104,19 +83,19 @@ class Bar(Silence):
         self._stream = stream
         self._bar: tqdm[Never] | None = None
         self._queued = False
-        """The place in the queue stands on the terminal."""
+        """The position in the queue is on the terminal."""
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the bar as it stands when all is well, and wipe it off else."""
+        """Leave the bar if all is well, and wipe it off otherwise."""
         self._wipe_queue()
         if self._bar is not None:
             self._bar.leave = exc is None
             self._bar.close()
 
     def queue(self, position: int) -> None:
-        """Write over what stood there; in front of the bar, when a lost session is queued once more."""
+        """Overwrite the last position; in front of the bar if a lost session is queued again."""
         self._queued = True
         if self._bar is None:
             self._stream.write(f"{_WIPE}{_queued(position)}")

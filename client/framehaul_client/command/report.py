@@ -8,37 +8,37 @@ from fractions import Fraction
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Timeline:
-    """The main task's time from start to end: these follow each other, and sum up to the total.
+    """The main task's time from start to end: these follow each other and add up to the total.
 
     Attributes:
         connect_s: until the server answered.
         queue_s: in the server's queue, before the session was opened.
-        open_s: until it had accepted the session, without that; includes the first latent.
-        wait_frames_s: for frames to arrive: the server, the network, or latents that weren't ready.
-        wait_encoder_s: for the encoder, while its queue was full.
-        finish_s: after the last frame: the encoder's rest, and the file.
+        open_s: until the server had accepted the session, without the queue; includes the first latent.
+        wait_frames_s: waiting for frames: the server, the network, or latents that weren't ready.
+        wait_encoder_s: waiting for the encoder, while its queue was full.
+        finish_s: after the last frame: the rest of the encoding, and the file.
         other_s: what remains.
     """
 
-    connect_s: float
-    queue_s: float
-    open_s: float
-    wait_frames_s: float
-    wait_encoder_s: float
-    finish_s: float
-    other_s: float
+    connect_s: float = 0.0
+    queue_s: float = 0.0
+    open_s: float = 0.0
+    wait_frames_s: float = 0.0
+    wait_encoder_s: float = 0.0
+    finish_s: float = 0.0
+    other_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meanwhile:
-    """What ran beside the main task.
+    """What ran beside the main task, and for how long.
 
     Attributes:
         encode_s: the encoder worked.
         read_latents_s: latents were read.
-        wait_room_s: latents waited until the server took more.
+        wait_room_s: latents waited for the server to take more.
         send_latents_s: latents waited for the connection.
     """
 
@@ -56,7 +56,7 @@ class Report:
         out: where the frames went.
         target: the server.
         model: its decoder.
-        pixel_format: what frames arrived in.
+        pixel_format: how frames arrived.
         width: of a frame, in pixels.
         height: of a frame, in pixels.
         fps: frames a second of the video.
@@ -66,7 +66,7 @@ class Report:
         frame_bytes: received, without headers.
         out_bytes: written.
         total_s: of the whole run.
-        first_frame_s: from asking for the session to its first frame, without the time in the server's queue.
+        first_frame_s: from asking for the session to its first frame, without the server's queue.
         stream_s: likewise, to its last frame.
         timeline: of the main task.
         meanwhile: beside it.
@@ -135,10 +135,9 @@ class Report:
 def _size(num_bytes: int) -> str:
     if num_bytes < 1000:
         return f"{num_bytes} bytes"
-    for unit in ("kB", "MB"):
-        num_bytes_in = num_bytes / (1e3 if unit == "kB" else 1e6)
-        if num_bytes_in < 1000:
-            return f"{num_bytes_in:.1f} {unit}"
+    for unit, unit_bytes in (("kB", 1e3), ("MB", 1e6)):
+        if num_bytes < 1000 * unit_bytes:
+            return f"{num_bytes / unit_bytes:.1f} {unit}"
     return f"{num_bytes / 1e9:.1f} GB"
 
 

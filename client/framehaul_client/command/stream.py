@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -12,10 +12,10 @@ from typing import Final
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
+from framehaul_client.command.arguments import DEFAULT_FPS, Options
 from framehaul_client.command.progress import Progress
 from framehaul_client.command.report import Meanwhile, Report, Timeline
 from framehaul_client.core.opening import Opened
-from framehaul_client.core.session_config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_RETRY_FOR_S, DEFAULT_TARGET
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import InvalidOption, LatentsFileError
 from framehaul_client.session import Session
@@ -23,50 +23,14 @@ from framehaul_client.sinks.base import Sink
 from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video_options import VideoOptions
-from framehaul_client.source.latents_file import DEFAULT_TENSOR, LatentsFile
+from framehaul_client.source.latents_file import LatentsFile
 
 _LOG: Final = logging.getLogger(__name__)
 SAMPLE: Final = Path(__file__).parents[1] / "assets" / "sample.safetensors"
-DEFAULT_FPS: Final = Fraction(24)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamConfig:
-    """What `client stream` was asked to do.
-
-    Attributes:
-        latents: the file; None for the sample clip.
-        tensor: name of its tensor.
-        out: where frames go.
-        target: the server.
-        connect_timeout_s: how long to wait for it.
-        model: the decoder; None for the one that the file names.
-        normalized: how the latents are scaled; None for what the file says.
-        pixel_format: what frames arrive in; None for what suits the output.
-        fps: frames a second; None for what the file says.
-        priority: of the session.
-        retry_for_s: how long to try to take a lost session up again.
-        access: TLS, certificates and token.
-        video: how to encode.
-    """
-
-    out: str
-    latents: Path | None = None
-    tensor: str = DEFAULT_TENSOR
-    target: str = DEFAULT_TARGET
-    connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S
-    model: str | None = None
-    normalized: bool | None = None
-    pixel_format: PixelFormat | None = None
-    fps: Fraction | None = None
-    priority: int = 0
-    retry_for_s: float = DEFAULT_RETRY_FOR_S
-    access: Access = field(default_factory=Access)
-    video: VideoOptions = field(default_factory=VideoOptions)
-
-
-async def stream(config: StreamConfig, progress: Progress) -> Report:
-    """Do it.
+async def stream(options: Options, access: Access, progress: Progress) -> Report:
+    """Run the command.
 
     Raises:
         FramehaulError: it failed; the class tells where. A kept part of the output is named in the log.
@@ -74,60 +38,62 @@ async def stream(config: StreamConfig, progress: Progress) -> Report:
     Cancellation: cancels the session; the frames so far are kept, as after an error.
     """
     started_s = time.perf_counter()
-    if config.latents is None and not SAMPLE.exists():
+    if options.latents is None and not SAMPLE.exists():
         raise LatentsFileError(f"{SAMPLE}: the sample clip is missing from this installation: name a latents file")
-    with LatentsFile(config.latents or SAMPLE, config.tensor) as latents:
-        fps = config.fps or latents.fps or DEFAULT_FPS
+    with LatentsFile(options.latents or SAMPLE, options.tensor) as latents:
+        fps = options.fps or latents.fps or DEFAULT_FPS
+        pixel_format = None if options.format is None else PixelFormat(options.format)
+        video = VideoOptions(
+            codec=options.codec, crf=options.crf, preset=options.preset, encoded_format=options.pix_fmt
+        )
         try:
-            sink = choose_sink(config.out, config.pixel_format, fps, config.video)
+            sink = choose_sink(options.out, pixel_format, fps, video)
         except ValueError as error:
             raise InvalidOption(str(error)) from error
         sink.prepare()
-        run = _Run(config, latents, sink, fps, progress)
+        run = _Run(options, latents, sink, progress)
         try:
-            await run.run()
+            await run.run(access)
         finally:
             sink.abort()  # in case it was never started
-        return run.report(time.perf_counter() - started_s)
+        return run.report(fps, time.perf_counter() - started_s)
 
 
 class _Run:
     """One run, from the connection to the finished file."""
 
-    def __init__(
-        self, config: StreamConfig, latents: LatentsFile, sink: Sink, fps: Fraction, progress: Progress
-    ) -> None:
-        self._config = config
+    def __init__(self, options: Options, latents: LatentsFile, sink: Sink, progress: Progress) -> None:
+        self._options = options
         self._latents = latents
         self._sink = sink
-        self._fps = fps
         self._progress = progress
-        self._connect_s = self._queue_s = self._open_s = self._wait_encoder_s = self._finish_s = self._encode_s = 0.0
+        self._timeline = Timeline()
+        self._encode_s = 0.0
         self._opened: Opened
         self._statistics: SessionStatistics
 
-    async def run(self) -> None:
+    async def run(self, access: Access) -> None:
         clock = _Clock()
-        config, latents = self._config, self._latents
+        options, latents = self._options, self._latents
         client = FrameClient(
-            config.target, connect_timeout_s=config.connect_timeout_s, access=config.access, tune_allocator=True
+            options.target, connect_timeout_s=options.connect_timeout, access=access, tune_allocator=True
         )
         async with client:
-            self._connect_s = clock.lap()
+            self._timeline.connect_s = clock.lap()
             async with client.session(
                 latents,
-                model=latents.model if config.model is None else config.model,
+                model=latents.model if options.model is None else options.model,
                 pixel_format=self._sink.pixel_format,
                 dtype=latents.latents.dtype,
                 num_latents=latents.num_latents,
-                normalized=latents.normalized if config.normalized is None else config.normalized,
-                priority=config.priority,
-                retry_for_s=config.retry_for_s,
+                normalized=latents.normalized if options.normalized is None else options.normalized,
+                priority=options.priority,
+                retry_for_s=options.retry_for,
                 on_queued=self._progress.queue,
             ) as session:
                 self._opened, self._statistics = session.opened, session.statistics
-                self._queue_s = session.statistics.queued_s
-                self._open_s = clock.lap() - self._queue_s
+                self._timeline.queue_s = session.statistics.queued_s
+                self._timeline.open_s = clock.lap() - self._timeline.queue_s
                 await self._encode(session)
 
     async def _encode(self, session: Session) -> None:
@@ -137,29 +103,29 @@ class _Run:
             async for batch in session.batches():
                 clock = _Clock()
                 await encoder.put(batch)
-                self._wait_encoder_s += clock.lap()
+                self._timeline.wait_encoder_s += clock.lap()
                 self._progress.advance(len(batch))
             clock = _Clock()
             await encoder.finish()
-            self._finish_s = clock.lap()
+            self._timeline.finish_s = clock.lap()
         finally:
             await encoder.aclose()
             self._encode_s = encoder.busy_s
             if encoder.kept is not None:
                 _LOG.warning("the frames so far are kept in %s", encoder.kept)
 
-    def report(self, total_s: float) -> Report:
-        opened, statistics = self._opened, self._statistics
-        opening_s = self._connect_s + self._queue_s + self._open_s
-        spent_s = opening_s + statistics.wait_frames_s + self._wait_encoder_s + self._finish_s
+    def report(self, fps: Fraction, total_s: float) -> Report:
+        opened, statistics, timeline = self._opened, self._statistics, self._timeline
+        timeline.wait_frames_s = statistics.wait_frames_s
+        timeline.other_s = total_s - sum(astuple(timeline))
         return Report(
-            out=self._config.out,
-            target=self._config.target,
+            out=self._options.out,
+            target=self._options.target,
             model=opened.model,
             pixel_format=opened.layout.pixel_format.value,
             width=opened.layout.width,
             height=opened.layout.height,
-            fps=self._fps,
+            fps=fps,
             num_latents=statistics.num_latents,
             num_frames=statistics.num_frames,
             latent_bytes=statistics.latent_bytes,
@@ -168,15 +134,7 @@ class _Run:
             total_s=total_s,
             first_frame_s=statistics.first_frame_s or 0.0,
             stream_s=statistics.last_frame_s or 0.0,
-            timeline=Timeline(
-                connect_s=self._connect_s,
-                queue_s=self._queue_s,
-                open_s=self._open_s,
-                wait_frames_s=statistics.wait_frames_s,
-                wait_encoder_s=self._wait_encoder_s,
-                finish_s=self._finish_s,
-                other_s=total_s - spent_s,
-            ),
+            timeline=timeline,
             meanwhile=Meanwhile(
                 encode_s=self._encode_s,
                 read_latents_s=statistics.produce_s,

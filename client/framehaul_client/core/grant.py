@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-class LatentCredit:
-    """The server's grant: latents before an index that never falls may be sent."""
+class LatentGrant:
+    """The server's grant: latents below an index, which never falls, may be sent."""
 
     def __init__(self, next_latent: int = 0) -> None:
         """Start with nothing granted, and latents below `next_latent` sent."""
@@ -21,7 +21,7 @@ class LatentCredit:
         """Latents that may be sent now."""
         return self._until - self._next_latent
 
-    def grant(self, until: int) -> bool:
+    def extend(self, until: int) -> bool:
         """Take note of a `latents_until`; the highest counts, and 0 means unchanged.
 
         Returns:
@@ -33,7 +33,7 @@ class LatentCredit:
         return True
 
     def take(self, wanted: int, most: int) -> int:
-        """Spend credit for up to `wanted` latents, at most `most` at once, and return for how many."""
+        """Count up to `wanted` latents as sent, within the grant and at most `most`, and return how many."""
         num_latents = min(wanted, most, self.room)
         self._next_latent += num_latents
         return num_latents

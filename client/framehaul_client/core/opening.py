@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from framehaul import clip
+from framehaul.formats import PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
 from framehaul_client.core.frames import FrameLayout
@@ -23,16 +24,16 @@ class Opened:
     """What the server agreed to.
 
     Attributes:
-        session_id: whoever knows it owns the session.
+        session_id: proves ownership of the session.
         model: name of the decoder.
         layout: size and pixel format of every frame.
         first_frames: frames of the first latent.
         temporal_factor: frames of every later latent.
         lookahead_latents: the most later latents that a frame waits for.
         window_frames: frames that may wait at the client.
-        min_window_frames: the smallest window that the server keeps to.
+        min_window_frames: the smallest window that the server accepts.
         next_latent: the latent that the server expects next.
-        history_latents: latents before its own that a frame needs when a new session starts at it; None for all.
+        history_latents: how many latents before its own a new session's first frame needs; None for all.
     """
 
     session_id: bytes
@@ -51,7 +52,7 @@ class Opened:
         return clip.num_frames(num_latents, self.first_frames, self.temporal_factor)
 
     def first_latent_needed(self, next_frame: int) -> int:
-        """Find the first latent that a new session needs which starts at `next_frame`."""
+        """Find the first latent that a new session starting at `next_frame` needs."""
         return clip.first_latent_for(next_frame, self.first_frames, self.temporal_factor, self.history_latents)
 
 
@@ -64,7 +65,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
         dtype=DATA_TYPES[latents.dtype],
         num_latents=config.num_latents,
         normalized=config.normalized,
-        pixel_format=PIXEL_FORMATS[config.pixel_format],
+        pixel_format=PIXEL_FORMATS[PixelFormat(config.pixel_format)],
         max_message_bytes=config.max_message_bytes,
         priority=config.priority,
         mode=pb.MODE_EXPLICIT,
@@ -74,7 +75,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
 
 
 def restarted(message: pb.Open, next_frame: int, room_frames: int) -> pb.Open:
-    """Ask a server that doesn't know the session for a new one like it, from `next_frame` on."""
+    """Ask for a new session like the one that the server has lost, from `next_frame` on."""
     changed = pb.Open()
     changed.CopyFrom(message)
     changed.resume.Clear()
@@ -99,12 +100,11 @@ def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
     Raises:
         ProtocolError: it isn't an answer to that.
     """
-    if message.pixel_format != PIXEL_FORMATS[config.pixel_format]:
-        raise ProtocolError(
-            f"the server opened pixel_format={message.pixel_format}: {config.pixel_format} was asked for"
-        )
+    pixel_format = PixelFormat(config.pixel_format)
+    if message.pixel_format != PIXEL_FORMATS[pixel_format]:
+        raise ProtocolError(f"the server opened pixel_format={message.pixel_format}: {pixel_format} was asked for")
     try:
-        layout = FrameLayout(pixel_format=config.pixel_format, height=message.height, width=message.width)
+        layout = FrameLayout(pixel_format=pixel_format, height=message.height, width=message.width)
     except ValueError as error:
         raise ProtocolError(f"the server opened a session with {error}") from error
     if message.frame_bytes != layout.frame_bytes:

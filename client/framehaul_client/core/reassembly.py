@@ -1,7 +1,6 @@
 """Puts the frames of a session in order and proves that none is lost, doubled or changed; pure.
 
-Values in, values out: it knows neither gRPC nor the event loop, and copies nothing but samples of 16 bits that lie at
-an odd address, which not every library reads.
+It copies nothing, with one exception: not every library reads 16-bit samples at an odd address.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from framehaul_client.errors import DataLoss
 
 
 class Reassembly:
-    """Takes frame messages in the order of their arrival."""
+    """Takes frame messages in order of arrival."""
 
     def __init__(self, layout: FrameLayout) -> None:
         """Expect frame 0 of a session with this `layout` first."""
@@ -25,7 +24,7 @@ class Reassembly:
 
     @property
     def next_frame(self) -> int:
-        """Index of the frame that must come next; so many have come."""
+        """Index of the frame that must come next, which is also how many have come."""
         return self._next_frame
 
     def accept(self, first_frame: int, num_frames: int, checksums: Sequence[int], payload: memoryview) -> FrameBatch:

@@ -1,4 +1,4 @@
-"""What to do when a session's call failed: whether to try again, when, and for how long; pure."""
+"""Whether, when and for how long to retry after a session's call failed; pure."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ _LONGEST_DELAY_S: Final = 2.0
 
 
 class Retry:
-    """Counts failed attempts since the last progress, and spaces them out."""
+    """Counts the failures since the last progress, and spaces out the attempts."""
 
     def __init__(self, retry_for_s: float, *, jitter: Callable[[], float] = random.random) -> None:
         """Give up once nothing has come for `retry_for_s`; `jitter` gives 0..1."""
         self._retry_for_s = retry_for_s
         self._jitter = jitter
         self._num_failures = 0
-        self._failed_s = 0.0
-        """When the first of them was."""
+        self._failed_s = 0.0  # when the first of them was
 
     def progressed(self) -> None:
-        """Something came: the next failure is the first again."""
+        """Something came, so the next failure counts as the first."""
         self._num_failures = 0
 
     def delay_s(self, error: FramehaulError, now_s: float, *, opened: bool) -> float:
         """How long to wait after `error` before the next attempt.
 
-        Clients that were cut off together come back apart: up to half of the time is random.
+        Up to half of the time is random, so that clients that were cut off together don't come back together.
 
         Args:
             error: what the last attempt ended with.
             now_s: on any clock.
-            opened: there is a session to be taken up again; else the first one is still to be opened, and a server
-                that has no room for it is not bothered again.
+            opened: there is a session to resume. If the first one is still to be opened, a server without room is not
+                asked again.
 
         Raises:
-            FramehaulError: there should be none; `GaveUp` if that is for the time that a lost session has waited.
+            FramehaulError: there should be no further attempt; `GaveUp` if a lost session has waited too long.
         """
         refused_for_now = isinstance(error, Refused) and error.retry_after_s is not None
         worth_it = isinstance(error, ServerUnavailable) or (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -20,36 +21,45 @@ _MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
-    """What a session asks the server for.
+    """What a session asks for: the keyword arguments of `FrameClient.session`.
 
     Attributes:
         model: the decoder's name; empty for the server's default.
-        pixel_format: how frames arrive.
-        dtype: number format of the latents; None to take it from the first array (bfloat16 must be named).
-        num_latents: how many will come, if that is known; some decoders need it.
+        pixel_format: `rgb24`, `yuv420p`, `yuv420p10le` or `gbrpf16le`; see `PixelFormat` for the arrays.
+        dtype: `bfloat16` for bit patterns held as uint16; None takes it from the first array.
+        num_latents: how many latents will come; some decoders must know it. None: not known, unless the latents are
+            one array.
         normalized: the latents have zero mean and unit variance, and the server must undo that.
         priority: -100..100, higher is served first.
-        window_frames: frames that may wait here; None for about 64 MiB of them.
-        max_message_bytes: largest message that the server may send.
-        retry_for_s: how long to try to take the session up again when it is lost; 0 not to try.
+        window_frames: how many frames may wait at the client, within the server's limits; None: about 64 MiB of them.
+        max_message_bytes: the largest message that the server may send.
+        retry_for_s: how long to try to resume the session after the connection or the server is lost, counted from
+            the last sign of life; 0 fails at once. Latents from an iterator are kept until the frames that need them
+            have come: with some decoders, that is the whole clip. Time in a server's queue doesn't count.
+        on_queued: called on the event loop with each position in the queue of a server that is full; 1 is next. To
+            stop waiting, cancel the task that enters the session.
     """
 
     model: str = ""
-    pixel_format: PixelFormat = PixelFormat.RGB24
-    dtype: LatentDtype | None = None
+    pixel_format: PixelFormat | str = PixelFormat.RGB24
+    dtype: LatentDtype | str | None = None
     num_latents: int | None = None
     normalized: bool = False
     priority: int = 0
     window_frames: int | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     retry_for_s: float = DEFAULT_RETRY_FOR_S
+    on_queued: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ValueError: a value is outside of its range; the text names both.
+            ValueError: a value is outside its range; the text names both.
         """
+        PixelFormat(self.pixel_format)
+        if self.dtype is not None:
+            LatentDtype(self.dtype)
         check_priority(self.priority)
         if self.num_latents is not None and self.num_latents < 1:
             raise ValueError(f"num_latents={self.num_latents}: must be 1 or more")

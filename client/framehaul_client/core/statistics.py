@@ -14,15 +14,15 @@ class SessionStatistics:
         latent_bytes: bytes of latents sent, repeated ones included.
         num_frames: frames received and checked.
         frame_bytes: their size.
-        queued_s: in queues of servers that had no place yet.
-        open_s: from the first message to the server's answer, without the time in its queue.
-        first_frame_s: from the first message to the first frame, without that time either; None before it came.
+        queued_s: time in the queues of full servers.
+        open_s: from the first message to the server's answer, without the queue.
+        first_frame_s: from the first message to the first frame, without the queue; None before it came.
         last_frame_s: likewise, to the last frame so far; None before the first.
         wait_frames_s: the consumer waited for frames.
         produce_s: the latents' iterator worked.
         wait_room_s: latents waited for the server to take more.
         send_s: latents waited for the connection.
-        num_reconnects: times that a lost connection was replaced.
+        num_reconnects: how often a lost connection was replaced.
     """
 
     num_latents: int = 0

@@ -1,6 +1,6 @@
 """How many frames a session may still send, and when to tell it that they were consumed; pure.
 
-The window bounds the client's memory: whatever the consumer does, no more than `window_frames` frames wait here.
+The window bounds the client's memory: at most `window_frames` frames wait here, whatever the consumer does.
 """
 
 from __future__ import annotations
@@ -69,22 +69,22 @@ class FrameWindow:
         self._consumed += num_frames
 
     def reopen(self, num_frames: int) -> None:
-        """Note that a new server sends `num_frames` from here before it hears of us."""
+        """Note that a new server may send `num_frames` from here before it hears from us."""
         self._until = max(self._until, self._received + num_frames)
 
     def repeat(self) -> Acknowledgement:
-        """What the server was told last, for a new connection: the old one may have lost it."""
+        """The last acknowledgement again, for a new connection; the old one may have lost it."""
         return Acknowledgement(self._acknowledged, self._window_frames)
 
     def everything(self) -> Acknowledgement:
-        """Every frame has come, and no more are awaited."""
+        """The acknowledgement of every frame that has come."""
         return Acknowledgement(self._received, self._window_frames)
 
     def acknowledge(self, *, idle: bool) -> Acknowledgement | None:
         """Return what to tell the server now, or None when that can wait.
 
-        A quarter of the window is worth a message. A consumer that is `idle` (it waits, and nothing is here for it)
-        tells everything it has consumed: the server may need the whole window free to go on.
+        A quarter of the window is worth a message. An `idle` consumer, which waits for frames, acknowledges everything
+        it has consumed: the server may need the whole window to go on.
         """
         pending = self._consumed - self._acknowledged
         if pending == 0 or (not idle and pending * _ACKS_PER_WINDOW < self._window_frames):
@@ -95,6 +95,6 @@ class FrameWindow:
 
 
 def fit_window(wanted_frames: int, min_frames: int, max_frames: int) -> int:
-    """Clamp a window as the server does; a limit of 0 is none."""
+    """Clamp a window as the server does; 0 means no limit."""
     fitted = max(wanted_frames, min_frames, 1)
     return min(fitted, max_frames) if max_frames else fitted

@@ -1,4 +1,4 @@
-"""What every sink does, and the file that gets its name only when it is whole."""
+"""What every sink does, and a file that gets its name only when it is whole."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from framehaul_client.errors import OutputError
 
 
 class Sink(Protocol):
-    """Takes a session's frames in order; driven by one thread, from `start` to `finish` or `abort`."""
+    """Takes a session's frames in order; one thread drives it from `start` to `finish` or `abort`."""
 
     @property
     def pixel_format(self) -> PixelFormat:
-        """What frames must be in."""
+        """The format that frames must have."""
 
     @property
     def num_bytes(self) -> int:
         """Bytes written so far; final after `finish`."""
 
     def prepare(self) -> None:
-        """Make sure that the place can be written, before any work is done for it.
+        """Make sure that the output can be written, before any work is done for it.
 
         Raises:
             OutputError: it can't.
         """
 
     def start(self, layout: FrameLayout) -> None:
-        """Take note of the frames' size; comes before the first of them.
+        """Take note of the frames' size, before the first of them.
 
         Raises:
             OutputError: such frames can't be written.
@@ -46,17 +46,17 @@ class Sink(Protocol):
         """
 
     def finish(self) -> None:
-        """Write what is held back, and give the output its name.
+        """Write what is held back and give the output its name.
 
         Raises:
             OutputError: that failed.
         """
 
     def abort(self) -> Path | None:
-        """Stop here; twice, or after `finish`, does nothing.
+        """Stop here; does nothing the second time or after `finish`.
 
         Returns:
-            Where the unfinished output was kept, or None if there is none worth keeping.
+            The unfinished output's path, or None if nothing is worth keeping.
         """
 
 
@@ -81,20 +81,20 @@ class PartialFile:
 
     @property
     def num_bytes(self) -> int:
-        """Its size, under whichever name it has."""
+        """Its size, under either name."""
         for path in (self.path, self.target):
             with contextlib.suppress(OSError):
                 return path.stat().st_size
         return 0
 
     def publish(self) -> None:
-        """Give the file its name; what had it before is replaced.
+        """Give the file its name, replacing what had it before.
 
         Raises:
             OutputError: the disk is full or failed, or the name can't be taken.
         """
         try:
-            # Else a crash of the machine could leave an empty file under the final name.
+            # Without this, a crash of the machine could leave an empty file under the final name.
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(file)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from framehaul.formats import PixelFormat
 from framehaul_client.sinks.base import Sink
-from framehaul_client.sinks.image_encoding import IMAGE_ENCODINGS
-from framehaul_client.sinks.images import ImageSink
+from framehaul_client.sinks.images import IMAGE_ENCODINGS, ImageSink
 from framehaul_client.sinks.video import CONTAINERS, VIDEO_FORMATS, VideoSink
 from framehaul_client.sinks.video_options import VideoOptions, natural_format
 from framehaul_client.sinks.y4m import Y4M_FORMATS, Y4mSink
@@ -23,12 +22,12 @@ def choose_sink(out: str, pixel_format: PixelFormat | None, fps: Fraction, video
 
     Args:
         out: the output's name.
-        pixel_format: what frames should arrive in; None for what suits the sink.
+        pixel_format: how frames should arrive; None for what suits the sink.
         fps: frames a second.
         video: how to encode a video file.
 
     Raises:
-        ValueError: nothing is known by such a name, or it can't take this pixel format.
+        ValueError: no sink has such a name, or it can't take this pixel format.
     """
     suffix = os.path.splitext(out)[1].lower()
     if out == STDOUT:
@@ -42,7 +41,7 @@ def choose_sink(out: str, pixel_format: PixelFormat | None, fps: Fraction, video
 
 
 def _chosen(asked: PixelFormat | None, allowed: tuple[PixelFormat, ...], out: str) -> PixelFormat:
-    """What was asked for, or the first that the output takes."""
+    """The format asked for, or else the first that the output takes."""
     if asked not in (None, *allowed):
         raise ValueError(f"format={asked}: must be {' or '.join(allowed)} for out={out}")
     return asked or allowed[0]

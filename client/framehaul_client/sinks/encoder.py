@@ -1,6 +1,6 @@
 """Drives a sink on a thread of its own, so that encoding, receiving and sending run side by side.
 
-The event loop hands frames over through a bounded queue; the sink belongs to the thread from its start to its end.
+The event loop hands over frames through a bounded queue. The sink belongs to the thread from start to end.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _ABORT_TIMEOUT_S: Final = 10.0
 
 
 class Encoder:
-    """Owner of the thread; a sink that was started is finished or aborted by it.
+    """Owner of the thread, which finishes or aborts every sink that it started.
 
     Attributes:
-        busy_s: time that the sink worked.
-        kept: the unfinished output after an abort, if there is any.
+        busy_s: how long the sink worked.
+        kept: the unfinished output after an abort, if any.
     """
 
     def __init__(self, sink: Sink, layout: FrameLayout, *, max_pending: int = _MAX_PENDING) -> None:
@@ -47,12 +47,12 @@ class Encoder:
         self._finished = False  # the output is whole; the thread's
         self._aborted = threading.Event()
         self._error: OutputError | None = None
-        # A daemon: a write to a pipe that nobody reads can't be interrupted, and must not keep the process alive.
+        # A daemon, since a write to a pipe that nobody reads can't be interrupted and must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="framehaul-encoder", daemon=True)
         self._thread.start()
 
     async def put(self, batch: FrameBatch) -> None:
-        """Hand over frames, as soon as there is a place for them.
+        """Hand over frames as soon as the queue has room.
 
         Raises:
             OutputError: the sink failed, with these frames or with earlier ones.
@@ -120,7 +120,7 @@ class Encoder:
         while (batch := self._queue.get()) is not None:
             with self._busy():
                 self._sink.write(batch)
-            batch = None  # its memory must not wait for the next one
+            batch = None  # frees its memory before the next one comes
             self._loop.call_soon_threadsafe(self._take)
         if not self._aborted.is_set():
             with self._busy():

@@ -1,4 +1,4 @@
-"""Frames of formats that PyAV can't wrap: copied into memory of FFmpeg's, plane by plane."""
+"""Copies frames that PyAV can't wrap into FFmpeg's own memory, plane by plane."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from framehaul_client.core.frames import Pixels
 
 
 def frame_of_planes(name: str, planes: list[Pixels]) -> av.VideoFrame:
-    """Copy `planes`, each `[h, w]`, the first in the frame's size, into a frame of FFmpeg's planar format `name`."""
+    """Copy `planes`, each `[h, w]` and the first as large as the frame, into FFmpeg's planar format `name`."""
     height, width = planes[0].shape
     frame = av.VideoFrame(width, height, name)
     for plane, samples in zip(frame.planes, planes, strict=True):

@@ -5,6 +5,7 @@ Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever t
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 import av
 import av.error
 from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
@@ -24,21 +26,21 @@ from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
 CONTAINERS: Final = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 VIDEO_FORMATS: Final = (PixelFormat.YUV420P, PixelFormat.YUV420P10LE, PixelFormat.RGB24)
-"""What frames may arrive in. Not half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
+"""How frames may arrive. Not as half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
 _APPLE_TAGS: Final = {"hevc": "hvc1"}  # what QuickTime and editors on macOS want; FFmpeg's own choice is hev1
 _BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
 _RGB_MATRIX: Final = 0
 
 
 class VideoSink:
-    """Writes one file; it has its name only when it is whole."""
+    """Writes one file, which gets its name only when it is whole."""
 
     def __init__(self, target: Path, pixel_format: PixelFormat, fps: Fraction, options: VideoOptions) -> None:
         """Check what can be checked without writing anything.
 
         Args:
             target: the file, .mp4, .mov or .mkv.
-            pixel_format: what the frames will be in, one of `VIDEO_FORMATS`.
+            pixel_format: of the frames, one of `VIDEO_FORMATS`.
             fps: frames a second.
             options: how to encode.
 
@@ -50,20 +52,19 @@ class VideoSink:
             raise ValueError(f"out={target}: must end in {', '.join(CONTAINERS)}")
         self._target = target
         self._container_format = container
-        self._pixel_format = pixel_format
         self._fps = fps
         self._options = options
         self._encoded_format = encoded_format(options, pixel_format)
+        is_rgb = av.VideoFormat(self._encoded_format).is_rgb
+        full_range = is_rgb or self._encoded_format.startswith("yuvj")
+        self._range = ColorRange.JPEG if full_range else ColorRange.MPEG
+        self._colorspace = _RGB_MATRIX if is_rgb else _BT709
         self._file: PartialFile | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._num_frames = 0
         self._finished = False
-
-    @property
-    def pixel_format(self) -> PixelFormat:
-        """What frames must be in."""
-        return self._pixel_format
+        self.pixel_format = pixel_format
 
     @property
     def num_bytes(self) -> int:
@@ -147,44 +148,35 @@ class VideoSink:
         codec.time_base = 1 / self._fps
         if self._container_format != "matroska" and codec.codec.canonical_name in _APPLE_TAGS:
             codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
-        codec.color_range = self._range
-        codec.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
-        codec.color_primaries = _BT709
-        codec.color_trc = _BT709
+        self._tag(codec)
         codec.options = {**options, "chroma_sample_location": "center"}
 
-    @property
-    def _is_rgb(self) -> bool:
-        return av.VideoFormat(self._encoded_format).is_rgb
-
-    @property
-    def _range(self) -> int:
-        full = self._is_rgb or self._encoded_format.startswith("yuvj")
-        return int(ColorRange.JPEG if full else ColorRange.MPEG)
-
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
-        if self._pixel_format is PixelFormat.YUV420P10LE:
-            frame = frame_of_planes(self._pixel_format.value, planes_of_420(pixels))
+        if self.pixel_format is PixelFormat.YUV420P10LE:
+            frame = frame_of_planes(self.pixel_format.value, planes_of_420(pixels))
         else:
-            frame = av.VideoFrame.from_numpy_buffer(pixels, format=self._pixel_format.value)
-        from_rgb = self._pixel_format is PixelFormat.RGB24
-        frame.color_range = int(ColorRange.JPEG if from_rgb else ColorRange.MPEG)
-        if self._encoded_format != self._pixel_format.value:
+            frame = av.VideoFrame.from_numpy_buffer(pixels, format=self.pixel_format.value)
+        arrived_range = ColorRange.JPEG if self.pixel_format is PixelFormat.RGB24 else ColorRange.MPEG
+        frame.color_range = int(arrived_range)
+        if self._encoded_format != self.pixel_format.value:
             frame = frame.reformat(
                 format=self._encoded_format,
                 src_colorspace=Colorspace.ITU709,
                 dst_colorspace=Colorspace.ITU709,
-                src_color_range=ColorRange.JPEG if from_rgb else ColorRange.MPEG,
-                dst_color_range=ColorRange(self._range),
+                src_color_range=arrived_range,
+                dst_color_range=self._range,
                 interpolation=Interpolation.AREA,  # a mean of 2x2: chroma in the centre
             )
         frame.pts = self._num_frames
         frame.time_base = 1 / self._fps
-        frame.color_range = self._range
-        frame.colorspace = _RGB_MATRIX if self._is_rgb else _BT709
-        frame.color_primaries = _BT709
-        frame.color_trc = _BT709
+        self._tag(frame)
         return frame
+
+    def _tag(self, target: VideoCodecContext | av.VideoFrame) -> None:
+        target.color_range = int(self._range)
+        target.colorspace = self._colorspace
+        target.color_primaries = _BT709
+        target.color_trc = _BT709
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         assert self._stream is not None, "start comes first"
@@ -206,10 +198,8 @@ class VideoSink:
         self._container = None
 
     def _release(self) -> None:
-        """Free the container without caring for the file; where the disk is full, closing fails again."""
+        """Free the container, whatever becomes of the file: on a full disk, closing fails again."""
         container, self._container = self._container, None
         if container is not None:
-            try:
+            with contextlib.suppress(av.error.FFmpegError):
                 container.close()
-            except av.error.FFmpegError:
-                del container

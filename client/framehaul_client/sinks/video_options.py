@@ -1,4 +1,4 @@
-"""How to encode a video file: the user's choices, our defaults, and the pixel formats that follow from them."""
+"""How to encode a video file: the user's choices, our defaults, and the pixel formats that follow."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ class VideoOptions:
 
     Attributes:
         codec: FFmpeg's name of the encoder.
-        crf: quality, for encoders that have it: lower is better and larger.
-        preset: speed, for encoders that have it.
-        encoded_format: FFmpeg's name of the encoder's pixel format; None for that of the frames, if the encoder
-            takes it.
+        crf: quality, if the encoder has it; lower is better and larger.
+        preset: speed, if the encoder has it.
+        encoded_format: FFmpeg's name of the encoder's pixel format; None for the frames' own, if the encoder takes it.
     """
 
     codec: str = DEFAULT_CODEC
@@ -38,7 +37,7 @@ class VideoOptions:
 
     @property
     def encoder_options(self) -> dict[str, str]:
-        """Options for the encoder: what was asked for, over our defaults for it."""
+        """The encoder's options: the user's over our defaults."""
         options = dict(_DEFAULTS.get(self.codec, {}))
         if self.crf == 0 and self.codec == "libx264":
             options.pop("crf")
@@ -51,7 +50,7 @@ class VideoOptions:
 
 
 def natural_format(options: VideoOptions) -> PixelFormat:
-    """What frames should arrive in for these options: as deep as what the encoder takes.
+    """How frames should arrive for these options: as deep as the encoder takes them.
 
     Raises:
         ValueError: no such encoder, or pixel format of it.
@@ -63,7 +62,7 @@ def natural_format(options: VideoOptions) -> PixelFormat:
 
 
 def encoded_format(options: VideoOptions, pixel_format: PixelFormat) -> str:
-    """What the encoder is given when frames arrive in `pixel_format`, by FFmpeg's name.
+    """FFmpeg's name of what the encoder is given when frames arrive in `pixel_format`.
 
     Raises:
         ValueError: no such encoder, or pixel format of it, or none that is as deep as the frames.
@@ -88,7 +87,7 @@ def encoded_format(options: VideoOptions, pixel_format: PixelFormat) -> str:
 
 
 def _default_format(codec: str, formats: list[str], pixel_format: PixelFormat) -> str:
-    """What an encoder of `formats` is given: 4:2:0 as deep as the frames are, or the first that is."""
+    """The encoder's input among `formats`: 4:2:0 as deep as the frames, or else the first that is as deep."""
     deep = pixel_format is PixelFormat.YUV420P10LE
     first = (PixelFormat.YUV420P10LE if deep else PixelFormat.YUV420P).value
     if not formats or first in formats:

@@ -1,8 +1,8 @@
-"""Raw video to a pipe, as y4m: what `ffplay -` and `ffmpeg -i -` read.
+"""Raw video to a pipe as y4m, which `ffplay -` and `ffmpeg -i -` read.
 
-Header: https://wiki.multimedia.cx/index.php/YUV4MPEG2; `C420jpeg` is 4:2:0 with chroma in the centre (`C420mpeg2` would
-be on the left); `C420p10`, its 10-bit form, can't say where chroma is. Nor can y4m name the colour matrix: players take
-BT.709 for large frames and BT.601 for small ones unless they are told.
+Header: https://wiki.multimedia.cx/index.php/YUV4MPEG2. `C420jpeg` is 4:2:0 with chroma in the centre; with `C420mpeg2`
+it would be on the left. The 10-bit form, `C420p10`, can't say where chroma is. Nor can y4m name the colour matrix:
+unless told, players take BT.709 for large frames and BT.601 for small ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHROMA: Final = {
     PixelFormat.YUV420P10LE: "C420p10 XYSCSS=420P10",
 }
 Y4M_FORMATS: Final = tuple(_CHROMA)
-"""What the stream can hold."""
+"""The formats that the stream can hold."""
 
 
 def y4m_header(layout: FrameLayout, fps: Fraction) -> bytes:
@@ -41,22 +41,12 @@ class Y4mSink:
     def __init__(self, file: int, pixel_format: PixelFormat, fps: Fraction) -> None:
         """Write frames of `pixel_format`, one of `Y4M_FORMATS`, to `file` at `fps` frames a second."""
         self._file = file
-        self._pixel_format = pixel_format
         self._fps = fps
-        self._num_bytes = 0
-
-    @property
-    def pixel_format(self) -> PixelFormat:
-        """What frames must be in."""
-        return self._pixel_format
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes written so far."""
-        return self._num_bytes
+        self.pixel_format = pixel_format
+        self.num_bytes = 0
 
     def prepare(self) -> None:
-        """Refuse a terminal, and wait in writes even if whoever made the pipe set it otherwise.
+        """Refuse a terminal, and let writes block even if the pipe was made non-blocking.
 
         Raises:
             OutputError: the output would fill a screen with raw video.
@@ -99,7 +89,7 @@ class Y4mSink:
                 raise OutputClosed("stdout: its reader has gone") from error
             except OSError as error:
                 raise OutputError(f"stdout: {error.strerror}") from error
-            self._num_bytes += num_bytes
+            self.num_bytes += num_bytes
             while parts and num_bytes >= len(parts[0]):
                 num_bytes -= len(parts.pop(0))
             if parts:

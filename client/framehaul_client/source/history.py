@@ -1,7 +1,7 @@
 """A session's latents in order, and again from an earlier one when a server has lost them.
 
-Runs on the event loop. A file or an array is read again; what an iterator yielded is kept, as a copy, until frames that
-need it have all arrived.
+Runs on the event loop. A file or an array is simply read again. An iterator's latents are kept, as copies, until all
+frames that need them have arrived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RANK_OF_CLIP: Final = 4
 
 @runtime_checkable
 class Rereadable(Protocol):
-    """Latents that can be read as often as one likes."""
+    """Latents that can be read any number of times."""
 
     def read_from(self, index: int) -> Iterator[LatentArray]:
         """Read latent after latent, each `[C, h, w]`, from `index` on."""
@@ -42,28 +42,28 @@ class _ArrayClip:
 class LatentHistory:
     """Owner of the source; `next` from one task at a time."""
 
-    def __init__(self, latents: Latents, dtype: LatentDtype | None) -> None:
-        """Begin with the first of `latents`, which are of `dtype` if it can't be taken from the array.
+    def __init__(self, latents: Latents, dtype: LatentDtype | str | None) -> None:
+        """Begin with the first of `latents`; `dtype` is needed where arrays can't tell it.
 
         Raises:
             TypeError: they can't be iterated over.
         """
-        self._dtype = dtype
+        self._dtype = None if dtype is None else LatentDtype(dtype)
         self._rereadable = _rereadable(latents)
         self._source: LatentSource = open_source(latents if self._rereadable is None else self._rereadable.read_from(0))
         self._kept: deque[LatentArray] = deque()
-        """Blocks `[T, C, h, w]` that an iterator yielded; else the last one alone."""
+        """Blocks `[T, C, h, w]`: an iterator's that may be needed again; of a file or an array only the last."""
         self._first_kept = 0
         self._num_pulled = 0
         self._pull: asyncio.Task[LatentArray | None] | None = None
-        """Goes on when nobody waits for it: a generator that is cancelled has ended."""
+        """Survives the cancellation of `next`, since cancelling a generator would end it."""
         self._format: LatentFormat | None = None
         self.position = 0
         """Index of the latent that comes next."""
 
     @property
     def latents(self) -> LatentFormat:
-        """What all latents are like; known after the first `next`."""
+        """The format of all latents; known after the first `next`."""
         if self._format is None:
             raise InvalidLatents("no latents: a session needs at least one")
         return self._format
@@ -72,7 +72,7 @@ class LatentHistory:
         """Return the next latents `[T, C, h, w]`, or None after the last.
 
         Raises:
-            InvalidLatents: they are not of the first ones' kind.
+            InvalidLatents: their format differs from the first one's.
 
         Cancellation: no latent is lost.
         """
@@ -87,7 +87,7 @@ class LatentHistory:
         return block
 
     async def rewind(self, index: int) -> None:
-        """Go back to latent `index`, which was not forgotten; nobody may be in `next`."""
+        """Go back to latent `index`, which must not be forgotten; nobody may be in `next`."""
         if not self._first_kept <= index <= self._num_pulled:
             if self._rereadable is None:
                 raise InvalidLatents(f"latent {index}: only {self._first_kept}..{self._num_pulled} can be sent again")
@@ -129,7 +129,7 @@ class LatentHistory:
             self._format = latent_format(raw, self._dtype)
         block = as_block(raw, self._format, self.position)
         if self._rereadable is None:
-            block = block.copy()  # its owner may use the memory again
+            block = block.copy()  # the owner may reuse the memory
         else:
             self._kept.clear()
             self._first_kept = self._num_pulled

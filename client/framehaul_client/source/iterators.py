@@ -1,4 +1,4 @@
-"""Pulls latents out of the caller's iterator, on the event loop or, for a plain iterator, on a thread of its own."""
+"""Pulls latents from the caller's iterator: an async one on the event loop, a plain one on its own thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LatentSource(Protocol):
     async def next(self) -> LatentArray | None:
         """Return the next latents, or None after the last.
 
-        Cancellation: an async iterator is cancelled where it waits; a plain one finishes the item it works on.
+        Cancellation: an async iterator is cancelled; a plain one finishes its current item.
         """
 
     async def aclose(self) -> None:
@@ -54,9 +54,9 @@ class _AsyncSource:
 
 
 class _ThreadSource:
-    """A plain iterator may block, on a disk or in a computation, and the event loop must not.
+    """Keeps a plain iterator, which may block on a disk or compute, off the event loop.
 
-    One thread runs it from first to last, so an iterator may keep what belongs to a thread.
+    One thread runs it from first to last, so the iterator may hold what belongs to a thread.
     """
 
     def __init__(self, iterator: Iterator[LatentArray]) -> None:
@@ -71,7 +71,7 @@ class _ThreadSource:
     async def aclose(self) -> None:
         pull, self._pull = self._pull, None
         if pull is not None and not pull.done():
-            # It may take long, and can't be interrupted: the generator is closed when it comes back.
+            # It can't be interrupted and may take long, so the generator is closed once it returns.
             self._thread.submit(self._close)
             self._thread.shutdown(wait=False)
             return

@@ -3,4 +3,4 @@
 Runs on the caller's event loop. The one folder of the client that knows gRPC.
 """
 
-__all__ = ["connection", "exchange", "queueing", "status", "stream"]
+__all__ = ["connection", "exchange", "queueing", "rpc", "status"]

@@ -1,7 +1,7 @@
-"""One call of a session: three tasks share it, until its end or its loss.
+"""One call of a session: three tasks share it until it ends or is lost.
 
-One reads; one sends latents as long as the server grants room; one sends acknowledgements. What outlives a call is in
-`exchange`.
+One reads, one sends latents as far as the server's grant reaches, one sends acknowledgements. `exchange` owns what
+outlives a call.
 """
 
 from __future__ import annotations
@@ -9,65 +9,58 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import crc32c
 import numpy as np
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.grant import LatentCredit
+from framehaul_client.core.grant import LatentGrant
 from framehaul_client.core.latents import LatentArray
 from framehaul_client.core.statistics import SessionStatistics
-from framehaul_client.core.window import Acknowledgement
+from framehaul_client.core.window import Acknowledgement, FrameWindow
 from framehaul_client.errors import FramehaulError, InvalidLatents
 from framehaul_client.source.history import LatentHistory
-from framehaul_client.transport.stream import Stream, StreamClosed
+from framehaul_client.transport.rpc import Rpc, RpcEnded
 
 _LEAVE_TIMEOUT_S: Final = 1.0
 _MESSAGE_BYTES: Final = 1 << 20  # latents in one message, unless a single one is larger
 
 
-class Receiver(Protocol):
-    """What a call does with what comes in, and where its acknowledgements come from."""
-
-    def receive(self, message: wire.Envelope[pb.StreamResponse] | None) -> bool:
-        """Take a message, or None when the server ended the call well; True after the session's last."""
-
-    def last_acknowledgement(self) -> Acknowledgement:
-        """After the last message: everything has come."""
-
-
 class Call:
-    """Owner of a stream on which a session was opened or resumed."""
+    """Owner of an RPC on which a session was opened or resumed."""
 
     def __init__(
         self,
-        stream: Stream,
-        receiver: Receiver,
+        rpc: Rpc,
+        receive: Callable[[wire.Envelope[pb.StreamResponse] | None, Call], bool],
+        window: FrameWindow,
         history: LatentHistory,
         statistics: SessionStatistics,
         *,
         num_latents: int | None,
     ) -> None:
-        """Prepare to send latents from where `history` stands, once they are granted.
+        """Prepare to send latents from the position of `history`, once they are granted.
 
         Args:
-            stream: belongs to this object from now on.
-            receiver: gets the messages.
+            rpc: belongs to this object from now on.
+            receive: takes each message, or None when the server ended the call well; True after the session's last.
+            window: of the session; says what to acknowledge last.
             history: the latents.
-            statistics: to be kept up to date.
+            statistics: kept up to date.
             num_latents: how many were announced to the server.
         """
-        self._stream = stream
-        self._receiver = receiver
+        self._rpc = rpc
+        self._receive = receive
+        self._window = window
         self._history = history
         self._statistics = statistics
         self._announced = num_latents
-        self._credit = LatentCredit(history.position)
-        self._room = asyncio.Event()  # the credit may have grown
-        self._acknowledgement: Acknowledgement | None = None  # the newest one that isn't sent; it covers older ones
+        self._grant = LatentGrant(history.position)
+        self._extended = asyncio.Event()  # the grant has grown
+        self._acknowledgement: Acknowledgement | None = None  # the newest; it covers older ones
         self._acknowledge = asyncio.Event()
         self._latents_ended = False
         self._reader: asyncio.Task[None] | None = None
@@ -75,22 +68,22 @@ class Call:
         self._left = False
 
     @property
-    def latents_sent(self) -> int | None:
+    def num_latents(self) -> int | None:
         """How many latents the clip has; None before all were sent."""
-        return self._credit.next_latent if self._latents_ended else None
+        return self._grant.next_latent if self._latents_ended else None
 
     @property
     def next_latent(self) -> int:
         """Index of the latent that is sent next."""
-        return self._credit.next_latent
+        return self._grant.next_latent
 
     def grant(self, latents_until: int) -> None:
-        """Take note of a grant in a message."""
-        if self._credit.grant(latents_until):
-            self._room.set()
+        """Take note of the grant in a message."""
+        if self._grant.extend(latents_until):
+            self._extended.set()
 
     def post(self, acknowledgement: Acknowledgement) -> None:
-        """Send an acknowledgement, unless a newer one overtakes it."""
+        """Send an acknowledgement, unless a newer one replaces it first."""
         self._acknowledgement = acknowledgement
         self._acknowledge.set()
 
@@ -99,14 +92,14 @@ class Call:
 
         Raises:
             FramehaulError: the call failed.
-            Exception: whatever the latents' iterator raises.
+            Exception: what the latents' iterator raises.
 
         Cancellation: stops the tasks and cancels the call.
         """
         works: tuple[tuple[str, Coroutine[Any, Any, None]], ...] = (
             ("reader", self._read()),
-            ("latents", _until_closed(self._send_latents())),
-            ("acknowledgements", _until_closed(self._send_acknowledgements())),
+            ("latents", _until_ended(self._send_latents())),
+            ("acknowledgements", _until_ended(self._send_acknowledgements())),
         )
         self._reader, *senders = [asyncio.create_task(work, name=f"framehaul {name}") for name, work in works]
         reader = self._reader
@@ -126,41 +119,41 @@ class Call:
             await asyncio.gather(reader, *senders, return_exceptions=True)
 
     async def leave(self) -> None:
-        """Tell the server that nobody wants the rest: to cancel the call alone would look like a lost connection.
+        """Tell the server that nobody wants the rest; a call that is only cancelled looks like a lost connection.
 
         Cancellation: the server is not told.
         """
         if self._over or self._left:
             return
         self._left = True
-        with contextlib.suppress(TimeoutError, StreamClosed, FramehaulError):
+        with contextlib.suppress(TimeoutError, RpcEnded, FramehaulError):
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
-                await self._stream.send(pb.StreamRequest(cancel=True))
+                await self._rpc.send(pb.StreamRequest(cancel=True))
                 if self._reader is not None and not self._reader.done():
                     await asyncio.wait([self._reader])
                 else:
-                    while await self._stream.receive() is not None:
+                    while await self._rpc.receive() is not None:
                         pass
 
     async def aclose(self) -> None:
-        """Let go of the call, whether it is over or not.
+        """Release the call, whether it is over or not.
 
         Cancellation: the call is cancelled all the same.
         """
-        await self._stream.aclose()
+        await self._rpc.aclose()
 
     async def _read(self) -> None:
-        while not self._receiver.receive(await self._receive()):
+        while not self._receive(await self._next_message(), self):
             pass
-        # All is well whatever comes now; this is for the server, which then sees a clean end.
-        with contextlib.suppress(FramehaulError, StreamClosed):
-            await self._stream.send(_ack(self._receiver.last_acknowledgement()))
-            await self._stream.finish()
-            await self._stream.receive()
+        # The session is complete whatever comes now; this gives the server a clean end.
+        with contextlib.suppress(FramehaulError, RpcEnded):
+            await self._rpc.send(_ack(self._window.everything()))
+            await self._rpc.finish()
+            await self._rpc.receive()
 
-    async def _receive(self) -> wire.Envelope[pb.StreamResponse] | None:
+    async def _next_message(self) -> wire.Envelope[pb.StreamResponse] | None:
         try:
-            message = await self._stream.receive()
+            message = await self._rpc.receive()
         except FramehaulError:
             self._over = True
             raise
@@ -168,7 +161,7 @@ class Call:
         return message
 
     async def _send_latents(self) -> None:
-        while self._credit.next_latent != self._announced:
+        while self._grant.next_latent != self._announced:
             await self._wait_room()
             started_s = time.perf_counter()
             block = await self._history.next()
@@ -176,24 +169,24 @@ class Call:
             if block is None:
                 break
             await self._send_block(block)
-        if self._announced is not None and self._credit.next_latent < self._announced:
-            raise InvalidLatents(f"the latents ended after {self._credit.next_latent}: num_latents={self._announced}")
+        if self._announced is not None and self._grant.next_latent < self._announced:
+            raise InvalidLatents(f"the latents ended after {self._grant.next_latent}: num_latents={self._announced}")
         self._latents_ended = True
-        await self._stream.send(pb.StreamRequest(end_of_latents=True))
+        await self._rpc.send(pb.StreamRequest(end_of_latents=True))
 
     async def _send_block(self, block: LatentArray) -> None:
-        end = self._credit.next_latent + len(block)
+        end = self._grant.next_latent + len(block)
         if self._announced is not None and end > self._announced:
             raise InvalidLatents(f"{end} latents: num_latents={self._announced}")
         most = max(1, _MESSAGE_BYTES // block[0].nbytes)
         while len(block):
             await self._wait_room()
-            index = self._credit.next_latent
-            num_latents = self._credit.take(len(block), most)
+            index = self._grant.next_latent
+            num_latents = self._grant.take(len(block), most)
             payload = block[:num_latents].reshape(-1).view(np.uint8).data
             header = pb.StreamRequest(index=index, num_latents=num_latents, crc32c=crc32c.crc32c(payload))
             started_s = time.perf_counter()
-            await self._stream.send(header, [payload])
+            await self._rpc.send(header, [payload])
             statistics = self._statistics
             statistics.send_s += time.perf_counter() - started_s
             statistics.num_latents = max(statistics.num_latents, index + num_latents)
@@ -202,21 +195,21 @@ class Call:
 
     async def _wait_room(self) -> None:
         started_s = time.perf_counter()
-        while not self._credit.room:
-            self._room.clear()
-            await self._room.wait()
+        while not self._grant.room:
+            self._extended.clear()
+            await self._extended.wait()
         self._statistics.wait_room_s += time.perf_counter() - started_s
 
     async def _send_acknowledgements(self) -> None:
         while True:
             await self._acknowledge.wait()
             self._acknowledge.clear()
-            if self._acknowledgement is not None:
-                await self._stream.send(_ack(self._acknowledgement))
+            assert self._acknowledgement is not None, "set before the event"
+            await self._rpc.send(_ack(self._acknowledgement))
 
 
-async def _until_closed(work: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(StreamClosed):  # the reader learns why
+async def _until_ended(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(RpcEnded):  # the reader learns why
         await work
 
 

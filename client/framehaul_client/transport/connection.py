@@ -12,8 +12,8 @@ from framehaul import wire
 from framehaul_client.access import Access, is_local
 from framehaul_client.errors import ServerUnavailable
 
-# Buffered bytes of a stream whose consumer stalls are about the lookahead and one message. Over a long link it also
-# caps a stream's rate: 8 MiB for each round trip.
+# A stalled stream buffers about the lookahead and one message. On a long link the lookahead also caps a stream's rate:
+# 8 MiB in each round trip.
 DEFAULT_LOOKAHEAD_BYTES: Final = 8 << 20
 _MAX_FRAME_BYTES: Final = 4 << 20
 _KEEPALIVE_MS: Final = 10_000
@@ -21,7 +21,7 @@ _PING_TIMEOUT_MS: Final = 5_000
 _RECONNECT_MS: Final = (100, 2_000)
 _PROBE_TIMEOUT_S: Final = 0.5
 
-# What gRPC says of a handshake that failed, and what to do about it.
+# What gRPC says when a handshake fails, and what to do about it.
 _ADVICE: Final = (
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate isn't trusted: name its authority with --ca"),
     ("Hostname Verification", "the server's certificate is for another name: say which with --tls-server-name"),
@@ -34,24 +34,24 @@ def channel_options(lookahead_bytes: int = DEFAULT_LOOKAHEAD_BYTES) -> list[tupl
     return [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
-        # The bandwidth probe grows the receive window without limit while several streams stall, and overrides the
-        # lookahead; without the probe the lookahead alone decides.
+        # The bandwidth probe overrides the lookahead: with several stalled streams, the receive window grows without
+        # limit.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", lookahead_bytes),
         ("grpc.http2.max_frame_size", _MAX_FRAME_BYTES),
         # keepalive_timeout_ms below a minute has no effect in grpc 1.85: ping_timeout_ms decides.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-        # A session that was lost decides itself when to try again.
+        # A lost session itself decides when to retry.
         ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS[0]),
         ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS[1]),
-        # Else all channels of a process to one server share one connection.
+        # Otherwise all of a process's channels to one server share one connection.
         ("grpc.use_local_subchannel_pool", 1),
     ]
 
 
 async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: Access) -> grpc.aio.Channel:
-    """Open a channel to `target`, ready for calls; a server that is just starting is waited for.
+    """Open a channel to `target`, ready for calls; wait for a server that is still starting.
 
     Raises:
         InvalidOption: a file that `access` names can't be read.
@@ -63,7 +63,7 @@ async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: A
     if access.server_name:
         options.append(("grpc.ssl_target_name_override", access.server_name))
     if is_local(target):
-        options.append(("grpc.enable_http_proxy", 0))  # what is for this machine stays on it
+        options.append(("grpc.enable_http_proxy", 0))  # traffic for this machine stays on it
     credentials = access.credentials()
     if credentials is None:
         channel = grpc.aio.insecure_channel(target, options=options)
@@ -82,7 +82,7 @@ async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: A
 
 
 async def _failure(channel: grpc.aio.Channel, access: Access) -> str:
-    """Ask gRPC why it isn't connected: only a call that fails says so."""
+    """Ask gRPC why it isn't connected; only a failing call tells."""
     probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{wire.SERVICE}/Locate")
     try:
         await probe(b"", timeout=_PROBE_TIMEOUT_S)

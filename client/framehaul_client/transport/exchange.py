@@ -1,8 +1,8 @@
-"""What happens on the wire of one session, through as many calls as it takes.
+"""A session's traffic, over as many calls as it takes.
 
-A task runs one call after another: when one is lost, the session is taken up again where the frames stopped, or opened
-anew at that frame if the server has forgotten it. The caller's own task takes the frames. What may be done is decided
-in `reassembly`, `window` and `resume`; here is only the waiting.
+A task runs one call after another. When one is lost, it resumes the session where the frames stopped, or opens a new
+one at that frame if the server has forgotten it. The caller's own task takes the frames. `core` decides what may be
+done (`reassembly`, `window`, `retry`); this waits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from framehaul_client.errors import DataLoss, FramehaulError, NotFound, Protocol
 from framehaul_client.source.history import LatentHistory
 from framehaul_client.transport.call import Call
 from framehaul_client.transport.queueing import QueuePosition, receive_opened
-from framehaul_client.transport.stream import Stream, StreamClosed
+from framehaul_client.transport.rpc import Rpc, RpcEnded
 
 _LOG: Final = logging.getLogger(__name__)
 _END_TIMEOUT_S: Final = 1.0
@@ -42,14 +42,14 @@ class Exchange:
         history: LatentHistory,
         config: SessionConfig,
         statistics: SessionStatistics,
-        start_stream: Callable[[], Stream],
+        start_rpc: Callable[[], Rpc],
         queue: QueuePosition,
     ) -> None:
-        """Prepare an exchange of the latents of `history`; the caller closes that, and watches `queue`."""
+        """Prepare to send the latents of `history`, which the caller closes, and to keep `queue` up to date."""
         self._history = history
         self._config = config
         self._statistics = statistics
-        self._start_stream = start_stream
+        self._start_rpc = start_rpc
         self._queue = queue
         self._retry = Retry(config.retry_for_s)
         self._batches: deque[FrameBatch] = deque()  # received, not yet handed out: the window bounds it
@@ -63,7 +63,7 @@ class Exchange:
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
-        self._session_id = b""  # empty when there is none to be resumed
+        self._session_id = b""  # empty when there is no session to resume
         self._opened: Opened | None = None
         self._reassembly: Reassembly
         self._window: FrameWindow
@@ -88,7 +88,7 @@ class Exchange:
             call: Call | None = await self._attach()
         except FramehaulError as error:
             call = await self._reconnect(error)
-        self._started_s += self._statistics.queued_s  # what comes is measured from when there was a place
+        self._started_s += self._statistics.queued_s  # times are measured from when there was room
         self._statistics.open_s = time.perf_counter() - self._started_s
         self._life = asyncio.create_task(self._live(call), name="framehaul session")
 
@@ -96,9 +96,9 @@ class Exchange:
         """Return the frames of the next message, or None after the last one.
 
         Raises:
-            FramehaulError: the session failed, and all frames that had come before were taken.
+            FramehaulError: the session failed; all frames that had come before were handed out.
 
-        Cancellation: safe, no frame is lost.
+        Cancellation: no frame is lost.
         """
         started_s = time.perf_counter()
         try:
@@ -115,7 +115,7 @@ class Exchange:
         return self._batches.popleft()
 
     def consume(self, num_frames: int) -> None:
-        """Make room for `num_frames`: the caller is done with as many."""
+        """Make room for `num_frames`, which the caller is done with."""
         self._window.consume(num_frames)
         self._post(self._window.acknowledge(idle=False))
 
@@ -147,8 +147,8 @@ class Exchange:
                 except FramehaulError as error:
                     lost = error
                 finally:
-                    if call.latents_sent is not None:
-                        self._num_latents = call.latents_sent
+                    if call.num_latents is not None:
+                        self._num_latents = call.num_latents
                     self._call = None
                     await call.aclose()
                 if self._leaving:
@@ -160,7 +160,7 @@ class Exchange:
             self._changed.set()
 
     async def _reconnect(self, error: FramehaulError) -> Call | None:
-        """Take the session up again after `error`; None if there is nothing left to take up."""
+        """Resume the session or open a new one after `error`; None if nothing is missing any more."""
         told: type[FramehaulError] | None = None
         while True:
             delay_s = self._retry.delay_s(error, time.monotonic(), opened=self._opened is not None)
@@ -186,24 +186,19 @@ class Exchange:
                 return call
 
     async def _attach(self) -> Call:
-        """Open the session, or resume it, or open one that goes on from here."""
+        """Open the session, resume it, or open one that goes on from here."""
         asked = self._ask()
-        stream = self._start_stream()
+        rpc = self._start_rpc()
         try:
-            with contextlib.suppress(StreamClosed):  # receiving tells why
-                await stream.send(pb.StreamRequest(open=asked))
-            answer = await receive_opened(stream, self._queue, self._retry)
-            await self._accept(asked, answer)
-            call = Call(
-                stream,
-                self,
-                self._history,
-                self._statistics,
-                num_latents=self._config.num_latents,
-            )
-            self._handle(answer, call)
+            with contextlib.suppress(RpcEnded):  # receiving tells why
+                await rpc.send(pb.StreamRequest(open=asked))
+            answer = await receive_opened(rpc, self._queue, self._retry)
+            await self._accept(asked, answer.header.opened)
+            num_latents = self._config.num_latents
+            call = Call(rpc, self._receive, self._window, self._history, self._statistics, num_latents=num_latents)
+            self._receive(answer, call)
         except BaseException:
-            await stream.aclose()
+            await rpc.aclose()
             raise
         if self._reassembly.next_frame or self._config.window_frames is None:
             call.post(self._window.repeat())
@@ -217,8 +212,8 @@ class Exchange:
             return resumed(self._open, self._session_id, next_frame)
         return restarted(self._open, next_frame, self._window.room)
 
-    async def _accept(self, asked: pb.Open, answer: wire.Envelope[pb.StreamResponse]) -> None:
-        opened = read_opened(answer.header.opened, self._config)
+    async def _accept(self, asked: pb.Open, answer: pb.Opened) -> None:
+        opened = read_opened(answer, self._config)
         if self._opened is None:
             self._reassembly = Reassembly(opened.layout)
             self._window = FrameWindow(opened.window_frames)
@@ -235,19 +230,10 @@ class Exchange:
         self._session_id = opened.session_id
         await self._history.rewind(opened.next_latent)
 
-    def receive(self, message: wire.Envelope[pb.StreamResponse] | None) -> bool:
-        """See `Receiver`."""
+    def _receive(self, message: wire.Envelope[pb.StreamResponse] | None, call: Call) -> bool:
+        """Handle a message of `call`, or its end; True after the session's last message."""
         if message is None:
             raise ProtocolError(f"the server ended the stream after frame {self._reassembly.next_frame} without Done")
-        assert self._call is not None, "called by the call's reader"
-        self._handle(message, self._call)
-        return self._finished
-
-    def last_acknowledgement(self) -> Acknowledgement:
-        """See `Receiver`."""
-        return self._window.everything()
-
-    def _handle(self, message: wire.Envelope[pb.StreamResponse], call: Call) -> None:
         header = message.header
         call.grant(header.latents_until)
         if header.HasField("drain"):
@@ -257,6 +243,7 @@ class Exchange:
             self._receive_frames(header.frames, message.payload)
         if header.HasField("done"):
             self._end(header.done, call)
+        return self._finished
 
     def _receive_frames(self, frames: pb.Frames, payload: memoryview) -> None:
         self._window.receive(frames.num_frames)
@@ -273,7 +260,7 @@ class Exchange:
         self._changed.set()
 
     def _end(self, done: pb.Done, call: Call) -> None:
-        num_latents = self._num_latents if call.latents_sent is None else call.latents_sent
+        num_latents = self._num_latents if call.num_latents is None else call.num_latents
         if num_latents is None:
             raise ProtocolError(f"the server sent Done after latent {call.next_latent}: more were to come")
         if done.num_latents != num_latents:
@@ -286,7 +273,7 @@ class Exchange:
         self._changed.set()
 
     def _is_complete(self) -> bool:
-        """Every frame has come, though Done has not."""
+        """Whether every frame has come, though Done has not."""
         num_latents = self._num_latents
         return num_latents is not None and self._reassembly.next_frame == self.opened.num_frames(num_latents)
 

@@ -1,4 +1,4 @@
-"""The first answers to a session's opening: its places in the server's queue, if it has to wait there, and `Opened`.
+"""The first answers to a session's opening: positions in the server's queue, if it has to wait, then `Opened`.
 
 Pure but for the clock; runs on the event loop.
 """
@@ -20,7 +20,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class QueuePosition:
-    """Tells each position to whoever wants to know, and counts the time."""
+    """Passes on each position and counts the time."""
 
     def __init__(self, statistics: SessionStatistics, on_queued: Callable[[int], None] | None) -> None:
         """Call `on_queued` with each position, 1 is next; the time goes to `statistics`."""
@@ -40,23 +40,21 @@ class QueuePosition:
             self._on_queued(position)
 
     def left(self) -> None:
-        """Take note that the session waits no more; when it didn't, nothing changes."""
+        """Take note that the session no longer waits; does nothing if it didn't."""
         if self.position is not None:
             self._statistics.queued_s += time.perf_counter() - self._since_s
             self.position = None
 
 
-class ReadableStream(Protocol):
-    """What this needs of a `Stream`."""
+class Responses(Protocol):
+    """What this needs of an `Rpc`."""
 
     async def receive(self) -> wire.Envelope[pb.StreamResponse] | None:
         """Return the next message, or None when the server ended the call well."""
 
 
-async def receive_opened(
-    stream: ReadableStream, queue: QueuePosition, retry: Retry
-) -> wire.Envelope[pb.StreamResponse]:
-    """Wait for `Opened`, for as long as the queue takes: to `retry`, a server that tells a position gives something.
+async def receive_opened(rpc: Responses, queue: QueuePosition, retry: Retry) -> wire.Envelope[pb.StreamResponse]:
+    """Wait for `Opened`, for as long as the queue takes; to `retry`, each position counts as progress.
 
     Cancellation: cancels the call.
 
@@ -64,7 +62,7 @@ async def receive_opened(
         FramehaulError: the call failed, or the server said something else.
     """
     try:
-        while (answer := await stream.receive()) is not None and answer.header.HasField("queued"):
+        while (answer := await rpc.receive()) is not None and answer.header.HasField("queued"):
             retry.progressed()
             queue.moved(answer.header.queued.position)
     finally:

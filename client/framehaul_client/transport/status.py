@@ -1,4 +1,4 @@
-"""Turns what gRPC reports into this package's errors: the one table of both."""
+"""Maps gRPC's status codes to this package's errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ _ERRORS: Final[dict[grpc.StatusCode, type[errors.FramehaulError]]] = {
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
     grpc.StatusCode.DATA_LOSS: errors.SessionDamaged,
 }
-
-
-# A server that is stopped cancels its calls (those that the client cancels are not asked for their status), and one
-# that hears late of an earlier connection of ours cancels the present one.
+# CANCELLED comes from the server here (nobody asks for the status of a call that the client cancelled): it is stopping,
+# or it learned late of an earlier connection of ours and cancelled the present one.
 _LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 

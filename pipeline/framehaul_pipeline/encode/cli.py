@@ -17,11 +17,10 @@ EXIT_USAGE = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad usage or input."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        code: int = arguments.run(arguments)
+        _encode(arguments)
     except InvalidInput as error:
         return _complain(error, EXIT_USAGE)
     except ModuleNotFoundError as error:
@@ -30,17 +29,12 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; nothing was written", EXIT_FAILED)
-    return code
+    return EXIT_OK
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipeline", description="Framehaul's decode pipeline, without a server.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_encode(commands)
-    return parser
-
-
-def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     encode = commands.add_parser(
         "encode",
         help="turn a video into latents of the built-in model",
@@ -64,25 +58,22 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="arithmetic (default: float16 on cuda, float32 on cpu); latents are float16 in any case",
     )
     encode.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    encode.set_defaults(run=_encode)
+    return parser
 
 
-def _encode(arguments: argparse.Namespace) -> int:
+def _encode(arguments: argparse.Namespace) -> None:
     # Here and not above: torch takes seconds to import.
-    from framehaul_pipeline.encode.encode import EncodeOptions, encode
+    from framehaul_pipeline.encode.encode import encode
     from framehaul_pipeline.encode.video_input import Excerpt
 
-    excerpt = Excerpt(start_s=arguments.start, duration_s=arguments.duration, max_frames=arguments.max_frames)
     result = encode(
-        EncodeOptions(
-            video=arguments.video,
-            out=arguments.out,
-            size=arguments.size,
-            excerpt=excerpt,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            overwrite=arguments.overwrite,
-        )
+        arguments.video,
+        arguments.out,
+        size=arguments.size,
+        excerpt=Excerpt(start_s=arguments.start, duration_s=arguments.duration, max_frames=arguments.max_frames),
+        device=arguments.device,
+        dtype=arguments.dtype,
+        overwrite=arguments.overwrite,
     )
     logging.getLogger(__name__).info(
         "%s: %d latents of %dx%d frames at %s fps, %.1f MB, in %.1f s",
@@ -94,7 +85,6 @@ def _encode(arguments: argparse.Namespace) -> int:
         arguments.out.stat().st_size / 1e6,
         result.elapsed_s,
     )
-    return EXIT_OK
 
 
 def _size(text: str) -> tuple[int, int]:

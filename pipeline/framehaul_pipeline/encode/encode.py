@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final, NoReturn
@@ -29,21 +29,6 @@ REPORT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeOptions:
-    """What `pipeline encode` was asked for."""
-
-    video: Path
-    out: Path
-    size: tuple[int, int] | None = None
-    """Width and height in pixels; None: the video's own."""
-    excerpt: Excerpt = field(default_factory=Excerpt)
-    device: str = "auto"
-    dtype: str | None = None
-    """None: float16 on a GPU, float32 on a CPU."""
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeResult:
     """What came of it."""
 
@@ -54,36 +39,60 @@ class EncodeResult:
     elapsed_s: float
 
 
-def encode(options: EncodeOptions) -> EncodeResult:
+def encode(
+    video: Path,
+    out: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    excerpt: Excerpt | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> EncodeResult:
     """Encode a video into a latent file, which gets its name only when it is whole.
+
+    Args:
+        video: anything that FFmpeg reads.
+        out: the latent file.
+        size: width and height in pixels; None keeps the video's own.
+        excerpt: the part to read; None for all of it.
+        device: `auto`, `cpu` or `cuda`.
+        dtype: of the arithmetic; None for float16 on a GPU and float32 on a CPU.
+        overwrite: `out` may exist.
 
     Raises:
         InvalidInput: an option, the video or the target can't be used.
         OSError: the latent file can't be written.
     """
-    _check_target(options)
-    device, dtype = _placement(options)
+    _check_target(out, overwrite=overwrite)
+    torch_device, torch_dtype = _placement(device, dtype)
     started = time.monotonic()
     group = TINY_SPEC.temporal_factor
-    with VideoInput(options.video, options.size, options.excerpt) as video:
-        encoder = load_tiny_encoder(device, dtype)
-        state = encoder.open(video.height, video.width)
-        shape = (TINY_SPEC.channels, video.height // TINY_SPEC.spatial_factor, video.width // TINY_SPEC.spatial_factor)
+    with VideoInput(video, size, excerpt or Excerpt()) as source:
+        encoder = load_tiny_encoder(torch_device, torch_dtype)
+        state = encoder.open(source.height, source.width)
+        shape = (
+            TINY_SPEC.channels,
+            source.height // TINY_SPEC.spatial_factor,
+            source.width // TINY_SPEC.spatial_factor,
+        )
         metadata = {
             "framehaul.model": TINY_SPEC.name,
-            "framehaul.fps": f"{video.fps.numerator}/{video.fps.denominator}",
+            "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
             "framehaul.normalized": "false",
         }
-        with LatentFileWriter(options.out, shape, metadata) as writer, _Progress(video.num_frames_hint) as progress:
-            for chunk in video.chunks(CHUNK_LATENTS * group, group):
-                frames = torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2)
+        with LatentFileWriter(out, shape, metadata) as writer, _Progress(source.num_frames_hint) as progress:
+            for chunk in source.chunks(CHUNK_LATENTS * group, group):
+                frames = torch.from_numpy(chunk).to(torch_device).permute(0, 3, 1, 2)
                 latents, state = encoder.step(frames.float() / 127.5 - 1, state)
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
             writer.finish()
             count = writer.num_latents
     elapsed_s = time.monotonic() - started
-    return EncodeResult(num_latents=count, height=video.height, width=video.width, fps=video.fps, elapsed_s=elapsed_s)
+    return EncodeResult(
+        num_latents=count, height=source.height, width=source.width, fps=source.fps, elapsed_s=elapsed_s
+    )
 
 
 def _wire(latents: Tensor) -> bytes:
@@ -91,22 +100,21 @@ def _wire(latents: Tensor) -> bytes:
     return latents.half().cpu().contiguous().numpy().astype("<f2", copy=False).tobytes()
 
 
-def _check_target(options: EncodeOptions) -> None:
-    if not options.out.parent.is_dir():
-        raise InvalidInput("out", options.out, "in a folder that exists")
-    if options.out.is_dir():
-        raise InvalidInput("out", options.out, "a file, not a folder")
-    if options.out.exists() and not options.overwrite:
-        raise InvalidInput("out", options.out, "a new file, or use --overwrite")
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise InvalidInput("out", out, "in a folder that exists")
+    if out.is_dir():
+        raise InvalidInput("out", out, "a file, not a folder")
+    if out.exists() and not overwrite:
+        raise InvalidInput("out", out, "a new file, or use --overwrite")
 
 
-def _placement(options: EncodeOptions) -> tuple[torch.device, torch.dtype]:
+def _placement(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
     has_cuda = torch.cuda.is_available()
-    if options.device == "cuda" and not has_cuda:
+    if device == "cuda" and not has_cuda:
         raise InvalidInput("device", "cuda", "cpu or auto: torch sees no CUDA device")
-    on_cuda = options.device == "cuda" or (options.device == "auto" and has_cuda)
-    dtype = options.dtype or ("float16" if on_cuda else "float32")
-    return torch.device("cuda" if on_cuda else "cpu"), DTYPES[dtype]
+    on_cuda = device == "cuda" or (device == "auto" and has_cuda)
+    return torch.device("cuda" if on_cuda else "cpu"), DTYPES[dtype or ("float16" if on_cuda else "float32")]
 
 
 class _Progress:

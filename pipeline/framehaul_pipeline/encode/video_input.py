@@ -93,12 +93,12 @@ class VideoInput:
 
     @property
     def fps(self) -> Fraction:
-        """Mean frame rate; 24 where the file doesn't say."""
+        """Mean frame rate; 24 if the file doesn't say."""
         return self._stream.average_rate or self._stream.guessed_rate or Fraction(24)
 
     @property
     def num_frames_hint(self) -> int | None:
-        """How many frames are likely to come; None: the file doesn't say."""
+        """How many frames are likely to come; None if the file doesn't say."""
         if self._stream.frames:
             total_s = self._stream.frames / float(self.fps)
         elif self._container.duration:
@@ -156,7 +156,7 @@ class VideoInput:
         return stream
 
     def _start(self) -> VideoFrame:
-        """Go to the excerpt and decode one frame: only frames say how the video is turned."""
+        """Seek to the excerpt and decode one frame, since only frames tell how the video is turned."""
         try:
             if self._excerpt.start_s:
                 self._container.seek(int(self._excerpt.start_s * av.time_base), backward=True)
@@ -201,11 +201,11 @@ class VideoInput:
         turned = self._is_turned(frame)
         width, height = (self.height, self.width) if turned else (self.width, self.height)
         scaled_width, scaled_height = frame.width, frame.height
-        # A stream may also change its size on the way.
+        # A stream's size may also change midway.
         if self._scales or frame.width < width or frame.height < height:
             scale = max(Fraction(width, frame.width), Fraction(height, frame.height))
             scaled_width, scaled_height = round(frame.width * scale), round(frame.height * scale)
-        # As players do, take untagged high-definition video for BT.709; swscale would take it for BT.601.
+        # Untagged high-definition video is BT.709, as players assume; swscale would assume BT.601.
         untagged = frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb
         source = Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None
         rgb = frame.reformat(
@@ -217,7 +217,7 @@ class VideoInput:
 
     @staticmethod
     def _is_turned(frame: VideoFrame) -> bool:
-        """Whether the frame lies on its side, as telephones record."""
+        """Whether the frame lies on its side, as phones record."""
         return round(frame.rotation / 90) % 2 == 1
 
     def _damaged(self, error: Exception) -> InvalidInput:

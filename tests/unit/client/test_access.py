@@ -4,7 +4,7 @@ import pytest
 
 from framehaul_client import Access, FrameClient, InvalidOption
 from framehaul_client.access import is_local, read_token
-from framehaul_client.command.arguments import access, make_parser
+from framehaul_client.command.arguments import parse
 
 TOKEN = "s3cret-token"
 
@@ -99,10 +99,10 @@ def test_options_count_before_the_environment(
     """In both commands; and there is no option that takes a token itself."""
     monkeypatch.setenv("FRAMEHAUL_CA", "environment.pem")
     monkeypatch.setenv("FRAMEHAUL_TOKEN", "environment")
-    plain = access(make_parser().parse_args([*command]))
+    plain = parse([*command]).access()
     assert (plain.ca, plain.token, plain.insecure) == (Path("environment.pem"), "environment", False)
     file = secret(tmp_path / "token")
-    told = access(make_parser().parse_args([*command, "--ca", "o.pem", "--token-file", str(file), "--insecure"]))
+    told = parse([*command, "--ca", "o.pem", "--token-file", str(file), "--insecure"]).access()
     assert (told.ca, told.token, told.insecure) == (Path("o.pem"), TOKEN, True)
     with pytest.raises(SystemExit):
-        make_parser().parse_args([*command, "--token", TOKEN])
+        parse([*command, "--token", TOKEN])

@@ -1,60 +1,60 @@
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 
-from framehaul.formats import PixelFormat
-from framehaul_client.command.arguments import make_parser, stream_config
+from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import MEANINGS
-from framehaul_client.command.stream import StreamConfig
-from framehaul_client.sinks.video_options import VideoOptions
 
 
-def parse(*arguments: str) -> StreamConfig:
-    return stream_config(make_parser().parse_args(["stream", *arguments]))
+def stream(*arguments: str) -> Options:
+    return parse(["stream", *arguments])
 
 
 def test_the_least_that_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """An output; all else has a default."""
     monkeypatch.delenv("FRAMEHAUL_TARGET", raising=False)
-    assert parse("--out", "v.mp4") == StreamConfig(out="v.mp4")
+    assert stream("--out", "v.mp4") == Options(command="stream", out="v.mp4")
 
 
 def test_every_option_has_its_place() -> None:
     """Nothing that was asked for is dropped."""
-    config = parse(
+    options = stream(
         *("a.safetensors", "--out", "-", "--target", "h:1", "--connect-timeout", "2.5", "--model", "m"),
         *("--format", "rgb24", "--fps", "24000/1001", "--normalized", "--priority", "-7", "--tensor", "z"),
         *("--codec", "libx265", "--crf", "20", "--preset", "slow", "--pix-fmt", "yuv444p"),
     )
-    assert config == StreamConfig(
-        latents=Path("a.safetensors"),
+    assert options == Options(
+        command="stream",
+        latents="a.safetensors",
         tensor="z",
         out="-",
         target="h:1",
-        connect_timeout_s=2.5,
+        connect_timeout=2.5,
         model="m",
         normalized=True,
-        pixel_format=PixelFormat.RGB24,
+        format="rgb24",
         fps=Fraction(24000, 1001),
         priority=-7,
-        video=VideoOptions(codec="libx265", crf=20, preset="slow", encoded_format="yuv444p"),
+        codec="libx265",
+        crf=20,
+        preset="slow",
+        pix_fmt="yuv444p",
     )
 
 
 def test_the_environment_names_the_target_unless_an_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Option, then environment, then default."""
     monkeypatch.setenv("FRAMEHAUL_TARGET", "gpu7:1")
-    assert parse("--out", "v.mp4").target == "gpu7:1"
-    assert parse("--out", "v.mp4", "--target", "h:2").target == "h:2"
+    assert stream("--out", "v.mp4").target == "gpu7:1"
+    assert stream("--out", "v.mp4", "--target", "h:2").target == "h:2"
     monkeypatch.setenv("FRAMEHAUL_TARGET", "")
-    assert parse("--out", "v.mp4").target == "127.0.0.1:50051"
+    assert stream("--out", "v.mp4").target == "127.0.0.1:50051"
 
 
 def test_normalized_may_be_denied() -> None:
     """Against what the file says."""
-    assert parse("--out", "v.mp4").normalized is None
-    assert parse("--out", "v.mp4", "--no-normalized").normalized is False
+    assert stream("--out", "v.mp4").normalized is None
+    assert stream("--out", "v.mp4", "--no-normalized").normalized is False
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_normalized_may_be_denied() -> None:
 def test_wrong_options_exit_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line that names the option and what is allowed."""
     with pytest.raises(SystemExit) as caught:
-        make_parser().parse_args(arguments)
+        parse(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -84,7 +84,7 @@ def test_wrong_options_exit_with_2(arguments: list[str], message: str, capsys: p
 def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Scripts find them where users look first."""
     with pytest.raises(SystemExit):
-        make_parser().parse_args([*command, "--help"])
+        parse([*command, "--help"])
     text = capsys.readouterr().out
     for code, meaning in MEANINGS.items():
         assert f"{code.value:<5} {meaning}" in text
@@ -92,9 +92,8 @@ def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFix
 
 def test_a_size_is_width_and_height() -> None:
     """In pixels, both there and over 0."""
-    parser = make_parser()
-    assert parser.parse_args(["models"]).size is None
-    assert parser.parse_args(["models", "--size", "832x480"]).size == (832, 480)
+    assert parse(["models"]).size is None
+    assert parse(["models", "--size", "832x480"]).size == (832, 480)
     for text in ("832", "832x", "0x480", "832x-480", "832x480x3", "8²x8", "1048576x8"):
         with pytest.raises(SystemExit):
-            parser.parse_args(["models", "--size", text])
+            parse(["models", "--size", text])

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from framehaul_client.command.progress import Bar, Lines, Silence, choose_progress
+from framehaul_client.command.progress import Bar, Lines, Progress, choose_progress
 
 
 class Terminal(io.StringIO):
@@ -12,7 +12,7 @@ class Terminal(io.StringIO):
 
 def test_the_stream_decides() -> None:
     """A bar on a terminal, lines elsewhere, nothing when quiet."""
-    assert type(choose_progress(quiet=True, stream=Terminal())) is Silence
+    assert type(choose_progress(quiet=True, stream=Terminal())) is Progress
     assert type(choose_progress(quiet=False, stream=Terminal())) is Bar
     assert type(choose_progress(quiet=False, stream=io.StringIO())) is Lines
 
@@ -116,7 +116,7 @@ def test_a_lost_session_that_is_queued_again_says_so_at_its_bar() -> None:
 
 def test_silence() -> None:
     """Quiet means quiet."""
-    with Silence() as silence:
+    with Progress() as silence:
         silence.queue(3)
         silence.start(3)
         silence.advance(3)

@@ -15,6 +15,8 @@ from framehaul_client.core.session_config import SessionConfig, check_priority, 
         ({"window_frames": 0}, "window_frames=0: must be 1 or more"),
         ({"window_frames": 1 << 32}, "window_frames=4294967296"),
         ({"max_message_bytes": 1}, "max_message_bytes=1: must be 1024..2147483647"),
+        ({"pixel_format": "bgr"}, "'bgr' is not a valid PixelFormat"),
+        ({"dtype": "float64"}, "'float64' is not a valid LatentDtype"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -10,34 +10,32 @@ from PIL import Image
 from framehaul.formats import PixelFormat
 from framehaul_client.core.frames import FrameLayout
 from framehaul_client.errors import OutputError
-from framehaul_client.sinks.image_encoding import EXR, PNG, PNG16, ImageEncoding
-from framehaul_client.sinks.images import ImageSink, check_pattern
+from framehaul_client.sinks.images import EXR, PNG, PNG16, ImageEncoding, ImageSink
 from tests.support.pictures import HEIGHT, WIDTH, batches, half_frames, rgb_frames
 
 LAYOUT = FrameLayout(pixel_format=PixelFormat.RGB24, height=HEIGHT, width=WIDTH)
-HALF_LAYOUT = FrameLayout(pixel_format=PixelFormat.GBRPF16LE, height=HEIGHT, width=WIDTH)
+
+
+def write(pattern: Path, encoding: ImageEncoding, frames: np.ndarray[Any, Any]) -> ImageSink:
+    sink = ImageSink(str(pattern), encoding)
+    sink.prepare()
+    sink.start(FrameLayout(pixel_format=encoding.pixel_format, height=HEIGHT, width=WIDTH))
+    for batch in batches(frames):
+        sink.write(batch)
+    sink.finish()
+    return sink
 
 
 def write_half(pattern: Path, encoding: ImageEncoding, num_frames: int = 3) -> np.ndarray[Any, Any]:
     frames = half_frames(num_frames)
-    sink = ImageSink(str(pattern), encoding)
-    sink.prepare()
-    sink.start(HALF_LAYOUT)
-    for batch in batches(frames):
-        sink.write(batch)
-    sink.finish()
+    write(pattern, encoding, frames)
     return frames
 
 
 def test_every_image_equals_its_frame(tmp_path: Path) -> None:
     """Bit for bit, by two decoders, numbered from 0."""
     frames = rgb_frames(5)
-    sink = ImageSink(str(tmp_path / "new" / "frame-%04d.png"), PNG)
-    sink.prepare()
-    sink.start(LAYOUT)
-    for batch in batches(frames):
-        sink.write(batch)
-    sink.finish()
+    sink = write(tmp_path / "new" / "frame-%04d.png", PNG, frames)
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == [f"frame-{index:04d}.png" for index in range(5)]
     assert sink.num_bytes == sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
@@ -94,7 +92,7 @@ def test_a_pattern_must_name_one_file_for_each_frame(pattern: str) -> None:
 def test_patterns_that_do() -> None:
     """With zeros in front or without."""
     for pattern in ("%d.png", "frames/%06d.png", "a-%012d-b.png"):
-        check_pattern(pattern)
+        ImageSink(pattern, PNG)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:

@@ -60,72 +60,6 @@ def parameter_sets(path: Path) -> dict[str, int]:
     return {words[1]: int(words[-1]) for words in fields}
 
 
-def chroma_location(path: Path) -> int | None:
-    """What H.264's VUI says: 0 left, 1 centre; read from the first bits of the stream by FFmpeg's own parser."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        extradata = stream.codec_context.extradata
-    assert extradata is not None
-    return _vui_chroma_location(_first_sps(extradata))
-
-
-def _first_sps(avcc: bytes) -> bytes:
-    num_bytes = int.from_bytes(avcc[6:8], "big")
-    return avcc[8 : 8 + num_bytes].replace(b"\x00\x00\x03", b"\x00\x00")
-
-
-class _Bits:
-    def __init__(self, content: bytes) -> None:
-        self._bits = "".join(f"{byte:08b}" for byte in content)
-        self._position = 0
-
-    def take(self, count: int) -> int:
-        self._position += count
-        return int(self._bits[self._position - count : self._position], 2)
-
-    def exp_golomb(self) -> int:
-        zeros = 0
-        while self.take(1) == 0:
-            zeros += 1
-        return (1 << zeros) - 1 + (self.take(zeros) if zeros else 0)
-
-
-def _vui_chroma_location(sps: bytes) -> int | None:
-    """ITU-T H.264, 7.3.2.1.1 and E.1.1, as far as the chroma location."""
-    bits = _Bits(sps)
-    bits.take(8)
-    profile = bits.take(8)
-    bits.take(16)
-    bits.exp_golomb()
-    if profile >= 100:
-        for _ in range(3):  # chroma_format_idc, bit depths
-            bits.exp_golomb()
-        assert bits.take(2) == 0  # no transform bypass, no scaling lists
-    bits.exp_golomb()
-    if bits.exp_golomb() == 0:  # pic_order_cnt_type
-        bits.exp_golomb()
-    bits.exp_golomb()
-    bits.take(1)
-    bits.exp_golomb()
-    bits.exp_golomb()
-    if bits.take(1) == 0:  # frame_mbs_only_flag
-        bits.take(1)
-    bits.take(1)
-    if bits.take(1):  # frame_cropping_flag
-        for _ in range(4):
-            bits.exp_golomb()
-    assert bits.take(1)  # vui_parameters_present_flag
-    if bits.take(1) and bits.take(8) == 255:  # aspect ratio
-        bits.take(32)
-    if bits.take(1):  # overscan
-        bits.take(1)
-    if bits.take(1):  # video_signal_type
-        bits.take(4)
-        if bits.take(1):
-            bits.take(24)
-    return bits.exp_golomb() if bits.take(1) else None
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_the_file_holds_every_frame_in_every_container(tmp_path: Path, suffix: str) -> None:
     """Count, rate, size and picture: close to what went in, by PyAV's own decoder."""
@@ -206,7 +140,7 @@ def test_colours_are_tagged(tmp_path: Path, layout: FrameLayout) -> None:
         frame = next(container.decode(video=0))
         assert (frame.color_range, frame.colorspace) == (1, 1)
     assert b"colrnclx\x00\x01\x00\x01\x00\x01\x00" in (tmp_path / "v.mp4").read_bytes()
-    assert chroma_location(tmp_path / "v.mp4") == 1
+    assert parameter_sets(tmp_path / "v.mp4")["chroma_sample_loc_type_top_field"] == 1
 
 
 def test_rgb_is_converted_to_bt709_limited(tmp_path: Path) -> None:

@@ -226,8 +226,7 @@ class Encoder:
 module.load_tiny_encoder = lambda device, dtype: Encoder()
 peaks = []
 for name in sys.argv[1:]:
-    options = module.EncodeOptions(video=Path(name), out=Path(name + ".safetensors"), device="cpu")
-    module.encode(options)
+    module.encode(Path(name), Path(name + ".safetensors"), device="cpu")
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 print(*peaks)
 """

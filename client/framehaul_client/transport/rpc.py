@@ -1,8 +1,8 @@
-"""One Stream call: whole messages in and out of gRPC, and its failures as this package's errors.
+"""One `Stream` RPC: whole messages in and out of gRPC, and its failures as this package's errors.
 
-A write that fails because the server has ended the call makes grpc.aio replace the server's status with an INTERNAL of
-its own, and `read()` then drops messages that are still there (grpc/grpc#36066, open in 1.85). So responses are
-iterated over, which drops none, and that status is passed over: the server's came before it or comes after it.
+When a write fails because the server has ended the call, grpc.aio replaces the server's status with an INTERNAL of its
+own, and `read()` then drops messages that are still there (grpc/grpc#36066, open in 1.85). Iterating over the responses
+drops none, so that is done here. The INTERNAL is ignored: the server's own status came before it or comes after it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _STATUS_INTERVAL_S: Final = 0.005
 ResultT = TypeVar("ResultT")
 
 
-class StreamClosed(Exception):
-    """The call is over: `Stream.receive` tells why."""
+class RpcEnded(Exception):
+    """The call is over; `Rpc.receive` tells why."""
 
 
-class Stream:
-    """Owner of a call. Any number of tasks may send, one may receive."""
+class Rpc:
+    """Owner of a gRPC call. Any number of tasks may send, one may receive."""
 
     def __init__(self, channel: grpc.aio.Channel, target: str, metadata: Metadata = ()) -> None:
-        """Start a Stream call on `channel` with `metadata`; `target` is for the texts of errors."""
+        """Start the call on `channel` with `metadata`; errors name `target`."""
         self._target = target
         # Identity serialisers: the payload must not pass through protobuf.
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
@@ -52,7 +52,7 @@ class Stream:
         """Send one message, with `parts` as its payload.
 
         Raises:
-            StreamClosed: the call ended before or while this was sent.
+            RpcEnded: the call ended before or while this was sent.
 
         Cancellation: cancels the call.
         """
@@ -60,7 +60,7 @@ class Stream:
             try:
                 await self._call.write(wire.join(header, parts))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                raise StreamClosed from error
+                raise RpcEnded from error
 
     async def receive(self) -> wire.Envelope[pb.StreamResponse] | None:
         """Return the next message, or None when the server ended the call well.
@@ -93,10 +93,6 @@ class Stream:
             with contextlib.suppress(grpc.aio.InternalError):  # it has ended already
                 await self._call.done_writing()
 
-    def cancel(self) -> None:
-        """Tell the server that nobody wants the rest; does nothing once the call is over."""
-        self._call.cancel()
-
     async def aclose(self) -> None:
         """Cancel the call and let go of it; nobody may be receiving.
 
@@ -109,13 +105,13 @@ class Stream:
         """Return the server's status, which may come after grpc.aio's own, or before it."""
         deadline_s = time.monotonic() + _STATUS_TIMEOUT_S
         while self._status is None and time.monotonic() < deadline_s:
-            # Nothing tells that the status is replaced, so this has to look.
+            # gRPC doesn't tell when it replaces the status, so this has to look.
             await asyncio.sleep(_STATUS_INTERVAL_S)
             self._note_status(self._call)
         return self._status or _status_of(self._call)
 
     def _note_status(self, call: Any) -> None:
-        """Take down the status; grpc.aio calls this when it first sets one."""
+        """Keep the status; grpc.aio calls this when it first sets one."""
         status = _status_of(call)
         if self._status is None and (status.code, status.details) != (grpc.StatusCode.INTERNAL, _WRITE_FAILED):
             self._status = status

@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-from framehaul_client.command.model_table import model_lines, models_json
+from framehaul_client.command.info import model_lines, models_json
 from framehaul_client.core.info import Model
 
 TINY = Model(
