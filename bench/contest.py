@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.control import VARIABLE, Control
+from bench.plugin import FREE_SPEC, PLUGIN
 from bench.processes import Peer, Server, python_environment
 
 MODES: Final = {"serial": "one process, serial", "overlapped": "one process, overlapped", "framehaul": "Framehaul"}
@@ -34,7 +35,7 @@ class Contest:
             device: of both.
             size: height and width of frames.
             stack: what ends the processes.
-            baseline: the decoder in the baseline's process, see `decoders.load`.
+            baseline: the decoder in the baseline's process, see `gpu_baseline`.
             model: the name that sessions ask the server for.
             server: its options.
             chunk: latents that the baseline decodes together.
@@ -44,7 +45,8 @@ class Contest:
         self._baseline = stack.enter_context(Peer("bench.gpu_baseline", device))
         self.control = stack.enter_context(Control())
         env = python_environment(**{VARIABLE: self.control.path})
-        self.server = stack.enter_context(Server("--device", device, *server, module="bench.server", env=env))
+        options = ("--device", device, *PLUGIN, *server, "--model", FREE_SPEC.name)
+        self.server = stack.enter_context(Server(*options, env=env))
         self.clients = [stack.enter_context(Peer("bench.stream_client")) for _ in range(num_clients)]
         for client in self.clients:
             client.receive()

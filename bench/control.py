@@ -1,4 +1,4 @@
-"""Asks a benchmark's worker what its GPU did; the worker connects to us over a unix socket named in its environment."""
+"""Asks a benchmark's worker what its GPU did; `answer` connects to us over a unix socket named in its environment."""
 
 from __future__ import annotations
 

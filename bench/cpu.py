@@ -1,6 +1,6 @@
 """All benchmarks that need no GPU, one after the other, then the tables and plots of docs/benchmarks.md.
 
-`python -m bench.cpu [--rounds 5] [--docs docs]`: about 7 minutes on 2 CPUs, 15 at most.
+`python -m bench.cpu [--rounds 5] [--docs docs] [--toy]`: about 7 minutes on 2 CPUs, 15 at most.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Final
 from bench import ROOT
 from bench.processes import python_environment
 
-_PROGRAMS: Final = ("handover", "transport", "messages", "sessions", "idle", "priorities")
+PROGRAMS: Final = {
+    "handover": ("--count", "20"),
+    "transport": ("--seconds", "0.01"),
+    "messages": ("--seconds", "0.01"),
+    "sessions": ("--latents", "64", "--stalled", "1"),
+    "idle": ("--sessions", "125"),
+    "priorities": ("--size", "64x64", "--latents", "1", "--late-latents", "1"),
+}
+"""The programs, and how each is tried."""
 _BUDGET_S: Final = 900.0
 
 
@@ -25,11 +33,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--docs", type=Path, help="fill in the figures of docs/benchmarks.md in this folder")
+    parser.add_argument("--toy", action="store_true", help="as little as may be, to try the programs")
     given = parser.parse_args()
     deadline_s = time.monotonic() + _BUDGET_S
     failed = []
-    for name in _PROGRAMS:
+    for name, toy in PROGRAMS.items():
         command = [sys.executable, "-m", f"bench.{name}", "--rounds", str(given.rounds), "--out", str(given.out)]
+        command += toy if given.toy else ()
         remaining_s = max(1.0, deadline_s - time.monotonic())
         done = subprocess.run(command, cwd=ROOT, env=python_environment(), timeout=remaining_s, check=False)
         if done.returncode:

@@ -22,15 +22,18 @@ import torch
 from torch import Tensor
 
 from bench.baseline_parts import Encoder, Stream
-from bench.decoders import load
+from bench.plugin import DECODER
 from bench.profiling import DeviceProfiler
-from bench.specs import describe
 from bench.stream_client import SUFFIXES, picture_latents
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.convert import convert
+from framehaul_pipeline.models.model import BUILT_IN, describe_model
 from framehaul_pipeline.spec import Geometry, PixelFormat
 
 _NUM_BUFFERS: Final = 3
+_DIFFUSERS: Final = "diffusers"
+"""The name under which a model is decoded by diffusers."""
 
 
 class Job:
@@ -162,6 +165,15 @@ def _run(request: dict[str, Any], decoder: Decoder, device: torch.device) -> dic
     }
 
 
+def _load(text: str, device: torch.device) -> Decoder:
+    model = describe_model(text, (*BUILT_IN, DECODER))
+    if model.spec.name == _DIFFUSERS:
+        from bench.wan_decoders import DiffusersDecoder  # needs a package that only this one does
+
+        return DiffusersDecoder(model, device)
+    return load_decoder(model, device)
+
+
 def main() -> None:
     """Answer requests until the input ends: `python -m bench.gpu_baseline DEVICE`."""
     device = torch.device(sys.argv[1])
@@ -171,7 +183,7 @@ def main() -> None:
         request = json.loads(line)
         name = request["decoder"]
         if name not in decoders:
-            decoders[name] = load(describe(name), device)
+            decoders[name] = _load(name, device)
         print(json.dumps(_run(request, decoders[name], device)), flush=True)
 
 

@@ -14,8 +14,10 @@ from typing import Any, Final
 from bench.control import VARIABLE, Control
 from bench.gpu_tables import stream_table
 from bench.harness import Results, percentile
+from bench.plugin import FREE_SPEC, PLUGIN
 from bench.processes import Peer, Server, cpu_seconds, hottest, python_environment, thread_seconds
 from bench.utilization import Utilization
+from framehaul_pipeline.models.model import TINY_SPEC
 
 PROFILE_S: Final = 2.0
 _PACED_FPS: Final = 24
@@ -134,7 +136,8 @@ def run_streams(plan: Plan, results: Results) -> None:
             plan.device,
             "--warm-up",
             ",".join(f"{width}x{height}" for height, width in plan.sizes),
-            module="bench.server",
+            *PLUGIN,
+            *("--model", TINY_SPEC.name, "--model", FREE_SPEC.name),
             env=python_environment(**{VARIABLE: control.path}),
         ) as server,
         Peer("bench.stream_client") as client,

@@ -64,7 +64,7 @@ class Bench:
             case "long":
                 run_long(self._serving(), min(given.long_seconds, remaining_s()), given.long_latents, results)
             case _:
-                sizes = ((64, 64), (64, 96)) if given.toy else ((480, 832), (720, 1280))
+                sizes = ((64, 64),) if given.toy else ((480, 832), (720, 1280))
                 run_streams(
                     Plan(device=given.device, sizes=sizes, seconds=given.stream_seconds, remaining_s=remaining_s),
                     results,

@@ -121,21 +121,21 @@ async def settled(*pids: int) -> tuple[int, ...]:
     return held
 
 
-async def bytes_each(more: Callable[[int], Awaitable[None]], *pids: int) -> tuple[float, ...]:
-    """Open `MANY` sessions with `more`; what each holds in each of the processes."""
+async def bytes_each(more: Callable[[int], Awaitable[None]], *pids: int, many: int = MANY) -> tuple[float, ...]:
+    """Open `many` sessions with `more`; what each holds in each of the processes."""
     await more(FEW)
     few = await settled(*pids)
-    await more(MANY - FEW)
-    many = await settled(*pids)
-    return tuple((later - earlier) / (MANY - FEW) for earlier, later in zip(few, many, strict=True))
+    await more(many - FEW)
+    all_of_them = await settled(*pids)
+    return tuple((later - earlier) / (many - FEW) for earlier, later in zip(few, all_of_them, strict=True))
 
 
-async def _measure(server: Server, num_connections: int, *, connected: bool) -> dict[str, float]:
+async def _measure(server: Server, many: int, num_connections: int, *, connected: bool) -> dict[str, float]:
     pids = server.pid, server.worker_pid
     idle = IdleSessions(server.target, num_connections)
     await idle.open(WARM_UP)
     await idle.cancel()
-    in_server, in_worker = await bytes_each(idle.open if connected else idle.open_and_leave, *pids)
+    in_server, in_worker = await bytes_each(idle.open if connected else idle.open_and_leave, *pids, many=many)
     await idle.leave()
     return {"server_kib": in_server / KIB, "worker_kib": in_worker / KIB}
 
@@ -144,22 +144,23 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--sessions", type=int, default=MANY, help=f"at the most; more than {FEW}")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
     results = Results(name="idle", title="Idle sessions")
 
     def measure(case: str) -> dict[str, float]:
-        options = ("--device", "cpu", "--max-sessions", str(MANY), "--resume-window", "600")
+        options = ("--device", "cpu", "--max-sessions", str(given.sessions), "--resume-window", "600")
         with Server(*options) as server:
             num_connections, connected = CASES[case]
-            return asyncio.run(_measure(server, num_connections, connected=connected))
+            return asyncio.run(_measure(server, given.sessions, num_connections, connected=connected))
 
     found = run_rounds(tuple(CASES), given.rounds, measure)
     results.figures = {"idle": found}
     results.say(
         f"EXPLICIT, resumable sessions of `tiny` with latents of 1x1, opened and then silent: growth of anonymous "
-        f"memory from {FEW} to {MANY} of them, for each. A fresh server each time, in which {WARM_UP} have come and "
-        "gone. The worker's part is the decoder's state."
+        f"memory from {FEW} to {given.sessions} of them, for each. A fresh server each time, in which {WARM_UP} have "
+        "come and gone. The worker's part is the decoder's state."
     )
     rows = ([case, each["server_kib"], each["worker_kib"]] for case, each in found.items())
     results.say(table(["sessions", "in the server, KiB each", "in the worker"], rows))

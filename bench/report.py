@@ -1,6 +1,7 @@
-"""Puts figures into docs/benchmarks.md, between marks that name their program, and draws the plots.
+"""Puts figures into docs/benchmarks.md, between marks that name their program; draws the plots, keeps the raw figures.
 
-`python -m bench.report [--results out/bench] [--docs docs]`. Sections without new figures stay as they are.
+`python -m bench.report [--results out/bench] [--docs docs]`. Sections without new figures stay as they are, and so do
+headings and words outside of the marks.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,22 @@ def fill(page: str, name: str, section: str) -> str:
     if not marks.search(page):
         raise ValueError(f"the page has no marks <!-- bench:{name} --> and <!-- /bench:{name} -->")
     return marks.sub(lambda found: f"{found[1]}\n{section}\n{found[2]}", page)
+
+
+def section(name: str, written: str, environment: Mapping[str, str]) -> str:
+    """Turn what a program wrote (`harness.Results`) into the page's form.
+
+    The title is left to the page, versions and load to the JSON file. Paragraphs get 120 columns.
+    """
+    source = f"{environment['date']}; {environment['machine']}. [Figures, load and versions](benchmarks/{name}.json)."
+    _title, _source, *blocks = written.strip().split("\n\n")
+    return "\n\n".join([f"`{environment['command']}`<br>\n{_wrapped(source)}", *map(_wrapped, blocks)]) + "\n"
+
+
+def _wrapped(block: str) -> str:
+    if "\n" in block:  # a table, or a traceback
+        return block
+    return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def transport_plot(figures: dict[str, Any]) -> str:
@@ -79,11 +99,15 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     given = parser.parse_args()
     target = given.docs / "benchmarks.md"
+    raw = given.docs / "benchmarks"
+    raw.mkdir(exist_ok=True)
     page = target.read_text()
-    for section in sorted(given.results.glob("*.md")):
-        name = section.stem
-        page = fill(page, name, section.read_text())
-        figures = json.loads(section.with_suffix(".json").read_text())["figures"]
+    for written in sorted(given.results.glob("*.md")):
+        name = written.stem
+        content = json.loads(written.with_suffix(".json").read_text())
+        page = fill(page, name, section(name, written.read_text(), content["environment"]))
+        shutil.copyfile(written.with_suffix(".json"), raw / f"{name}.json")
+        figures = content["figures"]
         if name in PLOTS and not any(key == "error" or key.endswith(" error") for key in figures):
             images = given.docs / "images"
             images.mkdir(exist_ok=True)

@@ -15,8 +15,8 @@ from typing import Any, Final
 import grpc.aio
 
 from bench.harness import Results, percentile, run_rounds, table
+from bench.plugin import FREE_SPEC, PLUGIN
 from bench.processes import MIB, Peer, Server, anonymous_bytes
-from bench.specs import FREE_SPEC
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc as stubs
 
@@ -100,15 +100,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latents", type=int, default=2048, help="of all sessions of a run together")
+    parser.add_argument("--stalled", type=int, nargs="+", default=STALLED, help="numbers of stalled sessions")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
     results = Results(name="sessions", title="Sessions")
-    options = ("--device", "cpu", "--model", FREE_SPEC.name, "--allow-synthetic")
-    with Server(*options, module="bench.server") as server, Peer("bench.stream_client") as client:
+    options = ("--device", "cpu", *PLUGIN, "--model", FREE_SPEC.name, "--allow-synthetic")
+    with Server(*options) as server, Peer("bench.stream_client") as client:
         client.receive()
         measure(server, client, 4, given.latents // 4)  # pages are faulted in
         found = run_rounds(COUNTS, given.rounds, lambda count: measure(server, client, count, given.latents))
-    stalled = [_stalled(count, mode, options) for mode in (pb.MODE_AUTO, pb.MODE_EXPLICIT) for count in STALLED]
+    stalled = [_stalled(count, mode, options) for mode in (pb.MODE_AUTO, pb.MODE_EXPLICIT) for count in given.stalled]
     results.figures = {"sessions": found, "stalled": stalled}
     results.say(
         f"Always {given.latents} latents, {given.latents * 4} frames of {_SIZE}x{_SIZE} rgb24, shared by all sessions "
@@ -152,7 +153,7 @@ def main() -> None:
 
 
 def _stalled(count: int, mode: pb.Mode.ValueType, options: tuple[str, ...]) -> dict[str, Any]:
-    with Server(*options, "--session-window-mib", str(_WINDOW_MIB), module="bench.server") as server:
+    with Server(*options, "--session-window-mib", str(_WINDOW_MIB)) as server:
         held = asyncio.run(stall(server, count, mode))
     return {"mode": pb.Mode.Name(mode).removeprefix("MODE_"), "count": count, **held}
 

@@ -14,7 +14,6 @@ load: setup $(GHZ) ## Drive a server with ghz, by reflection and by protoset; re
 	$(BIN)/python -m bench.load --ghz $(GHZ) --out out/load --results out/bench
 
 bench: setup ## All CPU benchmarks, at most 15 minutes; writes the tables and plots of docs/benchmarks.md
-	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m bench.cpu --docs docs
 
 bench-gpu: ## All GPU benchmarks, at most 6 minutes; figures in out/bench

@@ -83,12 +83,33 @@ def test_the_check_for_unpickling_finds_what_it_should(source: str) -> None:
     assert unsafe(source)
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_files_stay_short(package: Path) -> None:
-    """None over 300 lines; generated ones aside."""
-    long = {
-        str(path): lines
-        for path in package.rglob("*.py")
-        if "_pb2" not in path.name and (lines := len(path.read_text().splitlines())) > 300
-    }
-    assert not long
+FOLDERS = sorted(path for package in PACKAGES[1:] for path in package.rglob("__init__.py") if path.parent != package)
+
+
+def imported_modules(source: str) -> set[str]:
+    """Dotted names of what a module imports: modules, and names in them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("door", FOLDERS, ids=lambda path: ".".join(path.parent.parts[-2:]))
+def test_a_door_names_what_other_folders_use(door: Path) -> None:
+    """`__all__` is the modules and folders that the rest of the product imports: no more, no fewer."""
+    folder = door.parent
+    package = ".".join(folder.relative_to(next(root for root in PACKAGES if root in folder.parents).parent).parts)
+    used: set[str] = set()
+    for path in (path for root in PACKAGES for path in root.rglob("*.py") if folder not in path.parents):
+        for name in imported_modules(path.read_text()):
+            if name.startswith(package + "."):
+                used.add(name.removeprefix(package + ".").partition(".")[0])
+    named: list[str] = []
+    for node in ast.parse(door.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            named = ast.literal_eval(node.value)
+    assert set(named) == used
+    assert named == sorted(named)

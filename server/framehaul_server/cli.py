@@ -101,11 +101,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
     given = parser.parse_args(arguments)
     try:
         texts = given.model or environment.get(_variable("--model"), TINY_SPEC.name).split(",")
+        plugins = given.plugin or environment.get(_variable("--plugin"), "").split(",")
         return ServerConfig(
             listen=given.listen,
             worker=WorkerConfig(
                 device=given.device,
-                models=read_models(texts),
+                models=read_models(texts, list(filter(None, plugins))),
                 max_pixels=given.max_size,
                 num_slots=given.slots,
                 chunk_latents=given.chunk_latents,
@@ -179,6 +180,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "#sha256=HEX behind it to pin the weights. Several options serve several models, the first is the default "
         f"[{_variable('--model')}, separated by commas, default {TINY_SPEC.name}]",
     )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        metavar="MODULE",
+        help=f"a module with a decoder of its own; see docs/models.md [{_variable('--plugin')}, separated by commas]",
+    )
     option("--max-sessions", int, str(defaults.max_sessions), "sessions at a time; more wait in a queue", "N")
     option("--max-queued", int, str(defaults.max_queued), "sessions in the queue; more are refused, 0 has none", "N")
     option("--max-queued-mib", int, str(defaults.max_queued_bytes >> 20), "their first requests together, MiB", "MIB")
@@ -215,13 +222,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "frames that may wait for one client, in MiB; times --max-sessions is the most they can hold",
         "MIB",
     )
-    option(
-        "--max-request-mib",
-        int,
-        str(defaults.max_request_bytes >> 20),
-        "largest request, a Render's clip say, in MiB",
-        "MIB",
-    )
+    request_mib = str(defaults.max_request_bytes >> 20)
+    option("--max-request-mib", int, request_mib, "largest request, a Render's clip say, in MiB", "MIB")
     option(
         "--resume-window",
         float,

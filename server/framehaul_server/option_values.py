@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from framehaul_pipeline.models.model import Model, describe_model
+from framehaul_pipeline.models.plugins import find_kinds
 
 ValueT = TypeVar("ValueT")
 
@@ -36,14 +37,15 @@ def read_gib(text: str) -> int:
         raise ValueError(f"{text!r}: must be a number of GiB") from None
 
 
-def read_models(texts: Sequence[str]) -> tuple[Model, ...]:
-    """The models that `NAME[=PATH]` texts name.
+def read_models(texts: Sequence[str], plugins: Sequence[str]) -> tuple[Model, ...]:
+    """The models that `NAME[=PATH]` texts name, with the decoders of `plugins`, modules, beside those installed.
 
     Raises:
         ValueError: one of them can't be served.
         InvalidInput: likewise.
     """
-    return tuple(describe_model(text) for text in texts)
+    kinds = find_kinds(plugins)
+    return tuple(describe_model(text, kinds) for text in texts)
 
 
 def read_area(text: str) -> int:

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.supervision import process
-from tests.faults.faulty_worker import Harm
+from framehaul_pipeline.models.model import TINY
+from tests.faults.harm import Harm, harmful
 from tests.faults.worker_loss import noted_deaths
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import CHANNELS, SIZE, latents, opening
@@ -24,13 +24,12 @@ DEADLY = [harm for harm in Harm if harm.name.startswith(("KILL_", "STOP_")) or h
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
     """Short timeouts, so that a hang of a shape not seen yet is noticed after 12 times 0.5 s."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app("--max-restarts", "1000", "--chunk-timeout", "0.5") as running:
-            yield running
+    options = ("--max-restarts", "1000", "--chunk-timeout", "0.5")
+    async with running_app(*options, models=(harmful(TINY),)) as running:
+        yield running
 
 
-def harmful(harm: Harm) -> bytes:
+def harmful_latent(harm: Harm) -> bytes:
     """A latent that carries it out."""
     latent = np.zeros((CHANNELS, SIZE, SIZE), np.float16)
     latent[0, 0, 0] = harm
@@ -44,7 +43,7 @@ async def do_harm(app: RunningApp, harm: Harm) -> tuple[grpc.StatusCode, str, in
         await stream.send(open=opening(normalized=False))
         await stream.send(latents(2))
         await stream.read_frames(8)
-        await stream.send(harmful(harm))
+        await stream.send(harmful_latent(harm))
         code, details = await asyncio.wait_for(stream.status(), 60)
         return code, details, stream.num_frames
 
@@ -83,7 +82,7 @@ async def kill_beside_others(app: RunningApp) -> list[frozenset[int]]:
         for stream in (queued, culprit):
             assert await stream.read()  # opened
         with noted_deaths() as deaths:
-            await culprit.send(harmful(Harm.KILL_DECODING))
+            await culprit.send(harmful_latent(Harm.KILL_DECODING))
             await queued.send(latents(20), end_of_latents=True)
             code, _ = await asyncio.wait_for(culprit.status(), 60)
         assert (code, culprit.num_frames) == (grpc.StatusCode.ABORTED, 0)

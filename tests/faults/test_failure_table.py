@@ -26,10 +26,10 @@ from safetensors.numpy import save_file
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from framehaul_client.transport import connection
-from framehaul_pipeline.supervision import process
+from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.supervision.supervisor import WorkerFailed, WorkerState
 from tests.faults import worker_loss
-from tests.faults.faulty_worker import Harm
+from tests.faults.harm import Harm, harmful
 from tests.faults.test_chunk_life import do_harm
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.client_command import COMMAND
@@ -383,10 +383,8 @@ async def shared_app() -> AsyncIterator[RunningApp]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def harmful_app() -> AsyncIterator[RunningApp]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app() as app:
-            yield app
+    async with running_app(models=(harmful(TINY),)) as app:
+        yield app
 
 
 async def check_row(row: RowOfApp, app: RunningApp, folder: Path, caplog: pytest.LogCaptureFixture) -> float:

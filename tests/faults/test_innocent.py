@@ -12,11 +12,10 @@ import pytest_asyncio
 from crc32c import crc32c
 
 from framehaul_client import FrameClient, StreamFailed
-from framehaul_pipeline.models.model import TINY_SPEC
-from framehaul_pipeline.supervision import process
+from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from tests.faults.chunks import decode_in
-from tests.faults.faulty_worker import Harm
-from tests.faults.test_chunk_life import harmful
+from tests.faults.harm import Harm, harmful
+from tests.faults.test_chunk_life import harmful_latent
 from tests.faults.worker_loss import HARM_AT, clip_with, noted_deaths
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import Clip, make_clip, opening
@@ -32,10 +31,8 @@ NUM_BEFORE = 2
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        async with running_app("--max-restarts", "1000", *SAME_CHUNKS) as running:
-            yield running
+    async with running_app("--max-restarts", "1000", *SAME_CHUNKS, models=(harmful(TINY),)) as running:
+        yield running
 
 
 def some_clips(count: int) -> list[Clip]:
@@ -80,11 +77,11 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
         innocent = list(zip(streams[num_guilty:], clips[num_guilty:], strict=True))
         await eventually(lambda: not app.at_work(), app.at_work)
         with noted_deaths() as deaths:
-            await guilty[0].send(harmful(Harm.DIE_BESIDE))
+            await guilty[0].send(harmful_latent(Harm.DIE_BESIDE))
             others = asyncio.gather(*(finish(stream, clip) for stream, clip in innocent))
             await expect_ended(guilty[0])
             for stream in guilty[1:]:
-                await stream.send(harmful(Harm.DIE_BESIDE))
+                await stream.send(harmful_latent(Harm.DIE_BESIDE))
                 await expect_ended(stream)
             await others
         await app.ready()

@@ -12,7 +12,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
 from framehaul_client import FrameClient
 from framehaul_pipeline.models.model import TINY_SPEC
-from tests.faults.faulty_worker import Harm
+from tests.faults.harm import Harm
 from tests.faults.worker_loss import NUM_LATENTS, clip_with, fragile_app, harming, lose_worker, replay_differs
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import decode, latents, opening

@@ -15,10 +15,9 @@ from framehaul_pipeline.errors import DataLoss
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.spec import DecoderSpec
-from framehaul_pipeline.supervision import process
 from framehaul_server.core.journal import Journal
 from tests.faults.chunks import decode_in, noted
-from tests.faults.faulty_worker import HARM_ONCE, Harm
+from tests.faults.harm import Harm, harmful
 from tests.support.clips import SIZE, Clip, make_clip
 from tests.support.running_app import RunningApp, running_app
 
@@ -36,11 +35,9 @@ async def fragile_app(device: str, harm_once: Path, *others: Model) -> AsyncIter
     """
     size = SIZE * TINY_SPEC.spatial_factor
     options = ("--device", device, "--standby", "--max-restarts", "1000", "--warm-up", f"{size}x{size}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "ENTRY_MODULE", "tests.faults.faulty_worker")
-        patch.setenv(HARM_ONCE, str(harm_once))
-        async with running_app(*options, "--chunk-latents", str(CHUNK_LATENTS), models=(TINY, *others)) as app:
-            yield app
+    models = tuple(harmful(model, once=harm_once) for model in (TINY, *others))
+    async with running_app(*options, "--chunk-latents", str(CHUNK_LATENTS), models=models) as app:
+        yield app
 
 
 async def lose_worker(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.tiny import load_tiny
+from framehaul_pipeline.decoders.tiny import read_tiny
 from framehaul_pipeline.device.convert import convert, convert_by_torch
 from framehaul_pipeline.device.devices import CudaDevice, open_device
 from framehaul_pipeline.device.streams import Event, Stream
@@ -130,7 +130,7 @@ def test_streams_that_run_late_do_not_mix_chunks_up(delayed: frozenset[int]) -> 
 
 
 def decode_in_chunks(device: torch.device, dtype: torch.dtype, latents: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    decoder = load_tiny(device, dtype)
+    decoder = read_tiny(device, dtype)
     state = decoder.open(Geometry(channels=16, height=latents.shape[2], width=latents.shape[3]), None)
     frames = []
     for chunk in latents.to(device, dtype).split(list(sizes)):

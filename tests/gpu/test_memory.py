@@ -13,7 +13,7 @@ from framehaul_pipeline.errors import Overloaded
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
-from framehaul_pipeline.scheduling.memory_limits import PAGE_BYTES
+from framehaul_pipeline.scheduling.memory import PAGE_BYTES
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.supervisor import Supervisor

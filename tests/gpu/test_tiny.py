@@ -5,7 +5,7 @@ import torch
 
 from framehaul_pipeline.decoders.base import Preparing
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.decoders.tiny import load_tiny
+from framehaul_pipeline.decoders.tiny import read_tiny
 from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.spec import Geometry
@@ -21,7 +21,7 @@ TOLERANCES = {torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
 def test_chunks_are_near_the_whole_decode(dtype: torch.dtype, chunk: int) -> None:
-    decoder = load_tiny(torch.device("cuda"), dtype)
+    decoder = read_tiny(torch.device("cuda"), dtype)
     latents = torch.randn(10, 16, 12, 20, generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
     difference = decode(decoder, latents, chunk) - decode(decoder, latents, 10)
     assert difference.abs().max() <= TOLERANCES[dtype]
@@ -29,8 +29,8 @@ def test_chunks_are_near_the_whole_decode(dtype: torch.dtype, chunk: int) -> Non
 
 def test_device_shows_what_the_cpu_shows() -> None:
     latents = torch.randn(4, 16, 12, 20, generator=torch.Generator().manual_seed(1))
-    on_cpu = decode(load_tiny(torch.device("cpu"), torch.float32), latents, 4)
-    on_device = decode(load_tiny(torch.device("cuda"), torch.float16), latents.to("cuda", torch.float16), 2)
+    on_cpu = decode(read_tiny(torch.device("cpu"), torch.float32), latents, 4)
+    on_device = decode(read_tiny(torch.device("cuda"), torch.float16), latents.to("cuda", torch.float16), 2)
     assert (on_device.float().cpu() - on_cpu).abs().mean() < 2e-3
 
 

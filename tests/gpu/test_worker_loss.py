@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLWan
 
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.spec import DecoderSpec
-from tests.faults.faulty_worker import Harm
+from tests.faults.harm import Harm
 from tests.faults.worker_loss import HARM_AT, fragile_app, lose_worker
 from tests.support.running_app import RunningApp
 

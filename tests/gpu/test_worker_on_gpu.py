@@ -9,13 +9,12 @@ import textwrap
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import psutil
 import pytest
 
 from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.models.model import TINY, TINY_SPEC, ModelKind
+from framehaul_pipeline.models.model import BUILT_IN, TINY_SPEC, DecoderKind
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
@@ -96,10 +95,10 @@ async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pyte
     await supervisor.aclose()
 
 
-@pytest.mark.parametrize("kind", ModelKind)
-def test_what_a_standby_imports_makes_no_context(kind: ModelKind) -> None:
+@pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.kind)
+def test_what_a_standby_imports_makes_no_context(kind: DecoderKind) -> None:
     """So it holds no device memory. Our own modules don't open the device either; diffusers asks for their number."""
-    model = msgspec.structs.replace(TINY, kind=kind)
+    model = kind.model(TINY_SPEC)
     program = textwrap.dedent(
         """
         import contextlib, importlib, sys, torch

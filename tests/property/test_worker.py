@@ -25,7 +25,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.worker.jobs import SettleJob
 from framehaul_pipeline.worker.launch import InFlight

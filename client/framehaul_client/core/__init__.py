@@ -1,1 +1,17 @@
-"""core."""
+"""Values in, values out: frames, latents, windows, grants, and what follows from a lost connection.
+
+Does no I/O and knows neither asyncio nor gRPC.
+"""
+
+__all__ = [
+    "frames",
+    "grant",
+    "info",
+    "latents",
+    "opening",
+    "reassembly",
+    "retry",
+    "session_config",
+    "statistics",
+    "window",
+]

@@ -1,1 +1,6 @@
-"""Where frames end up: a video file, a stream of raw video, or images."""
+"""Where frames end up: a video file, a stream of raw video, or images.
+
+Writes files, in an encoder thread of its own. Knows no gRPC.
+"""
+
+__all__ = ["base", "choice", "encoder", "video_options"]

@@ -1,1 +1,6 @@
-"""Decoders: the contract in `base`, one module a decoder. For the worker process alone."""
+"""Decoders: the contract in `base`, one module or folder a decoder.
+
+Runs in the worker process, on its launch thread. Imports torch.
+"""
+
+__all__ = ["base", "registry", "tiny", "wan", "weights"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
+from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
@@ -71,12 +72,13 @@ def layout(dtype: torch.dtype) -> torch.memory_format:
     return torch.contiguous_format if dtype is torch.float32 else torch.channels_last
 
 
-def load_autoencoder_kl(model: Model, device: torch.device) -> AutoencoderKLDecoder:
+def load_autoencoder_kl(model: Model, device: torch.device, plans: PlanTable | None) -> AutoencoderKLDecoder:
     """Load a folder's weights into a decoder on `device`.
 
     Raises:
         InvalidInput: diffusers isn't installed, or the weights are not those of this model.
     """
+    del plans
     dtype = decoding_dtype(device)
     vae = load_vae(model, "AutoencoderKL", device, dtype).to(memory_format=layout(dtype))
     return AutoencoderKLDecoder(model.spec, vae, model.config["block_out_channels"], dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
+from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.models.hunyuan_video import FADE_FRAMES, TILE_LATENTS, TILE_STRIDE_LATENTS
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
@@ -101,11 +102,12 @@ class HunyuanVideoDecoder:
         return frames
 
 
-def load_hunyuan_video(model: Model, device: torch.device) -> HunyuanVideoDecoder:
+def load_hunyuan_video(model: Model, device: torch.device, plans: PlanTable | None) -> HunyuanVideoDecoder:
     """Load a folder's weights into a decoder on `device`.
 
     Raises:
         InvalidInput: diffusers isn't installed, or the weights are not those of this model.
     """
+    del plans
     vae = load_vae(model, "AutoencoderKLHunyuanVideo", device, decoding_dtype(device))
     return HunyuanVideoDecoder(model.spec, vae, model.config["block_out_channels"], device)

@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
+from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.decoders.weights import ASSETS, load_weights
-from framehaul_pipeline.models.model import TINY_SPEC
+from framehaul_pipeline.models.model import TINY_SPEC, Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 LATENT_LIMIT: Final = 3.0
@@ -225,7 +226,17 @@ class TinyDecoder:
         return (sum(sizes) + 4 * max(sizes)) * itemsize_bytes + libraries_bytes
 
 
-def load_tiny(device: torch.device, dtype: torch.dtype) -> TinyDecoder:
+def load_tiny(model: Model, device: torch.device, plans: PlanTable | None) -> TinyDecoder:
+    """Make the decoder that is served: float16 on CUDA, float32 on the CPU.
+
+    Raises:
+        InvalidInput: the weights file is not what this version ships.
+    """
+    del model, plans
+    return read_tiny(device, torch.float16 if device.type == "cuda" else torch.float32)
+
+
+def read_tiny(device: torch.device, dtype: torch.dtype) -> TinyDecoder:
     """Read the shipped weights into a decoder on `device`.
 
     Raises:

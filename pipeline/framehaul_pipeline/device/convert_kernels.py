@@ -15,12 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from framehaul_pipeline.device import convert as reference
+from framehaul_pipeline.device import bt709
 from framehaul_pipeline.spec import PixelFormat
 
-_KR = tl.constexpr(reference.KR)
-_KG = tl.constexpr(reference.KG)
-_KB = tl.constexpr(reference.KB)
+_KR = tl.constexpr(bt709.KR)
+_KG = tl.constexpr(bt709.KG)
+_KB = tl.constexpr(bt709.KB)
 _BLOCK = 1024
 
 
@@ -44,11 +44,11 @@ def convert_by_triton(frames: Tensor, pixel_format: PixelFormat, out: Tensor) ->
         grid = (triton.cdiv(width, _BLOCK), height // 2, num_frames)
         _yuv420p[grid](
             frames, codes, height, width, frame, channel, row, column,
-            LUMA_SCALE=reference.LUMA_SCALE * scale,
-            LUMA_OFFSET=reference.LUMA_OFFSET * scale + 0.5,
-            CB_SCALE=reference.CB_SCALE * scale,
-            CR_SCALE=reference.CR_SCALE * scale,
-            CHROMA_OFFSET=reference.CHROMA_OFFSET * scale + 0.5,
+            LUMA_SCALE=bt709.LUMA_SCALE * scale,
+            LUMA_OFFSET=bt709.LUMA_OFFSET * scale + 0.5,
+            CB_SCALE=bt709.CB_SCALE * scale,
+            CR_SCALE=bt709.CR_SCALE * scale,
+            CHROMA_OFFSET=bt709.CHROMA_OFFSET * scale + 0.5,
             **common,
         )  # fmt: skip
 

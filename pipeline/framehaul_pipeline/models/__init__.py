@@ -1,1 +1,6 @@
-"""models."""
+"""Which models are served: their configs, their weights files' headers, and how latents become frames.
+
+Used by both processes. Reads configs and headers, never tensors; imports no torch.
+"""
+
+__all__ = ["hunyuan_video", "model", "plugins", "safetensors_files", "wan", "wan_names"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
 from framehaul_pipeline.models.safetensors_files import find_weights, read_header, read_json
-from framehaul_pipeline.models.wan import WanConfig, parse_wan_config, wan_spec
+from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.models.wan_names import infer_wan_config
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
@@ -26,7 +26,8 @@ CONFIG_NAME: Final = "config.json"
 PIPELINE_NAME: Final = "model_index.json"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_FORM: Final = "tiny, or NAME=PATH with a name of letters, digits, '.', '_' and '-', as in wan2.1=/models/Wan2.1/vae"
+_LOADER: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FORM: Final = "NAME=PATH with a name of letters, digits, '.', '_' and '-', as in wan2.1=/models/Wan2.1/vae"
 
 TINY_SPEC: Final = DecoderSpec(
     name="tiny",
@@ -41,35 +42,105 @@ TINY_SPEC: Final = DecoderSpec(
 )
 
 
-class ModelKind(str, Enum):
-    """Which decoder runs a model."""
-
-    TINY = "tiny"
-    WAN = "wan"
-    AUTOENCODER_KL = "autoencoder-kl"
-    HUNYUAN_VIDEO = "hunyuan-video"
-
-
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model that is served; `spec.name` is the name it is served under."""
 
-    kind: ModelKind
+    kind: str
+    """Of the decoder that runs it."""
     spec: DecoderSpec
+    loader: str
+    imports: tuple[str, ...] = ()
+    cuda_imports: tuple[str, ...] = ()
+    """See `DecoderKind`."""
     path: str | None = None
     """Absolute path of a folder as diffusers saves it, or of one safetensors file; None: shipped with the package."""
     sha256: str | None = None
     """Of the weights file, in hexadecimal digits; None: not pinned."""
     config: dict[str, Any] = {}
-    """Checked values of the model's config.json, under diffusers' names; empty for `tiny`."""
+    """Checked values of the model's config.json, under diffusers' names; empty for one without a path."""
 
 
-TINY: Final = Model(kind=ModelKind.TINY, spec=TINY_SPEC)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderKind:
+    """A kind of decoder: what the server must know of it. It is made without torch; `docs/models.md` has an example."""
 
-Described = tuple[ModelKind, dict[str, Any], DecoderSpec]
+    kind: str
+    loader: str
+    """`MODULE:FUNCTION`, imported by the worker alone: `load(model, device, plans)` gives a `decoders.base.Decoder`."""
+    models: tuple[DecoderSpec, ...] = ()
+    """Those that `--model` takes by their bare names."""
+    class_names: tuple[str, ...] = ()
+    """What `_class_name` says in the config.json of a folder that it decodes."""
+    parse: Callable[[Mapping[str, Any]], Any] = dict
+    """Checks such a config.json; gives what loading needs of it, as a mapping or a msgspec.Struct of plain values."""
+    spec: Callable[[str, Any], DecoderSpec] | None = None
+    """Describes the model of a name and of what `parse` gave."""
+    imports: tuple[str, ...] = ()
+    """Modules that loading takes time to import: a standby imports them, and the loader's, before it is needed."""
+    cuda_imports: tuple[str, ...] = ()
+    """The same, where the device may be a GPU."""
+
+    def __post_init__(self) -> None:
+        """Check the form.
+
+        Raises:
+            InvalidInput: names the field, its value and what is allowed.
+        """
+        if not _LOADER.fullmatch(self.loader):
+            raise InvalidInput(f"decoder {self.kind} loader", self.loader, "MODULE:FUNCTION")
+        if self.class_names and self.spec is None:
+            raise InvalidInput(f"decoder {self.kind} spec", None, "a function, to describe models with class names")
+
+    def model(
+        self, spec: DecoderSpec, *, path: str | None = None, sha256: str | None = None, config: Mapping[str, Any] = {}
+    ) -> Model:
+        """A model of this kind."""
+        return Model(
+            kind=self.kind,
+            spec=spec,
+            loader=self.loader,
+            imports=self.imports,
+            cuda_imports=self.cuda_imports,
+            path=path,
+            sha256=sha256,
+            config=dict(config),
+        )
 
 
-def describe_model(text: str) -> Model:
-    """Read what `--model` was told: `tiny`, or `NAME=PATH` with `#sha256=HEX` behind it to pin the weights file.
+_TINY: Final = DecoderKind(kind="tiny", loader="framehaul_pipeline.decoders.tiny:load_tiny", models=(TINY_SPEC,))
+_WAN: Final = DecoderKind(
+    kind="wan",
+    loader="framehaul_pipeline.decoders.wan.decoder:load_wan",
+    class_names=("AutoencoderKLWan", "AutoencoderKLQwenImage"),
+    parse=parse_wan_config,
+    spec=wan_spec,
+    cuda_imports=("framehaul_pipeline.decoders.wan.engine", "cudnn"),
+)
+BUILT_IN: Final = (
+    _TINY,
+    _WAN,
+    DecoderKind(
+        kind="autoencoder-kl",
+        loader="framehaul_pipeline.decoders.autoencoder_kl:load_autoencoder_kl",
+        class_names=("AutoencoderKL",),
+        parse=parse_autoencoder_kl_config,
+        spec=autoencoder_kl_spec,
+        imports=("diffusers.models.autoencoders.autoencoder_kl",),
+    ),
+    DecoderKind(
+        kind="hunyuan-video",
+        loader="framehaul_pipeline.decoders.hunyuan_video:load_hunyuan_video",
+        class_names=("AutoencoderKLHunyuanVideo",),
+        parse=parse_hunyuan_video_config,
+        spec=hunyuan_video_spec,
+        imports=("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",),
+    ),
+)
+TINY: Final = _TINY.model(TINY_SPEC)
+
+
+def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
+    """Read what `--model` was told: a bare name, or `NAME=PATH` with `#sha256=HEX` behind it to pin the weights file.
 
     The path is a folder with config.json and safetensors weights, a pipeline's folder with such a folder `vae` in it,
     or a lone safetensors file of a Wan VAE. Configs and headers are read and checked, tensors are not.
@@ -77,12 +148,13 @@ def describe_model(text: str) -> Model:
     Raises:
         InvalidInput: names the field, its value and what is allowed.
     """
-    if text == TINY_SPEC.name:
-        return TINY
+    bare = {spec.name: kind.model(spec) for kind in kinds for spec in kind.models}
+    if text in bare:
+        return bare[text]
     name, equals, place = text.partition("=")
     place, pinned, sha256 = place.partition("#sha256=")
     if not equals or not place or not _NAME.fullmatch(name):
-        raise InvalidInput("model", text, _FORM)
+        raise InvalidInput("model", text, f"{', '.join(bare)}, or {_FORM}")
     if pinned and not _SHA256.fullmatch(sha256):
         raise InvalidInput(f"model {name} sha256", sha256, "64 hexadecimal digits in lower case")
     path = Path(os.path.abspath(os.path.expanduser(place)))
@@ -90,7 +162,9 @@ def describe_model(text: str) -> Model:
         raise InvalidInput(f"model {name}", path, "a folder with config.json and weights, or a safetensors file")
     try:
         path = _vae_folder(path)
-        kind, config, spec = _describe_folder(name, path) if path.is_dir() else _describe_file(name, path)
+        kind, config = _read_folder(path, kinds) if path.is_dir() else _read_file(path)
+        assert kind.spec is not None, "it has class names"
+        spec = kind.spec(name, config)
         files = find_weights(path)
         for file in files:
             read_header(file)
@@ -98,7 +172,7 @@ def describe_model(text: str) -> Model:
         raise InvalidInput(f"model {name}: {error.field}", error.value, f"{error.allowed} (in {path})") from error
     if pinned and len(files) > 1:
         raise InvalidInput(f"model {name} sha256", sha256, f"left out for weights in {len(files)} files")
-    return Model(kind=kind, spec=spec, path=str(path), sha256=sha256 or None, config=config)
+    return kind.model(spec, path=str(path), sha256=sha256 or None, config=msgspec.to_builtins(config))
 
 
 def _vae_folder(path: Path) -> Path:
@@ -106,42 +180,18 @@ def _vae_folder(path: Path) -> Path:
     return path / "vae" if is_pipeline else path
 
 
-def _describe_folder(name: str, path: Path) -> Described:
+def _read_folder(path: Path, kinds: Sequence[DecoderKind]) -> tuple[DecoderKind, Any]:
+    """Which kind decodes a folder's model, and its config as that has checked it."""
     config = read_json(path / CONFIG_NAME)
+    of_class = {class_name: kind for kind in kinds for class_name in kind.class_names}
     class_name = config.get("_class_name")
-    describe = _CLASSES.get(class_name) if isinstance(class_name, str) else None
-    if describe is None:
-        raise InvalidInput(f"{CONFIG_NAME} _class_name", class_name, f"one of {', '.join(_CLASSES)}")
-    return describe(name, config)
+    kind = of_class.get(class_name) if isinstance(class_name, str) else None
+    if kind is None:
+        raise InvalidInput(f"{CONFIG_NAME} _class_name", class_name, f"one of {', '.join(of_class)}")
+    return kind, kind.parse(config)
 
 
-def _describe_file(name: str, path: Path) -> Described:
+def _read_file(path: Path) -> tuple[DecoderKind, Any]:
+    """The same of a lone file, from its tensors' shapes."""
     (file,) = find_weights(path)
-    return _wan(name, infer_wan_config(read_header(file)))
-
-
-def _describe_wan(name: str, config: Mapping[str, Any]) -> Described:
-    return _wan(name, parse_wan_config(config))
-
-
-def _wan(name: str, config: WanConfig) -> Described:
-    return ModelKind.WAN, msgspec.to_builtins(config), wan_spec(name, config)
-
-
-def _describe_autoencoder_kl(name: str, config: Mapping[str, Any]) -> Described:
-    parsed = parse_autoencoder_kl_config(config)
-    return ModelKind.AUTOENCODER_KL, parsed, autoencoder_kl_spec(name, parsed)
-
-
-def _describe_hunyuan_video(name: str, config: Mapping[str, Any]) -> Described:
-    parsed = parse_hunyuan_video_config(config)
-    return ModelKind.HUNYUAN_VIDEO, parsed, hunyuan_video_spec(name, parsed)
-
-
-_CLASSES: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Described]]] = {
-    "AutoencoderKLWan": _describe_wan,
-    "AutoencoderKLQwenImage": _describe_wan,
-    "AutoencoderKL": _describe_autoencoder_kl,
-    "AutoencoderKLHunyuanVideo": _describe_hunyuan_video,
-}
-"""How each class of diffusers' is described."""
+    return _WAN, infer_wan_config(read_header(file))

@@ -12,8 +12,14 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models.wan import WanConfig, parse_wan_config
-from framehaul_pipeline.models.wan_statistics import WAN_2_1_MEAN, WAN_2_1_STD, WAN_2_2_MEAN, WAN_2_2_STD
+from framehaul_pipeline.models.wan import (
+    WAN_2_1_MEAN,
+    WAN_2_1_STD,
+    WAN_2_2_MEAN,
+    WAN_2_2_STD,
+    WanConfig,
+    parse_wan_config,
+)
 
 ORIGINAL_MARK: Final = "decoder.middle.0.residual.0.gamma"
 """A tensor that files with the authors' names have, and files with diffusers' names don't."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Configure, encode
 from framehaul_pipeline.models.model import TINY, Model
-from framehaul_pipeline.scheduling.memory_limits import PAGE_BYTES
+from framehaul_pipeline.scheduling.memory import PAGE_BYTES
 from framehaul_pipeline.spec import SLOT_BYTES_PER_PIXEL, DecoderSpec, LatentDtype
 
 _MAX_MODELS_BYTES: Final = MAX_MESSAGE_BYTES - 4096

@@ -24,9 +24,6 @@ _ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 
-ENTRY_MODULE = "framehaul_pipeline.worker.start"
-"""What the process runs; benchmarks and tests of faults have their own, which end in the same."""
-
 
 class WorkerProcess:
     """A process that speaks over one socket; `connection` is our end, and the caller's to own."""
@@ -36,14 +33,14 @@ class WorkerProcess:
 
         Args:
             on_exit: see above.
-            imports: modules to import before it waits; those that aren't there are left out.
+            imports: modules to import before it waits; the log tells of those that can't be.
         """
         self.on_exit = on_exit
         """May be changed while the process runs: by whoever takes it over."""
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", ENTRY_MODULE, str(theirs.fileno()), *imports],
+                [sys.executable, "-m", "framehaul_pipeline.worker.start", str(theirs.fileno()), *imports],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=_ENVIRONMENT | os.environ,

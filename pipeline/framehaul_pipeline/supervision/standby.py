@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from types import MappingProxyType
-from typing import Final
 
-from framehaul_pipeline.models.model import ModelKind
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.process import WorkerProcess
-
-_IMPORTS: Final = MappingProxyType(
-    {
-        ModelKind.AUTOENCODER_KL: ("diffusers.models.autoencoders.autoencoder_kl",),
-        ModelKind.HUNYUAN_VIDEO: ("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",),
-    }
-)
-_CUDA_IMPORTS: Final = MappingProxyType({ModelKind.WAN: ("framehaul_pipeline.decoders.wan.engine", "cudnn")})
 
 _log = logging.getLogger(__name__)
 
 
 def needed_imports(config: WorkerConfig) -> tuple[str, ...]:
     """What a worker's decoders import when they are loaded; nothing of it takes device memory."""
-    kinds = dict.fromkeys(model.kind for model in config.models)
-    wanted = [name for kind in kinds for name in _IMPORTS.get(kind, ())]
+    wanted = [name for model in config.models for name in (model.loader.partition(":")[0], *model.imports)]
     if config.device != "cpu":
         wanted += ["framehaul_pipeline.device.convert_kernels"]
-        wanted += [name for kind in kinds for name in _CUDA_IMPORTS.get(kind, ())]
-    return tuple(wanted)
+        wanted += [name for model in config.models for name in model.cuda_imports]
+    return tuple(dict.fromkeys(wanted))
 
 
 class Standby:

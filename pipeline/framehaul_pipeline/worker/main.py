@@ -6,7 +6,6 @@ decides when it stops: a `Shutdown` message, or end-of-file when the server is g
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import logging
@@ -31,7 +30,7 @@ from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits, default_park_bytes
+from framehaul_pipeline.scheduling.memory import MemoryLimits, default_park_bytes
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.warm_up import warm_up
 from framehaul_pipeline.worker.worker import Worker
@@ -40,7 +39,7 @@ EXIT_FAULT: Final = 70
 """A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
 _STOP_TIMEOUT_S: Final = 10.0
 
-_log = logging.getLogger("framehaul_pipeline.worker")
+_log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -55,8 +54,10 @@ def main() -> int:
     )
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     for module in sys.argv[2:]:
-        with contextlib.suppress(ImportError):  # whoever needs it says so
+        try:
             importlib.import_module(module)
+        except Exception as error:  # whoever can't do without it fails later
+            _log.warning("standby can't import module=%s: %s: %s", module, type(error).__name__, error)
     _log.info("worker process imported pid=%d", os.getpid())
     configured = channel.receive_configure()
     if configured is None:

@@ -15,8 +15,7 @@ from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.link.messages import MemoryUsed, OpenSession, SessionOpened, ToServer
 from framehaul_pipeline.scheduling.in_flight import Running
-from framehaul_pipeline.scheduling.memory import Enter, Park, Pin, Restore, SessionMemory
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits, Park, Pin, Restore, SessionMemory
 from framehaul_pipeline.worker.jobs import MoveJob, OpenJob, ParkJob, PinJob, RestoreJob, SettleJob
 from framehaul_pipeline.worker.launch import Launcher, Place
 from framehaul_pipeline.worker.parking import forget

@@ -24,7 +24,7 @@ _SMALL_LATENT: Final = 8
 """Cells each way of the latent that every decoder warms up with."""
 _MAX_WAITING: Final = 64
 
-_log = logging.getLogger("framehaul_pipeline.worker")
+_log = logging.getLogger(__name__)
 
 
 def warm_up(

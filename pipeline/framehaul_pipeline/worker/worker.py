@@ -1,9 +1,9 @@
 """The worker's logic: takes latents from the inlet, decodes them in chunks and publishes frames in ring slots.
 
-Four threads call it (`entry`), each by one method. *Control* applies the server's messages. *Launch* takes jobs and
-puts chunks on the device; it waits for latents, a free slot and fewer than two chunks in flight, and for nothing else.
-*Completion* waits for copies in order. *Checksum* stamps and publishes. The shared state has one lock, which is never
-held while the device works. The launch thread also moves sessions' state (`memory` says when, `parking` how), and
+Four threads call it (`worker.main`), each by one method. *Control* applies the server's messages. *Launch* takes jobs
+and puts chunks on the device; it waits for latents, a free slot and fewer than two chunks in flight, and for nothing
+else. *Completion* waits for copies in order. *Checksum* stamps and publishes. The shared state has one lock, which is
+never held while the device works. The launch thread also moves sessions' state (`memory` says when, `parking` how), and
 waits for such a copy only when it has nothing else to do. All that has the lock stands in this one file.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
+import crc32c
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
@@ -28,22 +29,21 @@ from framehaul_pipeline.link.messages import (
     LatentReady,
     OpenSession,
     Probe,
+    Published,
     SessionEnded,
     SessionFailed,
     SlotReturned,
     ToServer,
 )
-from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.scheduling.chunks import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.scheduling.in_flight import Running
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.scheduling.suspects import Suspects
 from framehaul_pipeline.worker.held_slots import HeldSlots, Note
-from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, PinJob, SettleJob
+from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, RestoreJob, SettleJob
 from framehaul_pipeline.worker.launch import InFlight, Launcher
 from framehaul_pipeline.worker.residence import Residence
-from framehaul_pipeline.worker.stamp import stamp
-from framehaul_pipeline.worker.tries import try_job
 
 MAX_IN_FLIGHT: Final = 2
 """One chunk on the compute stream while the one before it is copied."""
@@ -163,7 +163,7 @@ class Worker:
             job.copied.synchronize()
             return None
         with self._slots.at_work(Note.LAUNCH, job.session):
-            return try_job(job, self._do, failed=self._fail, make_room=self._make_room)
+            return self._try(job)
 
     def drain(self) -> None:
         """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
@@ -194,7 +194,7 @@ class Worker:
     def publish(self, flight: InFlight) -> None:
         """Checksum a completed chunk's frames, stamp the slot and tell the server."""
         chunk = flight.chunk
-        published = stamp(self._ring, flight) if chunk.num_frames else None
+        published = _stamp(self._ring, flight) if chunk.num_frames else None
         with self._changed:
             if published is not None:
                 self._slots.publish(flight.slot, flight.generation)
@@ -253,6 +253,28 @@ class Worker:
 
     # Below: without it
 
+    def _try(self, job: MoveJob | ChunkJob) -> InFlight | None:
+        """Do a job; once more where the device was full and nothing has happened yet. None also when it failed.
+
+        A chunk isn't tried again: its step may have changed the session's state.
+        """
+        tries_left = 1 if isinstance(job, OpenJob | RestoreJob) else 0
+        while True:
+            try:
+                return self._do(job)
+            except torch.OutOfMemoryError as error:
+                if not tries_left:
+                    self._fail(job, error)
+            except Exception as error:
+                self._fail(job, error)
+                return None
+            # Only here, where the error's traceback is gone, are the failed work's tensors free.
+            self._launcher.settle()
+            self._device.release_cached()
+            if not tries_left:
+                return None
+            tries_left -= 1
+
     def _do(self, job: MoveJob | ChunkJob) -> InFlight | None:
         if isinstance(job, ChunkJob):
             return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
@@ -260,10 +282,6 @@ class Worker:
         with self._changed:
             self._residence.started(job, wanted=job.session in self._scheduler)
         return None
-
-    def _make_room(self) -> None:
-        self._launcher.settle()
-        self._device.release_cached()
 
     def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
         self._launcher.settle()
@@ -293,3 +311,27 @@ class Worker:
     def _return_inlet(self, latents: Iterable[InletSlot]) -> None:
         for latent in latents:
             self._send(InletReturned(slot=latent.slot, generation=latent.generation))
+
+
+def _stamp(ring: Ring, flight: InFlight) -> Published:
+    """Checksum a completed chunk's frames and write its slot's header; gives what the server is told."""
+    chunk, frame_bytes = flight.chunk, flight.frame_bytes
+    decode_ns = time.monotonic_ns() - flight.launched_ns
+    with ring.payload(flight.slot) as payload:
+        checksums = tuple(
+            crc32c.crc32c(payload[start : start + frame_bytes])
+            for start in range(0, chunk.num_frames * frame_bytes, frame_bytes)
+        )
+    header = SlotHeader(flight.generation, chunk.session, chunk.first_frame, chunk.num_frames, frame_bytes)
+    ring.write_header(flight.slot, header)
+    return Published(
+        session=chunk.session,
+        slot=flight.slot,
+        generation=flight.generation,
+        first_frame=chunk.first_frame,
+        frame_bytes=frame_bytes,
+        crc32c=checksums,
+        num_latents=len(chunk.latents),
+        chunks=chunk.sizes,
+        decode_ns=decode_ns,
+    )

@@ -1,1 +1,19 @@
-"""core."""
+"""Values in, values out: what a session may ask, hold, send and keep.
+
+Runs in the server process, on the event loop. Does no I/O and knows neither asyncio nor gRPC.
+"""
+
+__all__ = [
+    "grant",
+    "holdings",
+    "journal",
+    "latents",
+    "limits",
+    "open_request",
+    "packing",
+    "queue_order",
+    "responses",
+    "retention",
+    "tenants",
+    "window",
+]

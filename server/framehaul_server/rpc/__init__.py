@@ -1,1 +1,6 @@
-"""rpc."""
+"""The one folder that knows gRPC: handlers, connections, statuses, health, reflection and channel options.
+
+Runs in the server process, on the event loop. May import every other folder; only `app` and `cli` import it.
+"""
+
+__all__ = ["authentication", "boundary", "health", "info", "options", "reflection", "requests", "service", "synthetic"]

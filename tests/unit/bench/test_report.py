@@ -1,7 +1,12 @@
-import pytest
-from bench.plots import bars
-from bench.report import fill, wan_decode_plot, wan_headline_plot
+import re
+from pathlib import Path
 
+import pytest
+from bench.harness import Results
+from bench.plots import bars
+from bench.report import fill, section, wan_decode_plot, wan_headline_plot
+
+DOCS = Path(__file__).parents[3] / "docs"
 PAGE = "head\n<!-- bench:a -->\nold\n<!-- /bench:a -->\ntail\n"
 
 
@@ -16,6 +21,27 @@ def test_a_page_without_marks_is_refused() -> None:
     """The error says which marks are missing."""
     with pytest.raises(ValueError, match="bench:b"):
         fill(PAGE, "b", "new")
+
+
+def test_a_section_has_the_programs_tables_under_the_pages_title() -> None:
+    """Where the figures come from is one line; long paragraphs are wrapped and tables are not."""
+    results = Results(name="a", title="A")
+    results.environment = {"date": "today", "machine": "here", "versions": "all", "command": "python -m bench.a"}
+    results.paragraphs = ["word " * 40, f"| {'long ' * 40}|\n| --- |\n| 1 |"]
+    head, *paragraph, table, rule, row = section("a", results.markdown(), results.environment).splitlines()
+    assert head == "`python -m bench.a`<br>"
+    assert paragraph[:2] == ["today; here. [Figures, load and versions](benchmarks/a.json).", ""]
+    assert max(map(len, paragraph)) <= 120
+    assert (len(table), rule, row) == (len(results.paragraphs[1].splitlines()[0]), "| --- |", "| 1 |")
+
+
+def test_the_page_links_figures_that_are_there() -> None:
+    """Each pair of marks has its JSON file, and each link to one leads somewhere."""
+    page = (DOCS / "benchmarks.md").read_text()
+    named = re.findall(r"<!-- bench:([a-z-]+) -->", page)
+    linked = re.findall(r"\]\(benchmarks/([a-z0-9-]+)\.json\)", page)
+    assert set(named) <= set(linked)
+    assert set(linked) == {file.stem for file in (DOCS / "benchmarks").iterdir()}
 
 
 def test_the_longest_bar_fills_the_room() -> None:

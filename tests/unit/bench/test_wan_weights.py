@@ -2,10 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench.decoders import load
-from bench.specs import describe
 from bench.wan_contender import difference
-from bench.wan_decoders import decode_in_chunks, load_decode
+from bench.wan_decoders import DiffusersDecoder, decode_in_chunks, load_decode
 from bench.wan_weights import make_vae, write_weights
 
 from framehaul_pipeline.models.model import describe_model
@@ -32,7 +30,7 @@ def test_a_written_folder_is_what_the_product_and_diffusers_read(model: str, tmp
     with torch.inference_mode():
         whole = load_decode("diffusers", str(tmp_path), "cpu")(latents)
     assert whole.shape[2] == spec.num_frames(LATENTS)
-    decoder = load(describe(f"diffusers={tmp_path}"), torch.device("cpu"))
+    decoder = DiffusersDecoder(describe_model(f"diffusers={tmp_path}"), torch.device("cpu"))
     for count in (1, 3):
         chunks = decode_in_chunks(decoder, latents[0].movedim(0, 1), count)
         assert difference(chunks, whole)["relative"] < 1e-6

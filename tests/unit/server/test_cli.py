@@ -117,3 +117,15 @@ def test_memory_that_is_no_number_is_refused(value: str, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         parse(["--park-gib", value], {})
     assert f"'{value}': must be a number of GiB" in capsys.readouterr().err
+
+
+def test_plugins_are_named_like_models(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each by an option, or all in the environment; one that can't be used ends the start."""
+    for arguments, environment in (
+        ([*("--plugin", "no_such"), *("--plugin", "other")], {}),
+        ([], {"FRAMEHAUL_PLUGIN": "no_such,other"}),
+    ):
+        with pytest.raises(SystemExit) as left:
+            parse(arguments, environment)
+        assert left.value.code == 2
+        assert "plugin no_such:DECODER=ModuleNotFoundError: No module named 'no_such'" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 _FLOAT16_LIMIT: Final = 60_000.0
 
-_log = logging.getLogger("framehaul_pipeline.worker")
+_log = logging.getLogger(__name__)
 
 
 class WanDecoder:

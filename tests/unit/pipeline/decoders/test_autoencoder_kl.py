@@ -121,7 +121,7 @@ def test_the_encoder_is_neither_built_nor_kept(tmp_path: Path) -> None:
     decoder = load(vae, tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(path).items() if name.startswith(("decoder", "post"))}, path)
-    smaller = load_autoencoder_kl(describe_model(f"pictures={tmp_path}"), CPU)
+    smaller = load_autoencoder_kl(describe_model(f"pictures={tmp_path}"), CPU, None)
     latents = torch.randn(1, 4, 4, 4)
     assert torch.equal(smaller.step(latents, [])[0], decoder.step(latents, [])[0])
     names = {name.partition(".")[0] for name, _ in decoder._vae.named_parameters()}

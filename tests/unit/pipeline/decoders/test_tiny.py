@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDecoderNet, load_tiny
+from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDecoderNet, read_tiny
 from framehaul_pipeline.encode.tiny_encoder import TinyEncoder, TinyEncoderNet, load_tiny_encoder
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry
@@ -32,7 +32,7 @@ def randomise(net: nn.Module) -> nn.Module:
 @pytest.fixture(scope="module", params=["shipped", "random"])
 def decoder(request: pytest.FixtureRequest) -> TinyDecoder:
     if request.param == "shipped":
-        return load_tiny(CPU, torch.float32)
+        return read_tiny(CPU, torch.float32)
     net = randomise(TinyDecoderNet())
     assert isinstance(net, TinyDecoderNet)
     return TinyDecoder(net)
@@ -184,7 +184,7 @@ def test_sample_clip_survives_another_round_through_the_shipped_weights() -> Non
     """Real footage: the decoded sample, encoded and decoded again, stays above 28 dB; noise or stale weights don't."""
     with safe_open(SAMPLE, "pt") as file:
         latents = file.get_slice("latents")[4:7, :, 6:22, 10:34].float()
-    decoder, encoder = load_tiny(CPU, torch.float32), load_tiny_encoder(CPU, torch.float32)
+    decoder, encoder = read_tiny(CPU, torch.float32), load_tiny_encoder(CPU, torch.float32)
     geometry = Geometry(channels=16, height=16, width=24)
     frames, _ = decoder.step(latents, decoder.open(geometry, None))
     again, _ = encoder.step(frames.clamp(-1, 1), encoder.open(128, 192))

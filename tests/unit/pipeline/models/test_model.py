@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model, ModelKind, describe_model
+from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model, describe_model
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 
 WAN = {"_class_name": "AutoencoderKLWan", "_diffusers_version": "0.42.1", "base_dim": 8, "attn_scales": []}
@@ -28,8 +28,8 @@ def saved(path: Path, config: dict[str, Any]) -> Path:
 
 
 def test_tiny_ships_with_the_package() -> None:
-    assert describe_model("tiny") is TINY
-    assert (TINY.kind, TINY.spec, TINY.path, TINY.config) == (ModelKind.TINY, TINY_SPEC, None, {})
+    assert describe_model("tiny") == TINY
+    assert (TINY.kind, TINY.spec, TINY.path, TINY.config) == ("tiny", TINY_SPEC, None, {})
 
 
 @pytest.mark.parametrize("class_name", ["AutoencoderKLWan", "AutoencoderKLQwenImage"])
@@ -37,7 +37,7 @@ def test_a_folder_of_diffusers_is_described_by_its_config(tmp_path: Path, class_
     """Under the name it is given; and it travels to the worker as it is."""
     path = saved(tmp_path / "vae", {**WAN, "_class_name": class_name})
     model = describe_model(f"farm-1.v2={path}")
-    assert (model.kind, model.path, model.sha256) == (ModelKind.WAN, str(path), None)
+    assert (model.kind, model.path, model.sha256) == ("wan", str(path), None)
     assert model.spec == wan_spec("farm-1.v2", parse_wan_config({"base_dim": 8}))
     assert parse_wan_config(model.config) == parse_wan_config({"base_dim": 8})
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(model), type=Model).spec == model.spec
@@ -46,7 +46,7 @@ def test_a_folder_of_diffusers_is_described_by_its_config(tmp_path: Path, class_
 def test_a_picture_vae_is_described(tmp_path: Path) -> None:
     path = saved(tmp_path / "vae", {"_class_name": "AutoencoderKL", "latent_channels": 16, "shift_factor": 0.5})
     model = describe_model(f"flux={path}")
-    assert (model.kind, model.spec.channels, model.spec.latent_mean) == (ModelKind.AUTOENCODER_KL, 16, (0.5,) * 16)
+    assert (model.kind, model.spec.channels, model.spec.latent_mean) == ("autoencoder-kl", 16, (0.5,) * 16)
 
 
 def test_the_vae_of_a_pipeline_is_found(tmp_path: Path) -> None:

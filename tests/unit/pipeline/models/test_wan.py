@@ -10,12 +10,15 @@ from torch import nn
 
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.wan import (
+    WAN_2_1_MEAN,
+    WAN_2_1_STD,
+    WAN_2_2_MEAN,
+    WAN_2_2_STD,
     parse_wan_config,
     wan_receptive_latents,
     wan_spec,
     wan_state_shapes,
 )
-from framehaul_pipeline.models.wan_statistics import WAN_2_1_MEAN, WAN_2_1_STD, WAN_2_2_MEAN, WAN_2_2_STD
 from framehaul_pipeline.spec import Exactness
 from tests.support.wan_models import SHALLOW, WAN_2_1, WAN_2_2, decoder_tensors, qwen_image, wan
 

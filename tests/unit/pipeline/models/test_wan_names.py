@@ -12,9 +12,8 @@ from torch import Tensor
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.safetensors_files import read_header
-from framehaul_pipeline.models.wan import parse_wan_config
+from framehaul_pipeline.models.wan import WAN_2_1_MEAN, WAN_2_1_STD, WAN_2_2_MEAN, WAN_2_2_STD, parse_wan_config
 from framehaul_pipeline.models.wan_names import infer_wan_config, rename_wan
-from framehaul_pipeline.models.wan_statistics import WAN_2_1_MEAN, WAN_2_1_STD, WAN_2_2_MEAN, WAN_2_2_STD
 from tests.support.wan_models import WAN_2_1, WAN_2_2, decoder_tensors, wan
 
 PUBLISHED = {

@@ -1,7 +1,16 @@
 import pytest
 
-from framehaul_pipeline.scheduling.memory import PIN_PAGES, Enter, Move, Park, Pin, Restore, SessionMemory
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits, default_park_bytes
+from framehaul_pipeline.scheduling.memory import (
+    PIN_PAGES,
+    Enter,
+    MemoryLimits,
+    Move,
+    Park,
+    Pin,
+    Restore,
+    SessionMemory,
+    default_park_bytes,
+)
 
 GIB = 1 << 30
 

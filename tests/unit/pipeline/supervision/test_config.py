@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Configure, encode
-from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model, ModelKind
+from framehaul_pipeline.models.model import BUILT_IN, TINY, TINY_SPEC
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.supervision.config import WorkerConfig
 
@@ -63,9 +63,8 @@ def test_sixteen_models_of_wans_size_fit_the_message_to_the_worker() -> None:
     """With paths of usual length."""
     wan = parse_wan_config({})
     models = tuple(
-        Model(
-            kind=ModelKind.WAN,
-            spec=wan_spec(f"wan-{number}", wan),
+        BUILT_IN[1].model(
+            wan_spec(f"wan-{number}", wan),
             path="/models/" + "p" * 200,
             config=msgspec.to_builtins(wan),
             sha256="0" * 64,

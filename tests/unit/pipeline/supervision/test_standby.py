@@ -9,35 +9,37 @@ from pathlib import Path
 import diffusers
 import msgspec
 
-from framehaul_pipeline.models.model import TINY, ModelKind
+from framehaul_pipeline.models.model import BUILT_IN, TINY, TINY_SPEC
 from framehaul_pipeline.supervision.config import WorkerConfig
 from framehaul_pipeline.supervision.standby import needed_imports
 
-KINDS = tuple(
-    msgspec.structs.replace(TINY, kind=kind, spec=msgspec.structs.replace(TINY.spec, name=kind.value))
-    for kind in ModelKind
-)
+MODELS = tuple(kind.model(msgspec.structs.replace(TINY_SPEC, name=kind.kind)) for kind in BUILT_IN)
+LOADERS = {model.loader.partition(":")[0] for model in MODELS}
 
 
 def test_it_is_where_the_decoders_classes_are() -> None:
     """A library that moves them costs a restart its seconds, so this says so."""
-    found = set(needed_imports(WorkerConfig(models=KINDS, device="cpu")))
-    assert found == {diffusers.AutoencoderKL.__module__, diffusers.AutoencoderKLHunyuanVideo.__module__}
+    found = set(needed_imports(WorkerConfig(models=MODELS, device="cpu")))
+    assert found - LOADERS == {diffusers.AutoencoderKL.__module__, diffusers.AutoencoderKLHunyuanVideo.__module__}
 
 
 def test_kernels_are_imported_where_a_gpu_may_be() -> None:
     """Each module once, and no other model's."""
-    assert not needed_imports(WorkerConfig(device="cpu"))
-    assert needed_imports(WorkerConfig(device="cuda")) == ("framehaul_pipeline.device.convert_kernels",)
-    every = needed_imports(WorkerConfig(models=KINDS, device="auto"))
-    assert len(set(every)) == len(every) == 5
+    tiny = TINY.loader.partition(":")[0]
+    assert needed_imports(WorkerConfig(device="cpu")) == (tiny,)
+    assert needed_imports(WorkerConfig(device="cuda")) == (tiny, "framehaul_pipeline.device.convert_kernels")
+    every = needed_imports(WorkerConfig(models=MODELS, device="auto"))
+    assert len(set(every)) == len(every) == 5 + len(LOADERS)
 
 
-def test_a_worker_process_imports_what_it_is_told_to_and_leaves_out_what_is_not_there() -> None:
+def test_a_worker_process_imports_what_it_is_told_to_and_logs_what_it_cannot() -> None:
     """Before it waits for its orders; here the server is gone by then."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.close()
-    program = "import sys; from framehaul_pipeline.worker import main; code = main.main(); print(code, 'colorsys' in sys.modules)"
+    program = (
+        "import sys; from framehaul_pipeline.worker import main; code = main.main(); "
+        "print(code, 'colorsys' in sys.modules)"
+    )
     with theirs:
         done = subprocess.run(
             [sys.executable, "-c", program, str(theirs.fileno()), "no_such_module", "colorsys"],
@@ -49,3 +51,4 @@ def test_a_worker_process_imports_what_it_is_told_to_and_leaves_out_what_is_not_
             timeout=60,
         )
     assert done.stdout == "0 True\n", done.stderr
+    assert "standby can't import module=no_such_module: ModuleNotFoundError: No module named" in done.stderr

@@ -14,7 +14,7 @@ from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import EndOfLatents, LatentReady, OpenSession, Published, ToServer
 from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import LatentDtype, PixelFormat
 from framehaul_pipeline.worker.worker import Worker
 

@@ -24,7 +24,7 @@ from framehaul_pipeline.link.messages import (
     ToServer,
 )
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry, LatentDtype, PixelFormat
 from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.worker import Worker

@@ -20,7 +20,7 @@ from framehaul_pipeline.link.messages import (
     SessionFailed,
     SessionOpened,
 )
-from framehaul_pipeline.scheduling.memory_limits import MemoryLimits
+from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry
 from tests.support.fake_decoder import FakeDecoder, expected_levels
 from tests.unit.pipeline.worker.test_worker import Bench
@@ -76,7 +76,7 @@ class ShortDecoder(FakeDecoder):
 def no_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only counted references free memory here: the collector may come late, or never while a chunk waits for room."""
     # pytest keeps log records, and with them the errors' tracebacks.
-    monkeypatch.setattr(logging.getLogger("framehaul_pipeline.worker"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("framehaul_pipeline.worker.worker"), "disabled", True)
     gc.disable()
     yield
     gc.enable()

@@ -1,4 +1,4 @@
-"""Decoders that exist for measuring only. Imports no torch: the server reads this too."""
+"""Decoders that exist for measuring only, as a plugin: `server --plugin bench.plugin`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from framehaul_pipeline.models.model import TINY_SPEC, Model, ModelKind, describe_model
+from framehaul_pipeline.models.model import TINY_SPEC, DecoderKind
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
 FREE_SPEC: Final = DecoderSpec(
@@ -25,10 +25,6 @@ FREE_SPEC: Final = DecoderSpec(
 STAND_IN_SPEC: Final = msgspec.structs.replace(FREE_SPEC, name="bench-stand-in")
 """Not a video decoder: as much arithmetic a frame as the Wan 2.1 VAE, see `decoders.StandInDecoder`."""
 
-
-def describe(text: str) -> Model:
-    """Read `--model` as the product does, and the names of these."""
-    for spec in (FREE_SPEC, STAND_IN_SPEC):
-        if text == spec.name:
-            return Model(kind=ModelKind.TINY, spec=spec)
-    return describe_model(text)
+DECODER: Final = DecoderKind(kind="bench", loader="bench.decoders:load", models=(FREE_SPEC, STAND_IN_SPEC))
+PLUGIN: Final = ("--plugin", "bench.plugin")
+"""What a server is told to have them."""

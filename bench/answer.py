@@ -1,6 +1,6 @@
-"""The product's worker, with the benchmarks' decoders and notes of copies, kernels and device memory.
+"""The answering end of `control`, in the worker: notes of copies, kernels and device memory.
 
-Started by `bench.server` in place of `framehaul_pipeline.worker.start`. One more thread obeys `control.Control`.
+Loading `bench-free` starts it, so a server whose worker is to be asked serves that beside what is measured.
 """
 
 from __future__ import annotations
@@ -11,26 +11,33 @@ import socket
 import sys
 import threading
 import time
+from types import FrameType
 from typing import Any
 
 import torch
 
 from bench.control import VARIABLE
-from bench.decoders import load
 from bench.profiling import DeviceProfiler
-from framehaul_pipeline.worker import main as entry
-from framehaul_pipeline.worker import start
-from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.worker import Worker
 
 _copied: list[tuple[int, int, int]] = []
 """Of each chunk its first frame, its number of frames, and when its copy was seen done (CLOCK_MONOTONIC, ns)."""
-_complete = Worker.complete
 
 
-def _note_copied(worker: Worker, flight: InFlight) -> None:
-    _complete(worker, flight)
-    _copied.append((flight.chunk.first_frame, flight.chunk.num_frames, time.monotonic_ns()))
+def start() -> None:
+    """Answer the process that the environment names, if it does; called before the worker starts its threads."""
+    if path := os.environ.get(VARIABLE):
+        threading.Thread(target=_answer, args=(path,), daemon=True).start()
+        threading.setprofile(_note_copied)
+
+
+def _note_copied(frame: FrameType, event: str, _: object) -> None:
+    """Watch the completion thread, which runs little Python; no other one is slowed down."""
+    if threading.current_thread().name != "completion":
+        sys.setprofile(None)
+    elif event == "return" and frame.f_code is Worker.complete.__code__:
+        chunk = frame.f_locals["flight"].chunk
+        _copied.append((chunk.first_frame, chunk.num_frames, time.monotonic_ns()))
 
 
 def _answer(path: str) -> None:
@@ -60,16 +67,3 @@ def _obey(profiler: DeviceProfiler, command: str) -> dict[str, Any]:
     taken = list(_copied)
     _copied.clear()
     return {"copied": taken}
-
-
-def main() -> int:
-    """Run the worker."""
-    Worker.complete = _note_copied  # type: ignore[method-assign, assignment]
-    entry.load_decoder = load  # type: ignore[attr-defined]
-    if path := os.environ.get(VARIABLE):
-        threading.Thread(target=_answer, args=(path,), daemon=True).start()
-    return start.main()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

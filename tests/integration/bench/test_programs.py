@@ -1,0 +1,71 @@
+"""Every program of `make bench`, `make bench-gpu` and `make bench-wan`, as small as it goes, on the CPU.
+
+What they find says nothing: that they start, reach their end and fill in the page is what is held.
+"""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import ROOT
+from bench.cpu import PROGRAMS
+from bench.gpu_wan import SERVED
+from bench.processes import python_environment
+from bench.transport import TITLES
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def run(folder: Path, program: str, *options: str) -> tuple[str, dict[str, Any]]:
+    """Run a program and `bench.report`; gives what was printed, and the figures by name."""
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs/benchmarks.md", folder / "docs")
+    report = ("bench.report", "--results", str(folder / "out"), "--docs", str(folder / "docs"))
+    said = ""
+    for command in ((program, *options), report):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=python_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said += done.stdout
+        assert done.returncode == 0, done.stdout + done.stderr
+    figures = {path.stem: json.loads(path.read_text())["figures"] for path in (folder / "out").glob("*.json")}
+    for name, found in figures.items():
+        assert not [key for key in found if key.endswith("error")], found
+        assert f"benchmarks.md: {name}\n" in said
+    return said, figures
+
+
+def test_cpu(tmp_path: Path) -> None:
+    said, figures = run(tmp_path, "bench.cpu", "--toy", "--rounds", "1", "--out", str(tmp_path / "out"))
+    assert set(figures) == set(PROGRAMS)
+    assert set(figures["transport"]["4 MB"]) == set(TITLES), said
+    assert set(figures["sessions"]["sessions"]) == {"1", "4", "16", "64"}
+
+
+def test_gpu(tmp_path: Path) -> None:
+    """The worker answers the program: what it notes of copies is of the frames that the client gets."""
+    _, figures = run(tmp_path, "bench.gpu", str(tmp_path / "out"), "--toy", "--device", "cpu", "--seconds", "0.3")
+    found = figures["gpu"]
+    assert {"contest tiny", "contest bench-stand-in", "stream"} <= set(found)
+    assert math.isfinite(found["stream"]["64x64, 24 frames/s"]["to_client_p50_ms"])
+
+
+def test_wan(tmp_path: Path) -> None:
+    """The rivals that need no package and no compiler; the streams are those of `bench.gpu`."""
+    parts = ("decode", *SERVED)
+    sizes = ("--toy", "--device", "cpu", "--sizes", "32x32", "--rounds", "1", "--long-seconds", "0.5")
+    chosen = ("--parts", *parts, "--contenders", "diffusers", "ours-1")
+    _, figures = run(tmp_path, "bench.gpu_wan", "--out", str(tmp_path / "out"), *sizes, *chosen)
+    assert set(figures) == {f"wan-{part}" for part in parts}
+    assert set(figures["wan-decode"]["sizes"][0]) == {"diffusers", "ours-1"}, figures["wan-decode"]["failed"]
+    assert set(figures["wan-long"]["samples"][0]) > {"device, allocated", "host, worker"}
