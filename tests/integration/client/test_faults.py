@@ -15,7 +15,7 @@ from framehaul_client import (
     StreamFailed,
 )
 from tests.support.clips import collect
-from tests.support.fake_server import Behaviour, make_latents
+from tests.support.fake_server import Behaviour, Edit, fake_server, make_latents
 
 pytestmark = pytest.mark.asyncio
 
@@ -41,49 +41,25 @@ def cut_payload(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
     return response
 
 
-def drop_checksums(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("frames"):
-        del response.frames.crc32c[:]
-    return response
-
-
-def claim_no_frames(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("frames"):
-        response.frames.num_frames = 0
-    return response
-
-
-def miscount_frames(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("done"):
-        response.done.num_frames += 1
-    return response
-
-
-def miscount_latents(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("done"):
-        response.done.num_latents -= 1
-    return response
-
-
 def forget_opened(number: int, response: pb.StreamResponse) -> pb.StreamResponse | None:
     return pb.StreamResponse(latents_until=1) if number == 0 else response
 
 
-def open_other_format(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("opened"):
-        response.opened.pixel_format = pb.PIXEL_FORMAT_YUV420P
-    return response
+def wrong(field: str, **changes: Any) -> Edit:
+    """Each message with this field has other values in it; functions change what is there."""
+
+    def edit(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
+        if response.HasField(field):  # type: ignore[arg-type]
+            message = getattr(response, field)
+            for name, change in changes.items():
+                setattr(message, name, change(getattr(message, name)) if callable(change) else change)
+        return response
+
+    return edit
 
 
-def open_no_pixels(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("opened"):
-        response.opened.height = 0
-    return response
-
-
-def open_other_size(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("opened"):
-        response.opened.frame_bytes += 1
+def drop_checksums(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
+    response.frames.crc32c.clear()
     return response
 
 
@@ -93,28 +69,21 @@ def done_at_once(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
     return response
 
 
-def overfill(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    if response.HasField("opened"):
-        response.opened.max_window_frames = 2
-        response.opened.min_window_frames = 2
-    return response
-
-
 FAULTS = [
     (corrupt_payload, DataLoss, "crc32c"),
     (lose_a_message, DataLoss, "must come next"),
     (repeat_frames, DataLoss, "must come next"),
     (cut_payload, DataLoss, "payload of"),
     (drop_checksums, DataLoss, "checksums"),
-    (claim_no_frames, DataLoss, "num_frames=0"),
-    (miscount_frames, DataLoss, "the server sent 22 frames: 21 arrived"),
-    (miscount_latents, DataLoss, "took 5 latents: 6 were sent"),
+    (wrong("frames", num_frames=0), DataLoss, "num_frames=0"),
+    (wrong("done", num_frames=lambda count: count + 1), DataLoss, "the server sent 22 frames: 21 arrived"),
+    (wrong("done", num_latents=lambda count: count - 1), DataLoss, "took 5 latents: 6 were sent"),
     (forget_opened, ProtocolError, "isn't Opened"),
-    (open_other_format, ProtocolError, "pixel_format=2: rgb24"),
-    (open_no_pixels, ProtocolError, "height=0"),
-    (open_other_size, ProtocolError, "frame_bytes="),
+    (wrong("opened", pixel_format=pb.PIXEL_FORMAT_YUV420P), ProtocolError, "pixel_format=2: rgb24"),
+    (wrong("opened", height=0), ProtocolError, "height=0"),
+    (wrong("opened", frame_bytes=lambda size: size + 1), ProtocolError, "frame_bytes="),
     (done_at_once, ProtocolError, "Done after latent 0"),
-    (overfill, ProtocolError, "the window ends at"),
+    (wrong("opened", max_window_frames=2, min_window_frames=2), ProtocolError, "the window ends at"),
 ]
 
 
@@ -141,8 +110,6 @@ async def test_an_end_without_done_is_an_error(target: str, behaviour: Behaviour
 
 async def test_a_server_that_goes_away_is_a_lost_connection(behaviour: Behaviour) -> None:
     """A server's death in mid-stream is told apart from one that was never there."""
-    from tests.support.fake_server import fake_server
-
     behaviour.stop_after_frames = 5
     async with fake_server(behaviour) as target:
         client = FrameClient(target)

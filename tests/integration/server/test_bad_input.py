@@ -56,21 +56,10 @@ ORDER = grpc.StatusCode.FAILED_PRECONDITION
 SYNTHETIC = pb.Synthetic(num_latents=1, height=64, width=64)
 
 ROWS = [
+    # More fields in tests/unit/server/core/test_open_request.py.
     in_open("unknown model", "open.model='wan'", grpc.StatusCode.NOT_FOUND, model="wan"),
-    in_open("no geometry", "open.geometry=unset", geometry=None),
     in_open("wrong channel count", "geometry.channels=4: must be 16", geometry=geometry(channels=4)),
-    in_open("zero height", "geometry.height=0", geometry=geometry(height=0)),
-    in_open("huge width", "geometry.width=4294967295", geometry=geometry(width=(1 << 32) - 1)),
-    in_open("too many pixels", "geometry=600x600", geometry=geometry(height=75, width=75)),
-    in_open("no dtype", "open.dtype=0", dtype=pb.DATA_TYPE_UNSPECIFIED),
     in_open("unknown dtype", "open.dtype=9", dtype=9),
-    in_open("unknown pixel format", "open.pixel_format=5", pixel_format=5),
-    in_open("unknown mode", "open.mode=7", mode=7),
-    in_open("priority out of range", "open.priority=101", priority=101),
-    in_open("too many latents declared", "open.num_latents=4294967296", num_latents=1 << 32),
-    in_open(
-        "frame over max_message_bytes", "open.max_message_bytes=1000: must be at least 12356", max_message_bytes=1000
-    ),
     in_open("resume in AUTO mode", "open.resume=set: must be unset, but in EXPLICIT", resume=pb.Resume()),
     in_open("guessed session", "no such session", grpc.StatusCode.NOT_FOUND, resume=pb.Resume(session_id=b"x" * 16)),
     in_open("start behind the end", "open.start_frame=8: must be 0..7", start_frame=8, num_latents=2),

@@ -10,11 +10,8 @@ from crc32c import crc32c
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import frames_pb2_grpc
-from framehaul_server.access.callers import AnyCaller
-from framehaul_server.admission.places import Admission
-from framehaul_server.admission.unread_calls import UnreadCalls
-from framehaul_server.rpc.service import FrameService, ServiceIdentity
-from tests.support.fakes import FakeWorker, frame, latents, opening, rules
+from tests.support.driven_service import Server
+from tests.support.fakes import frame, latents, opening
 
 NUM_LATENTS = 3
 EXPECTED = [crc32c(frame(index)) for index in range(4 * NUM_LATENTS)]
@@ -43,27 +40,13 @@ class GeneratedServicer(frames_pb2_grpc.FrameServiceServicer):
         yield pb.StreamResponse(done=pb.Done(num_frames=4 * num_latents, num_latents=num_latents))
 
 
-def our_handler() -> grpc.GenericRpcHandler:
-    return FrameService(
-        worker=FakeWorker(),
-        callers=AnyCaller(),
-        admission=Admission(4),
-        unread_calls=UnreadCalls(4),
-        rules=rules(),
-        first_request_timeout_s=5.0,
-        resume_window_s=5.0,
-        identity=ServiceIdentity(target="", epoch=1),
-        info=pb.ServerInfo,
-    ).handler()
-
-
 @asynccontextmanager
 async def serving(*, generated: bool) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server()
     if generated:
         frames_pb2_grpc.add_FrameServiceServicer_to_server(GeneratedServicer(), server)  # type: ignore[abstract]
     else:
-        server.add_generic_rpc_handlers((our_handler(),))
+        server.add_generic_rpc_handlers((Server(max_sessions=4).service.handler(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
