@@ -104,7 +104,8 @@ fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 ea
 	for target in codec validator latents_header weights_header; do \
 		$(BIN)/python -m tests.fuzz.run $$target --seconds $(SECONDS) || exit 1; done
 
-# Processors differ in how they sum, and so in rounding; beside a busy process everything comes later, and otherwise.
+# Processors differ in how they sum, and so in rounding; beside a busy process things come late, and in another order.
+test-machines: export PYTEST_TIMEOUT = 600
 test-machines: setup ## All tests as on older processors, and beside a busy process
 	for isa in SSE41 AVX2; do ONEDNN_MAX_CPU_ISA=$$isa $(MAKE) --no-print-directory test || exit 1; done
 	timeout 1h $(BIN)/python -c 'while True: pass' & trap "kill $$!" EXIT; $(MAKE) --no-print-directory test
