@@ -203,11 +203,11 @@ class Session:
         """Queue the last response."""
         self._frames_out.put(responses.done(num_frames, self._latents_in.input.num_received), last=True)
 
-    # Its connection
-
     def on_failed(self, error: PipelineError) -> None:
         """There will be no more frames."""
         self.fail(error)
+
+    # Its connection
 
     def _become(self, state: SessionState) -> None:
         if state is self._state:
