@@ -18,8 +18,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     Its worker may be killed: another one is there for the next test.
     """
     log = tmp_path_factory.mktemp("server") / "log"
-    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1", *SAME_CHUNKS)
-    with running_server(log, *options) as running:
+    options = ("--allow-synthetic", "--reflection", "--max-request-mib", "1", "--session-window-mib", "1")
+    with running_server(log, *options, "--resume-window", "5", *SAME_CHUNKS) as running:
         yield running
 
 

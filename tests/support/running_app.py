@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import psutil
 
+from framehaul_client.transport import exchange
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.supervision.epoch import WorkerSession
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
@@ -94,11 +95,14 @@ class RunningApp:
         """
         clock = asyncio.get_running_loop().time
         start_s = clock()
-        gc.collect()  # a client's call keeps its connection for as long as the object lives
-        await eventually(lambda: not self.held(), self.held, timeout_s)
+        await eventually(self._is_idle, self.held, timeout_s)
         took_s = clock() - start_s
         await eventually(lambda: not session_objects() - self._objects, session_objects)
         return took_s
+
+    def _is_idle(self) -> bool:
+        gc.collect()  # a call keeps its connection for as long as the object lives
+        return not self.held()
 
     async def ready(self) -> None:
         """Wait for a worker that can take sessions."""
@@ -149,8 +153,9 @@ def session_objects() -> Counter[str]:
     return Counter(type(each).__name__ for each in gc.get_objects() if type(each) in OF_ONE_SESSION)
 
 
-def without_traceback(record: logging.LogRecord) -> bool:
+def as_text(record: logging.LogRecord) -> bool:
     """Nothing but text for pytest, which keeps what was logged: a traceback holds all that its functions knew."""
+    record.msg, record.args = record.getMessage(), None
     if record.exc_info:
         record.exc_text, record.exc_info = logging.Formatter().formatException(record.exc_info), None
     return True
@@ -178,8 +183,9 @@ async def running_app(*options: str, models: Sequence[Model] = ()) -> AsyncItera
         config = replace(config, worker=replace(config.worker, models=tuple(models)))
     app = App(config, on_ready=ready.put_nowait)
     stop = asyncio.Event()
-    log = logging.getLogger(boundary.__name__)
-    log.addFilter(without_traceback)
+    logs = [logging.getLogger(module.__name__) for module in (boundary, exchange)]
+    for log in logs:
+        log.addFilter(as_text)
     running = asyncio.create_task(app.run(stop))
     line = asyncio.create_task(ready.get())
     try:
@@ -191,7 +197,8 @@ async def running_app(*options: str, models: Sequence[Model] = ()) -> AsyncItera
         found.remember()
         yield found
     finally:
-        log.removeFilter(without_traceback)
+        for log in logs:
+            log.removeFilter(as_text)
         line.cancel()
         is_cancelled = not stop.is_set() and running.cancel()
         await asyncio.gather(running, return_exceptions=True)

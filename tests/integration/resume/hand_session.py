@@ -195,6 +195,9 @@ class HandSession:
         if connection is not self.connection:
             return  # under way when another one took its place
         header = envelope.header
+        if header.HasField("queued"):
+            assert not self.ready, "it is queued before it is opened"
+            return  # there is no worker at the moment
         if header.HasField("opened"):
             self._opened(header.opened)
         assert self.ready, "the first response is Opened"

@@ -87,6 +87,7 @@ async def test_several_sessions_on_one_link_are_resumed_each_on_its_own(server: 
 
 async def test_leaving_a_session_is_not_losing_it(server: ServerProcess) -> None:
     """The server drops it at once, and does not keep it for its resume window."""
+    server.expect_idle()
     async with FrameClient(server.target) as client, client.session(small_clip(20), window_frames=8) as session:
         await anext(session)
         assert server.load().sessions == 1

@@ -147,13 +147,13 @@ async def test_a_server_that_does_not_come_back_is_given_up(servers: Successors,
 
     By the command with 7, the reason, and where the frames so far are; no file has the final name.
     """
-    process = await start_streaming(servers.present, tmp_path, "v.mkv", "--retry-for", "0.5")
-    (partial,) = partial_files(tmp_path)
     async with (
         FrameClient(servers.present.target) as client,
         client.session(small_clip(6), window_frames=8, retry_for_s=0.5) as session,
     ):
         await take(session, 1)
+        process = await start_streaming(servers.present, tmp_path, "v.mkv", "--retry-for", "0.5")
+        (partial,) = partial_files(tmp_path)
         servers.end(signal.SIGKILL)
         with pytest.raises(GaveUp, match=r"gave up after 0\.5 s"):
             await take(session, 1000)
