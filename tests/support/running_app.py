@@ -28,7 +28,7 @@ from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
-from tests.support.server_process import COMMON_OPTIONS
+from tests.support.server_process import COMMON_OPTIONS, START_TIMEOUT_S
 from tests.support.waiting import eventually
 
 ACCEPTING = "AioServer._request_call"
@@ -105,8 +105,9 @@ class RunningApp:
         return not self.held()
 
     async def ready(self) -> None:
-        """Wait for a worker that can take sessions."""
-        await eventually(lambda: self.supervisor.state is WorkerState.READY, lambda: self.supervisor.state)
+        """Wait for a worker that can take sessions; a busy machine takes its time to start one."""
+        supervisor = self.supervisor
+        await eventually(lambda: supervisor.state is WorkerState.READY, lambda: supervisor.state, START_TIMEOUT_S)
 
     async def warm(self) -> None:
         """Wait until the standby has imported everything: nobody tells, but it uses no processor any more."""
