@@ -8,11 +8,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDecoderNet, read_tiny
 from framehaul_pipeline.encode.tiny_encoder import TinyEncoder, TinyEncoderNet, load_tiny_encoder
-from framehaul_pipeline.models.model import TINY_SPEC
+from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.spec import Geometry
-from tests.support.decoder_checks import check_starts_anywhere, decode
+from tests.support.decoder_checks import check_starts_anywhere, check_state_bytes, decode, tensor_bytes
 from tests.support.live_memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -200,3 +201,20 @@ def test_a_decode_that_starts_in_the_middle_gives_the_clips_frames_bit_for_bit(
 ) -> None:
     """From as many latents back as the spec says, on the same chunk boundaries; the first frames differ."""
     check_starts_anywhere(decoder, some_latents(sum(chunks)), chunks)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (15, 26), (1, 1)])
+def test_tiny_says_exactly_what_its_state_holds(height: int, width: int) -> None:
+    """At open and after chunks of any size: no activation is kept alive by a slice of it."""
+    decoder = load_decoder(TINY, torch.device("cpu"))
+    geometry = Geometry(channels=16, height=height, width=width)
+    check_state_bytes(decoder, geometry, (1, 3, 2))
+    assert tensor_bytes(decoder.open(geometry, None)) == decoder.state_bytes(geometry)
+
+
+def test_tinys_spec_says_the_same_for_a_gpu() -> None:
+    """The number that clients see is that of float16."""
+    decoder = load_decoder(TINY, torch.device("cpu"))
+    geometry = Geometry(channels=16, height=60, width=104)
+    per_pixel = decoder.state_bytes(geometry) / (480 * 832)
+    assert per_pixel / 2 == pytest.approx(TINY.spec.state_bytes_per_pixel, rel=0.01)

@@ -1,13 +1,20 @@
-"""Sessions that wait for their place, through the service, with fakes around it."""
+"""Sessions that wait for a place or for the worker: their turn, their endings, and what that is to the others."""
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_server.core.tenants import Tenant
-from tests.support.driven_service import EXPLICIT, RESUMABLE, is_open, leave, serving, settle, status, told
+from framehaul_server.rpc import service
+from framehaul_server.session.session import Session
+from tests.support.driven_service import EXPLICIT, RESUMABLE, Server, is_open, leave, serving, settle, status, told
 from tests.support.fakes import FakeContext, as_context, frame, latents, opening, request
 
 
@@ -184,3 +191,294 @@ async def test_positions_that_change_while_one_is_written_are_skipped() -> None:
         slow.open_gate.set()
         await settle()
         assert told(slow) == [4, 1]
+
+
+Loss = Callable[[FakeContext, "asyncio.Task[None]"], None]
+
+
+def cancel_call(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    task.cancel()
+
+
+def ask_to_cancel(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    context.send(request(cancel=True))
+
+
+def half_close(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    context.half_close()
+
+
+def send_latents(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    context.send(request(latents(1)))
+
+
+def chatter(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    for _ in range(300):
+        context.send(request(ack=pb.Ack(window_frames=9)))
+
+
+def send_rubbish(context: FakeContext, task: "asyncio.Task[None]") -> None:
+    context.requests.put_nowait(b"\xff\xff")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("loss", "code"),
+    [
+        (cancel_call, None),
+        (ask_to_cancel, grpc.StatusCode.CANCELLED),
+        (half_close, grpc.StatusCode.CANCELLED),
+        (send_latents, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (chatter, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (send_rubbish, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_a_client_that_ends_while_it_is_queued_leaves_the_queue(loss: Loss, code: grpc.StatusCode | None) -> None:
+    """And those behind it move up at once; the worker never hears of its session."""
+    async with serving() as server:
+        await server.connect(request(open=EXPLICIT))
+        leaving, task = await server.connect(request(open=EXPLICIT))
+        behind, _ = await server.connect(request(open=EXPLICIT))
+        loss(leaving, task)
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+        await settle()
+        assert leaving.aborted is None if code is None else leaving.aborted is not None and leaving.aborted[0] is code
+        assert told(behind) == [2, 1]
+        assert server.admission.num_queued == 1
+        assert len(server.worker.handles) == 1
+
+
+@pytest.mark.asyncio
+async def test_the_queue_is_left_before_anything_else_is_waited_for() -> None:
+    """In the very step in which the call hears of its end."""
+    async with serving() as server:
+        await server.connect(request(open=EXPLICIT))
+        _, task = await server.connect(request(open=EXPLICIT))
+        assert server.admission.num_queued == 1
+        task.cancel()
+        await asyncio.sleep(0)
+        assert server.admission.num_queued == 0
+        assert not task.done()
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_fails_ends_the_wait() -> None:
+    """As when the connection is lost."""
+    async with serving() as server:
+        await server.connect(request(open=EXPLICIT))
+        leaving, task = await server.connect(request(open=EXPLICIT))
+        await server.connect(request(open=opening(mode=pb.MODE_EXPLICIT, priority=1)))
+        leaving.write_error = grpc.aio.InternalError("the batch failed")
+        await server.connect(request(open=opening(mode=pb.MODE_EXPLICIT, priority=2)))
+        with pytest.raises(grpc.aio.InternalError):
+            await asyncio.wait_for(task, 5)
+        assert server.admission.num_queued == 2
+
+
+@pytest.mark.asyncio
+async def test_a_queued_client_is_not_silent_and_a_silent_one_keeps_nobody_out() -> None:
+    """The first request's time is over long before the place is there; who says nothing takes no place."""
+    async with serving(timeout_s=0.05) as server:
+        silent, silent_task = await server.connect()
+        _, holder = await server.connect(request(open=EXPLICIT))
+        assert server.admission.num_sessions == 1
+        context, task = await server.connect(request(open=EXPLICIT))
+        assert (await status(silent, silent_task))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        await leave(holder)
+        await settle()
+        assert is_open(context)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("failed", [False, True])
+async def test_draining_or_failing_ends_those_that_wait(failed: bool) -> None:
+    async with serving() as server:
+        await server.connect(request(open=EXPLICIT))
+        waiting = [await server.connect(request(open=EXPLICIT)) for _ in range(2)]
+        if failed:
+            server.service.fail_sessions("the worker died too often")
+        else:
+            server.service.drain(2.0)
+        for context, task in waiting:
+            code, text = await status(context, task)
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "died too often" in text if failed else "draining" in text
+        assert server.admission.num_queued == 0
+
+
+@pytest.mark.asyncio
+async def test_a_place_given_at_the_very_moment_of_draining_is_refused_too() -> None:
+    """Or the session would never hear that the server stops."""
+    async with serving() as server:
+        _, holder = await server.connect(request(open=EXPLICIT))
+        context, task = await server.connect(request(open=EXPLICIT))
+        holder.cancel()
+        while server.admission.num_queued:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        server.service.drain(2.0)
+        assert (await status(context, task))[0] is grpc.StatusCode.UNAVAILABLE
+        assert not is_open(context)
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_does_not_read_its_position_loses_its_place_in_time() -> None:
+    """While it is queued it keeps nobody from anything; with a place it would."""
+    async with serving(stall_timeout_s=0.1) as server:
+        _, holder = await server.connect(request(open=EXPLICIT))
+        stalled, task = await server.connect()
+        stalled.open_gate.clear()
+        stalled.send(request(open=EXPLICIT))
+        await settle()
+        behind, _ = await server.connect(request(open=EXPLICIT))
+        await leave(holder)
+        assert await status(stalled, task) == (
+            grpc.StatusCode.ABORTED,
+            "the session's place in the queue was not read for 0.1 s",
+        )
+        await asyncio.wait_for(behind.responded(2), 5)
+        assert is_open(behind)
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_by_the_worker_stays_a_refusal() -> None:
+    """Device memory say: the place is there, the session isn't, and the next one has its turn."""
+    async with serving() as server:
+        _, holder = await server.connect(request(open=EXPLICIT))
+        refused, task = await server.connect(request(open=EXPLICIT))
+        behind, _ = await server.connect(request(open=EXPLICIT))
+        server.worker.available = False
+        holder.cancel()
+        assert (await status(refused, task))[0] is grpc.StatusCode.UNAVAILABLE
+        assert told(behind) in ([2, 1], [2])
+
+
+@pytest.mark.asyncio
+async def test_a_session_that_left_the_queue_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its latents."""
+    made: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    class Noted(Session):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            made.add(self)
+
+    monkeypatch.setattr(service, "Session", Noted)
+    async with serving() as server:
+        await server.connect(request(open=EXPLICIT))
+        await server.connect(request(latents(1), open=EXPLICIT))
+        assert len(made) == 2
+        await leave(server.tasks.pop())
+        await settle()
+        gc.collect()
+        assert len(made) == 1
+
+
+def lose_worker(server: Server) -> None:
+    server.worker.available = False
+    server.service.worker_lost()
+    server.worker.die(WorkerLost(at_work=AtWork.NO))
+
+
+def replace_worker(server: Server) -> None:
+    server.worker.available = True
+    server.service.worker_ready()
+
+
+@pytest.mark.asyncio
+async def test_new_sessions_wait_for_the_worker_behind_those_that_it_lost() -> None:
+    """They hear that they are queued though places are free, and go on by themselves; the running ones come first."""
+    async with serving(max_sessions=3) as server:
+        running, _ = await server.connect(request(latents(1), open=EXPLICIT))
+        lose_worker(server)
+        first, first_task = await server.connect(request(latents(1), open=opening(num_latents=1)))
+        second, second_task = await server.connect(request(latents(2), open=opening(num_latents=2)))
+        assert (told(first), told(second)) == ([1], [2])
+        for context in (first, second):
+            context.half_close()
+        replace_worker(server)
+        await asyncio.wait_for(asyncio.gather(first_task, second_task), 5)
+        assert first.done() == pb.Done(num_frames=4, num_latents=1)
+        assert second.done() == pb.Done(num_frames=8, num_latents=2)
+        assert [opened.num_latents for opened in server.worker.opened] == [None, None, 1, 2]
+        running.send(request(end_of_latents=True))
+        await settle()
+        assert running.done() == pb.Done(num_frames=4, num_latents=1)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("num_latents", [0, 2])
+async def test_a_place_that_was_given_before_the_worker_died_is_kept(num_latents: int) -> None:
+    """A client that reads slowly is told of it late: the session begins with the next worker, without a word."""
+    async with serving(max_sessions=2) as server:
+        server.worker.restarting = True
+        context, task = await server.connect(request(open=opening(num_latents=2)))
+        for _ in range(num_latents):
+            context.send(request(latents(1)))
+        await settle()
+        assert is_open(context)
+        assert not server.worker.opened
+        server.worker.restarting = False
+        replace_worker(server)
+        await settle()
+        for _ in range(2 - num_latents):
+            context.send(request(latents(1)))
+        context.half_close()
+        await asyncio.wait_for(task, 5)
+        assert context.done() == pb.Done(num_frames=8, num_latents=2)
+        assert len(server.worker.opened) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_resuming_call_does_not_wait_for_the_worker() -> None:
+    """Its session has its place, and frames that the client lacks."""
+    async with serving() as server:
+        context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
+        lose_worker(server)
+        await leave(task)
+        again, _ = await server.resume(context.responses[0].header.opened.session_id)
+        assert again.frames() == context.frames() != []
+
+
+@pytest.mark.asyncio
+async def test_who_leaves_while_the_worker_restarts_is_not_waited_for() -> None:
+    async with serving(max_sessions=2) as server:
+        lose_worker(server)
+        _, leaving = await server.connect(request(open=EXPLICIT))
+        staying, _ = await server.connect(request(open=EXPLICIT))
+        await leave(leaving)
+        await settle()
+        assert told(staying) == [2, 1]
+        replace_worker(server)
+        await settle()
+        assert is_open(staying)
+        assert server.admission.num_sessions == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("failed", [False, True])
+async def test_waiting_for_the_worker_ends_when_the_server_gives_up_or_drains(failed: bool) -> None:
+    async with serving() as server:
+        lose_worker(server)
+        waiting, task = await server.connect(request(open=EXPLICIT))
+        if failed:
+            server.service.fail_sessions("the worker died too often")
+        else:
+            server.service.drain(2.0)
+        code, text = await status(waiting, task)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "died too often" in text if failed else "draining" in text
+
+
+@pytest.mark.asyncio
+async def test_without_room_in_the_queue_a_session_is_refused_while_the_worker_restarts() -> None:
+    async with serving(max_queued=0) as server:
+        lose_worker(server)
+        refused, task = await server.connect(request(open=EXPLICIT))
+        assert await status(refused, task) == (grpc.StatusCode.UNAVAILABLE, "the worker is restarting; try again")
+        assert not refused.headers_sent
+        replace_worker(server)
+        context, _ = await server.connect(request(open=EXPLICIT))
+        assert is_open(context)
