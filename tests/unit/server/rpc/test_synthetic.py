@@ -1,7 +1,3 @@
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import numpy as np
 import pytest
 
@@ -15,21 +11,17 @@ from framehaul_server.core.open_request import MAX_LATENTS, OpenRequest, OpenRul
 from framehaul_server.errors import NotPermitted, SessionCancelled
 from framehaul_server.rpc.synthetic import SyntheticLatents, check_synthetic, make_latents
 from framehaul_server.session.connection import Request
-from framehaul_server.session.session import Session
 from tests.support.driven_service import settle
+from tests.support.driven_session import running
+from tests.support.fakes import GEOMETRY as SMALL
 from tests.support.fakes import (
-    ANYBODY,
     SPEC,
     FakeConnection,
-    FakeHandle,
     FakeWorker,
     latents,
     opening,
-    record,
     request,
-    rules,
 )
-from tests.support.fakes import GEOMETRY as SMALL
 
 BUDGET = 8  # of latents, with latent_bytes=0: two chunks
 GEOMETRY = Geometry(channels=16, height=30, width=52)
@@ -122,49 +114,14 @@ def test_a_cancel_counts_before_them() -> None:
         made(pb.StreamRequest(cancel=True, synthetic=pb.Synthetic()))
 
 
-class Running:
-    """A session of a client that asks for synthetic latents, in a task beside the test."""
-
-    def __init__(self, first: Request, worker: FakeWorker) -> None:
-        session_rules = rules(window_bytes=0, latent_bytes=0)
-        self.client = FakeConnection()
-        self.connection, first = make_latents(self.client, first, session_rules.opening)
-        self.worker = worker
-        session = Session(first, worker, session_rules, record(), ANYBODY)
-        self.task = asyncio.ensure_future(session.run(self.connection))
-
-    @property
-    def handle(self) -> FakeHandle:
-        return self.worker.handles[-1]
-
-    async def end(self) -> None:
-        outcome = await asyncio.wait_for(self.task, 5)
-        if outcome.error is not None:
-            raise outcome.error
-
-
-@asynccontextmanager
-async def running(first: Request, *, automatic: bool = True) -> AsyncIterator[Running]:
-    before = asyncio.all_tasks()
-    run = Running(first, FakeWorker(automatic=automatic))
-    await settle()
-    try:
-        yield run
-    finally:
-        run.task.cancel()
-        await asyncio.gather(run.task, return_exceptions=True)
-        assert all(handle.closed for handle in run.worker.handles)
-        assert asyncio.all_tasks() <= before
-
-
 @pytest.mark.asyncio
 async def test_they_may_be_asked_for_again_and_again_and_need_no_open() -> None:
     async with running(request(synthetic=SYNTHETIC)) as run:
-        run.client.send(request(synthetic=SYNTHETIC))
-        run.client.send(request(open=pb.Open(), synthetic=pb.Synthetic(num_latents=2, height=8, width=12, seed=6)))
-        run.client.send(None)
+        run.connection.send(request(synthetic=SYNTHETIC))
+        run.connection.send(request(open=pb.Open(), synthetic=pb.Synthetic(num_latents=2, height=8, width=12, seed=6)))
+        run.connection.send(None)
         await run.end()
-        assert run.client.done() == pb.Done(num_frames=32, num_latents=8)
+        assert run.connection.done() == pb.Done(num_frames=32, num_latents=8)
         of_5, of_6 = (SyntheticLatents(seed, SMALL, LatentDtype.FLOAT16) for seed in (5, 6))
         made_of_5 = [bytes(of_5.latent(index)) for index in range(6)]
         assert run.handle.pushed == [*made_of_5, bytes(of_6.latent(6)), bytes(of_6.latent(7))]
@@ -173,8 +130,8 @@ async def test_they_may_be_asked_for_again_and_again_and_need_no_open() -> None:
 @pytest.mark.asyncio
 async def test_they_are_made_when_there_is_room() -> None:
     many = pb.Synthetic(num_latents=1000, height=8, width=12)
-    async with running(request(open=pb.Open(), synthetic=many), automatic=False) as run:
-        run.client.send(None)
+    async with running(request(open=pb.Open(), synthetic=many), worker=FakeWorker(automatic=False)) as run:
+        run.connection.send(None)
         await settle()
         assert len(run.handle.pushed) == BUDGET
         run.handle.num_allowed = 3
@@ -187,16 +144,16 @@ async def test_they_are_made_when_there_is_room() -> None:
 async def test_an_explicit_client_is_read_while_they_wait_for_room() -> None:
     """They obey the grant that a client would, which none has to wait for."""
     many = pb.Synthetic(num_latents=1000, height=8, width=12)
-    async with running(request(open=EXPLICIT, synthetic=many), automatic=False) as run:
+    async with running(request(open=EXPLICIT, synthetic=many), worker=FakeWorker(automatic=False)) as run:
         assert len(run.handle.pushed) == BUDGET
-        run.client.send(request(ack=pb.Ack(window_frames=4)))
+        run.connection.send(request(ack=pb.Ack(window_frames=4)))
         await settle()
-        assert run.client.requests.empty()
+        assert run.connection.requests.empty()
         run.handle.num_allowed = BUDGET
         run.handle.advance()
         await settle()
         assert BUDGET < len(run.handle.pushed) <= 2 * BUDGET
-        run.client.send(request(cancel=True))
+        run.connection.send(request(cancel=True))
         with pytest.raises(SessionCancelled):
             await run.end()
 
@@ -215,8 +172,10 @@ async def test_an_explicit_client_is_read_while_they_wait_for_room() -> None:
 async def test_a_wrong_request_ends_the_session(
     mode: pb.Mode.ValueType, sent: Request, error: type[Exception], text: str
 ) -> None:
-    async with running(request(open=pb.Open(mode=mode), synthetic=SYNTHETIC), automatic=False) as run:
-        run.client.send(sent)
+    async with running(
+        request(open=pb.Open(mode=mode), synthetic=SYNTHETIC), worker=FakeWorker(automatic=False)
+    ) as run:
+        run.connection.send(sent)
         with pytest.raises(error, match=text):
             await run.end()
 
@@ -224,9 +183,11 @@ async def test_a_wrong_request_ends_the_session(
 @pytest.mark.asyncio
 async def test_none_may_follow_the_end_that_was_told_though_they_are_still_being_made() -> None:
     many = pb.Synthetic(num_latents=1000, height=8, width=12)
-    async with running(request(open=EXPLICIT, synthetic=many, end_of_latents=True), automatic=False) as run:
-        run.client.send(request(end_of_latents=True))
-        run.client.send(request(synthetic=SYNTHETIC))
+    async with running(
+        request(open=EXPLICIT, synthetic=many, end_of_latents=True), worker=FakeWorker(automatic=False)
+    ) as run:
+        run.connection.send(request(end_of_latents=True))
+        run.connection.send(request(synthetic=SYNTHETIC))
         with pytest.raises(OutOfOrder, match="after end_of_latents"):
             await run.end()
 
@@ -237,14 +198,14 @@ async def test_an_explicit_session_obeys_its_window() -> None:
         for latent in range(3):
             await settle()
             assert run.handle.num_published == 4 * (latent + 1)
-            run.client.send(request(ack=pb.Ack(next_frame=4 * (latent + 1))))
+            run.connection.send(request(ack=pb.Ack(next_frame=4 * (latent + 1))))
         await run.end()
 
 
 @pytest.mark.asyncio
 async def test_clips_that_wait_are_bounded() -> None:
-    async with running(request(open=EXPLICIT, synthetic=SYNTHETIC), automatic=False) as run:
+    async with running(request(open=EXPLICIT, synthetic=SYNTHETIC), worker=FakeWorker(automatic=False)) as run:
         for _ in range(1100):
-            run.client.send(request(synthetic=SYNTHETIC))
+            run.connection.send(request(synthetic=SYNTHETIC))
         with pytest.raises(Overloaded, match="1024 clips"):
             await run.end()

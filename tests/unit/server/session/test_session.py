@@ -1,8 +1,7 @@
 """All of a session's life in one file: every part needs the same running session and fakes around it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -21,18 +20,16 @@ from framehaul_pipeline.errors import (
     WorkersKilled,
 )
 from framehaul_pipeline.link.messages import Opening
-from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import ClientLeft, ClientStalled, ConnectionLost, GrantExceeded, SessionCancelled
 from framehaul_server.session.session import Session
+from tests.support.driven_service import settle
+from tests.support.driven_session import NARROW, Running, running
 from tests.support.fakes import (
-    ANYBODY,
     FRAME_BYTES,
     GEOMETRY,
     LATENT_BYTES,
     SPEC,
-    FakeConnection,
-    FakeHandle,
     FakeWorker,
     frame,
     latents,
@@ -43,56 +40,7 @@ from tests.support.fakes import (
 )
 
 BUDGET = 8  # of latents, with latent_bytes=0: two chunks
-NARROW = rules(window_bytes=0, latent_bytes=0)
 SYNTHETIC = pb.Synthetic(num_latents=3, height=8, width=12, seed=5)
-
-
-async def settle() -> None:
-    """Let everything run that can run without news from outside."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-class Running:
-    """A session that runs in a task beside the test."""
-
-    def __init__(self, first: Envelope[pb.StreamRequest], worker: FakeWorker, session_rules: SessionRules) -> None:
-        self.connection = FakeConnection()
-        self.record = record()
-        self.worker = worker
-        self.session = Session(first, worker, session_rules, self.record, ANYBODY)
-        self.task = asyncio.ensure_future(self.session.run(self.connection))
-
-    @property
-    def handle(self) -> FakeHandle:
-        return self.worker.handles[-1]
-
-    async def end(self) -> None:
-        """The session is over; raises what ended it."""
-        outcome = await asyncio.wait_for(self.task, 5)
-        assert not outcome.detached
-        if outcome.error is not None:
-            raise outcome.error
-
-
-@asynccontextmanager
-async def running(
-    first: Envelope[pb.StreamRequest],
-    *,
-    worker: FakeWorker | None = None,
-    session_rules: SessionRules = NARROW,
-) -> AsyncIterator[Running]:
-    """Run a session; however the test leaves, everything must be given back."""
-    before = asyncio.all_tasks()
-    run = Running(first, worker or FakeWorker(), session_rules)
-    await settle()
-    try:
-        yield run
-    finally:
-        run.task.cancel()
-        await asyncio.gather(run.task, return_exceptions=True)
-        assert all(handle.closed for handle in run.worker.handles)
-        assert asyncio.all_tasks() <= before
 
 
 @pytest.mark.asyncio

@@ -18,6 +18,17 @@ from tests.support.driven_service import EXPLICIT, RESUMABLE, Server, is_open, l
 from tests.support.fakes import FakeContext, as_context, frame, latents, opening, request
 
 
+def lose_worker(server: Server) -> None:
+    server.worker.available = False
+    server.service.worker_lost()
+    server.worker.die(WorkerLost(at_work=AtWork.NO))
+
+
+def replace_worker(server: Server) -> None:
+    server.worker.available = True
+    server.service.worker_ready()
+
+
 @pytest.mark.asyncio
 async def test_a_session_without_a_place_hears_its_positions_and_is_then_served() -> None:
     """Each one that it has, none twice; the clip that came with its first request comes out whole."""
@@ -294,9 +305,14 @@ async def test_a_queued_client_is_not_silent_and_a_silent_one_keeps_nobody_out()
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("failed", [False, True])
-async def test_draining_or_failing_ends_those_that_wait(failed: bool) -> None:
+@pytest.mark.parametrize("restarting", [False, True])
+async def test_draining_or_failing_ends_those_that_wait(failed: bool, restarting: bool) -> None:
+    """For a place, or for the worker while places are free."""
     async with serving() as server:
-        await server.connect(request(open=EXPLICIT))
+        if restarting:
+            lose_worker(server)
+        else:
+            await server.connect(request(open=EXPLICIT))
         waiting = [await server.connect(request(open=EXPLICIT)) for _ in range(2)]
         if failed:
             server.service.fail_sessions("the worker died too often")
@@ -376,17 +392,6 @@ async def test_a_session_that_left_the_queue_is_forgotten(monkeypatch: pytest.Mo
         assert len(made) == 1
 
 
-def lose_worker(server: Server) -> None:
-    server.worker.available = False
-    server.service.worker_lost()
-    server.worker.die(WorkerLost(at_work=AtWork.NO))
-
-
-def replace_worker(server: Server) -> None:
-    server.worker.available = True
-    server.service.worker_ready()
-
-
 @pytest.mark.asyncio
 async def test_new_sessions_wait_for_the_worker_behind_those_that_it_lost() -> None:
     """They hear that they are queued though places are free, and go on by themselves; the running ones come first."""
@@ -455,21 +460,6 @@ async def test_who_leaves_while_the_worker_restarts_is_not_waited_for() -> None:
         await settle()
         assert is_open(staying)
         assert server.admission.num_sessions == 1
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("failed", [False, True])
-async def test_waiting_for_the_worker_ends_when_the_server_gives_up_or_drains(failed: bool) -> None:
-    async with serving() as server:
-        lose_worker(server)
-        waiting, task = await server.connect(request(open=EXPLICIT))
-        if failed:
-            server.service.fail_sessions("the worker died too often")
-        else:
-            server.service.drain(2.0)
-        code, text = await status(waiting, task)
-        assert code is grpc.StatusCode.UNAVAILABLE
-        assert "died too often" in text if failed else "draining" in text
 
 
 @pytest.mark.asyncio
