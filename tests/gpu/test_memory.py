@@ -18,6 +18,7 @@ from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.supervisor import Supervisor
 from framehaul_pipeline.worker.launch import Launcher
+from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import fake_opening
 from tests.support.supervised import Recorder, decode, latents, open_session, push
 
@@ -73,7 +74,7 @@ def test_device_memory_is_flat_however_long_the_clip(decoder: Decoder) -> None:
     ring = Ring.create("framehaul-gpu", num_slots=2, slot_bytes=4 * frame_bytes)
     inlet = Ring.create("framehaul-gpu-inlet", num_slots=2, slot_bytes=geometry.latent_bytes(LatentDtype.FLOAT16))
     launcher = Launcher(CudaDevice(0), ring, inlet, chunk_latents=1)
-    place = launcher.make_place(decoder, fake_opening(geometry=geometry, dtype=LatentDtype.FLOAT16))
+    launcher.open(place := Place(decoder, fake_opening(geometry=geometry, dtype=LatentDtype.FLOAT16)))
     allocated = {}
     for index in range(300):
         slot = index % 2

@@ -6,7 +6,8 @@ import pytest
 
 from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import CloseSession, EndOfLatents, SessionFailed, SlotReturned
-from framehaul_pipeline.worker.jobs import ChunkJob, OpenJob
+from framehaul_pipeline.scheduling.memory import Enter
+from framehaul_pipeline.worker.jobs import ChunkJob, MoveJob
 from framehaul_pipeline.worker.launch import InFlight
 from tests.unit.pipeline.worker.test_worker import Bench
 
@@ -30,7 +31,8 @@ def launch(bench: Bench) -> InFlight:
 def open_next(bench: Bench) -> int:
     """The next job is an opening, and may begin; gives the session."""
     job = bench.worker.next_job(wait=False)
-    assert isinstance(job, OpenJob)
+    assert isinstance(job, MoveJob)
+    assert isinstance(job.move, Enter)
     bench.worker.run(job)
     return job.session
 
