@@ -14,7 +14,6 @@ class Inlet:
         """Make the ring; the caller closes it."""
         self.ring = Ring.create(name, num_slots=num_slots, slot_bytes=slot_bytes)
         self._slots = SlotTable(self.ring.num_slots)
-        self._sessions: dict[int, int] = {}
 
     @property
     def num_free(self) -> int:
@@ -23,8 +22,7 @@ class Inlet:
 
     def put(self, latent: NextLatent) -> tuple[int, int]:
         """Copy a latent into a free slot; gives the slot and its generation."""
-        slot, generation = self._slots.acquire()
-        self._sessions[slot] = latent.session
+        slot, generation = self._slots.acquire(latent.session)
         num_bytes = len(latent.latent)
         with self.ring.payload(slot) as payload:
             payload[:num_bytes] = latent.latent
@@ -38,5 +36,4 @@ class Inlet:
         Raises:
             SlotError: the worker doesn't hold it.
         """
-        self._slots.give_back(slot, generation)
-        return self._sessions.pop(slot)
+        return self._slots.give_back(slot, generation)
