@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Self
 
 from framehaul_client.core.frames import FrameBatch, Pixels
@@ -81,9 +80,7 @@ class Session:
         self._exchange = exchange
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the session; see `aclose`."""
         await self.aclose()
 
