@@ -109,12 +109,8 @@ class LeaseTable:
         """Start with no lease."""
         self._generations = [0] * num_slots
         self._leased = [False] * num_slots
-        self._num_leased = 0
-
-    @property
-    def num_leased(self) -> int:
+        self.num_leased = 0
         """Leases not yet returned."""
-        return self._num_leased
 
     def lease(self, slot: int, generation: int) -> None:
         """Take the right to read a published slot.
@@ -131,7 +127,7 @@ class LeaseTable:
             )
         self._generations[slot] = generation
         self._leased[slot] = True
-        self._num_leased += 1
+        self.num_leased += 1
 
     def give_back(self, slot: int) -> int:
         """End a lease.
@@ -145,5 +141,5 @@ class LeaseTable:
         if not self._leased[slot]:
             raise SlotError(f"slot {slot} is not leased")
         self._leased[slot] = False
-        self._num_leased -= 1
+        self.num_leased -= 1
         return self._generations[slot]

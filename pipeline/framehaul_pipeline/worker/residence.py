@@ -121,7 +121,7 @@ class Residence:
 
     def collect(self) -> None:
         """Note the copies that are done; on the launch thread."""
-        while self._copies and self._copies[0][1].done():
+        while self._copies and self._copies[0][1].query():
             job, _ = self._copies.popleft()
             if isinstance(job.move, Park):
                 forget(job.place)
