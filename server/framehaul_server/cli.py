@@ -25,7 +25,7 @@ from framehaul_server.app import App, log_config
 from framehaul_server.config import OPTIONS, SWITCH, ServerConfig
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.boundary import quieten_grpc
-from framehaul_server.signals import StopSignals
+from framehaul_server.signals import stop_signals
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2
@@ -74,12 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ServerConfig) -> None:
-    signals = StopSignals()
-    signals.install()
-    try:
-        await App(config, on_ready=_say).run(signals.requested)
-    finally:
-        signals.remove()
+    with stop_signals() as requested:
+        await App(config, on_ready=_say).run(requested)
 
 
 def _say(line: str) -> None:
