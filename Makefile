@@ -42,7 +42,7 @@ demo: setup ## Stream the sample clip to out/video.mp4
 
 # Two halves side by side: tests of running servers mostly wait, the others mostly compute.
 PYTEST ?= $(BIN)/python -m pytest -q
-SERVICES := tests/faults tests/integration/client tests/integration/pipeline
+SERVICES := tests/faults tests/integration/bench tests/integration/client tests/integration/pipeline
 
 test: setup ## Run all tests
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-services test-rest

@@ -7,6 +7,7 @@ bytes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -87,15 +88,15 @@ class PixelFormat(StrEnum):
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of `WIDTHxHEIGHT`.
+    """Width and height of `WIDTHxHEIGHT`, each 1..99999 pixels.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is something else.
     """
-    width, _, height = text.partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
-        raise ValueError(f"{text!r}: must be WIDTHxHEIGHT in pixels, like 1920x1088")
-    return int(width), int(height)
+    sides = re.fullmatch(r"0*([1-9][0-9]{0,4})x0*([1-9][0-9]{0,4})", text, re.IGNORECASE)
+    if sides is None:
+        raise ValueError(f"{text!r}: must be WIDTHxHEIGHT in pixels, like 832x480")
+    return int(sides[1]), int(sides[2])
 
 
 def _itemsize_bytes(array_type: str) -> int:

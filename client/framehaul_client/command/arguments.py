@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from framehaul.formats import PixelFormat
+from framehaul.formats import PixelFormat, parse_size
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -95,13 +95,6 @@ def _checked(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return convert
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not all(side.isascii() and side.isdecimal() and 0 < int(side) < 1 << 20 for side in (width, height)):
-        raise ValueError(f"{text}: must be WIDTHxHEIGHT in pixels, like 832x480")
-    return int(width), int(height)
 
 
 def _timeout_s(text: str) -> float:
@@ -211,7 +204,7 @@ class Options:
     )
     size: tuple[int, int] | None = _option(
         commands=("models",),
-        type=_checked(_size),
+        type=_checked(parse_size),
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 from pathlib import Path
 
+from framehaul.formats import parse_size
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 
 EXIT_OK = 0
@@ -88,10 +88,10 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text}: must be WIDTHxHEIGHT, such as 832x480")
-    return int(match[1]), int(match[2])
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _complain(error: object, code: int) -> int:

@@ -1,4 +1,4 @@
-"""The one folder that knows gRPC: handlers, connections, statuses, health, reflection and channel options.
+"""Where gRPC is spoken: handlers, connections, statuses, health, reflection and channel options.
 
 Runs in the server process, on the event loop. May import every other folder; only `app` and `cli` import it.
 """

@@ -121,7 +121,7 @@ async def test_models(target: str) -> None:
     assert [model["name"] for model in json.loads(outcome.out)] == ["fake"]
     outcome = await run_client("models", "--size", "64", FRAMEHAUL_TARGET=target)
     assert (outcome.code, outcome.out) == (2, b"")
-    assert "64: must be WIDTHxHEIGHT in pixels, like 832x480" in outcome.err
+    assert "'64': must be WIDTHxHEIGHT in pixels, like 832x480" in outcome.err
 
 
 async def test_a_bar_on_a_terminal(target: str, tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ async def one_waits_for_its_own_tenant_alone(server: TokenServer) -> None:
     positions: asyncio.Queue[int] = asyncio.Queue()
     async with FrameClient(server.target, access=access("ads")) as client:
         async with client.session(NOISE):
+            while (await client.info()).num_sessions < 2:  # one of higher priority would overtake it in the queue
+                pass
             waiting = asyncio.create_task(
                 num_frames(server, access("ads"), priority=100, on_queued=positions.put_nowait)
             )

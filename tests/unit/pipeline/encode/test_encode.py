@@ -143,7 +143,6 @@ def test_excerpt_holds_the_frames_asked_for(video: Path, excerpt: Excerpt, first
     ("arguments", "message"),
     [
         (["--size", "63x48"], "multiple of 8"),
-        (["--size", "0x48"], "multiple of 8"),
         (["--start", "-1"], "0 or more"),
         (["--start", "nan"], "0 or more"),
         (["--start", "99"], "a video with frames"),
@@ -157,6 +156,12 @@ def test_bad_options_are_refused(
     assert main(["encode", str(video), "--out", str(tmp_path / "x.safetensors"), "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["encode", "clip.mp4", "--out", str(tmp_path / "x.safetensors"), "--size", "0x48"])
+    assert "'0x48': must be WIDTHxHEIGHT in pixels" in capsys.readouterr().err
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
