@@ -27,7 +27,7 @@ def _exit_now(code: int) -> None:
 
 @contextmanager
 def stop_signals(exit_now: Callable[[int], None] = _exit_now) -> Iterator[asyncio.Event]:
-    """Within it, the first signal sets the event that it gives, and the second calls `exit_now`; in the running loop."""
+    """Within it, in the running loop, the first signal sets the event that it gives and the second calls `exit_now`."""
     requested = asyncio.Event()
 
     def handle(number: signal.Signals) -> None:
