@@ -71,7 +71,7 @@ class App:
         self._unread_calls = UnreadCalls(config.max_sessions)
         self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
-        self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
+        self._supervisor = Supervisor(config.worker, on_state=self._worker_changed)
         self._server = grpc.aio.server(
             interceptors=(Authentication(identify),),
             options=server_options(

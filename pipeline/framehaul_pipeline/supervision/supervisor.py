@@ -17,7 +17,6 @@ from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarti
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
-from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.standby import Standby
 
@@ -47,16 +46,15 @@ class Supervisor:
     def __init__(
         self,
         config: WorkerConfig,
-        specs: tuple[DecoderSpec, ...],
         *,
         on_state: Callable[[WorkerState], None] = lambda state: None,
     ) -> None:
-        """Supervise a worker for the models that `specs` describe; `on_state` hears of each change.
+        """Supervise a worker of `config`; `on_state` hears of each change.
 
         Sessions of the worker before are opened again in that call for READY: only then does a worker begin.
         """
         self._config = config
-        self.specs = specs
+        self.specs = config.specs
         self.state = WorkerState.STARTING
         self.device = ""
         """Set once the worker is ready."""
@@ -103,7 +101,6 @@ class Supervisor:
         epoch = self._epoch = Epoch(
             next(self._numbers),
             self._config,
-            self.specs,
             self._heirloom,
             process=self._standby.take(),
             on_lost=self._lost,

@@ -59,8 +59,8 @@ def main() -> int:
         return 0
     configure, (ring_fd, inlet_fd, heirloom_fd) = configured
     config = configure.config
-    ring = Ring(ring_fd, num_slots=config.num_slots, slot_bytes=configure.slot_bytes)
-    inlet = Ring(inlet_fd, num_slots=config.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
+    ring = Ring(ring_fd, num_slots=config.num_slots, slot_bytes=config.slot_bytes)
+    inlet = Ring(inlet_fd, num_slots=config.num_inlet_slots, slot_bytes=config.inlet_slot_bytes)
     try:
         device = open_device(config.device)
         plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
@@ -74,7 +74,7 @@ def main() -> int:
             limits=_limits(config),
             send=channel.send,
         )
-        worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
+        worker.before_serving(lambda: _warm_up(config, device.torch_device, decoders.values()))
         if plans is not None:
             plans.settle()
     except PipelineError as error:
@@ -98,14 +98,8 @@ def _limits(config: WorkerConfig) -> MemoryLimits:
     return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
 
 
-def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:
-    warm_up(
-        decoders,
-        device,
-        configure.config.warm_up,
-        chunk_latents=configure.config.chunk_latents,
-        slot_bytes=configure.slot_bytes,
-    )
+def _warm_up(config: WorkerConfig, device: torch.device, decoders: Iterable[Decoder]) -> None:
+    warm_up(decoders, device, config.warm_up, chunk_latents=config.chunk_latents, slot_bytes=config.slot_bytes)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:
