@@ -27,10 +27,7 @@ from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
-EXIT_OK: Final = 0
-EXIT_USAGE: Final = 2
-EXIT_CANNOT_LISTEN: Final = 3
-EXIT_WORKER_FAILED: Final = 4
+_EXITS: Final = {UnusableFile: 2, CannotListen: 3, WorkerFailed: 4}
 
 _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
@@ -64,13 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
-    except UnusableFile as error:
-        return _complain(error, EXIT_USAGE)
-    except CannotListen as error:
-        return _complain(error, EXIT_CANNOT_LISTEN)
-    except WorkerFailed as error:
-        return _complain(error, EXIT_WORKER_FAILED)
-    return EXIT_OK
+    except tuple(_EXITS) as error:
+        sys.stderr.write(f"server: error: {error}\n")
+        return _EXITS[type(error)]
+    return 0
 
 
 async def _serve(config: ServerConfig) -> None:
@@ -81,11 +75,6 @@ async def _serve(config: ServerConfig) -> None:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"server: error: {error}\n")
-    return code
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
