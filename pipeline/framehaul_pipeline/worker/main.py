@@ -14,15 +14,12 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
-
-import torch
 
 from framehaul import logs
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
@@ -74,7 +71,15 @@ def main() -> int:
             limits=_limits(config),
             send=channel.send,
         )
-        worker.before_serving(lambda: _warm_up(config, device.torch_device, decoders.values()))
+        worker.before_serving(
+            lambda: warm_up(
+                decoders.values(),
+                device.torch_device,
+                config.warm_up,
+                chunk_latents=config.chunk_latents,
+                slot_bytes=config.slot_bytes,
+            )
+        )
         if plans is not None:
             plans.settle()
     except PipelineError as error:
@@ -96,10 +101,6 @@ def _limits(config: WorkerConfig) -> MemoryLimits:
     if park_bytes is None:
         park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
-
-
-def _warm_up(config: WorkerConfig, device: torch.device, decoders: Iterable[Decoder]) -> None:
-    warm_up(decoders, device, config.warm_up, chunk_latents=config.chunk_latents, slot_bytes=config.slot_bytes)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:
