@@ -11,8 +11,7 @@ import fcntl
 import mmap
 import os
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 NUM_NOTES: Final = 3
@@ -28,8 +27,7 @@ class RingError(Exception):
     """A descriptor or a slot header that is not what its sender said."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotHeader:
+class SlotHeader(NamedTuple):
     """What the owner writes in front of a slot's payload once it is whole."""
 
     generation: int
@@ -88,16 +86,7 @@ class Ring:
 
     def write_header(self, slot: int, header: SlotHeader) -> None:
         """Write a slot's header; the owner's last act before it publishes."""
-        _HEADER.pack_into(
-            self._map,
-            slot * self._stride,
-            _MAGIC,
-            header.generation,
-            header.session,
-            header.first_index,
-            header.num_items,
-            header.item_bytes,
-        )
+        _HEADER.pack_into(self._map, slot * self._stride, _MAGIC, *header)
 
     def read_header(self, slot: int) -> SlotHeader:
         """Read a slot's header.
