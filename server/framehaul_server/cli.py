@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import uvloop
 
 from framehaul import logs
 from framehaul.allocator import tune_allocator
+from framehaul.options import option_type
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
@@ -46,7 +47,6 @@ exit codes:
   130  second signal was SIGINT
   143  second signal was SIGTERM
 """
-ValueT = TypeVar("ValueT")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,24 +122,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
             parser.add_argument(
                 flag,
                 dest=field,
-                type=_reader(kind.read),
+                type=option_type(kind.read),
                 default=environment.get(variable, default),
                 metavar=kind.metavar,
                 help=f"{option.help} [{variable}{shown}]",
             )
     return parser
-
-
-def _reader(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
-    """Let argparse show our own text of a `ValueError`."""
-
-    def checked(text: str) -> ValueT:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return checked
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:

@@ -54,7 +54,6 @@ class Supervisor:
         Sessions of the worker before are opened again in that call for READY: only then does a worker begin.
         """
         self._config = config
-        self.specs = config.specs
         self.state = WorkerState.STARTING
         self.device = ""
         """Set once the worker is ready."""
@@ -114,9 +113,9 @@ class Supervisor:
             raise WorkerFailed(f"the worker was not ready within {self._config.startup_timeout_s:.0f} s") from error
         except Unavailable as error:
             raise WorkerFailed(str(error)) from error
-        if ready.specs != self.specs:
+        if ready.specs != self._config.specs:
             epoch.kill()
-            raise WorkerFailed(f"the worker serves {ready.specs}: must be {self.specs}")
+            raise WorkerFailed(f"the worker serves {ready.specs}: must be {self._config.specs}")
         if epoch.lost:
             raise WorkerFailed("the worker process ended as soon as it was ready")
         self.device, self.memory_bytes = ready.device, ready.memory_bytes
