@@ -48,7 +48,7 @@ def work(fd: int, count: int) -> None:
     configured = channel.receive_configure()
     assert configured is not None
     configure, (ring_fd,) = configured
-    ring = Ring(ring_fd, num_slots=configure.config.num_slots, slot_bytes=configure.slot_bytes)
+    ring = Ring(ring_fd, num_slots=configure.config.num_slots, slot_bytes=PAYLOAD_BYTES)
     slots = SlotTable(ring.num_slots)
     memory = np.frombuffer(ring.memory, np.uint8)
     memory[::PAGE_BYTES] = 1
@@ -117,12 +117,7 @@ async def read(case: str, count: int) -> list[float]:
         process = _spawn(command, theirs.fileno())
     try:
         reader = Reader(ring, case, ours)
-        configure = Configure(
-            epoch=1,
-            config=WorkerConfig(device="cpu", num_slots=NUM_SLOTS),
-            slot_bytes=PAYLOAD_BYTES,
-            inlet_slot_bytes=0,
-        )
+        configure = Configure(epoch=1, config=WorkerConfig(device="cpu", num_slots=NUM_SLOTS))
         reader.channel.send_configure(configure, [ring.fd])
         await reader.done.wait()
         return reader.delays_us

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import grpc.aio
@@ -104,9 +103,7 @@ class FrameClient:
         self._channel = await connect(self._target, self._connect_timeout_s, self._lookahead_bytes, self._access)
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connection; see `aclose`."""
         await self.aclose()
 

@@ -5,8 +5,6 @@ If the server explained itself, its words are in the text: they name the field, 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 class FramehaulError(Exception):
     """Base class of the client's errors."""
@@ -82,16 +80,7 @@ class LatentsFileError(FramehaulError):
 
 
 class OutputError(FramehaulError):
-    """Frames couldn't be encoded or written.
-
-    Attributes:
-        kept: the unfinished output, if it was kept.
-    """
-
-    def __init__(self, message: str, kept: Path | None = None) -> None:
-        """Keep the `message`, and the path of the unfinished output."""
-        super().__init__(message)
-        self.kept = kept
+    """Frames couldn't be encoded or written."""
 
 
 class OutputClosed(OutputError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Self
 
 from framehaul_client.core.frames import FrameBatch, Pixels
@@ -47,8 +46,9 @@ class Session:
         self._latents = latents
         self._config = config
         self._on_close = on_close
-        self._statistics = SessionStatistics()
-        self._queue = QueuePosition(self._statistics, config.on_queued)
+        self.statistics = SessionStatistics()
+        """Counters, up to date at any time."""
+        self._queue = QueuePosition(self.statistics, config.on_queued)
         self._history: LatentHistory | None = None
         self._exchange: Exchange | None = None
         self._batch: FrameBatch | None = None  # the message whose frames are handed out one by one
@@ -68,12 +68,12 @@ class Session:
         if self._history is not None:
             raise RuntimeError("this session was entered before: make a new one")
         self._history = history = LatentHistory(self._latents, self._config.dtype)
-        exchange = Exchange(history, self._config, self._statistics, self._start_rpc, self._queue)
+        exchange = Exchange(history, self._config, self.statistics, self._start_rpc, self._queue)
         try:
             started_s = time.perf_counter()
             if await history.next() is None:
                 raise InvalidLatents("no latents: a session needs at least one")
-            self._statistics.produce_s += time.perf_counter() - started_s
+            self.statistics.produce_s += time.perf_counter() - started_s
             await exchange.open()
         except BaseException:
             await self.aclose()
@@ -81,9 +81,7 @@ class Session:
         self._exchange = exchange
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the session; see `aclose`."""
         await self.aclose()
 
@@ -167,11 +165,6 @@ class Session:
     def opened(self) -> Opened:
         """What the server agreed to."""
         return self._running.opened
-
-    @property
-    def statistics(self) -> SessionStatistics:
-        """Counters, up to date at any time."""
-        return self._statistics
 
     @property
     def queue_position(self) -> int | None:

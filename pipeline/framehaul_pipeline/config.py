@@ -96,16 +96,18 @@ class WorkerConfig:
         """One for each latent."""
         return self.num_inlet_chunks * self.chunk_latents
 
-    def slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
+    @property
+    def slot_bytes(self) -> int:
         """Payload bytes of a frame slot: the most frames that a chunk of one latent can give, at `max_pixels`."""
-        frames = max(spec.most_frames(1) for spec in specs)
+        frames = max(spec.most_frames(1) for spec in self.specs)
         return frames * self.max_pixels * SLOT_BYTES_PER_PIXEL
 
-    def inlet_slot_bytes(self, specs: tuple[DecoderSpec, ...]) -> int:
+    @property
+    def inlet_slot_bytes(self) -> int:
         """Payload bytes of an inlet slot: one float32 latent at `max_pixels`."""
         return max(
             spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
-            for spec in specs
+            for spec in self.specs
         )
 
     def _check_warm_up(self, width: int, height: int) -> None:

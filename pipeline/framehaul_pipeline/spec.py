@@ -127,10 +127,6 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         own = self.first_frames if self.tile_latents else max(self.first_frames, self.temporal_factor)
         return own + (self.lookahead_latents + num_latents - 1) * self.temporal_factor
 
-    def chunk_within(self, num_frames: int) -> int:
-        """The largest chunk, in latents, that never gives more than `num_frames` frames; below 1: there is none."""
-        return 1 + (num_frames - self.most_frames(1)) // self.temporal_factor
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:

@@ -20,10 +20,10 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import SERVICE
+from framehaul.wire import DATA_TYPES, PIXEL_FORMATS, SERVICE
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
-from framehaul_server.access.callers import AnyCaller, Callers, TokenCallers
+from framehaul_server.access.callers import Identify, as_everyone, by_token
 from framehaul_server.access.reload import Watched
 from framehaul_server.access.tls import Certificates
 from framehaul_server.access.tokens import read_tokens
@@ -35,14 +35,15 @@ from framehaul_server.core.open_request import OpenRules
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.authentication import Authentication
 from framehaul_server.rpc.health import Health
-from framehaul_server.rpc.info import max_response_bytes, server_info
+from framehaul_server.rpc.info import max_response_bytes, model_info
 from framehaul_server.rpc.options import server_options
 from framehaul_server.rpc.reflection import MethodPool
-from framehaul_server.rpc.service import FrameService, ServiceIdentity
+from framehaul_server.rpc.service import FrameService
 
 _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""
 _STOP_MARGIN_S: Final = 2.0
+_LEASE_MS: Final = 60_000
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class App:
         self._config = config
         try:
             self._certificates = Certificates(config.tls) if config.tls else None
-            self._callers = _callers(config)
+            identify = _identify(config)
         except (OSError, ValueError) as error:
             raise UnusableFile(str(error)) from error
         self._on_ready = on_ready
@@ -70,9 +71,9 @@ class App:
         self._unread_calls = UnreadCalls(config.max_sessions)
         self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
-        self._supervisor = Supervisor(config.worker, self._specs, on_state=self._worker_changed)
+        self._supervisor = Supervisor(config.worker, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            interceptors=(Authentication(self._callers),),
+            interceptors=(Authentication(identify),),
             options=server_options(
                 max_request_bytes=config.max_request_bytes,
                 max_calls=2 * config.max_sessions + config.max_queued,
@@ -80,7 +81,17 @@ class App:
             ),
         )
         self._epoch = time.time_ns()
-        self._service: FrameService | None = None
+        self._address = config.listen
+        """Where it listens, once it does."""
+        self._service = FrameService(
+            worker=self._supervisor,
+            identify=identify,
+            admission=self._admission,
+            unread_calls=self._unread_calls,
+            rules=_rules(config),
+            locate=self._locate,
+            info=self._info,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, drain, and clean up.
@@ -91,9 +102,8 @@ class App:
 
         Cancellation: cleans up without draining.
         """
-        address = self._bind()
-        service = self._service = self._make_service(address)
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._bind()
+        self._server.add_generic_rpc_handlers((self._service.handler(),))
         self._health.add_to(self._server)
         if self._config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -104,20 +114,20 @@ class App:
                 return
             await self._health.publish()
             await self._server.start()
-            self._on_ready(self._ready_line(address))
+            self._on_ready(self._ready_line())
             await _first(stop.wait(), self._worker_failed.wait())
             if self._worker_failed.is_set():
-                service.fail_sessions("the worker died too often")
+                self._service.fail_sessions("the worker died too often")
                 await self._server.stop(_STATUS_TIMEOUT_S)
                 raise WorkerFailed("the worker died too often; see the log")
-            await self._drain(service)
+            await self._drain()
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
             await self._stop_server()
             await self._supervisor.aclose()
 
-    def _bind(self) -> Address:
+    def _bind(self) -> None:
         wanted = self._config.listen
         if self._config.exposed:
             _log.warning("%s", logs.line("insecure", listen=wanted, lacking=self._config.exposed))
@@ -128,42 +138,22 @@ class App:
                 port = self._server.add_insecure_port(str(wanted))
         except RuntimeError as error:
             raise CannotListen(f"listen={wanted}: the address is in use or not of this machine") from error
-        return Address(host=wanted.host, port=port)
+        self._address = Address(host=wanted.host, port=port)
 
-    def _make_service(self, address: Address) -> FrameService:
-        config = self._config
-        host = socket.gethostname() if address.is_wildcard else address.host
-        return FrameService(
-            worker=self._supervisor,
-            callers=self._callers,
-            admission=self._admission,
-            unread_calls=self._unread_calls,
-            rules=SessionRules(
-                opening=OpenRules(
-                    specs=self._specs, max_pixels=config.worker.max_pixels, allow_synthetic=config.allow_synthetic
-                ),
-                window_bytes=config.session_window_bytes,
-                latent_bytes=config.session_latent_bytes,
-                journal_bytes=config.session_journal_bytes,
-                max_request_bytes=config.max_request_bytes,
-                chunk_latents=config.worker.chunk_latents,
-                stall_timeout_s=config.stall_timeout_s,
-            ),
-            first_request_timeout_s=config.first_request_timeout_s,
-            resume_window_s=config.resume_window_s,
-            identity=ServiceIdentity(
-                target=config.advertise or str(Address(host=host, port=address.port)), epoch=self._epoch
-            ),
-            info=self._info,
-        )
+    def _locate(self) -> pb.LocateResponse:
+        host = socket.gethostname() if self._address.is_wildcard else self._address.host
+        target = self._config.advertise or str(Address(host=host, port=self._address.port))
+        return pb.LocateResponse(target=target, epoch=self._epoch, lease_ms=_LEASE_MS)
 
     def _info(self) -> pb.ServerInfo:
         config, worker = self._config, self._supervisor.statistics()
-        return server_info(
+        return pb.ServerInfo(
             version=version("framehaul"),
             device=self._supervisor.device,
             epoch=self._epoch,
-            specs=self._specs,
+            models=[model_info(spec) for spec in self._specs],
+            pixel_formats=PIXEL_FORMATS.values(),
+            dtypes=DATA_TYPES.values(),
             limits=pb.Limits(
                 max_sessions=config.max_sessions,
                 max_pixels=config.worker.max_pixels,
@@ -184,7 +174,7 @@ class App:
             synthetic=config.allow_synthetic,
         )
 
-    def _ready_line(self, address: Address) -> str:
+    def _ready_line(self) -> str:
         models = ", ".join(spec.name for spec in self._specs)
         device_bytes = self._supervisor.memory_bytes
         memory = f" with {device_bytes / 1e9:.0f} GB" if device_bytes else ""
@@ -192,7 +182,7 @@ class App:
         if session_bytes:
             memory += f", {session_bytes / 1e9:.1f} GB of device memory for sessions"
         return (
-            f"framehaul: serving {models} on {address}, device {self._supervisor.device}{memory}, "
+            f"framehaul: serving {models} on {self._address}, device {self._supervisor.device}{memory}, "
             f"{self._supervisor.shared_bytes / 1e6:.0f} MB shared memory, up to {self._config.max_sessions} sessions"
             f"{', TLS' if self._config.tls else ''}{', tokens' if self._config.tokens else ''}"
         )
@@ -200,14 +190,14 @@ class App:
     def _worker_changed(self, state: WorkerState) -> None:
         _log.info("%s", logs.line("worker", state=state.value))
         self._health.worker_changed(state)
-        if state is WorkerState.RESTARTING and self._service is not None:
+        if state is WorkerState.RESTARTING:
             self._service.worker_lost()
-        if state is WorkerState.READY and self._service is not None:
+        if state is WorkerState.READY:
             self._service.worker_ready()
         if state is WorkerState.FAILED:
             self._worker_failed.set()
 
-    async def _drain(self, service: FrameService) -> None:
+    async def _drain(self) -> None:
         grace_s = self._config.grace_s
         _log.info(
             "%s",
@@ -216,13 +206,13 @@ class App:
             ),
         )
         self._health.drain()
-        service.drain(grace_s)
+        self._service.drain(grace_s)
         try:
             async with asyncio.timeout(grace_s):
                 await _first(self._admission.idle.wait(), self._worker_failed.wait())
         except TimeoutError:
             _log.warning("%s", logs.line("drain_timeout", sessions=self._admission.num_sessions))
-            service.fail_sessions("the server stops: its grace period is over")
+            self._service.fail_sessions("the server stops: its grace period is over")
 
     async def _stop_server(self) -> None:
         told_all = self._admission.idle.is_set() and not self._unread_calls.num_calls
@@ -234,11 +224,24 @@ class App:
             _log.warning("%s", logs.line("stop_timeout", sessions=self._admission.num_sessions))
 
 
-def _callers(config: ServerConfig) -> Callers:
+def _identify(config: ServerConfig) -> Identify:
     path = config.tokens
-    if path is None:
-        return AnyCaller()
-    return TokenCallers(Watched("tokens", (path,), lambda: read_tokens(path)).current)
+    return as_everyone if path is None else by_token(Watched("tokens", (path,), lambda: read_tokens(path)).current)
+
+
+def _rules(config: ServerConfig) -> SessionRules:
+    worker = config.worker
+    return SessionRules(
+        opening=OpenRules(specs=worker.specs, max_pixels=worker.max_pixels, allow_synthetic=config.allow_synthetic),
+        window_bytes=config.session_window_bytes,
+        latent_bytes=config.session_latent_bytes,
+        journal_bytes=config.session_journal_bytes,
+        max_request_bytes=config.max_request_bytes,
+        chunk_latents=worker.chunk_latents,
+        first_request_timeout_s=config.first_request_timeout_s,
+        stall_timeout_s=config.stall_timeout_s,
+        resume_window_s=config.resume_window_s,
+    )
 
 
 def log_config(config: ServerConfig) -> None:

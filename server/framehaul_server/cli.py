@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import uvloop
 
 from framehaul import logs
 from framehaul.allocator import tune_allocator
+from framehaul.options import option_type
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput
@@ -25,12 +26,9 @@ from framehaul_server.app import App, log_config
 from framehaul_server.config import OPTIONS, SWITCH, ServerConfig
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.boundary import quieten_grpc
-from framehaul_server.signals import StopSignals
+from framehaul_server.signals import stop_signals
 
-EXIT_OK: Final = 0
-EXIT_USAGE: Final = 2
-EXIT_CANNOT_LISTEN: Final = 3
-EXIT_WORKER_FAILED: Final = 4
+_EXITS: Final = {UnusableFile: 2, CannotListen: 3, WorkerFailed: 4}
 
 _EPILOG: Final = """\
 Every option can be set by an environment variable as well; the command line counts first.
@@ -49,7 +47,6 @@ exit codes:
   130  second signal was SIGINT
   143  second signal was SIGTERM
 """
-ValueT = TypeVar("ValueT")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,32 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
-    except UnusableFile as error:
-        return _complain(error, EXIT_USAGE)
-    except CannotListen as error:
-        return _complain(error, EXIT_CANNOT_LISTEN)
-    except WorkerFailed as error:
-        return _complain(error, EXIT_WORKER_FAILED)
-    return EXIT_OK
+    except tuple(_EXITS) as error:
+        sys.stderr.write(f"server: error: {error}\n")
+        return _EXITS[type(error)]
+    return 0
 
 
 async def _serve(config: ServerConfig) -> None:
-    signals = StopSignals()
-    signals.install()
-    try:
-        await App(config, on_ready=_say).run(signals.requested)
-    finally:
-        signals.remove()
+    with stop_signals() as requested:
+        await App(config, on_ready=_say).run(requested)
 
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"server: error: {error}\n")
-    return code
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
@@ -137,24 +122,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
             parser.add_argument(
                 flag,
                 dest=field,
-                type=_reader(kind.read),
+                type=option_type(kind.read),
                 default=environment.get(variable, default),
                 metavar=kind.metavar,
                 help=f"{option.help} [{variable}{shown}]",
             )
     return parser
-
-
-def _reader(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
-    """Let argparse show our own text of a `ValueError`."""
-
-    def checked(text: str) -> ValueT:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return checked
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:

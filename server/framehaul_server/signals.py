@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from framehaul_server import logs
@@ -24,28 +25,24 @@ def _exit_now(code: int) -> None:
     os._exit(code)
 
 
-class StopSignals:
-    """Listens for signals between `install` and `remove`."""
+@contextmanager
+def stop_signals(exit_now: Callable[[int], None] = _exit_now) -> Iterator[asyncio.Event]:
+    """Within it, in the running loop, the first signal sets the event that it gives and the second calls `exit_now`."""
+    requested = asyncio.Event()
 
-    def __init__(self, exit_now: Callable[[int], None] = _exit_now) -> None:
-        """End the process with `exit_now` at the second signal."""
-        self.requested = asyncio.Event()
-        self._exit_now = exit_now
-
-    def install(self) -> None:
-        """Take over the signals in the running loop."""
-        for number in STOP_SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._handle, number)
-
-    def remove(self) -> None:
-        """Restore the loop's own handling."""
-        for number in STOP_SIGNALS:
-            asyncio.get_running_loop().remove_signal_handler(number)
-
-    def _handle(self, number: signal.Signals) -> None:
-        if self.requested.is_set():
+    def handle(number: signal.Signals) -> None:
+        if requested.is_set():
             _log.warning("%s", logs.line("signal", name=number.name, action="exit"))
-            self._exit_now(SECOND_SIGNAL_EXIT + number)
+            exit_now(SECOND_SIGNAL_EXIT + number)
         else:
             _log.info("%s", logs.line("signal", name=number.name, action="drain"))
-            self.requested.set()
+            requested.set()
+
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, handle, number)
+    try:
+        yield requested
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)

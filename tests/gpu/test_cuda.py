@@ -19,6 +19,7 @@ from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.launch import Launcher
+from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, fake_opening
 
 pytestmark = pytest.mark.needs_cuda
@@ -104,7 +105,7 @@ def test_streams_that_run_late_do_not_mix_chunks_up(delayed: frozenset[int]) -> 
     inlet = Ring.create("framehaul-gpu-inlet", num_slots=NUM_CHUNKS, slot_bytes=2 * SIDE * SIDE)
     launcher = Launcher(DelayedDevice(delayed), ring, inlet, chunk_latents=1)
     opening = fake_opening(geometry=Geometry(channels=1, height=SIDE, width=SIDE), dtype=LatentDtype.FLOAT16)
-    place = launcher.make_place(RunningSum(), opening)
+    launcher.open(place := Place(RunningSum(), opening))
     total, expected = 0, []
     for index in range(NUM_CHUNKS):
         value = 1 + index % 7

@@ -12,12 +12,13 @@ from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CudaDevice
 from framehaul_pipeline.errors import Overloaded
-from framehaul_pipeline.models.model import TINY, TINY_SPEC
+from framehaul_pipeline.models.model import TINY
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.supervisor import Supervisor
 from framehaul_pipeline.worker.launch import Launcher
+from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import fake_opening
 from tests.support.supervised import Recorder, decode, latents, open_session, push
 
@@ -73,7 +74,7 @@ def test_device_memory_is_flat_however_long_the_clip(decoder: Decoder) -> None:
     ring = Ring.create("framehaul-gpu", num_slots=2, slot_bytes=4 * frame_bytes)
     inlet = Ring.create("framehaul-gpu-inlet", num_slots=2, slot_bytes=geometry.latent_bytes(LatentDtype.FLOAT16))
     launcher = Launcher(CudaDevice(0), ring, inlet, chunk_latents=1)
-    place = launcher.make_place(decoder, fake_opening(geometry=geometry, dtype=LatentDtype.FLOAT16))
+    launcher.open(place := Place(decoder, fake_opening(geometry=geometry, dtype=LatentDtype.FLOAT16)))
     allocated = {}
     for index in range(300):
         slot = index % 2
@@ -101,7 +102,7 @@ def limited(*, sessions: int, parked: int) -> WorkerConfig:
 @pytest.mark.asyncio
 async def test_a_full_device_refuses_the_next_session_and_the_others_finish() -> None:
     """With the numbers in the reason; and the others' frames are, bit for bit, those of lone sessions."""
-    supervisor = Supervisor(limited(sessions=2, parked=0), (TINY_SPEC,))
+    supervisor = Supervisor(limited(sessions=2, parked=0))
     await supervisor.start()
     alone = [await decode(supervisor, 8, seed) for seed in range(2)]
     recorders = [Recorder() for _ in range(2)]
@@ -128,7 +129,7 @@ async def test_a_full_device_refuses_the_next_session_and_the_others_finish() ->
 @pytest.mark.asyncio
 async def test_parked_sessions_give_the_frames_of_lone_ones() -> None:
     """Four sessions on a device with room for one, a latent each in turn, so that each is parked between two."""
-    supervisor = Supervisor(limited(sessions=1, parked=4), (TINY_SPEC,))
+    supervisor = Supervisor(limited(sessions=1, parked=4))
     await supervisor.start()
     alone = [await decode(supervisor, 8, seed) for seed in range(4)]
     recorders = [Recorder() for _ in range(4)]

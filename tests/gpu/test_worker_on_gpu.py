@@ -30,7 +30,7 @@ async def test_pictures_are_those_of_the_cpu() -> None:
     """Half precision moves a level by little, and no frame anywhere else."""
     pictures = []
     for device in ("cpu", "cuda"):
-        supervisor = Supervisor(WorkerConfig(device=device, max_pixels=64 * 64), (TINY_SPEC,))
+        supervisor = Supervisor(WorkerConfig(device=device, max_pixels=64 * 64))
         await supervisor.start()
         pictures.append(np.frombuffer(await decode(supervisor, NUM_LATENTS, seed=1), np.uint8).astype(int))
         await supervisor.aclose()
@@ -43,7 +43,7 @@ async def test_pictures_are_those_of_the_cpu() -> None:
 async def test_sessions_side_by_side_and_a_kill() -> None:
     """Eight sessions at once give what each gives alone; a killed worker is replaced and gives the same again."""
     states = StateLog()
-    supervisor = Supervisor(WorkerConfig(device="cuda", max_pixels=64 * 64), (TINY_SPEC,), on_state=states)
+    supervisor = Supervisor(WorkerConfig(device="cuda", max_pixels=64 * 64), on_state=states)
     await supervisor.start()
     alone = [await decode(supervisor, NUM_LATENTS, seed) for seed in range(8)]
     together = await asyncio.gather(*(decode(supervisor, NUM_LATENTS, seed) for seed in range(8)))
@@ -73,7 +73,7 @@ def device_files(pid: int) -> set[str]:
 async def test_the_standby_touches_no_device_until_it_is_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
     """So it costs no device memory; then it is ready sooner than a process that starts from nothing."""
     states = StateLog()
-    supervisor = Supervisor(WorkerConfig(device="cuda", max_pixels=64 * 64), (TINY_SPEC,), on_state=states)
+    supervisor = Supervisor(WorkerConfig(device="cuda", max_pixels=64 * 64), on_state=states)
     started_s = time.monotonic()
     await supervisor.start()
     cold_s = time.monotonic() - started_s

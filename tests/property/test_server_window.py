@@ -44,10 +44,8 @@ def test_what_is_allowed_fits_and_one_latent_more_would_not(
         assert frames(allowed + 1) > frames_until
 
 
-@given(specs(), st.integers(0, 40), st.integers(1, 8), st.integers(0, 100))
-def test_no_chunk_gives_more_frames_than_its_size_says(
-    spec: DecoderSpec, num_before: int, num_latents: int, room_frames: int
-) -> None:
+@given(specs(), st.integers(0, 40), st.integers(1, 8))
+def test_no_chunk_gives_more_frames_than_its_size_says(spec: DecoderSpec, num_before: int, num_latents: int) -> None:
     """Whenever it comes and whether it is the last; and some chunk gives as many."""
 
     def frames(before: int, count: int) -> int:
@@ -55,9 +53,6 @@ def test_no_chunk_gives_more_frames_than_its_size_says(
 
     assert 0 <= frames(num_before, num_latents) <= spec.most_frames(num_latents)
     assert spec.most_frames(num_latents) in {frames(before, num_latents) for before in range(10)}
-    largest = spec.chunk_within(room_frames)
-    assert largest < 1 or spec.most_frames(largest) <= room_frames
-    assert spec.most_frames(max(1, largest + 1)) > room_frames
 
 
 @given(specs(), st.integers(0, 200), st.integers(0, 60))

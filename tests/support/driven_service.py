@@ -3,17 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
 
 import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.access.callers import Callers
+from framehaul_server.access.callers import Identify, Metadata
 from framehaul_server.admission.places import Admission
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.tenants import Caller, Tenant
-from framehaul_server.rpc.service import FrameService, ServiceIdentity
+from framehaul_server.rpc.service import FrameService
 from framehaul_server.session.connection import Request
 from tests.support.fakes import Aborted, FakeContext, FakeWorker, as_context, opening, request, rules
 
@@ -28,15 +27,15 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-class NamedTenants:
+def by_name(*tenants: Tenant) -> Identify:
     """The token is the tenant's name."""
+    known = {tenant.name: tenant for tenant in tenants}
 
-    def __init__(self, *tenants: Tenant) -> None:
-        self._tenants = {tenant.name: tenant for tenant in tenants}
+    def identify(metadata: Metadata) -> Caller:
+        name = str(dict(metadata).get("tenant", "everyone"))
+        return Caller(tenant=known.get(name) or Tenant(name=name))
 
-    def identify(self, metadata: tuple[tuple[str, str], ...]) -> Caller:
-        name = dict(metadata).get("tenant", "everyone")
-        return Caller(tenant=self._tenants.get(name) or Tenant(name=name))
+    return identify
 
 
 class Server:
@@ -59,13 +58,17 @@ class Server:
         self.unread_calls = UnreadCalls(max_sessions)
         self.service = FrameService(
             worker=self.worker,
-            callers=cast(Callers, NamedTenants(*tenants)),
+            identify=by_name(*tenants),
             admission=self.admission,
             unread_calls=self.unread_calls,
-            rules=rules(spec=self.worker.specs[0], stall_timeout_s=stall_timeout_s, journal_bytes=journal_bytes),
-            first_request_timeout_s=timeout_s,
-            resume_window_s=resume_window_s,
-            identity=ServiceIdentity(target="farm:50051", epoch=7),
+            rules=rules(
+                spec=self.worker.specs[0],
+                first_request_timeout_s=timeout_s,
+                stall_timeout_s=stall_timeout_s,
+                resume_window_s=resume_window_s,
+                journal_bytes=journal_bytes,
+            ),
+            locate=lambda: pb.LocateResponse(target="farm:50051", epoch=7, lease_ms=1),
             info=lambda: pb.ServerInfo(version="1"),
         )
         self.tasks: list[asyncio.Task[None]] = []

@@ -50,7 +50,9 @@ def rules(
     journal_bytes: int = 1 << 20,
     max_request_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
+    first_request_timeout_s: float = 5.0,
     stall_timeout_s: float = 600.0,
+    resume_window_s: float = 30.0,
 ) -> SessionRules:
     return SessionRules(
         opening=OpenRules(specs=(spec,), max_pixels=1 << 16, allow_synthetic=allow_synthetic),
@@ -59,7 +61,9 @@ def rules(
         journal_bytes=journal_bytes,
         max_request_bytes=max_request_bytes,
         chunk_latents=4,
+        first_request_timeout_s=first_request_timeout_s,
         stall_timeout_s=stall_timeout_s,
+        resume_window_s=resume_window_s,
     )
 
 

@@ -28,9 +28,10 @@ from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
-from tests.support.server_process import COMMON_OPTIONS, START_TIMEOUT_S
+from tests.support.server_process import COMMON_OPTIONS
 from tests.support.waiting import eventually
 
+START_TIMEOUT_S = 60.0
 ACCEPTING = "AioServer._request_call"
 """gRPC's own task that waits for the next call: a new one for each."""
 OF_ONE_SESSION = {Session, LatentsIn, Decoding, Journal, WorkerSession, FramesOut}

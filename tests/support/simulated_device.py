@@ -23,7 +23,7 @@ class SimulatedEvent:
         while not self.reached:
             assert self._device.advance(), "the streams wait for each other"
 
-    def done(self) -> bool:
+    def query(self) -> bool:
         return self.reached
 
 

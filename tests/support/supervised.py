@@ -11,7 +11,6 @@ from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.messages import Opening, Published
-from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.epoch import WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
@@ -140,7 +139,7 @@ async def decode(supervisor: Supervisor, num_latents: int, seed: int = 1) -> byt
 async def supervised(config: WorkerConfig = CONFIG) -> AsyncIterator[tuple[Supervisor, StateLog]]:
     """A supervisor that has started; closing it twice is fine."""
     states = StateLog()
-    supervisor = Supervisor(config, (TINY_SPEC,), on_state=states)
+    supervisor = Supervisor(config, on_state=states)
     try:
         await supervisor.start()
         yield supervisor, states

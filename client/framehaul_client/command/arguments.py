@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from framehaul.formats import PixelFormat, parse_size
+from framehaul.options import option_type
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -73,8 +74,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
 }
 _ALL: Final = tuple(_COMMANDS)
 
-ValueT = TypeVar("ValueT")
-
 
 def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: Any = None, **row: Any) -> Any:
     """One row of the table; `row` is for `add_argument`. A `help` that differs by command is a dict."""
@@ -83,18 +82,6 @@ def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: 
 
 _access_option: Final = partial(_option, commands=_ALL, group="TLS and token")
 _video_option: Final = partial(_option, group="video files")
-
-
-def _checked(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
-    """Let argparse show our own text of a `ValueError`."""
-
-    def convert(text: str) -> ValueT:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
 
 
 def _timeout_s(text: str) -> float:
@@ -131,7 +118,7 @@ class Options:
     connect_timeout: float = _option(
         commands=_ALL,
         default=DEFAULT_CONNECT_TIMEOUT_S,
-        type=_checked(_timeout_s),
+        type=option_type(_timeout_s),
         metavar="SECONDS",
         help=f"how long to wait for the server to answer (default: {DEFAULT_CONNECT_TIMEOUT_S:g})",
     )
@@ -170,7 +157,7 @@ class Options:
         "8-bit PNG. gbrpf16le: half floats, for EXR and 16-bit PNG",
     )
     fps: Fraction | None = _option(  # noqa: RUF009  a field, made once
-        type=_checked(parse_fps),
+        type=option_type(parse_fps),
         help="frames a second of the video, such as 24, 29.97 or 24000/1001 "
         f"(default: what the file says, else {DEFAULT_FPS})",
     )
@@ -181,12 +168,12 @@ class Options:
     )
     priority: int = _option(
         default=0,
-        type=_checked(lambda text: check_priority(int(text))),
+        type=option_type(lambda text: check_priority(int(text))),
         help="-100 to 100, higher is served first (default: 0)",
     )
     retry_for: float = _option(
         default=DEFAULT_RETRY_FOR_S,
-        type=_checked(lambda text: check_retry_for(float(text))),
+        type=option_type(lambda text: check_retry_for(float(text))),
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
         f"came, or the last word from a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
@@ -204,7 +191,7 @@ class Options:
     )
     size: tuple[int, int] | None = _option(
         commands=("models",),
-        type=_checked(parse_size),
+        type=option_type(parse_size),
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
     )

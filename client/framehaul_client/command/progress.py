@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Final, Never, Self, TextIO
 
 from tqdm import tqdm
@@ -20,9 +19,7 @@ class Progress:
         """Return the progress."""
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
         """Leave the terminal clean."""
 
     def queue(self, position: int) -> None:
@@ -85,9 +82,7 @@ class Bar(Progress):
         self._queued = False
         """The position in the queue is on the terminal."""
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
         """Leave the bar if all is well, and wipe it off otherwise."""
         self._wipe_queue()
         if self._bar is not None:

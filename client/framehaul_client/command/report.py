@@ -50,27 +50,7 @@ class Meanwhile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One `client stream` that ended well.
-
-    Attributes:
-        out: where the frames went.
-        target: the server.
-        model: its decoder.
-        pixel_format: how frames arrived.
-        width: of a frame, in pixels.
-        height: of a frame, in pixels.
-        fps: frames a second of the video.
-        num_latents: sent.
-        num_frames: received and written.
-        latent_bytes: sent.
-        frame_bytes: received, without headers.
-        out_bytes: written.
-        total_s: of the whole run.
-        first_frame_s: from asking for the session to its first frame, without the server's queue.
-        stream_s: likewise, to its last frame.
-        timeline: of the main task.
-        meanwhile: beside it.
-    """
+    """One `client stream` that ended well; sizes of frames in pixels."""
 
     out: str
     target: str
@@ -83,10 +63,13 @@ class Report:
     num_frames: int
     latent_bytes: int
     frame_bytes: int
+    """Received, without headers."""
     out_bytes: int
     total_s: float
     first_frame_s: float
+    """From asking for the session to its first frame, without the server's queue."""
     stream_s: float
+    """Likewise, to its last frame."""
     timeline: Timeline
     meanwhile: Meanwhile
 

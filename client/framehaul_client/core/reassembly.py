@@ -20,12 +20,8 @@ class Reassembly:
     def __init__(self, layout: FrameLayout) -> None:
         """Expect frame 0 of a session with this `layout` first."""
         self._layout = layout
-        self._next_frame = 0
-
-    @property
-    def next_frame(self) -> int:
+        self.next_frame = 0
         """Index of the frame that must come next, which is also how many have come."""
-        return self._next_frame
 
     def accept(self, first_frame: int, num_frames: int, checksums: Sequence[int], payload: memoryview) -> FrameBatch:
         """Check one message and return its frames, read-only.
@@ -35,8 +31,8 @@ class Reassembly:
         Raises:
             DataLoss: it isn't the message that must come next, or a frame differs from its crc32c.
         """
-        if first_frame != self._next_frame:
-            raise DataLoss(f"first_frame={first_frame}: frame {self._next_frame} must come next")
+        if first_frame != self.next_frame:
+            raise DataLoss(f"first_frame={first_frame}: frame {self.next_frame} must come next")
         if num_frames < 1:
             raise DataLoss(f"num_frames={num_frames} at frame {first_frame}: must be 1 or more")
         if len(checksums) != num_frames:
@@ -55,7 +51,7 @@ class Reassembly:
                 raise DataLoss(
                     f"frame {first_frame + offset} has crc32c {found:08x}: the server computed {expected:08x}"
                 )
-        self._next_frame += num_frames
+        self.next_frame += num_frames
         frames = np.frombuffer(payload, self._layout.pixel_format.dtype).reshape(num_frames, *self._layout.shape)
         if not frames.flags.aligned:
             frames = frames.copy()
@@ -68,5 +64,5 @@ class Reassembly:
         Raises:
             DataLoss: it sent more or fewer than arrived.
         """
-        if num_frames != self._next_frame:
-            raise DataLoss(f"the server sent {num_frames} frames: {self._next_frame} arrived")
+        if num_frames != self.next_frame:
+            raise DataLoss(f"the server sent {num_frames} frames: {self.next_frame} arrived")

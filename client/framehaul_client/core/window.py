@@ -26,16 +26,11 @@ class FrameWindow:
 
     def __init__(self, window_frames: int) -> None:
         """Start with nothing received, and the server allowed to send `window_frames`."""
-        self._window_frames = window_frames
+        self.window_frames = window_frames
         self._received = 0
         self._consumed = 0
         self._acknowledged = 0
         self._until = window_frames  # the first frame that may not come yet
-
-    @property
-    def window_frames(self) -> int:
-        """The window's size."""
-        return self._window_frames
 
     @property
     def room(self) -> int:
@@ -74,11 +69,11 @@ class FrameWindow:
 
     def repeat(self) -> Acknowledgement:
         """The last acknowledgement again, for a new connection; the old one may have lost it."""
-        return Acknowledgement(self._acknowledged, self._window_frames)
+        return Acknowledgement(self._acknowledged, self.window_frames)
 
     def everything(self) -> Acknowledgement:
         """The acknowledgement of every frame that has come."""
-        return Acknowledgement(self._received, self._window_frames)
+        return Acknowledgement(self._received, self.window_frames)
 
     def acknowledge(self, *, idle: bool) -> Acknowledgement | None:
         """Return what to tell the server now, or None when that can wait.
@@ -87,11 +82,11 @@ class FrameWindow:
         it has consumed: the server may need the whole window to go on.
         """
         pending = self._consumed - self._acknowledged
-        if pending == 0 or (not idle and pending * _ACKS_PER_WINDOW < self._window_frames):
+        if pending == 0 or (not idle and pending * _ACKS_PER_WINDOW < self.window_frames):
             return None
         self._acknowledged = self._consumed
-        self._until = max(self._until, self._consumed + self._window_frames)
-        return Acknowledgement(self._consumed, self._window_frames)
+        self._until = max(self._until, self._consumed + self.window_frames)
+        return Acknowledgement(self._consumed, self.window_frames)
 
 
 def fit_window(wanted_frames: int, min_frames: int, max_frames: int) -> int:

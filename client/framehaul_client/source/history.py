@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Final, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,26 +17,9 @@ from framehaul.formats import LatentDtype
 from framehaul_client.core.latents import LatentArray, LatentFormat, as_block, latent_format
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.source.iterators import Latents, LatentSource, open_source
+from framehaul_client.source.latents_file import LatentsFile
 
 _RANK_OF_CLIP: Final = 4
-
-
-@runtime_checkable
-class Rereadable(Protocol):
-    """Latents that can be read any number of times."""
-
-    def read_from(self, index: int) -> Iterator[LatentArray]:
-        """Read latent after latent, each `[C, h, w]`, from `index` on."""
-
-
-class _ArrayClip:
-    """A clip in one array `[T, C, h, w]`."""
-
-    def __init__(self, clip: LatentArray) -> None:
-        self._clip = clip
-
-    def read_from(self, index: int) -> Iterator[LatentArray]:
-        return iter(self._clip[index:])
 
 
 class LatentHistory:
@@ -49,8 +32,8 @@ class LatentHistory:
             TypeError: they can't be iterated over.
         """
         self._dtype = None if dtype is None else LatentDtype(dtype)
-        self._rereadable = _rereadable(latents)
-        self._source: LatentSource = open_source(latents if self._rereadable is None else self._rereadable.read_from(0))
+        self._read_from = _reader(latents)
+        self._source: LatentSource = open_source(latents if self._read_from is None else self._read_from(0))
         self._kept: deque[LatentArray] = deque()
         """Blocks `[T, C, h, w]`: an iterator's that may be needed again; of a file or an array only the last."""
         self._first_kept = 0
@@ -89,18 +72,18 @@ class LatentHistory:
     async def rewind(self, index: int) -> None:
         """Go back to latent `index`, which must not be forgotten; nobody may be in `next`."""
         if not self._first_kept <= index <= self._num_pulled:
-            if self._rereadable is None:
+            if self._read_from is None:
                 raise InvalidLatents(f"latent {index}: only {self._first_kept}..{self._num_pulled} can be sent again")
             await self._stop_pulling()
             await self._source.aclose()
-            self._source = open_source(self._rereadable.read_from(index))
+            self._source = open_source(self._read_from(index))
             self._kept.clear()
             self._first_kept = self._num_pulled = index
         self.position = index
 
     def forget(self, before: int) -> None:
         """Let go of latents below this index."""
-        while self._rereadable is None and self._kept and self._first_kept + len(self._kept[0]) <= before:
+        while self._read_from is None and self._kept and self._first_kept + len(self._kept[0]) <= before:
             self._first_kept += len(self._kept.popleft())
 
     async def aclose(self) -> None:
@@ -128,7 +111,7 @@ class LatentHistory:
         if self._format is None:
             self._format = latent_format(raw, self._dtype)
         block = as_block(raw, self._format, self.position)
-        if self._rereadable is None:
+        if self._read_from is None:
             block = block.copy()  # the owner may reuse the memory
         else:
             self._kept.clear()
@@ -144,7 +127,8 @@ class LatentHistory:
             await asyncio.gather(pull, return_exceptions=True)
 
 
-def _rereadable(latents: Any) -> Rereadable | None:
+def _reader(latents: Any) -> Callable[[int], Iterator[LatentArray]] | None:
+    """Reads latents `[C, h, w]` from an index on; None of those that can't be read any number of times."""
     if isinstance(latents, np.ndarray) and latents.ndim == _RANK_OF_CLIP:
-        return _ArrayClip(latents)
-    return latents if isinstance(latents, Rereadable) else None
+        return lambda index: iter(latents[index:])
+    return latents.read_from if isinstance(latents, LatentsFile) else None

@@ -23,7 +23,6 @@ class Preparing(Protocol):
 
     def preparing(self) -> AbstractContextManager[None]:
         """Within it, `step` takes time to find the fastest kernels for its chunks, and keeps them for later ones."""
-        ...
 
 
 class Decoder(Protocol):
@@ -47,7 +46,6 @@ class Decoder(Protocol):
                 that starts in the middle gives `temporal_factor` frames a latent from there on, and after
                 `history_latents` of them the clip's own.
         """
-        ...
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
         """How many latents to decode next: the decoder's own partition rule, 0 to wait for more.
@@ -58,7 +56,6 @@ class Decoder(Protocol):
             wanted: the most the scheduler would like.
             ended: no latents will come after the available ones.
         """
-        ...
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Decode a chunk.
@@ -72,16 +69,12 @@ class Decoder(Protocol):
             Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, which the next step may overwrite, and the new
             state.
         """
-        ...
 
     def flush(self, state: State) -> Tensor | None:
         """Frames `[F, 3, H, W]` still held back by lookahead after the last latent, or None."""
-        ...
 
     def state_bytes(self, geometry: Geometry) -> int:
         """Device memory of one session's state: never less than its tensors hold, and at most 10 % more."""
-        ...
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """Device memory that a step of `num_latents` needs at its peak, beyond weights and state."""
-        ...

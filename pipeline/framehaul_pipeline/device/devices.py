@@ -18,7 +18,7 @@ class _Done:
     def synchronize(self) -> None:
         return
 
-    def done(self) -> bool:
+    def query(self) -> bool:
         return True
 
 
@@ -70,19 +70,6 @@ class CpuDevice:
         return True
 
 
-class _CudaEvent:
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self.event = torch.cuda.Event(blocking=True)
-        self.event.record(stream)
-
-    def synchronize(self) -> None:
-        self.event.synchronize()
-
-    def done(self) -> bool:
-        reached: bool = self.event.query()
-        return reached
-
-
 class _CudaStream:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
@@ -92,11 +79,13 @@ class _CudaStream:
             work()
 
     def record(self) -> Event:
-        return _CudaEvent(self._stream)
+        event = torch.cuda.Event(blocking=True)
+        event.record(self._stream)
+        return event
 
     def wait(self, event: Event) -> None:
-        assert isinstance(event, _CudaEvent)
-        self._stream.wait_event(event.event)
+        assert isinstance(event, torch.cuda.Event)
+        self._stream.wait_event(event)
 
 
 class CudaDevice:

@@ -20,11 +20,9 @@ class Event(Protocol):
 
     def synchronize(self) -> None:
         """Block the calling thread until the work before this point is done, without holding the GIL."""
-        ...
 
-    def done(self) -> bool:
+    def query(self) -> bool:
         """Whether the work before this point is done; doesn't block."""
-        ...
 
 
 class Stream(Protocol):
@@ -32,15 +30,12 @@ class Stream(Protocol):
 
     def run(self, work: Callable[[], None]) -> None:
         """Put `work` on the stream; it may run at once, or after this returns."""
-        ...
 
     def record(self) -> Event:
         """Mark the end of the work put here so far."""
-        ...
 
     def wait(self, event: Event) -> None:
         """Let later work here wait for `event`; doesn't block the caller."""
-        ...
 
 
 class Device(Protocol):
@@ -52,7 +47,6 @@ class Device(Protocol):
 
     def stream(self) -> Stream:
         """Make a new stream."""
-        ...
 
     def attach(self, ring: Ring) -> torch.Tensor:
         """Make a ring's memory reachable for asynchronous copies.
@@ -60,11 +54,9 @@ class Device(Protocol):
         Returns:
             The whole ring, `[num_bytes] uint8`, on the host; dead after `detach`.
         """
-        ...
 
     def detach(self, ring: Ring) -> None:
         """Undo `attach`."""
-        ...
 
     def pinned(self, num_bytes: int) -> torch.Tensor:
         """Make host memory for asynchronous copies, `[num_bytes] uint8`.
@@ -72,16 +64,12 @@ class Device(Protocol):
         Raises:
             RuntimeError: the host has no such memory left.
         """
-        ...
 
     def free_bytes(self) -> int | None:
         """Device memory that could be allocated now; None: the device has no memory of its own."""
-        ...
 
     def release_cached(self) -> None:
         """Give memory that the allocator keeps for later back to the device, so that it can be cut anew."""
-        ...
 
     def healthy(self) -> bool:
         """Whether the device still works after an error."""
-        ...

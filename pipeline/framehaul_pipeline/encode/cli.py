@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from framehaul.formats import parse_size
+from framehaul.options import option_type
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 
 EXIT_OK = 0
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="the latent file, .safetensors")
     encode.add_argument(
         "--size",
-        type=_size,
+        type=option_type(parse_size),
         metavar="WxH",
         help="scale and crop frames to this size, multiples of 8 (default: the video's, cropped to multiples of 8)",
     )
@@ -66,7 +67,7 @@ def _encode(arguments: argparse.Namespace) -> None:
     from framehaul_pipeline.encode.encode import encode
     from framehaul_pipeline.encode.video_input import Excerpt
 
-    result = encode(
+    encode(
         arguments.video,
         arguments.out,
         size=arguments.size,
@@ -75,23 +76,6 @@ def _encode(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         overwrite=arguments.overwrite,
     )
-    logging.getLogger(__name__).info(
-        "%s: %d latents of %dx%d frames at %s fps, %.1f MB, in %.1f s",
-        arguments.out,
-        result.num_latents,
-        result.width,
-        result.height,
-        result.fps,
-        arguments.out.stat().st_size / 1e6,
-        result.elapsed_s,
-    )
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _complain(error: object, code: int) -> int:

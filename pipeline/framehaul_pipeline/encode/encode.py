@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -28,17 +26,6 @@ DTYPES: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32"
 REPORT_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeResult:
-    """What came of it."""
-
-    num_latents: int
-    height: int
-    width: int
-    fps: Fraction
-    elapsed_s: float
-
-
 def encode(
     video: Path,
     out: Path,
@@ -48,7 +35,7 @@ def encode(
     device: str = "auto",
     dtype: str | None = None,
     overwrite: bool = False,
-) -> EncodeResult:
+) -> None:
     """Encode a video into a latent file, which gets its name only when it is whole.
 
     Args:
@@ -88,10 +75,15 @@ def encode(
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
             writer.finish()
-            count = writer.num_latents
-    elapsed_s = time.monotonic() - started
-    return EncodeResult(
-        num_latents=count, height=source.height, width=source.width, fps=source.fps, elapsed_s=elapsed_s
+    log.info(
+        "%s: %d latents of %dx%d frames at %s fps, %.1f MB, in %.1f s",
+        out,
+        writer.num_latents,
+        source.width,
+        source.height,
+        source.fps,
+        out.stat().st_size / 1e6,
+        time.monotonic() - started,
     )
 
 

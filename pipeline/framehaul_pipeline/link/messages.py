@@ -25,8 +25,6 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     epoch: int
     config: WorkerConfig
-    slot_bytes: int
-    inlet_slot_bytes: int
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):

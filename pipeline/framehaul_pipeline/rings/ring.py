@@ -11,8 +11,7 @@ import fcntl
 import mmap
 import os
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 NUM_NOTES: Final = 3
@@ -28,8 +27,7 @@ class RingError(Exception):
     """A descriptor or a slot header that is not what its sender said."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotHeader:
+class SlotHeader(NamedTuple):
     """What the owner writes in front of a slot's payload once it is whole."""
 
     generation: int
@@ -60,7 +58,8 @@ class Ring:
         if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise RingError("the file can be resized: it must be sealed against shrinking, growing and further seals")
         self._map = mmap.mmap(fd, self.num_bytes)
-        self._view = memoryview(self._map)
+        self.memory = memoryview(self._map)
+        """The whole mapping, for registering it as pinned memory."""
 
     @classmethod
     def create(cls, name: str, *, num_slots: int, slot_bytes: int) -> Ring:
@@ -76,11 +75,6 @@ class Ring:
             os.close(fd)
             raise
 
-    @property
-    def memory(self) -> memoryview:
-        """The whole mapping, for registering it as pinned memory."""
-        return self._view
-
     def payload_offset(self, slot: int) -> int:
         """Where a slot's payload starts in `memory`."""
         return slot * self._stride + PAGE_BYTES
@@ -88,20 +82,11 @@ class Ring:
     def payload(self, slot: int) -> memoryview:
         """A slot's payload: `slot_bytes`, writable. Release it before `close`."""
         start = self.payload_offset(slot)
-        return self._view[start : start + self.slot_bytes]
+        return self.memory[start : start + self.slot_bytes]
 
     def write_header(self, slot: int, header: SlotHeader) -> None:
         """Write a slot's header; the owner's last act before it publishes."""
-        _HEADER.pack_into(
-            self._map,
-            slot * self._stride,
-            _MAGIC,
-            header.generation,
-            header.session,
-            header.first_index,
-            header.num_items,
-            header.item_bytes,
-        )
+        _HEADER.pack_into(self._map, slot * self._stride, _MAGIC, *header)
 
     def read_header(self, slot: int) -> SlotHeader:
         """Read a slot's header.
@@ -141,7 +126,7 @@ class Ring:
         """
         if self.fd < 0:
             return
-        self._view.release()
+        self.memory.release()
         self._map.close()
         os.close(self.fd)
         self.fd = -1

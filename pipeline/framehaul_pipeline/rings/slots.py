@@ -30,6 +30,7 @@ class SlotTable:
         """Start with every slot free, at generation 0."""
         self._states = [SlotState.FREE] * num_slots
         self._generations = [0] * num_slots
+        self._owners = [0] * num_slots
         self._free = deque(range(num_slots))
 
     @property
@@ -42,8 +43,8 @@ class SlotTable:
         """Slots that `acquire` can still hand out."""
         return len(self._free)
 
-    def acquire(self) -> tuple[int, int]:
-        """Take the slot that has been free for longest, to fill it.
+    def acquire(self, owner: int = 0) -> tuple[int, int]:
+        """Take the slot that has been free for longest, to fill it; it is `owner`'s until it is free again.
 
         Returns:
             The slot and its new generation.
@@ -55,6 +56,7 @@ class SlotTable:
             raise SlotError("no slot is free")
         slot = self._free.popleft()
         self._states[slot] = SlotState.FILLING
+        self._owners[slot] = owner
         self._generations[slot] += 1
         return slot, self._generations[slot]
 
@@ -76,14 +78,15 @@ class SlotTable:
         self._expect(slot, generation, SlotState.FILLING)
         self._free_slot(slot)
 
-    def give_back(self, slot: int, generation: int) -> None:
-        """Free a published slot: its reader is done.
+    def give_back(self, slot: int, generation: int) -> int:
+        """Free a published slot: its reader is done. Gives its owner.
 
         Raises:
             SlotError: the slot isn't published in this generation.
         """
         self._expect(slot, generation, SlotState.PUBLISHED)
         self._free_slot(slot)
+        return self._owners[slot]
 
     def _free_slot(self, slot: int) -> None:
         self._states[slot] = SlotState.FREE
@@ -106,12 +109,8 @@ class LeaseTable:
         """Start with no lease."""
         self._generations = [0] * num_slots
         self._leased = [False] * num_slots
-        self._num_leased = 0
-
-    @property
-    def num_leased(self) -> int:
+        self.num_leased = 0
         """Leases not yet returned."""
-        return self._num_leased
 
     def lease(self, slot: int, generation: int) -> None:
         """Take the right to read a published slot.
@@ -128,7 +127,7 @@ class LeaseTable:
             )
         self._generations[slot] = generation
         self._leased[slot] = True
-        self._num_leased += 1
+        self.num_leased += 1
 
     def give_back(self, slot: int) -> int:
         """End a lease.
@@ -142,5 +141,5 @@ class LeaseTable:
         if not self._leased[slot]:
             raise SlotError(f"slot {slot} is not leased")
         self._leased[slot] = False
-        self._num_leased -= 1
+        self.num_leased -= 1
         return self._generations[slot]

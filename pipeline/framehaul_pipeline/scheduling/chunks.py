@@ -119,10 +119,6 @@ class Scheduler:
         """By priority and arrival."""
         self._shares = Shares(CREDIT_NS)
 
-    def __contains__(self, session: int) -> bool:
-        """Whether the session is open."""
-        return session in self._sessions
-
     def add_session(
         self, session: int, opening: Opening, *, spec: DecoderSpec, rule: NextChunk, max_latents: int, max_frames: int
     ) -> None:

@@ -41,7 +41,6 @@ from framehaul_pipeline.rings.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotError
 from framehaul_pipeline.scheduling.chunk_limits import ChunkShape
 from framehaul_pipeline.scheduling.feeder import Feeder
-from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.inlet import Inlet
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.watchdog import Watchdog
@@ -122,7 +121,6 @@ class Epoch:
         self,
         number: int,
         config: WorkerConfig,
-        specs: tuple[DecoderSpec, ...],
         heirloom: Heirloom,
         *,
         process: WorkerProcess | None = None,
@@ -134,7 +132,6 @@ class Epoch:
         Args:
             number: 1 for the first, and one more for each that follows.
             config: sizes of the rings, device and models.
-            specs: of the models, in their order.
             heirloom: of all epochs.
             process: a process that waits for `Configure`, now this epoch's; None starts one.
             on_lost: called once when the worker can't be talked to any more, before its sessions fail.
@@ -151,9 +148,10 @@ class Epoch:
         """The worker can't be talked to any more."""
         self._memory = MemoryUsed(used_bytes=0, total_bytes=0, num_parked=0)
         """Of the device, by sessions."""
-        slot_bytes, inlet_bytes = config.slot_bytes(specs), config.inlet_slot_bytes(specs)
-        self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=slot_bytes)
-        self._inlet = Inlet(f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=inlet_bytes)
+        self._ring = Ring.create(f"framehaul-frames-{number}", num_slots=config.num_slots, slot_bytes=config.slot_bytes)
+        self._inlet = Inlet(
+            f"framehaul-latents-{number}", num_slots=config.num_inlet_slots, slot_bytes=config.inlet_slot_bytes
+        )
         self._leases = LeaseTable(self._ring.num_slots)
         self.feeder = Feeder(config.chunk_latents, config.num_inlet_slots)
         self._sessions: dict[int, WorkerSession] = {}
@@ -162,8 +160,8 @@ class Epoch:
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process
         self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
-        configure = Configure(epoch=number, config=config, slot_bytes=slot_bytes, inlet_slot_bytes=inlet_bytes)
-        self._channel.send_configure(configure, [self._ring.fd, self._inlet.ring.fd, heirloom.fd])
+        fds = [self._ring.fd, self._inlet.ring.fd, heirloom.fd]
+        self._channel.send_configure(Configure(epoch=number, config=config), fds)
 
     @property
     def pid(self) -> int:

@@ -7,36 +7,20 @@ from framehaul_pipeline.rings.slots import SlotTable
 from framehaul_pipeline.scheduling.feeder import NextLatent
 
 
-class Inlet:
+class Inlet(SlotTable):
     """The inlet ring of one worker, and whose latent is in which slot."""
 
     def __init__(self, name: str, *, num_slots: int, slot_bytes: int) -> None:
         """Make the ring; the caller closes it."""
+        super().__init__(num_slots)
         self.ring = Ring.create(name, num_slots=num_slots, slot_bytes=slot_bytes)
-        self._slots = SlotTable(self.ring.num_slots)
-        self._sessions: dict[int, int] = {}
-
-    @property
-    def num_free(self) -> int:
-        """Slots that hold no latent."""
-        return self._slots.num_free
 
     def put(self, latent: NextLatent) -> tuple[int, int]:
         """Copy a latent into a free slot; gives the slot and its generation."""
-        slot, generation = self._slots.acquire()
-        self._sessions[slot] = latent.session
+        slot, generation = self.acquire(latent.session)
         num_bytes = len(latent.latent)
         with self.ring.payload(slot) as payload:
             payload[:num_bytes] = latent.latent
         self.ring.write_header(slot, SlotHeader(generation, latent.session, latent.index, 1, num_bytes))
-        self._slots.publish(slot, generation)
+        self.publish(slot, generation)
         return slot, generation
-
-    def give_back(self, slot: int, generation: int) -> int:
-        """Free a slot that the worker has read; gives the session whose latent it held.
-
-        Raises:
-            SlotError: the worker doesn't hold it.
-        """
-        self._slots.give_back(slot, generation)
-        return self._sessions.pop(slot)

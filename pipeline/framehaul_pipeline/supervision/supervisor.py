@@ -17,7 +17,6 @@ from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarti
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
-from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.standby import Standby
 
@@ -47,16 +46,14 @@ class Supervisor:
     def __init__(
         self,
         config: WorkerConfig,
-        specs: tuple[DecoderSpec, ...],
         *,
         on_state: Callable[[WorkerState], None] = lambda state: None,
     ) -> None:
-        """Supervise a worker for the models that `specs` describe; `on_state` hears of each change.
+        """Supervise a worker of `config`; `on_state` hears of each change.
 
         Sessions of the worker before are opened again in that call for READY: only then does a worker begin.
         """
         self._config = config
-        self.specs = specs
         self.state = WorkerState.STARTING
         self.device = ""
         """Set once the worker is ready."""
@@ -98,7 +95,36 @@ class Supervisor:
 
         Cancellation: safe; call `aclose` afterwards.
         """
-        await self._start_epoch()
+        if self._heirloom is None:
+            self._heirloom = Heirloom.create()
+        epoch = self._epoch = Epoch(
+            next(self._numbers),
+            self._config,
+            self._heirloom,
+            process=self._standby.take(),
+            on_lost=self._lost,
+            on_exit=self._exited,
+        )
+        try:
+            async with asyncio.timeout(self._config.startup_timeout_s):
+                ready = await asyncio.shield(epoch.ready)
+        except TimeoutError as error:
+            epoch.kill()
+            raise WorkerFailed(f"the worker was not ready within {self._config.startup_timeout_s:.0f} s") from error
+        except Unavailable as error:
+            raise WorkerFailed(str(error)) from error
+        if ready.specs != self._config.specs:
+            epoch.kill()
+            raise WorkerFailed(f"the worker serves {ready.specs}: must be {self._config.specs}")
+        if epoch.lost:
+            raise WorkerFailed("the worker process ended as soon as it was ready")
+        self.device, self.memory_bytes = ready.device, ready.memory_bytes
+        if self.state is not WorkerState.CLOSED:
+            self._set_state(WorkerState.READY)
+            epoch.begin()
+            # Not before: it would take the processor from the worker's own start.
+            if self._config.standby:
+                self._standby.start()
 
     def open_session(self, opening: Opening, events: SessionEvents) -> WorkerSession:
         """Open a session; values must have been checked.
@@ -152,39 +178,6 @@ class Supervisor:
             raise Unavailable("the worker is not started")
         return self._epoch
 
-    async def _start_epoch(self) -> None:
-        if self._heirloom is None:
-            self._heirloom = Heirloom.create()
-        epoch = self._epoch = Epoch(
-            next(self._numbers),
-            self._config,
-            self.specs,
-            self._heirloom,
-            process=self._standby.take(),
-            on_lost=self._lost,
-            on_exit=self._exited,
-        )
-        try:
-            async with asyncio.timeout(self._config.startup_timeout_s):
-                ready = await asyncio.shield(epoch.ready)
-        except TimeoutError as error:
-            epoch.kill()
-            raise WorkerFailed(f"the worker was not ready within {self._config.startup_timeout_s:.0f} s") from error
-        except Unavailable as error:
-            raise WorkerFailed(str(error)) from error
-        if ready.specs != self.specs:
-            epoch.kill()
-            raise WorkerFailed(f"the worker serves {ready.specs}: must be {self.specs}")
-        if epoch.lost:
-            raise WorkerFailed("the worker process ended as soon as it was ready")
-        self.device, self.memory_bytes = ready.device, ready.memory_bytes
-        if self.state is not WorkerState.CLOSED:
-            self._set_state(WorkerState.READY)
-            epoch.begin()
-            # Not before: it would take the processor from the worker's own start.
-            if self._config.standby:
-                self._standby.start()
-
     def _lost(self, epoch: Epoch) -> None:
         if epoch is self._epoch and self.state is WorkerState.READY:
             self._set_state(WorkerState.RESTARTING)
@@ -201,7 +194,7 @@ class Supervisor:
         clock = asyncio.get_running_loop().time
         while self._budget.spend(clock()):
             try:
-                await self._start_epoch()
+                await self.start()
             except WorkerFailed as error:
                 _log.error("worker can't be restarted: %s", error)
                 await self._current().exited.wait()  # it may still hold the device

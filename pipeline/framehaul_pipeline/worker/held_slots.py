@@ -23,37 +23,22 @@ class Note(IntEnum):
     CONTROL = 2
 
 
-class HeldSlots:
-    """A `SlotTable` of the ring's slots that says in the ring who holds one."""
+class HeldSlots(SlotTable):
+    """The table of the ring's slots, which says in the ring who holds one."""
 
     def __init__(self, ring: Ring) -> None:
         """Start with every slot free."""
+        super().__init__(ring.num_slots)
         self._ring = ring
-        self._table = SlotTable(ring.num_slots)
 
-    @property
-    def num_free(self) -> int:
-        """Slots that `acquire` can still hand out."""
-        return self._table.num_free
-
-    def acquire(self, session: int) -> tuple[int, int]:
-        """See `SlotTable`; the slot is `session`'s until it is free again."""
-        slot, generation = self._table.acquire()
-        self._ring.note(slot, Note.SLOT, session)
+    def acquire(self, owner: int = 0) -> tuple[int, int]:
+        """See `SlotTable`; the owner is a session."""
+        slot, generation = super().acquire(owner)
+        self._ring.note(slot, Note.SLOT, owner)
         return slot, generation
 
-    def publish(self, slot: int, generation: int) -> None:
-        """See `SlotTable`."""
-        self._table.publish(slot, generation)
-
-    def abandon(self, slot: int, generation: int) -> None:
-        """See `SlotTable`."""
-        self._table.abandon(slot, generation)
-        self._ring.note(slot, Note.SLOT, 0)
-
-    def give_back(self, slot: int, generation: int) -> None:
-        """See `SlotTable`."""
-        self._table.give_back(slot, generation)
+    def _free_slot(self, slot: int) -> None:
+        super()._free_slot(slot)
         self._ring.note(slot, Note.SLOT, 0)
 
     @contextmanager

@@ -5,21 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from framehaul_pipeline.device.streams import Event
-from framehaul_pipeline.link.messages import OpenSession
 from framehaul_pipeline.scheduling.chunks import Chunk
-from framehaul_pipeline.worker.launch import Place
-
-
-@dataclass(frozen=True, slots=True)
-class OpenJob:
-    """Make a session's state on the device."""
-
-    request: OpenSession
-
-    @property
-    def session(self) -> int:
-        """Whose it is."""
-        return self.request.session
+from framehaul_pipeline.scheduling.memory import Move
+from framehaul_pipeline.worker.parking import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +26,17 @@ class ChunkJob:
 
 
 @dataclass(frozen=True, slots=True)
-class ParkJob:
-    """Start to copy a session's state to host pages."""
+class MoveJob:
+    """Begin what `SessionMemory` wants next."""
 
-    session: int
+    move: Move
     place: Place
-    pages: tuple[int, ...]
+    """Of the move's session."""
 
-
-@dataclass(frozen=True, slots=True)
-class RestoreJob:
-    """Start to copy a session's state back to the device."""
-
-    session: int
-    place: Place
-    pages: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PinJob:
-    """Make host pages, that `session` may have room on the device."""
-
-    session: int
-    num_pages: int
+    @property
+    def session(self) -> int:
+        """Whose it is."""
+        return self.move.session
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +46,4 @@ class SettleJob:
     copied: Event
 
 
-MoveJob = OpenJob | ParkJob | RestoreJob | PinJob
 Job = MoveJob | ChunkJob | SettleJob

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framehaul.formats import LatentDtype, PixelFormat
-from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
-from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk
-from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.worker.parking import Layout, Parking
+from framehaul_pipeline.worker.parking import Parking, Place
 
 _NUM_TURNS = 2
 _TORCH_DTYPES = {
@@ -29,26 +26,6 @@ _TORCH_DTYPES = {
     LatentDtype.BFLOAT16: torch.bfloat16,
     LatentDtype.FLOAT32: torch.float32,
 }
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """A session's place on the device. Streams change it, so that the launch thread sees a late state."""
-
-    decoder: Decoder
-    geometry: Geometry
-    dtype: LatentDtype
-    pixel_format: PixelFormat
-    state: State
-    scale: tuple[Tensor, Tensor] | None
-    """Standard deviation and mean, each `[1, C, 1, 1]`, that undo the latents' normalisation; None: nothing to undo."""
-    layouts: tuple[Layout, ...] = ()
-    """Of a parked state."""
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame on the wire."""
-        return self.pixel_format.frame_bytes(*self.geometry.frame_size(self.decoder.spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +76,24 @@ class Launcher:
         """Run `work` where chunks are decoded."""
         self._compute.run(work)
 
-    def make_place(self, decoder: Decoder, opening: Opening) -> Place:
+    def open(self, place: Place) -> None:
         """Make a session's state.
 
         Raises:
             torch.OutOfMemoryError: the device has no room for it.
         """
-        place = Place(decoder, opening.geometry, opening.dtype, opening.pixel_format, state=[], scale=None)
+        opening, spec = place.opening, place.decoder.spec
         first, total = opening.first_latent, opening.num_latents
 
         @torch.inference_mode()
         def make_state() -> None:
-            num_to_come = None if total is None else total - first
-            place.state = decoder.open(opening.geometry, num_to_come, first_latent=first)
-            spec = decoder.spec
             if opening.normalized and spec.latent_std:
                 scale = torch.tensor((spec.latent_std, spec.latent_mean), device=self._device.torch_device)
                 place.scale = (scale[0].view(1, -1, 1, 1), scale[1].view(1, -1, 1, 1))
+            num_to_come = None if total is None else total - first
+            place.state = place.decoder.open(opening.geometry, num_to_come, first_latent=first)
 
         self._compute.run(make_state)
-        return place
 
     def launch(self, chunk: Chunk, place: Place, slot: int, generation: int) -> InFlight:
         """Put a chunk on the streams; its frames fit the slot.
@@ -130,7 +105,7 @@ class Launcher:
         launched_ns = time.monotonic_ns()
         turn = self._turns[self._next_turn]
         self._next_turn = (self._next_turn + 1) % _NUM_TURNS
-        num_latents, latent_bytes = len(chunk.latents), place.geometry.latent_bytes(place.dtype)
+        num_latents, latent_bytes = len(chunk.latents), place.opening.geometry.latent_bytes(place.opening.dtype)
         frame_bytes = place.frame_bytes
         num_bytes = chunk.num_frames * frame_bytes
         raw_latents = turn.latents[: num_latents * latent_bytes]
@@ -150,7 +125,7 @@ class Launcher:
                     f"{chunk.first_latent}..{chunk.first_latent + num_latents - 1}: must be {chunk.num_frames}"
                 )
             if chunk.num_frames:
-                convert(frames, place.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
+                convert(frames, place.opening.pixel_format, raw_frames.view(chunk.num_frames, frame_bytes))
 
         if turn.decoded is not None:
             self._upload.wait(turn.decoded)
@@ -183,10 +158,10 @@ class Launcher:
 
     @torch.inference_mode()
     def _decode(self, raw_latents: Tensor, place: Place, *, last: bool) -> Tensor:
-        geometry, decoder = place.geometry, place.decoder
+        geometry, decoder = place.opening.geometry, place.decoder
         parts = []
         if raw_latents.numel():
-            latents = raw_latents.view(_TORCH_DTYPES[place.dtype])
+            latents = raw_latents.view(_TORCH_DTYPES[place.opening.dtype])
             latents = latents.view(-1, geometry.channels, geometry.height, geometry.width)
             if place.scale is not None:
                 std, mean = place.scale

@@ -14,15 +14,12 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
-
-import torch
 
 from framehaul import logs
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
@@ -59,8 +56,8 @@ def main() -> int:
         return 0
     configure, (ring_fd, inlet_fd, heirloom_fd) = configured
     config = configure.config
-    ring = Ring(ring_fd, num_slots=config.num_slots, slot_bytes=configure.slot_bytes)
-    inlet = Ring(inlet_fd, num_slots=config.num_inlet_slots, slot_bytes=configure.inlet_slot_bytes)
+    ring = Ring(ring_fd, num_slots=config.num_slots, slot_bytes=config.slot_bytes)
+    inlet = Ring(inlet_fd, num_slots=config.num_inlet_slots, slot_bytes=config.inlet_slot_bytes)
     try:
         device = open_device(config.device)
         plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
@@ -74,7 +71,15 @@ def main() -> int:
             limits=_limits(config),
             send=channel.send,
         )
-        worker.before_serving(lambda: _warm_up(configure, device.torch_device, decoders.values()))
+        worker.before_serving(
+            lambda: warm_up(
+                decoders.values(),
+                device.torch_device,
+                config.warm_up,
+                chunk_latents=config.chunk_latents,
+                slot_bytes=config.slot_bytes,
+            )
+        )
         if plans is not None:
             plans.settle()
     except PipelineError as error:
@@ -96,16 +101,6 @@ def _limits(config: WorkerConfig) -> MemoryLimits:
     if park_bytes is None:
         park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
-
-
-def _warm_up(configure: Configure, device: torch.device, decoders: Iterable[Decoder]) -> None:
-    warm_up(
-        decoders,
-        device,
-        configure.config.warm_up,
-        chunk_latents=configure.config.chunk_latents,
-        slot_bytes=configure.slot_bytes,
-    )
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

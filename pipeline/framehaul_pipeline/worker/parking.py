@@ -7,14 +7,14 @@ events tell when they are done. `memory` decides who moves where. Imports torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.device.streams import Device, Event, Stream
+from framehaul_pipeline.link.messages import Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,23 @@ class Layout:
     dtype: torch.dtype
 
 
-class Parkable(Protocol):
-    """A session's place on the device."""
+@dataclass(slots=True, eq=False)
+class Place:
+    """A session's place on the device. Streams change it, so that the launch thread sees a late state."""
 
-    state: State
-    layouts: tuple[Layout, ...]
+    decoder: Decoder
+    opening: Opening
+    state: State = field(default_factory=list)
+    """Empty until the session is opened, and while it is parked."""
+    scale: tuple[Tensor, Tensor] | None = None
+    """Standard deviation and mean, each `[1, C, 1, 1]`, that undo the latents' normalisation; None: nothing to undo."""
+    layouts: tuple[Layout, ...] = ()
+    """Of a parked state."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame on the wire."""
+        return self.opening.pixel_format.frame_bytes(*self.opening.geometry.frame_size(self.decoder.spec))
 
 
 class Parking:
@@ -50,7 +62,7 @@ class Parking:
         """
         self._pages.extend(self._device.pinned(num_pages * page_bytes).split(page_bytes))
 
-    def park(self, place: Parkable, pages: Sequence[int]) -> Event:
+    def park(self, place: Place, pages: Sequence[int]) -> Event:
         """Copy a session's state into `pages`; when the event is reached, `forget` frees it on the device.
 
         Raises:
@@ -69,7 +81,7 @@ class Parking:
         self._copy.run(copy)
         return self._copy.record()
 
-    def restore(self, place: Parkable, pages: Sequence[int]) -> Event:
+    def restore(self, place: Place, pages: Sequence[int]) -> Event:
         """Copy a session's state back from `pages`; no chunk of it may be launched before the event is reached.
 
         Raises:
@@ -99,7 +111,7 @@ class Parking:
         """Wait until all copies are done."""
         self._copy.record().synchronize()
 
-    def _parts(self, place: Parkable, pages: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, place: Place, pages: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Pair stretches of pages with stretches of a state's bytes, in order."""
         numbers = iter(pages)
         page = torch.empty(0, dtype=torch.uint8)
@@ -116,7 +128,7 @@ class Parking:
                 page, rest = page[length:], rest[length:]
 
 
-def forget(place: Parkable) -> None:
+def forget(place: Place) -> None:
     """Free a parked session's state on the device."""
     place.state = []
 

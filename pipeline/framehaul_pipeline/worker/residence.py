@@ -9,26 +9,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.link.messages import MemoryUsed, OpenSession, ToServer
 from framehaul_pipeline.scheduling.in_flight import Running
 from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits, Park, Pin, Restore, SessionMemory
-from framehaul_pipeline.worker.jobs import MoveJob, OpenJob, ParkJob, PinJob, RestoreJob, SettleJob
-from framehaul_pipeline.worker.launch import Launcher, Place
-from framehaul_pipeline.worker.parking import forget
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """A session's state on its way to the host, or back."""
-
-    session: int
-    place: Place
-    copied: Event
-    parks: bool
+from framehaul_pipeline.worker.jobs import MoveJob, SettleJob
+from framehaul_pipeline.worker.launch import Launcher
+from framehaul_pipeline.worker.parking import Place, forget
 
 
 class Residence:
@@ -51,7 +40,6 @@ class Residence:
         self._launcher, self._parking = launcher, launcher.parking
         self._decoders = decoders
         self._running = running
-        self._made: Place | None = None
         self._page_bytes = limits.page_bytes
         self._send = send
         self.memory = SessionMemory(
@@ -60,10 +48,8 @@ class Residence:
             page_bytes=limits.page_bytes,
         )
         self.places: dict[int, Place] = {}
-        self._requests: dict[int, OpenSession] = {}
-        """Sessions that are let in and have no state yet."""
-        self._copies: deque[_Copy] = deque()
-        """In the order they were launched, which is that in which they end."""
+        self._copies: deque[tuple[MoveJob, Event]] = deque()
+        """States on their way, in the order they were launched, which is that in which they end."""
         self.waiting: MoveJob | None = None
         """The next move, which may not begin yet: until it has, no chunk should be launched either."""
         self._told: MemoryUsed | None = None
@@ -80,12 +66,11 @@ class Residence:
             workspace_bytes=decoder.workspace_bytes(opening.geometry, max_latents),
         )
         if refusal is None:
-            self._requests[request.session] = request
+            self.places[request.session] = Place(decoder, opening)
         return refusal
 
     def release(self, session: int) -> None:
         """Free what a session holds, once a copy of its state is done; twice is fine."""
-        self._requests.pop(session, None)
         self.places.pop(session, None)
         self.memory.close(session)
         self.tell()
@@ -97,11 +82,14 @@ class Residence:
             runnable: whether a session has a chunk to decode.
             may_begin: whether a session's work may begin now; a move that was to be made waits until it may.
         """
-        job = self.waiting = self.waiting or self._next_move(runnable)
+        if self.waiting is None:
+            move = self.memory.next_move(runnable=runnable, in_flight=self._running)
+            self.waiting = None if move is None else MoveJob(move, self.places[move.session])
+        job = self.waiting
         if job is None or not may_begin(job.session):
             return None
         self.waiting = None
-        if isinstance(job, OpenJob):
+        if isinstance(job.move, Enter):
             self._running.begin(job.session, None, 0, time.monotonic_ns())
         return job
 
@@ -112,46 +100,47 @@ class Residence:
             torch.OutOfMemoryError: the device has no room for a state.
             RuntimeError: the host has no memory for pages.
         """
-        match job:
-            case OpenJob(request):
-                self._made = self._launcher.make_place(self._decoders[request.opening.model], request.opening)
-            case ParkJob(session, place, pages):
-                self._copies.append(_Copy(session, place, self._parking.park(place, pages), parks=True))
-            case RestoreJob(session, place, pages):
-                self._copies.append(_Copy(session, place, self._parking.restore(place, pages), parks=False))
-            case PinJob():
-                self._parking.pin(job.num_pages, self._page_bytes)
+        match job.move:
+            case Enter():
+                self._launcher.open(job.place)
+            case Park(pages=pages):
+                self._copies.append((job, self._parking.park(job.place, pages)))
+            case Restore(pages=pages):
+                self._copies.append((job, self._parking.restore(job.place, pages)))
+            case Pin(num_pages):
+                self._parking.pin(num_pages, self._page_bytes)
 
-    def started(self, job: MoveJob, *, wanted: bool) -> None:
-        """Note what `start` has made; a session may have been closed meanwhile, and is not `wanted` any more."""
-        made, self._made = self._made, None
-        self._finish(job)
-        if isinstance(job, PinJob):
-            self.memory.pinned(job.num_pages)
-        elif made is not None and wanted:
-            self.places[job.session] = made
-            self.tell()
+    def started(self, job: MoveJob) -> None:
+        """Note what `start` has made; the session may have been closed meanwhile."""
+        match job.move:
+            case Enter(session):
+                self._running.finish(session, None, time.monotonic_ns())
+                self.tell()
+            case Pin(num_pages):
+                self.memory.pinned(num_pages)
 
     def collect(self) -> None:
         """Note the copies that are done; on the launch thread."""
-        while self._copies and self._copies[0].copied.done():
-            copy = self._copies.popleft()
-            if copy.parks:
-                forget(copy.place)
-            self.memory.moved(copy.session)
+        while self._copies and self._copies[0][1].query():
+            job, _ = self._copies.popleft()
+            if isinstance(job.move, Park):
+                forget(job.place)
+            self.memory.moved(job.session)
             self.tell()
 
     def oldest_copy(self) -> SettleJob | None:
         """What to wait for when nothing else is to do."""
-        return SettleJob(self._copies[0].copied) if self._copies else None
+        return SettleJob(self._copies[0][1]) if self._copies else None
 
     def fail(self, job: MoveJob) -> None:
         """A move failed; nothing of it runs on the device any more, and its session must be released."""
-        self._finish(job)
-        if isinstance(job, ParkJob | RestoreJob):
-            self.memory.moved(job.session)
-        elif isinstance(job, PinJob):
-            self.memory.cannot_pin()
+        match job.move:
+            case Enter(session):
+                self._running.finish(session, None, time.monotonic_ns())
+            case Park(session) | Restore(session):
+                self.memory.moved(session)
+            case Pin():
+                self.memory.cannot_pin()
 
     def tell(self) -> None:
         """Tell the server what sessions use, if that is limited and has changed."""
@@ -160,19 +149,3 @@ class Residence:
         if memory.total_bytes and used != self._told:
             self._told = used
             self._send(used)
-
-    def _next_move(self, runnable: Callable[[int], bool]) -> MoveJob | None:
-        match self.memory.next_move(runnable=runnable, in_flight=self._running):
-            case Enter(session):
-                return OpenJob(self._requests.pop(session))
-            case Park(session, pages):
-                return ParkJob(session, self.places[session], pages)
-            case Restore(session, pages):
-                return RestoreJob(session, self.places[session], pages)
-            case Pin(num_pages, session):
-                return PinJob(session, num_pages)
-        return None
-
-    def _finish(self, job: MoveJob) -> None:
-        if isinstance(job, OpenJob):
-            self._running.finish(job.session, None, time.monotonic_ns())

@@ -38,10 +38,10 @@ from framehaul_pipeline.link.messages import (
 from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.scheduling.chunks import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.scheduling.in_flight import Running
-from framehaul_pipeline.scheduling.memory import MemoryLimits
+from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits, Pin, Restore
 from framehaul_pipeline.scheduling.suspects import Suspects
 from framehaul_pipeline.worker.held_slots import HeldSlots, Note
-from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, OpenJob, PinJob, RestoreJob, SettleJob
+from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, SettleJob
 from framehaul_pipeline.worker.launch import InFlight, Launcher
 from framehaul_pipeline.worker.residence import Residence
 
@@ -255,7 +255,7 @@ class Worker:
 
         A chunk isn't tried again: its step may have changed the session's state.
         """
-        tries_left = 1 if isinstance(job, OpenJob | RestoreJob) else 0
+        tries_left = 1 if isinstance(job, MoveJob) and isinstance(job.move, Enter | Restore) else 0
         while True:
             try:
                 return self._do(job)
@@ -277,7 +277,7 @@ class Worker:
             return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
         self._residence.start(job)
         with self._changed:
-            self._residence.started(job, wanted=job.session in self._scheduler)
+            self._residence.started(job)
         return None
 
     def _fail(self, job: MoveJob | ChunkJob, error: Exception) -> None:
@@ -285,7 +285,8 @@ class Worker:
         if not self._device.healthy():
             raise error
         session = job.session
-        overloaded = isinstance(error, torch.OutOfMemoryError) or isinstance(job, PinJob)
+        no_pages = isinstance(job, MoveJob) and isinstance(job.move, Pin)
+        overloaded = no_pages or isinstance(error, torch.OutOfMemoryError)
         _log.exception("session failed session=%d overloaded=%s", session, overloaded)
         unused: list[InletSlot] = []
         with self._changed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from framehaul_server.core.tenants import EVERYONE, Caller, Tenant
 from framehaul_server.errors import NotAuthenticated
@@ -20,42 +20,30 @@ AUTHORIZATION: Final = "authorization"
 _SCHEME: Final = "bearer "
 
 
-class Callers(Protocol):
-    """Knows who calls."""
-
-    def identify(self, metadata: Metadata) -> Caller:
-        """Say whose call came with `metadata`.
-
-        Raises:
-            NotAuthenticated: nobody's that this server knows.
-        """
+Identify = Callable[[Metadata], Caller]
+"""Says whose call came with this metadata; raises `NotAuthenticated` when it is nobody's that this server knows."""
 
 
-class AnyCaller:
-    """Takes everybody for the same tenant: a server without tokens."""
-
-    def identify(self, metadata: Metadata) -> Caller:
-        """See `Callers.identify`."""
-        return Caller(tenant=EVERYONE)
+def as_everyone(metadata: Metadata) -> Caller:
+    """Take everybody for the same tenant: a server without tokens."""
+    del metadata
+    return Caller(tenant=EVERYONE)
 
 
-class TokenCallers:
-    """Knows callers by their bearer tokens."""
+def by_token(tenants: Callable[[], Mapping[bytes, Tenant]]) -> Identify:
+    """Know callers by bearer tokens: `tenants` is asked at each call for the tenant of each token's SHA-256 digest."""
 
-    def __init__(self, tenants: Callable[[], Mapping[bytes, Tenant]]) -> None:
-        """Ask `tenants` at each call for the tenant of each token's SHA-256 digest."""
-        self._tenants = tenants
-
-    def identify(self, metadata: Metadata) -> Caller:
-        """See `Callers.identify`."""
+    def identify(metadata: Metadata) -> Caller:
         digest = hashlib.sha256(_token(metadata)).digest()
         found = None
-        for known, tenant in self._tenants().items():  # all of them: no early exit
+        for known, tenant in tenants().items():  # all of them: no early exit
             if hmac.compare_digest(known, digest):
                 found = tenant
         if found is None:
             raise NotAuthenticated
         return Caller(tenant=found)
+
+    return identify
 
 
 def _token(metadata: Metadata) -> bytes:

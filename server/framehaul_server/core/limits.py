@@ -19,7 +19,9 @@ class SessionRules:
     journal_bytes: int
     max_request_bytes: int
     chunk_latents: int
+    first_request_timeout_s: float
     stall_timeout_s: float
+    resume_window_s: float
 
 
 def most_bytes(request: OpenRequest, limits: WindowLimits, budget: int, rules: SessionRules) -> int:

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health
 
 from framehaul_server import logs
-from framehaul_server.access.callers import Callers
+from framehaul_server.access.callers import Identify
 from framehaul_server.errors import NotAuthenticated
 from framehaul_server.rpc.status import status_of
 
@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """Asks `callers` about every call but health's."""
+    """Asks who makes a call, of every call but health's."""
 
-    def __init__(self, callers: Callers) -> None:
-        """Let in whom `callers` knows."""
-        self._callers = callers
+    def __init__(self, identify: Identify) -> None:
+        """Let in whom `identify` knows."""
+        self._identify = identify
         self._num_denied = 0
         self._logged_s = -_LOG_INTERVAL_S
 
@@ -41,7 +41,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         """Hand the call on, or to a handler that ends it."""
         if not handler_call_details.method.startswith(_OPEN):
             try:
-                self._callers.identify(handler_call_details.invocation_metadata or ())
+                self._identify(handler_call_details.invocation_metadata or ())
             except NotAuthenticated as error:
                 return self._denial(error)
         return await continuation(handler_call_details)

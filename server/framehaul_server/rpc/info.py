@@ -1,4 +1,4 @@
-"""The answer of `GetServerInfo`. Pure."""
+"""What clients are told of the models, and of the largest response. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 
 from framehaul.formats import SLOT_BYTES_PER_PIXEL
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 
@@ -42,27 +41,3 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
 def max_response_bytes(max_pixels: int) -> int:
     """Largest response of a server that makes frames of up to `max_pixels`."""
     return max(DEFAULT_MESSAGE_BYTES, message_bytes(max_pixels * SLOT_BYTES_PER_PIXEL))
-
-
-def server_info(
-    *,
-    version: str,
-    device: str,
-    epoch: int,
-    specs: tuple[DecoderSpec, ...],
-    limits: pb.Limits,
-    load: pb.Load,
-    synthetic: bool,
-) -> pb.ServerInfo:
-    """Assemble the answer."""
-    return pb.ServerInfo(
-        version=version,
-        device=device,
-        epoch=epoch,
-        models=[model_info(spec) for spec in specs],
-        pixel_formats=PIXEL_FORMATS.values(),
-        dtypes=DATA_TYPES.values(),
-        limits=limits,
-        load=load,
-        synthetic=synthetic,
-    )

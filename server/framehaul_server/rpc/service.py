@@ -18,7 +18,7 @@ import grpc
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
-from framehaul_server.access.callers import Callers
+from framehaul_server.access.callers import Identify
 from framehaul_server.admission.places import Admission, Claim
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.limits import SessionRules
@@ -34,19 +34,10 @@ from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
 from framehaul_server.session.session import Session
 
-_LEASE_MS: Final = 60_000
 _REQUEST_ID_BYTES: Final = 6
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceIdentity:
-    """What `Locate` answers."""
-
-    target: str
-    epoch: int
 
 
 @dataclass(slots=True, eq=False)
@@ -67,27 +58,24 @@ class FrameService:
         self,
         *,
         worker: WorkerOpener,
-        callers: Callers,
+        identify: Identify,
         admission: Admission,
         unread_calls: UnreadCalls,
         rules: SessionRules,
-        first_request_timeout_s: float,
-        resume_window_s: float,
-        identity: ServiceIdentity,
+        locate: Callable[[], pb.LocateResponse],
         info: Callable[[], pb.ServerInfo],
     ) -> None:
-        """Serve those whom `callers` knows with `worker`; `info` makes the answer of `GetServerInfo`."""
+        """Serve those whom `identify` knows with `worker`; `locate` and `info` make the answers that tell of it."""
         self._worker = worker
-        self._callers = callers
+        self._identify = identify
         self._admission = admission
         self._rules = rules
-        self._first_request_timeout_s = first_request_timeout_s
-        self._identity = identity
+        self._locate = locate
         self._info = info
         self._sessions: set[Session] = set()
         """Served or detached."""
         self._unread_calls = unread_calls
-        self._resumable = ResumableSessions(resume_window_s, on_dropped=self._drop)
+        self._resumable = ResumableSessions(rules.resume_window_s, on_dropped=self._drop)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched."""
@@ -144,9 +132,7 @@ class FrameService:
             else:
                 self._admission.check_open()
             find_model(request.model, self._rules.opening.specs, field="model")
-            return pb.LocateResponse(
-                target=self._identity.target, epoch=self._identity.epoch, lease_ms=_LEASE_MS
-            ).SerializeToString()
+            return self._locate().SerializeToString()
 
         record = _record("Locate", context)
         return await guard(context, record, answer())
@@ -176,7 +162,7 @@ class FrameService:
     async def _session(self, call: _Call, connection: Connection) -> None:
         caller = self._caller(call.context, call.record)
         call.claim = self._admission.enter(caller.tenant, num_spare=self._resumable.count(caller))
-        first = await _within(self._first_request_timeout_s, connection.read())
+        first = await _within(self._rules.first_request_timeout_s, connection.read())
         if first is None:
             raise OutOfOrder("the request stream ended before its first request")
         if first.header.open.resume.session_id:
@@ -246,7 +232,7 @@ class FrameService:
         Raises:
             NotAuthenticated: nobody known.
         """
-        caller = self._callers.identify(context.invocation_metadata() or ())
+        caller = self._identify(context.invocation_metadata() or ())
         record.tenant = caller.tenant.name
         return caller
 

@@ -23,7 +23,6 @@ from framehaul_pipeline.errors import (
     WorkersKilled,
 )
 from framehaul_pipeline.link.messages import Opening, Published
-from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.journal import Journal, Replay
 from framehaul_server.core.open_request import OpenRequest
@@ -48,8 +47,6 @@ class WorkerHandle(Protocol):
 
 class WorkerOpener(Protocol):
     """What a session uses of a `Supervisor`."""
-
-    specs: tuple[DecoderSpec, ...]
 
     def open_session(self, opening: Opening, events: SessionEvents) -> WorkerHandle:
         """Open a session; raises `Unavailable`."""

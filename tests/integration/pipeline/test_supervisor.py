@@ -9,7 +9,6 @@ import pytest
 
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.messages import ToServer
-from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.supervision.epoch import Epoch
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from tests.support.supervised import (
@@ -128,7 +127,7 @@ async def test_a_worker_that_dies_too_often_is_given_up() -> None:
 
 async def test_a_worker_that_is_not_ready_in_time_is_killed() -> None:
     """Importing torch takes longer than this."""
-    supervisor = Supervisor(replace(CONFIG, startup_timeout_s=0.05), (TINY_SPEC,))
+    supervisor = Supervisor(replace(CONFIG, startup_timeout_s=0.05))
     with pytest.raises(WorkerFailed, match=r"not ready within"):
         await supervisor.start()
     await supervisor.aclose()
@@ -139,7 +138,7 @@ async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_not_taken_for_ready(
 ) -> None:
     """Its first message and its end may arrive together."""
     states = StateLog()
-    supervisor = Supervisor(CONFIG, (TINY_SPEC,), on_state=states)
+    supervisor = Supervisor(CONFIG, on_state=states)
     dispatch = Epoch._dispatch
 
     def dispatch_then_lose(epoch: Epoch, message: ToServer) -> None:
@@ -156,7 +155,7 @@ async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_not_taken_for_ready(
 
 async def test_nothing_is_open_before_the_start() -> None:
     """Asking too early is an error with a name."""
-    supervisor = Supervisor(CONFIG, (TINY_SPEC,))
+    supervisor = Supervisor(CONFIG)
     with pytest.raises(Unavailable, match="starting"):
         open_session(supervisor, Recorder())
     with pytest.raises(Unavailable, match="not started"):

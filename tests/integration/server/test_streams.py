@@ -137,11 +137,14 @@ def test_locate_and_server_info_answer(server: ServerProcess) -> None:
         info = stub.GetServerInfo(pb.GetServerInfoRequest())
         assert located.target == server.target
         assert located.epoch == info.epoch
+        assert located.lease_ms > 0
         (tiny,) = info.models
         assert (tiny.name, tiny.state_bytes_per_pixel, tiny.normalization) == ("tiny", 138.0, False)
         assert info.limits.max_pixels == 512 * 512
         assert info.load.slots == 8
         assert info.synthetic
+        assert list(info.pixel_formats) == [1, 2, 3, 4]
+        assert list(info.dtypes) == [pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16, pb.DATA_TYPE_FLOAT32]
         with pytest.raises(grpc.RpcError) as caught:
             stub.Locate(pb.LocateRequest(model="wan"))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND

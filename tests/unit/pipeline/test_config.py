@@ -41,12 +41,13 @@ def test_a_value_out_of_range_is_refused_by_name(change: dict[str, Any], message
 def test_slots_hold_a_latents_frames_at_the_largest_size() -> None:
     """At three bytes a pixel, and the latent in the widest dtype."""
     config = WorkerConfig(device="cuda:1", max_pixels=480 * 832)
-    assert config.slot_bytes((TINY_SPEC,)) == 4 * 480 * 832 * 3
+    assert config.slot_bytes == 4 * 480 * 832 * 3
     tiled = msgspec.structs.replace(
-        TINY_SPEC, first_frames=1, lookahead_latents=4, tile_latents=5, tile_stride_latents=3
+        TINY_SPEC, name="tiled", first_frames=1, lookahead_latents=4, tile_latents=5, tile_stride_latents=3
     )
-    assert config.slot_bytes((TINY_SPEC, tiled)) == 17 * 480 * 832 * 3
-    assert config.inlet_slot_bytes((TINY_SPEC,)) == 16 * 60 * 104 * 4
+    both = WorkerConfig(models=(TINY, msgspec.structs.replace(TINY, spec=tiled)), max_pixels=480 * 832)
+    assert both.slot_bytes == 17 * 480 * 832 * 3
+    assert config.inlet_slot_bytes == 16 * 60 * 104 * 4
 
 
 def test_slots_hold_what_the_largest_of_several_models_needs() -> None:
@@ -55,8 +56,8 @@ def test_slots_hold_what_the_largest_of_several_models_needs() -> None:
     models = (TINY, msgspec.structs.replace(TINY, spec=other))
     config = WorkerConfig(models=models, max_pixels=480 * 832)
     assert config.specs == (TINY_SPEC, other)
-    assert config.slot_bytes(config.specs) == 8 * 480 * 832 * 3
-    assert config.inlet_slot_bytes(config.specs) == 16 * 60 * 104 * 4
+    assert config.slot_bytes == 8 * 480 * 832 * 3
+    assert config.inlet_slot_bytes == 16 * 60 * 104 * 4
 
 
 def test_sixteen_models_of_wans_size_fit_the_message_to_the_worker() -> None:
@@ -77,5 +78,5 @@ def test_sixteen_models_of_wans_size_fit_the_message_to_the_worker() -> None:
         park_bytes=1 << 40,
         warm_up=((832, 480), (1280, 720)),
     )
-    configure = Configure(epoch=1, config=config, slot_bytes=1 << 30, inlet_slot_bytes=1 << 30)
+    configure = Configure(epoch=1, config=config)
     assert len(encode(configure)) <= MAX_MESSAGE_BYTES

@@ -37,7 +37,6 @@ def test_a_tile_gives_its_frames_at_once() -> None:
 def test_the_most_frames_of_a_chunk() -> None:
     """The latent that fills the first tile may be the last and bring the whole tile."""
     assert [TILED.most_frames(n) for n in (1, 2)] == [17, 21]
-    assert [TILED.chunk_within(frames) for frames in (16, 17, 20, 21)] == [0, 1, 1, 2]
     assert TINY_SPEC.most_frames(2) == 8
     assert msgspec.structs.replace(FAKE_SPEC, first_frames=8, lookahead_latents=1).most_frames(1) == 10
 

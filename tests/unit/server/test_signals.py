@@ -4,20 +4,16 @@ import signal
 
 import pytest
 
-from framehaul_server.signals import StopSignals
+from framehaul_server.signals import stop_signals
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_the_first_signal_asks_and_the_second_exits(number: signal.Signals) -> None:
     exits: asyncio.Queue[int] = asyncio.Queue()
-    signals = StopSignals(exits.put_nowait)
-    signals.install()
-    try:
+    with stop_signals(exits.put_nowait) as requested:
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(signals.requested.wait(), 5)
+        await asyncio.wait_for(requested.wait(), 5)
         assert exits.empty()
         os.kill(os.getpid(), number)
         assert await asyncio.wait_for(exits.get(), 5) == 128 + number
-    finally:
-        signals.remove()

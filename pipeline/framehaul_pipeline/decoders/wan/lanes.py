@@ -6,7 +6,6 @@ For the worker process alone; on the CPU all is one lane.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Final, Self
 
 import torch
@@ -28,9 +27,7 @@ class Lanes:
             stream.wait_stream(torch.cuda.current_stream(self._device))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let the current stream wait for the others."""
         for stream in self._streams:
             torch.cuda.current_stream(self._device).wait_stream(stream)

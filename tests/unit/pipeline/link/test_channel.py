@@ -9,12 +9,7 @@ from framehaul_pipeline.link.channel import ServerChannel, WorkerChannel
 from framehaul_pipeline.link.messages import Configure, LatentReady, SessionEnded, ToServer
 from framehaul_pipeline.models.model import TINY
 
-CONFIGURE = Configure(
-    epoch=1,
-    config=WorkerConfig(device="cpu", models=(TINY,), warm_up=((64, 32),)),
-    slot_bytes=3,
-    inlet_slot_bytes=5,
-)
+CONFIGURE = Configure(epoch=1, config=WorkerConfig(device="cpu", models=(TINY,), warm_up=((64, 32),)))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

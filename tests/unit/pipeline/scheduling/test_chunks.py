@@ -78,7 +78,7 @@ def test_the_last_chunk_closes_the_session_and_may_be_empty() -> None:
     chunk = scheduler.pick(everyone, everyone)
     assert chunk is not None
     assert (chunk.latents, chunk.num_frames, chunk.last) == ((), 0, True)
-    assert 1 not in scheduler
+    assert not scheduler.add_latent(1, InletSlot(0, 1)), "the session is closed"
     scheduler.end(1)
 
 

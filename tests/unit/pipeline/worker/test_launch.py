@@ -13,6 +13,7 @@ from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.worker.launch import Launcher
+from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
 from tests.support.simulated_device import SimulatedDevice
 
@@ -36,7 +37,7 @@ def test_streams_wait_for_each_other_whichever_runs_ahead(rings: tuple[Ring, Rin
     device = SimulatedDevice(lambda num_ready: 0)
     launcher = Launcher(device, ring, inlet, chunk_latents=1)
     device.run_first(order)
-    place = launcher.make_place(FakeDecoder(), fake_opening())
+    launcher.open(place := Place(FakeDecoder(), fake_opening()))
     values = [3, 50, 7, 100, 1]
     for index, value in enumerate(values):
         with inlet.payload(index) as payload:
@@ -66,7 +67,7 @@ def test_normalised_latents_are_scaled_back(rings: tuple[Ring, Ring]) -> None:
     decoder = FakeDecoder()
     decoder.spec = msgspec.structs.replace(FAKE_SPEC, latent_mean=(5.0,), latent_std=(10.0,))
     launcher = Launcher(SimulatedDevice(lambda num_ready: 0), ring, inlet, chunk_latents=1)
-    place = launcher.make_place(decoder, fake_opening(dtype=LatentDtype.FLOAT16, normalized=True))
+    launcher.open(place := Place(decoder, fake_opening(dtype=LatentDtype.FLOAT16, normalized=True)))
     with inlet.payload(0) as payload:
         payload[:2] = struct.pack("<e", 4.0)
     launcher.launch(Chunk(1, 0, (InletSlot(0, 1),), 0, 1, last=False), place, 0, generation=1)
@@ -80,7 +81,7 @@ def test_a_decoder_that_gives_other_frames_than_its_spec_is_caught(rings: tuple[
     """Frame numbers would be wrong from there on."""
     ring, inlet = rings
     launcher = Launcher(SimulatedDevice(lambda num_ready: 0), ring, inlet, chunk_latents=1)
-    place = launcher.make_place(FakeDecoder(), fake_opening())
+    launcher.open(place := Place(FakeDecoder(), fake_opening()))
     launcher.launch(Chunk(1, 0, (InletSlot(0, 1),), 0, 2, last=False), place, 0, generation=1)
     with pytest.raises(RuntimeError, match=r"gave 1 frames for latents 0\.\.0: must be 2"):
         launcher.settle()
@@ -102,7 +103,7 @@ def test_a_decoder_gets_latents_in_its_own_dtype(rings: tuple[Ring, Ring]) -> No
             return super().step(latents, state)
 
     for number, (dtype, form) in enumerate(((LatentDtype.FLOAT32, "<f"), (LatentDtype.FLOAT16, "<e"))):
-        place = launcher.make_place(Half(), fake_opening(dtype=dtype))
+        launcher.open(place := Place(Half(), fake_opening(dtype=dtype)))
         with inlet.payload(number) as payload:
             payload[: struct.calcsize(form)] = struct.pack(form, 3.0)
         launcher.launch(Chunk(1, 0, (InletSlot(number, 1),), 0, 1, last=False), place, number, generation=1)

@@ -1,23 +1,21 @@
 """State on its way to the host and back: bit-exact in any layout, and never ahead of the work it depends on."""
 
 import itertools
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.device.devices import CpuDevice
-from framehaul_pipeline.worker.parking import Layout, Parking, forget
+from framehaul_pipeline.worker.parking import Parking, Place, forget
+from tests.support.fake_decoder import FakeDecoder, fake_opening
 from tests.support.simulated_device import SimulatedDevice
 
 PAGE_BYTES = 64
 
 
-@dataclass
-class Place:
-    state: State
-    layouts: tuple[Layout, ...] = field(default=())
+def place_of(state: State) -> Place:
+    return Place(FakeDecoder(), fake_opening(), state)
 
 
 def some_state() -> State:
@@ -40,7 +38,7 @@ def test_a_parked_state_comes_back_bit_exact_whichever_stream_runs_ahead(order: 
     parking = Parking(device, compute)
     device.run_first(order)
     parking.pin(20, PAGE_BYTES)
-    place, expected = Place([]), some_state()
+    place, expected = place_of([]), some_state()
     compute.run(lambda: setattr(place, "state", some_state()))
 
     parked = parking.park(place, pages=range(19, -1, -1))
@@ -64,7 +62,7 @@ def test_two_states_on_interleaved_pages() -> None:
     parking = Parking(CpuDevice(), CpuDevice().stream())
     parking.pin(2, PAGE_BYTES)
     parking.pin(2, PAGE_BYTES)
-    first, second = Place([torch.arange(30.0)]), Place([torch.arange(30.0).neg()])
+    first, second = place_of([torch.arange(30.0)]), place_of([torch.arange(30.0).neg()])
     parking.park(first, pages=(3, 0))
     parking.park(second, pages=(1, 2))
     for place in (first, second):
@@ -80,4 +78,4 @@ def test_a_state_that_is_larger_than_its_decoder_said_is_caught() -> None:
     parking = Parking(CpuDevice(), CpuDevice().stream())
     parking.pin(1, PAGE_BYTES)
     with pytest.raises(RuntimeError, match="a state is larger than 1 pages: state_bytes is too small"):
-        parking.park(Place([torch.zeros(17)]), pages=(0,))
+        parking.park(place_of([torch.zeros(17)]), pages=(0,))

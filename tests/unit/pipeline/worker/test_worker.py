@@ -24,9 +24,9 @@ from framehaul_pipeline.link.messages import (
     ToServer,
 )
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory import MemoryLimits
+from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.worker.jobs import ChunkJob, OpenJob
+from framehaul_pipeline.worker.jobs import ChunkJob, MoveJob
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.worker import Worker
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
@@ -260,7 +260,8 @@ def launch(bench: Bench) -> InFlight:
 def open_next(bench: Bench) -> int:
     """The next job is an opening, and may begin; gives the session."""
     job = bench.worker.next_job(wait=False)
-    assert isinstance(job, OpenJob)
+    assert isinstance(job, MoveJob)
+    assert isinstance(job.move, Enter)
     bench.worker.run(job)
     return job.session
 

@@ -3,7 +3,7 @@ from types import MappingProxyType
 
 import pytest
 
-from framehaul_server.access.callers import AnyCaller, TokenCallers
+from framehaul_server.access.callers import as_everyone, by_token
 from framehaul_server.core.tenants import EVERYONE, Caller, Tenant
 from framehaul_server.errors import NotAuthenticated
 
@@ -23,7 +23,7 @@ TENANTS = MappingProxyType(
 )
 def test_a_known_token_names_its_tenant(value: str, tenant: Tenant) -> None:
     metadata = (("user-agent", "x"), ("authorization", value))
-    assert TokenCallers(lambda: TENANTS).identify(metadata).tenant is tenant
+    assert by_token(lambda: TENANTS)(metadata).tenant is tenant
 
 
 @pytest.mark.parametrize(
@@ -42,21 +42,21 @@ def test_a_known_token_names_its_tenant(value: str, tenant: Tenant) -> None:
 )
 def test_everything_else_is_nobody_and_hears_the_same(metadata: tuple[tuple[str, str | bytes], ...]) -> None:
     with pytest.raises(NotAuthenticated) as refusal:
-        TokenCallers(lambda: TENANTS).identify(metadata)
+        by_token(lambda: TENANTS)(metadata)
     assert str(refusal.value) == str(NotAuthenticated())
 
 
 def test_a_token_that_was_taken_away_no_longer_counts() -> None:
     known = dict(TENANTS)
-    callers = TokenCallers(lambda: known)
-    callers.identify((("authorization", "Bearer ads-1"),))
+    identify = by_token(lambda: known)
+    identify((("authorization", "Bearer ads-1"),))
     del known[hashlib.sha256(b"ads-1").digest()]
     with pytest.raises(NotAuthenticated):
-        callers.identify((("authorization", "Bearer ads-1"),))
+        identify((("authorization", "Bearer ads-1"),))
 
 
 def test_without_tokens_everybody_is_the_same_tenant() -> None:
-    assert AnyCaller().identify((("authorization", "Bearer x"),)).tenant is EVERYONE
+    assert as_everyone((("authorization", "Bearer x"),)).tenant is EVERYONE
 
 
 def test_a_caller_owns_what_its_tenant_opened_even_when_limits_changed() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_server.access.callers import TokenCallers
+from framehaul_server.access.callers import by_token
 from framehaul_server.access.tokens import main, parse_tokens, read_tokens
 from framehaul_server.core.tenants import Tenant
 
@@ -83,7 +83,7 @@ def test_a_new_token_and_its_lines_fit_together(tmp_path: Path, capsys: pytest.C
     path.chmod(0o600)
     tenants = read_tokens(path)
     assert [*tenants] == [hashlib.sha256(token.encode()).digest()]
-    caller = TokenCallers(lambda: tenants).identify((("authorization", f"Bearer {token}"),))
+    caller = by_token(lambda: tenants)((("authorization", f"Bearer {token}"),))
     assert caller.tenant == Tenant(name=name)
 
 

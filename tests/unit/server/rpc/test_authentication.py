@@ -4,7 +4,7 @@ from typing import Any
 import grpc
 import pytest
 
-from framehaul_server.access.callers import TokenCallers
+from framehaul_server.access.callers import by_token
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc.authentication import Authentication
 from tests.support.fakes import Aborted, FakeContext
@@ -28,7 +28,7 @@ async def handler_of(gate: Authentication, method: str, token: str | None = None
 
 
 def new_gate() -> Authentication:
-    return Authentication(TokenCallers(lambda: {TOKEN_SHA256: Tenant(name="film")}))
+    return Authentication(by_token(lambda: {TOKEN_SHA256: Tenant(name="film")}))
 
 
 @pytest.mark.asyncio

@@ -1,7 +1,7 @@
 import msgspec
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.rpc.info import max_response_bytes, model_info, server_info
+from framehaul_server.rpc.info import max_response_bytes, model_info
 from tests.support.fakes import SPEC
 
 
@@ -30,13 +30,3 @@ def test_dependence_on_all_past_latents_is_said_by_leaving_the_number_out() -> N
 def test_the_largest_response_holds_the_largest_frame() -> None:
     assert max_response_bytes(100) == 4 << 20
     assert max_response_bytes(1920 * 1088) > 1920 * 1088 * 3
-
-
-def test_the_answer_lists_models_formats_and_dtypes() -> None:
-    info = server_info(
-        version="1", device="cpu", epoch=7, specs=(SPEC,), limits=pb.Limits(), load=pb.Load(sessions=2), synthetic=True
-    )
-    assert [model.name for model in info.models] == ["toy"]
-    assert list(info.pixel_formats) == [1, 2, 3, 4]
-    assert list(info.dtypes) == [pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16, pb.DATA_TYPE_FLOAT32]
-    assert (info.epoch, info.load.sessions, info.synthetic) == (7, 2, True)
