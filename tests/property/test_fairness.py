@@ -3,30 +3,20 @@
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framehaul_pipeline.link.messages import DeviceTime
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot, Scheduler
 from framehaul_pipeline.scheduling.feeder import Feed, Feeder
-from framehaul_pipeline.spec import DecoderSpec, Exactness
-from tests.support.fake_decoder import fake_opening
+from tests.support.fake_decoder import FAKE_SPEC, fake_opening
 
 CHUNK_LATENTS = 4
 NUM_SLOTS = 10 * CHUNK_LATENTS
 MAX_IN_FLIGHT = 2
 LATENT = memoryview(bytes(8))
-SPEC = DecoderSpec(
-    name="fake",
-    channels=1,
-    spatial_factor=2,
-    temporal_factor=4,
-    first_frames=1,
-    lookahead_latents=0,
-    exactness=Exactness.FULL,
-    receptive_latents=None,
-    state_bytes_per_pixel=0.0,
-)
+SPEC = msgspec.structs.replace(FAKE_SPEC, temporal_factor=4, state_bytes_per_pixel=0.0)
 
 
 def everyone(session: int) -> bool:
