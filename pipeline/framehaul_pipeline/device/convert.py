@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framehaul.formats import PixelFormat
-from framehaul_pipeline.device.bt709 import CB_SCALE, CHROMA_OFFSET, CR_SCALE, KB, KG, KR, LUMA_OFFSET, LUMA_SCALE
+from framehaul_pipeline.device.bt709_constants import (
+    CB_SCALE,
+    CHROMA_OFFSET,
+    CR_SCALE,
+    KB,
+    KG,
+    KR,
+    LUMA_OFFSET,
+    LUMA_SCALE,
+)
 
 _log = logging.getLogger(__name__)
 

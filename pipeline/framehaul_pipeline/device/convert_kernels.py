@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from framehaul.formats import PixelFormat
-from framehaul_pipeline.device import bt709
+from framehaul_pipeline.device import bt709_constants as bt709
 
 _KR = tl.constexpr(bt709.KR)
 _KG = tl.constexpr(bt709.KG)
