@@ -123,7 +123,7 @@ async def start_streaming(server: ServerProcess, folder: Path, name: str, *optio
     save_file({"latents": make_clip(100)}, folder / "a.safetensors")
     arguments = ("stream", folder / "a.safetensors", "--out", folder / name, "--target", server.target, "--quiet")
     process = await start_client(*arguments, *options)
-    await eventually(lambda: bool(partial_files(folder)), lambda: "frames")
+    await eventually(lambda: bool(partial_files(folder)), lambda: "frames", timeout_s=60)
     return process
 
 
