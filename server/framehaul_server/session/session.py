@@ -42,9 +42,9 @@ _log = logging.getLogger(__name__)
 
 
 class SessionState(Enum):
-    """Where a session stands with its connections, in the words of docs/protocol.md.
+    """Where a session stands with its connections.
 
-    Whether one that is served is STREAMING, FINISHING or PARTING is for its latents and frames to know.
+    While one serves it, its latents and frames tell STREAMING, FINISHING and PARTING of docs/protocol.md apart.
     """
 
     START = "start"

@@ -181,7 +181,7 @@ async def test_a_stopped_worker_is_killed_and_replaced(supervisor: Supervisor, s
 
 
 async def test_a_device_that_hangs_is_noticed_by_its_chunk(
-    supervisor: Supervisor, states: StateLog, caplog: pytest.LogCaptureFixture
+    supervisor: Supervisor, states: StateLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker still answers: it says that it has been at one chunk for too long. The log says which."""
     events = Recorder()
@@ -195,7 +195,7 @@ async def test_a_device_that_hangs_is_noticed_by_its_chunk(
             message = Alive(oldest=RunningChunk(session=1, num_latents=4, busy_ns=10**11))
         dispatch(message)
 
-    epoch._dispatch = dispatch_busy  # type: ignore[method-assign]
+    monkeypatch.setattr(epoch, "_dispatch", dispatch_busy)
     assert isinstance(await asyncio.wait_for(events.failed(), 20), Unavailable)
     assert "hangs in a chunk of 4 latents of session 1: 100.0 s" in caplog.text
     await states.reached(*RESTARTED)
