@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def eventually(condition: Callable[[], bool], what: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def eventually(condition: Callable[[], bool], what: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait on the event loop; `what` says what is there instead."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -13,7 +13,7 @@ async def eventually(condition: Callable[[], bool], what: Callable[[], object], 
         await asyncio.sleep(0.01)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Likewise where no event loop runs, or must not."""
     end = time.monotonic() + timeout_s
     while not condition():
