@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 EXIT_USAGE = 2
@@ -9,6 +10,8 @@ EXIT_USAGE = 2
 
 def main() -> int:
     """Run the command line."""
+    # gRPC writes lines of its own, in no form and without limit, whenever a stranger fails at a handshake, say.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from framehaul_server.cli import main as run
     except ModuleNotFoundError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 from types import TracebackType
 from typing import Self
@@ -13,11 +14,14 @@ _FRAME_BYTES = 16384
 
 
 class Http2:
-    """A connection to a server without TLS; stream 1 is its only call."""
+    """A connection to a server, without TLS unless there is a context for it; stream 1 is its only call."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = target.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=30)
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self._credit = {0: 65535, 1: 65535}
         self.send(SETTINGS)
@@ -35,7 +39,7 @@ class Http2:
         self._socket.sendall(header + payload)
 
     def receive(self) -> tuple[int, bytes] | None:
-        """The next frame's kind and payload, None at the end; settings are acknowledged, credit is counted."""
+        """The next frame's kind and payload, None at the end; settings and pings are acknowledged, credit is counted."""
         header = self._read(9)
         if header is None:
             return None
@@ -45,8 +49,9 @@ class Http2:
             for number, value in struct.iter_unpack(">HI", payload):
                 if number == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
                     self._credit[1] += value - 65535
-            with contextlib.suppress(BrokenPipeError):  # a server that sends this client away may be gone already
-                self.send(SETTINGS, flags=ACK)
+            self._acknowledge(SETTINGS)
+        if kind == PING and not header[4] & ACK:
+            self._acknowledge(PING, payload)
         if kind == WINDOW_UPDATE:
             self._credit[stream] = self._credit.get(stream, 0) + struct.unpack(">I", payload)[0]
         return kind, payload
@@ -80,18 +85,32 @@ class Http2:
             self.send(DATA, part, stream=1)
         return True
 
+    def flood(self, kind: int, payload: bytes, *, num_frames: int) -> None:
+        """Send a frame again and again in one large write, for as long as the server takes it without a pause of 1 s."""
+        header = struct.pack(">I", len(payload))[1:] + bytes((kind, 0)) + bytes(4)
+        self._socket.settimeout(1.0)
+        with contextlib.suppress(OSError):
+            self._socket.sendall((header + payload) * num_frames)
+        self._socket.settimeout(30.0)
+
     def until(self, *kinds: int) -> tuple[int, bytes] | None:
         """Receive up to a frame of these kinds."""
         while (frame := self.receive()) is not None and frame[0] not in kinds:
             pass
         return frame
 
+    def _acknowledge(self, kind: int, payload: bytes = b"") -> None:
+        with contextlib.suppress(
+            BrokenPipeError, ssl.SSLEOFError
+        ):  # a server that sends this client away may be gone already
+            self.send(kind, payload, flags=ACK)
+
     def _read(self, count: int) -> bytes | None:
         parts = bytearray()
         while len(parts) < count:
             try:
                 part = self._socket.recv(count - len(parts))
-            except ConnectionResetError:
+            except (ConnectionResetError, ssl.SSLEOFError):
                 part = b""
             if not part:
                 return None

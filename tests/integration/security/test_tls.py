@@ -1,19 +1,26 @@
 """Real TLS: who is let in, what the others hear, and certificates that change while the server runs."""
 
 import asyncio
+import re
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from framehaul_client import Access, FrameClient, ServerUnavailable
 from tests.integration.conftest import StartServer
 from tests.support.certificates import Authority, Pair
 from tests.support.clips import decode, make_clip
+from tests.support.http2 import Http2
 from tests.support.server_process import ServerProcess, running_server
+
+NUM_SILENT = 200
+NUM_IDLE = 100
 
 
 class TlsServer:
@@ -53,13 +60,17 @@ async def refusal(target: str, access: Access) -> str:
     return str(caught.value)
 
 
+def address(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    return host, int(port)
+
+
 def serial(server: ServerProcess) -> str:
     """The serial number of the certificate that the server shows now."""
-    host, _, port = server.target.rpartition(":")
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain) as secure:
+    with socket.create_connection(address(server.target)) as plain, context.wrap_socket(plain) as secure:
         shown = secure.getpeercert(binary_form=True)
     assert shown is not None
     return ssl.DER_cert_to_PEM_cert(shown)
@@ -141,3 +152,40 @@ async def test_new_certificates_are_shown_without_a_restart_and_broken_ones_neve
     assert await num_frames(server.target, access) == 8
     assert server.log.count("reloaded what=certificates") == num_reloaded + 1, "a line for operators"
     assert server.log.count("reload_failed") == num_failed + 2
+
+
+def test_connections_without_a_call_are_dropped_on_time(
+    server: ServerProcess, authority: Authority, tls_server: TlsServer
+) -> None:
+    """After 10 s, descriptors too: those that never speak, with and without TLS, and those that do all but call."""
+    tls_server.show(authority.sign("server"))
+    servers = (server, tls_server.process)
+    before = [psutil.Process(each.process.pid).num_fds() for each in servers]
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    started_s = time.monotonic()
+    silent = [socket.create_connection(address(each.target), timeout=30) for each in servers for _ in range(NUM_SILENT)]
+    idle = [Http2(tls_server.target, context) for _ in range(NUM_IDLE)]
+    server.expect_serves()
+    for connection in silent:
+        while connection.recv(4096):  # its settings, then the end
+            pass
+        connection.close()
+    for polite in idle:
+        with polite:
+            while polite.receive() is not None:  # its pings are answered
+                pass
+    assert 9 < time.monotonic() - started_s < 30
+    for each, num_fds in zip(servers, before, strict=True):
+        assert psutil.Process(each.process.pid).num_fds() < num_fds + 20
+    server.expect_serves()
+
+
+def test_failed_handshakes_leave_no_lines_of_grpc_in_the_log(tls_server: TlsServer) -> None:
+    """A stranger's 20 handshakes without TLS, and whatever else strangers did here before."""
+    for _ in range(20):
+        with socket.create_connection(address(tls_server.target), timeout=30) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while plain.recv(4096):
+                pass
+    for line in tls_server.process.log.splitlines():
+        assert re.match(r"\d{4}-\d\d-\d\dT\S+Z (DEBUG|INFO|WARNING|ERROR) ", line), line
