@@ -39,7 +39,7 @@ class Http2:
         self._socket.sendall(header + payload)
 
     def receive(self) -> tuple[int, bytes] | None:
-        """The next frame's kind and payload, None at the end; settings and pings are acknowledged, credit is counted."""
+        """The next frame's kind and payload, None at the end; settings and pings are answered, credit is counted."""
         header = self._read(9)
         if header is None:
             return None
@@ -86,7 +86,7 @@ class Http2:
         return True
 
     def flood(self, kind: int, payload: bytes, *, num_frames: int) -> None:
-        """Send a frame again and again in one large write, for as long as the server takes it without a pause of 1 s."""
+        """Send a frame again and again in one large write, until the server takes nothing for 1 s."""
         header = struct.pack(">I", len(payload))[1:] + bytes((kind, 0)) + bytes(4)
         self._socket.settimeout(1.0)
         with contextlib.suppress(OSError):
