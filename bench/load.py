@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("--ghz", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("out/load"))
     parser.add_argument("--results", type=Path, default=Path("out/bench"), help="for bench.report")
-    parser.add_argument("--server", default="framehaul_server.cli", help="module that runs the server")
+    parser.add_argument("--server", default="framehaul_server", help="module that runs the server")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     write_latents(given.out / LATENTS)

@@ -98,7 +98,7 @@ class Peer:
 class Server:
     """The real frame server and its worker, on a free port of 127.0.0.1."""
 
-    def __init__(self, *options: str, module: str = "framehaul_server.cli", env: dict[str, str] | None = None) -> None:
+    def __init__(self, *options: str, module: str = "framehaul_server", env: dict[str, str] | None = None) -> None:
         """Start `python -m module --listen 127.0.0.1:0 options` and wait until it serves.
 
         Raises:

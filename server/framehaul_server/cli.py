@@ -143,7 +143,3 @@ def _read_switch(parser: argparse.ArgumentParser, variable: str, text: str) -> b
     if text not in ("0", "1"):
         parser.error(f"{variable}={text!r}: must be 0 or 1")
     return text == "1"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -141,7 +141,7 @@ def test_a_link_that_is_cut_and_healed(tmp_path: Path, recovered: Callable[[str,
     keepalive = ("--keepalive", f"{KEEPALIVE_S:g}")
     with (
         two_namespaces(),
-        inside(SERVER_SIDE, "-m", "framehaul_server.cli", *options, *keepalive, log=server_log) as server,
+        inside(SERVER_SIDE, "-m", "framehaul_server", *options, *keepalive, log=server_log) as server,
     ):
         target = line(server, server_log).partition(" on ")[2].split(",")[0]
         code = CLIENT.format(root=str(Path.cwd()), target=target, keepalive_ms=round(KEEPALIVE_S * 1000))

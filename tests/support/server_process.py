@@ -122,7 +122,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def command(*options: str) -> list[str]:
     """Starts a server with `COMMON_OPTIONS` and these."""
-    return [sys.executable, "-m", "framehaul_server.cli", *COMMON_OPTIONS, *options]
+    return [sys.executable, "-m", "framehaul_server", *COMMON_OPTIONS, *options]
 
 
 def ended_server(*options: str) -> "subprocess.CompletedProcess[str]":

@@ -8,13 +8,14 @@
     max_waiting_mib = 512
     max_priority = 10
 
-`python -m framehaul_server.access.tokens film` prints a new token, and what to put into the file.
+`python -m framehaul_server.access.tokens film film.token >> tokens.toml` makes a token: its file is the client's.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import secrets
 import sys
@@ -117,16 +118,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make a token."""
     parser = argparse.ArgumentParser(
         prog="python -m framehaul_server.access.tokens",
-        description="Makes a token: it goes to the client, its digest into the file that `server --tokens` reads.",
+        description="Makes a token for a tenant. Prints the lines that go into the file that `server --tokens` reads.",
     )
     parser.add_argument("tenant", metavar="TENANT", help="letters, digits, '_', '.' and '-'")
-    tenant = parser.parse_args(arguments).tenant
+    parser.add_argument("file", metavar="FILE", type=Path, help="new, for the token: `client --token-file` reads it")
+    parsed = parser.parse_args(arguments)
+    tenant: str = parsed.tenant
     if not _NAME.fullmatch(tenant):
         parser.error(f"{tenant!r}: must be 1..64 letters, digits, '_', '.' or '-'")
     token = secrets.token_urlsafe(_TOKEN_BYTES)
+    try:
+        with open(os.open(parsed.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(token + "\n")
+    except OSError as error:
+        parser.error(f"FILE: {error}")
     digest = hashlib.sha256(token.encode()).hexdigest()
     table = tenant if "." not in tenant else f'"{tenant}"'
-    sys.stdout.write(f'# token, for the client alone: {token}\n[tenants.{table}]\ntoken_sha256 = ["{digest}"]\n')
+    sys.stdout.write(f'[tenants.{table}]\ntoken_sha256 = ["{digest}"]\n')
     return 0
 
 

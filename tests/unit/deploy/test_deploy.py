@@ -11,6 +11,7 @@ from framehaul_pipeline.supervision import supervisor
 from framehaul_server import app
 from framehaul_server.access.tokens import parse_tokens
 from framehaul_server.cli import parse
+from framehaul_server.config import OPTIONS
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "deploy/framehaul.service"
@@ -35,6 +36,15 @@ def test_options_and_codes_of_the_deployment_exist() -> None:
     assert config.tls is not None
     assert config.tokens is not None
     assert "RestartPreventExitStatus=2 3" in UNIT.read_text()
+
+
+def test_the_example_of_the_units_environment_names_options() -> None:
+    lines = [line for line in (ROOT / "deploy/server.env").read_text().splitlines() if not line.startswith("#")]
+    environment = dict(line.split("=", 1) for line in lines)
+    assert set(environment) <= {option.variable for option in OPTIONS}
+    config = parse([], environment)
+    assert str(config.listen) == "0.0.0.0:50051"
+    assert not config.exposed
 
 
 def test_the_deployment_leaves_time_to_stop() -> None:

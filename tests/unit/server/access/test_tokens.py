@@ -1,4 +1,5 @@
 import hashlib
+import stat
 import tomllib
 from pathlib import Path
 
@@ -74,12 +75,15 @@ def test_the_file_is_named(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["film", "film.day-2"])
 def test_a_new_token_and_its_lines_fit_together(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """The lines go into the file as they are; the token itself is not among them but in a comment to be cut."""
-    assert main([name]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
-    token = first.rpartition(" ")[2]
-    path = tmp_path / "tokens.toml"
-    path.write_text("\n".join(lines))
+    """The lines go into the server's file as they are; the token goes into one that only its owner reads."""
+    file, path = tmp_path / "film.token", tmp_path / "tokens.toml"
+    assert main([name, str(file)]) == 0
+    token = file.read_text().strip()
+    assert len(token) == 43
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    lines = capsys.readouterr().out
+    assert token not in lines
+    path.write_text(lines)
     path.chmod(0o600)
     tenants = read_tokens(path)
     assert [*tenants] == [hashlib.sha256(token.encode()).digest()]
@@ -87,15 +91,25 @@ def test_a_new_token_and_its_lines_fit_together(tmp_path: Path, capsys: pytest.C
     assert caller.tenant == Tenant(name=name)
 
 
-def test_two_tokens_differ(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["a"])
-    main(["a"])
-    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("# token"))
-    assert first != second
-    assert len(first.rpartition(" ")[2]) == 43
+def test_two_tokens_differ(tmp_path: Path) -> None:
+    files = [tmp_path / "one", tmp_path / "other"]
+    for file in files:
+        main(["a", str(file)])
+    assert files[0].read_text() != files[1].read_text()
 
 
-def test_a_name_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "file", "told"),
+    [("a b", "new", "'a b': must be 1..64 letters"), ("a", "there", "FILE: "), ("a", "no/folder", "FILE: ")],
+)
+def test_what_cannot_be_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, file: str, told: str
+) -> None:
+    """A token that is there already is kept."""
+    (tmp_path / "there").write_text("kept")
     with pytest.raises(SystemExit):
-        main(["a b"])
-    assert "'a b': must be 1..64 letters" in capsys.readouterr().err
+        main([name, str(tmp_path / file)])
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.out == ""
+    assert (tmp_path / "there").read_text() == "kept"
