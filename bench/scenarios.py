@@ -36,7 +36,6 @@ class Scenario:
     """Statuses without which the scenario showed nothing."""
     least: int = 1
     """Calls that must have been made."""
-    reflection_only: bool = False
     paced: tuple[int, int] | None = None
     """Messages of a call, and milliseconds between two of them."""
 
@@ -65,7 +64,6 @@ SCENARIOS: Final = (
             *("-d", json.dumps({"service": _SERVICE})),
         ),
         least=2000,
-        reflection_only=True,  # the protoset describes our own service alone
     ),
     Scenario(
         name="render-capacity",

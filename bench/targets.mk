@@ -24,7 +24,7 @@ bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; need
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_wan --seconds 520 && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
-bench/frames.protoset: protos/framehaul/v1/frames.proto .venv-proto/.installed
-	.venv-proto/bin/python -m grpc_tools.protoc -Iprotos --include_imports --descriptor_set_out=$@ $<
+bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup
+	$(BIN)/python -m bench.protoset $@
 
 protoset: bench/frames.protoset ## Descriptors for clients without reflection
