@@ -217,7 +217,10 @@ class Worker:
         spec = decoder.spec
         frame_bytes = opening.pixel_format.frame_bytes(*opening.geometry.frame_size(spec))
         max_latents = max_chunk_latents(
-            spec, frame_bytes=frame_bytes, slot_bytes=self._ring.slot_bytes, chunk_latents=self._chunk_latents
+            spec,
+            frame_bytes=frame_bytes,
+            slot_bytes=self._ring.slot_bytes,
+            chunk_latents=1 if opening.reproducible else self._chunk_latents,
         )
         refusal = self._residence.admit(request, max_latents)
         if refusal is not None:
