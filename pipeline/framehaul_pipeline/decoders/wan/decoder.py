@@ -137,6 +137,8 @@ class CudaWanDecoder(WanDecoder):
             return [self._engine.decode(inputs[0], first=first)]
 
         self._engine.set_state(histories)
+        # Reproducible sessions decode latents one by one.
+        self._convolutions.reproducible = len(latents) == 1
         if key in self._graphs:
             (frames,) = self._graphs.run(key, [latents])
         else:

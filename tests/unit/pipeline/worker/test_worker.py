@@ -106,9 +106,7 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize(("reproducible", "chunks"), [(True, [1, 1, 1]), (False, [1, 2])])
-def test_a_reproducible_sessions_chunks_have_a_latent_each(
-    bench: Bench, reproducible: bool, chunks: list[int]
-) -> None:
+def test_a_reproducible_sessions_chunks_have_a_latent_each(bench: Bench, reproducible: bool, chunks: list[int]) -> None:
     """However many lie there; another session's have as many as the load gives."""
     bench.open(1, reproducible=reproducible)
     for slot in range(3):

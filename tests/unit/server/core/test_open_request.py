@@ -92,7 +92,10 @@ def test_a_wrong_field_is_named_with_its_value(changes: dict[str, object], text:
 def test_the_server_decides_of_sessions_that_dont_say_whether_they_are_reproducible(by_default: bool) -> None:
     """The others get what they asked for."""
     rules = replace(RULES, reproducible=by_default)
-    found = [check_open(opening(**said), rules).opening.reproducible for said in ({}, {"reproducible": False}, {"reproducible": True})]
+    found = [
+        check_open(opening(**said), rules).opening.reproducible
+        for said in ({}, {"reproducible": False}, {"reproducible": True})
+    ]
     assert found == [by_default, False, True]
 
 
