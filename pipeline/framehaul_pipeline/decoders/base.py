@@ -50,6 +50,9 @@ class Decoder(Protocol):
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
         """How many latents to decode next: the decoder's own partition rule, 0 to wait for more.
 
+        With `wanted` 1, as reproducible sessions have it, a chunk's length follows from `index` and the clip's end
+        alone: however many latents are here, it is that or 0.
+
         Args:
             index: latents decoded so far.
             available: latents that are here and not decoded.
