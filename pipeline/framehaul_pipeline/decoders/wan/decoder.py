@@ -126,6 +126,10 @@ class CudaWanDecoder(WanDecoder):
         finally:
             torch.cuda.empty_cache()
 
+    def forget(self) -> None:
+        """Drop what was recorded; plans stay."""
+        self._graphs.forget()
+
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Decode `[T, C, h, w]` to frames `[F, 3, H, W]`, valid until the next step; the state is overwritten."""
