@@ -165,7 +165,7 @@ def load_wan(model: Model, device: torch.device, plans: PlanTable | None) -> Dec
     assert model.path is not None
     wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
     tensors = read_tensors(Path(model.path), wanted, rename_wan, sha256=model.sha256)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    net.take({name: tensor.float() for name, tensor in tensors.items()})
     net.requires_grad_(False).eval()
     if device.type == "cuda":
         return CudaWanDecoder(model.spec, net, device, plans)
