@@ -19,10 +19,13 @@ State = list[Tensor]
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A decoder that runs some shapes faster when it may get ready for them."""
+    """A decoder that runs some shapes faster when it may get ready for them, which takes memory."""
 
     def preparing(self) -> AbstractContextManager[None]:
         """Within it, `step` takes time to find the fastest kernels for its chunks, and keeps them for later ones."""
+
+    def forget(self) -> None:
+        """Give the memory back that is kept for later chunks; which kernels are the fastest stays known."""
 
 
 class Decoder(Protocol):

@@ -57,7 +57,7 @@ class _Graph:
     weight: Any
     y: Any
     plan: int
-    workspace: Tensor
+    workspace_bytes: int
     shape: tuple[int, ...]
 
 
@@ -90,7 +90,7 @@ class BuiltPlans(Generic[PlanT]):
         return other
 
     def put(self, key: Hashable, plan: PlanT, *, keep: bool) -> None:
-        """Add a plan. CUDA graphs hold the address of a workspace, so a plan that one uses must be kept."""
+        """Add a plan. CUDA graphs run a plan's kernels, so a plan that one uses must be kept."""
         if keep:
             self._kept[key] = plan
             return
@@ -157,7 +157,7 @@ class Convolutions:
                 padding in time; or `[C', C, kh, kw]` in channels_last: each frame by itself.
             padding: rows and columns of zeros on each side.
             out: `[T - kt + 1, H', W', C']` that takes the result, contiguous.
-            lane: convolutions in different lanes may run at once: each has its own workspace.
+            lane: convolutions in different lanes may run at once: each has a plan of its own.
 
         Returns:
             `out`, or a new tensor.
@@ -173,6 +173,12 @@ class Convolutions:
         y = x.new_empty(graph.shape) if out is None else out
         self._execute(graph, {graph.x: x, graph.weight: weight, graph.y: y})
         return y
+
+    def _execute(self, ready: _Graph, tensors: dict[Any, Tensor]) -> None:
+        """Run a plan on the current stream. What it works in is free for whatever that stream runs next."""
+        self._cudnn.set_stream(handle=self._handle, stream=torch.cuda.current_stream(self.device).cuda_stream)
+        workspace = torch.empty(max(1, ready.workspace_bytes), dtype=torch.uint8, device=self.device)
+        ready.graph.execute_plan_at_index(tensors, workspace, ready.plan, handle=self._handle)
 
     def _build(self, x: Tensor, weight: Tensor, padding: int) -> _Graph:
         assert self.plans is not None
@@ -206,7 +212,7 @@ class Convolutions:
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         graph.check_support()
-        ready = _Graph(graph, x_node, weight_node, y_node, 0, x.new_empty(0), shape)
+        ready = _Graph(graph, x_node, weight_node, y_node, 0, 0, shape)
         weights = f" * {list(weight.shape)} + {padding} {x.dtype}"
         self._choose(ready, str(list(x.shape)), weights, {x_node: x, weight_node: weight, y_node: y})
         return ready
@@ -276,14 +282,8 @@ class Convolutions:
             return False
         if num_bytes > _MAX_WORKSPACE_BYTES:
             return False
-        ready.plan = index
-        ready.workspace = torch.empty(max(1, num_bytes), dtype=torch.uint8, device=self.device)
+        ready.plan, ready.workspace_bytes = index, num_bytes
         return True
-
-    def _execute(self, ready: _Graph, tensors: dict[Any, Tensor]) -> None:
-        stream = torch.cuda.current_stream(self.device)
-        self._cudnn.set_stream(handle=self._handle, stream=stream.cuda_stream)
-        ready.graph.execute_plan_at_index(tensors, ready.workspace, ready.plan, handle=self._handle)
 
     def _time(self, ready: _Graph, tensors: dict[Any, Tensor], best_ms: float) -> float:
         stream = torch.cuda.current_stream(self.device)

@@ -34,7 +34,7 @@ def test_frames_are_convolved_with_channels_last() -> None:
 
 
 def test_plans_of_sizes_that_clients_choose_are_bounded() -> None:
-    """The one that wasn't used for longest goes; those of warmed sizes stay, whose workspaces CUDA graphs hold."""
+    """The one that wasn't used for longest goes; those of warmed sizes stay, whose kernels CUDA graphs run."""
     plans: BuiltPlans[int] = BuiltPlans(2)
     plans.put("warmed", 0, keep=True)
     for key in (1, 2):
