@@ -1,8 +1,8 @@
 """All that is measured with Wan's VAE on a GPU, in one command: random weights at the published configuration.
 
-`python -m bench.gpu_wan [--parts decode headline clients long tiny-streams] [--seconds 480] [--device cuda] [--toy]`
-writes OUT/wan-PART.json and .md, and prints figures as they come. Parts run in the order given; what doesn't fit is
-left out. Weights go to a temporary folder.
+`python -m bench.gpu_wan [--parts decode headline clients long tiny-streams reproducible] [--seconds 480]
+[--device cuda] [--toy]` writes OUT/wan-PART.json and .md, and prints figures as they come. Parts run in the order
+given; what doesn't fit is left out. Weights go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from bench.gpu_stream import Plan, run_streams
 from bench.harness import Results
 from bench.processes import python_environment
 from bench.wan_decode import CONTENDERS, DecodePlan, run_decode
+from bench.wan_reproducible import Priced, run_reproducible
 from bench.wan_serving import CLIENTS, affordable, run_clients, run_headline, run_long, warm_up
+from framehaul_pipeline.models.model import describe_model
 
 TITLES: Final = {
     "decode": "Wan: the decode alone",
@@ -31,6 +33,7 @@ TITLES: Final = {
     "clients": "Wan: eight clients",
     "long": "Wan: a long clip",
     "tiny-streams": "The built-in model's streams",
+    "reproducible": "Reproducible sessions",
 }
 SERVED: Final = ("headline", "clients", "long")
 _SERIAL_LATENT_S: Final = 0.16
@@ -63,6 +66,8 @@ class Bench:
                 run_clients(contest, given.client_latents, rounds, results)
             case "long":
                 run_long(self._serving(), min(given.long_seconds, remaining_s()), given.long_latents, results)
+            case "reproducible":
+                run_reproducible(self._priced(), given.rounds, results)
             case _:
                 sizes = ((64, 64),) if given.toy else ((480, 832), (720, 1280))
                 run_streams(
@@ -82,6 +87,16 @@ class Bench:
             contenders=tuple(given.contenders),
             compile_cap_s=given.compile_seconds,
             remaining_s=self._budget.remaining_s,
+        )
+
+    def _priced(self) -> Priced:
+        given = self._given
+        return Priced(
+            device=given.device,
+            model=describe_model(f"{given.model}={self._folder}"),
+            size=given.sizes[0],
+            latents=given.latents,
+            server=given.server,
         )
 
     def _serving(self) -> Contest:

@@ -1,7 +1,8 @@
 """A client process for the benchmarks: the client library, its encoder and its sinks, driven by lines of JSON.
 
-A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `sink` (`discard` or a key of
-`SUFFIXES`), either `seconds` to leave after or `latents` to send, and `fps` for latents that come at a pace.
+A request names `target`, `model`, `height`, `width`, `format`, `sessions`, `priority`, `reproducible`, `sink`
+(`discard` or a key of `SUFFIXES`), either `seconds` to leave after or `latents` to send, and `fps` for latents that
+come at a pace. `channels` and `factor` of latents are those of `tiny` and Wan 2.1 unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.source.latents_file import LatentsFile
 
+_CHANNELS: Final = 16
 _FACTOR: Final = 8
 _FRAMES_A_LATENT: Final = 4
 _FPS: Final = Fraction(24)
@@ -35,12 +37,12 @@ SUFFIXES: Final = {"x264": ".mkv", "mp4": ".mp4"}
 """Sinks that encode, and what files they write."""
 
 
-def picture_latents(height: int, width: int) -> NDArray[np.float16]:
-    """The sample clip's latents `[T, 16, height / 8, width / 8]`, repeated or cut to this size of frames."""
+def picture_latents(height: int, width: int, channels: int = _CHANNELS, factor: int = _FACTOR) -> NDArray[np.float16]:
+    """The sample clip's latents `[T, channels, height / factor, width / factor]`, repeated or cut to this size."""
     with LatentsFile(SAMPLE) as file:
         sample = np.stack(list(file))
-    rows, columns = height // _FACTOR, width // _FACTOR
-    repeats = (1, 1, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
+    rows, columns = height // factor, width // factor
+    repeats = (1, channels // _CHANNELS, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
     return np.ascontiguousarray(np.tile(sample, repeats)[:, :, :rows, :columns])
 
 
@@ -68,6 +70,7 @@ async def _session(
         pixel_format=PixelFormat(request.get("format", "yuv420p")),
         num_latents=request.get("latents"),
         priority=request.get("priority", 0),
+        reproducible=request.get("reproducible"),
     ) as session:
         encoder = None
         if request["sink"] in SUFFIXES:
@@ -101,7 +104,8 @@ async def _session(
 
 
 async def _run(request: dict[str, Any]) -> dict[str, Any]:
-    clip = picture_latents(request["height"], request["width"])
+    shape = request.get("channels", _CHANNELS), request.get("factor", _FACTOR)
+    clip = picture_latents(request["height"], request["width"], *shape)
     cpu_s, suffix = time.process_time(), SUFFIXES.get(request["sink"], "")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with FrameClient(request["target"], tune_allocator=True) as client:

@@ -232,7 +232,12 @@ def _identify(config: ServerConfig) -> Identify:
 def _rules(config: ServerConfig) -> SessionRules:
     worker = config.worker
     return SessionRules(
-        opening=OpenRules(specs=worker.specs, max_pixels=worker.max_pixels, allow_synthetic=config.allow_synthetic),
+        opening=OpenRules(
+            specs=worker.specs,
+            max_pixels=worker.max_pixels,
+            allow_synthetic=config.allow_synthetic,
+            reproducible=config.reproducible,
+        ),
         window_bytes=config.session_window_bytes,
         latent_bytes=config.session_latent_bytes,
         journal_bytes=config.session_journal_bytes,

@@ -96,6 +96,8 @@ class ServerConfig:
     """A client that takes no frame and sends no latent for so long loses its session."""
     grace_s: float = 30.0
     """From the first signal until running sessions are ended."""
+    reproducible: bool = False
+    """Sessions are, unless they say otherwise."""
     allow_synthetic: bool = False
     reflection: bool = False
     tls: TlsFiles | None = None
@@ -240,6 +242,13 @@ OPTIONS: Final = (
     Option("--max-size", "worker.max_pixels", _AREA, "largest frame, by its area; sizes the rings"),
     Option("--slots", "worker.num_slots", _COUNT, "chunks of frames in shared memory"),
     Option("--chunk-latents", "worker.chunk_latents", _COUNT, "most latents decoded together"),
+    Option(
+        "--reproducible",
+        "reproducible",
+        SWITCH,
+        "the same latents give the same bytes, whatever the load, in sessions that don't say: latents are decoded one "
+        "by one, which takes longer with some decoders",
+    ),
     Option(
         "--warm-up",
         "worker.warm_up",

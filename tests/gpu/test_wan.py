@@ -81,6 +81,27 @@ def test_recorded_chunks_equal_eager_ones_to_the_bit(wan: CudaWanDecoder, plans:
     assert torch.equal(decode(wan, random_latents(6, 1), [1, 2, 3]), decode(eager, random_latents(6, 1), [1, 2, 3]))
 
 
+def test_recorded_chunks_of_all_lengths_take_hardly_more_memory_than_the_longest(plans: PlanTable | None) -> None:
+    """They work in the same memory, which comes back when they are forgotten; only inputs and frames are their own."""
+    wan = CudaWanDecoder(wan_spec("wan2.1", CONFIG), build_net(), CUDA, plans)
+
+    def kept_bytes(chunks: list[int]) -> int:
+        before = torch.cuda.memory_reserved()
+        with wan.preparing():
+            decode(wan, random_latents(sum(chunks)), chunks)
+        return torch.cuda.memory_reserved() - before
+
+    kept_bytes([1, 4])  # what libraries keep for good
+    wan.forget()
+    before = torch.cuda.memory_reserved()
+    longest = kept_bytes([1, 4])
+    wan.forget()
+    assert longest > 2 * ALLOCATION_BYTES
+    assert kept_bytes([1, 4, 3, 2, 1]) <= longest + ALLOCATION_BYTES
+    wan.forget()
+    assert torch.cuda.memory_reserved() <= before
+
+
 def test_interleaved_sessions_equal_lone_ones_to_the_bit(wan: CudaWanDecoder) -> None:
     """Also when the states went to the host and came back to other places, as parked ones do."""
     clips = [random_latents(5, seed) for seed in (1, 2, 3)]

@@ -46,6 +46,7 @@ class Session:
         self.refused = False
         self.num_frames: int | None = None
         self.alone_until: int | None = None
+        self.reproducible = False
 
 
 class SimulatedWorker(RuleBasedStateMachine):
@@ -81,12 +82,13 @@ class SimulatedWorker(RuleBasedStateMachine):
     # What the server does
 
     @precondition(lambda self: len(self.sessions) < 4)
-    @rule(priority=st.integers(-1, 1), alone_until=st.none() | st.integers(0, 5))
-    def open(self, priority: int, alone_until: int | None) -> None:
+    @rule(priority=st.integers(-1, 1), alone_until=st.none() | st.integers(0, 5), reproducible=st.booleans())
+    def open(self, priority: int, alone_until: int | None, reproducible: bool) -> None:
         number = len(self.sessions) + 1
         self.sessions[number] = Session()
         self.sessions[number].alone_until = alone_until
-        opening = fake_opening(priority=priority, alone_until=alone_until)
+        self.sessions[number].reproducible = reproducible
+        opening = fake_opening(priority=priority, alone_until=alone_until, reproducible=reproducible)
         self.worker.apply(OpenSession(session=number, opening=opening))
 
     @precondition(lambda self: self.inlet_slots.num_free and self._open_sessions())
@@ -253,6 +255,7 @@ class SimulatedWorker(RuleBasedStateMachine):
         self.leases.lease(published.slot, published.generation)
         session = self.sessions[published.session]
         num_frames = len(published.crc32c)
+        assert not session.reproducible or published.chunks == (1,)
         header = SlotHeader(published.generation, published.session, published.first_frame, num_frames, FRAME_BYTES)
         assert self.ring.read_header(published.slot) == header
         with self.ring.payload(published.slot) as payload:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage, AutoencoderKLWan
 from torch import Tensor
 
@@ -51,6 +52,7 @@ _TOYS: Final[dict[str, tuple[type[Any], dict[str, Any]]]] = {
         AutoencoderKLWan,
         {**_TOY, "decoder_base_dim": 8, "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12},
     ),
+    "wan2.1-2x": (AutoencoderKLWan, {**_TOY, "out_channels": 12}),
     "qwen-image": (AutoencoderKLQwenImage, _TOY),
 }
 NAMES: Final = tuple(_TOYS)
@@ -80,15 +82,19 @@ def decoder_tensors(vae: Any) -> dict[str, Tensor]:
 
 
 def decode_whole(vae: Any, latents: Tensor) -> Tensor:
-    """The library's decode of a clip: latents `[T, C, h, w]` to frames `[F, 3, H, W]`."""
+    """The library's decode of a clip: latents `[T, C, h, w]` to frames `[F, 3, H, W]`.
+
+    Twelve channels that the library leaves as they are become pixels as users of such a VAE unpack them.
+    """
     decoded: Tensor = vae.decode(latents.transpose(0, 1).unsqueeze(0)).sample
-    return decoded[0].transpose(0, 1)
+    frames = decoded[0].transpose(0, 1)
+    return F.pixel_shuffle(frames, 2) if frames.shape[1] == 12 else frames
 
 
 def build_net(vae: Any) -> WanNet:
     """Our network with a VAE's weights, strictly."""
     net = WanNet(parse_wan_config(dict(vae.config)))
-    net.load_state_dict(decoder_tensors(vae), strict=True)
+    net.take(decoder_tensors(vae))
     return net.eval().requires_grad_(False)
 
 

@@ -166,6 +166,11 @@ class Options:
         help="the latents have zero mean and unit variance, as a diffusion model makes them, and the server must undo "
         "that (default: what the file says, else no)",
     )
+    reproducible: bool | None = _option(
+        action=argparse.BooleanOptionalAction,
+        help="the same latents give the same bytes on servers of one version and one kind of device, whatever else they "
+        "do; takes longer with some decoders (default: the server's)",
+    )
     priority: int = _option(
         default=0,
         type=option_type(lambda text: check_priority(int(text))),

@@ -87,6 +87,7 @@ class _Run:
                 dtype=latents.latents.dtype,
                 num_latents=latents.num_latents,
                 normalized=latents.normalized if options.normalized is None else options.normalized,
+                reproducible=options.reproducible,
                 priority=options.priority,
                 retry_for_s=options.retry_for,
                 on_queued=self._progress.queue,

@@ -13,7 +13,7 @@ from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.core.window import fit_window
-from framehaul_client.errors import ProtocolError
+from framehaul_client.errors import ProtocolError, Unsupported
 
 _FIRST_WINDOW_FRAMES: Final = 16  # until the size of a frame is known
 _WINDOW_BYTES: Final = 64 << 20
@@ -34,6 +34,7 @@ class Opened:
         min_window_frames: the smallest window that the server accepts.
         next_latent: the latent that the server expects next.
         history_latents: how many latents before its own a new session's first frame needs; None for all.
+        reproducible: the same latents give the same bytes, whatever else the server does.
     """
 
     session_id: bytes
@@ -46,6 +47,12 @@ class Opened:
     min_window_frames: int
     next_latent: int
     history_latents: int | None
+    reproducible: bool
+
+    @property
+    def agreed(self) -> tuple[str, FrameLayout, bool]:
+        """What every server that goes on with the session must agree to."""
+        return self.model, self.layout, self.reproducible
 
     def num_frames(self, num_latents: int) -> int:
         """Count the frames of a clip of `num_latents`, 1 or more."""
@@ -71,16 +78,18 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
         mode=pb.MODE_EXPLICIT,
         window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
         resume=pb.Resume() if config.retry_for_s else None,
+        reproducible=config.reproducible,
     )
 
 
-def restarted(message: pb.Open, next_frame: int, room_frames: int) -> pb.Open:
+def restarted(message: pb.Open, next_frame: int, room_frames: int, *, reproducible: bool) -> pb.Open:
     """Ask for a new session like the one that the server has lost, from `next_frame` on."""
     changed = pb.Open()
     changed.CopyFrom(message)
     changed.resume.Clear()
     changed.resume.SetInParent()
     changed.start_frame = next_frame
+    changed.reproducible = reproducible
     changed.window_frames = max(1, min(message.window_frames, room_frames))
     return changed
 
@@ -99,7 +108,10 @@ def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
 
     Raises:
         ProtocolError: it isn't an answer to that.
+        Unsupported: the server knows nothing of reproducible sessions.
     """
+    if config.reproducible and not message.reproducible:
+        raise Unsupported("reproducible=True: this server is older than that, leave it out or ask a newer one")
     pixel_format = PixelFormat(config.pixel_format)
     if message.pixel_format != PIXEL_FORMATS[pixel_format]:
         raise ProtocolError(f"the server opened pixel_format={message.pixel_format}: {pixel_format} was asked for")
@@ -124,4 +136,5 @@ def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
         min_window_frames=message.min_window_frames,
         next_latent=message.next_latent,
         history_latents=message.history_latents if message.HasField("history_latents") else None,
+        reproducible=message.reproducible,
     )

@@ -30,6 +30,9 @@ class SessionConfig:
         num_latents: how many latents will come; some decoders must know it. None: not known, unless the latents are
             one array.
         normalized: the latents have zero mean and unit variance, and the server must undo that.
+        reproducible: the same latents give the same bytes on servers of the same version and kind of device, whatever
+            else they do. Latents are decoded one by one, which takes longer with some decoders. None: as the server
+            does by default.
         priority: -100..100, higher is served first.
         window_frames: how many frames may wait at the client, within the server's limits; None: about 64 MiB of them.
         max_message_bytes: the largest message that the server may send.
@@ -45,6 +48,7 @@ class SessionConfig:
     dtype: LatentDtype | str | None = None
     num_latents: int | None = None
     normalized: bool = False
+    reproducible: bool | None = None
     priority: int = 0
     window_frames: int | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES

@@ -210,14 +210,14 @@ class Exchange:
         next_frame = self._reassembly.next_frame
         if self._session_id:
             return resumed(self._open, self._session_id, next_frame)
-        return restarted(self._open, next_frame, self._window.room)
+        return restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
 
     async def _accept(self, asked: pb.Open, answer: pb.Opened) -> None:
         opened = read_opened(answer, self._config)
         if self._opened is None:
             self._reassembly = Reassembly(opened.layout)
             self._window = FrameWindow(opened.window_frames)
-        elif opened.layout != self._opened.layout or opened.model != self._opened.model:
+        elif opened.agreed != self._opened.agreed:
             raise DataLoss(f"the session was opened as {self._opened}: the server goes on with {opened}")
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)

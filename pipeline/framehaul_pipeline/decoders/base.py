@@ -19,10 +19,13 @@ State = list[Tensor]
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A decoder that runs some shapes faster when it may get ready for them."""
+    """A decoder that runs some shapes faster when it may get ready for them, which takes memory."""
 
     def preparing(self) -> AbstractContextManager[None]:
         """Within it, `step` takes time to find the fastest kernels for its chunks, and keeps them for later ones."""
+
+    def forget(self) -> None:
+        """Give the memory back that is kept for later chunks; which kernels are the fastest stays known."""
 
 
 class Decoder(Protocol):
@@ -49,6 +52,9 @@ class Decoder(Protocol):
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
         """How many latents to decode next: the decoder's own partition rule, 0 to wait for more.
+
+        With `wanted` 1, as reproducible sessions have it, a chunk's length follows from `index` and the clip's end
+        alone: however many latents are here, it is that or 0.
 
         Args:
             index: latents decoded so far.

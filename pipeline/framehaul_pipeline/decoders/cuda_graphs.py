@@ -1,7 +1,8 @@
 """Chunks recorded as CUDA graphs: all of a chunk's kernels are launched as one, so the launch thread idles.
 
-For the worker process alone. A graph belongs to one shape of input. What it allocates stays its own; all graphs of a
-decoder share that memory, for no two of them run at once.
+For the worker process alone. A graph belongs to one shape of input. All graphs of a decoder share the memory that they
+work in, for no two of them run at once. What one of them has freed serves the next that is recorded, if it is large
+enough: so record the largest first.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._recorded: dict[Hashable, _Recorded] = {}
 
+    def forget(self) -> None:
+        """Drop all that was recorded, and give its memory back."""
+        self._recorded.clear()
+        torch.cuda.empty_cache()
+
     def __contains__(self, key: Hashable) -> bool:
         """Whether a chunk of this kind was recorded."""
         return key in self._recorded
@@ -44,15 +50,18 @@ class CudaGraphs:
             key: says which later chunks are the same.
             inputs: shapes, dtypes and strides are what counts.
             step: what is recorded.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for what it allocates; nothing is kept then.
         """
+        if not self._recorded:  # a pool ends with the last graph that has it
+            self._pool = torch.cuda.graph_pool_handle()
         static = [tensor.clone() for tensor in inputs]
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            graph = torch.cuda.CUDAGraph()
-            # Other threads wait for events of theirs in the meantime.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        graph = torch.cuda.CUDAGraph()
+        # It empties the allocator's cache first: nothing can be taken from there while a graph is recorded. Other
+        # threads wait for events of theirs in the meantime.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             outputs = step(static)
-            graph.capture_end()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         self._recorded[key] = _Recorded(graph, static, outputs)
 

@@ -172,6 +172,11 @@ class TinyDecoder:
         finally:
             self._recording = False
 
+    def forget(self) -> None:
+        """Drop what was recorded."""
+        if self._graphs is not None:
+            self._graphs.forget()
+
     def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """Zeros: `tiny` starts from nothing, wherever in a clip and however long it will be."""
         del num_latents, first_latent

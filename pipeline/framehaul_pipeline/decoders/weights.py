@@ -14,12 +14,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from framehaul_pipeline.models.safetensors_files import check_sha256, find_weights, read_header, refused
+from framehaul_pipeline.models.safetensors_files import (
+    bare_names,
+    check_dtype,
+    check_sha256,
+    find_weights,
+    first_parts,
+    read_header,
+    refused,
+)
 
 ASSETS: Final = Path(__file__).parents[1] / "assets"
 
 Renaming = Callable[[Collection[str]], Mapping[str, str]]
-"""From the names of a file's tensors to the names that are wanted."""
+"""From the names of a model's tensors, without what stands before all of them, to the names that are wanted."""
 
 
 def read_tensors(
@@ -40,7 +48,7 @@ def read_tensors(
 
     Raises:
         InvalidInput: a file is damaged or another than the pinned one, or a tensor is missing, left over, there twice,
-            of another shape, or not finite.
+            of another shape or type, or not finite.
     """
     files = find_weights(Path(path))
     if sha256 is not None:
@@ -80,12 +88,12 @@ def _find(
     parts = {name.partition(".")[0] for name in wanted}
     headers = {file: read_header(file) for file in files}
     # Names are found for all files together: what a tensor is called may depend on which others there are.
-    stored_names = {name for header in headers.values() for name in header}
-    names = rename(stored_names) if rename is not None else {name: name for name in stored_names}
+    bare = bare_names(name for header in headers.values() for name in header)
+    names = rename(bare.values()) if rename is not None else {name: name for name in bare.values()}
     places: dict[str, tuple[Path, str]] = {}
     for file, header in headers.items():
         for stored_name, tensor in header.items():
-            name = names[stored_name]
+            name = names.get(bare.get(stored_name, ""), "")
             if name.partition(".")[0] not in parts:
                 continue
             if name not in wanted:
@@ -94,8 +102,10 @@ def _find(
                 raise refused(file, f"tensor {stored_name} twice", "each tensor once")
             if tensor.shape != tuple(wanted[name]):
                 raise refused(file, f"{stored_name} of shape {list(tensor.shape)}", f"{list(wanted[name])}")
+            check_dtype(file, stored_name, tensor)
             places[name] = (file, stored_name)
     if missing := sorted(wanted.keys() - places.keys()):
         under = ", ".join(f"{part}.*" for part in sorted(parts))
-        raise refused(files[0], f"no tensor {missing[0]}", f"weights with {len(wanted)} tensors {under}")
+        seen = f"no tensor {missing[0]} among {first_parts(name for header in headers.values() for name in header)}"
+        raise refused(files[0], seen, f"weights with {len(wanted)} tensors {under}")
     return places

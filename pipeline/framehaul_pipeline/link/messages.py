@@ -46,6 +46,8 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """The first one that will come."""
     chunks: tuple[int, ...] = ()
     """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
+    reproducible: bool = False
+    """Chunks are as short as the decoder allows, so that no load decides where they are cut."""
     alone_until: int | None = None
     """An earlier worker died at work for this session: nothing else is at work with it until this frame is out."""
 

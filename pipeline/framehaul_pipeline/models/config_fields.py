@@ -15,9 +15,10 @@ ValueT = TypeVar("ValueT")
 class ConfigFields:
     """The fields of one config; a missing one takes its default, a wrong one is named by an `InvalidInput`."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """Read from `config`, as JSON gives it."""
+    def __init__(self, config: Mapping[str, Any], source: str = "config.json") -> None:
+        """Read from `config`, as JSON gives it; errors name `source` as the place."""
         self._config = config
+        self._source = source
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
         """Take a whole number in `low..high`."""
@@ -72,7 +73,7 @@ class ConfigFields:
             return value
         text = repr(self._config.get(name))
         shown = text if len(text) <= _REPR_LENGTH else text[:_REPR_LENGTH] + ".."
-        raise InvalidInput(f"config.json {name}", shown, allowed)
+        raise InvalidInput(f"{self._source} {name}", shown, allowed)
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,19 @@ import msgspec
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
-from framehaul_pipeline.models.safetensors_files import find_weights, read_header, read_json
+from framehaul_pipeline.models.safetensors_files import (
+    bare_names,
+    check_dtype,
+    find_weights,
+    read_header,
+    read_json,
+)
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.models.wan_names import infer_wan_config
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
 CONFIG_NAME: Final = "config.json"
+_DECODER: Final = "decoder."
 PIPELINE_NAME: Final = "model_index.json"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -142,8 +150,9 @@ TINY: Final = _TINY.model(TINY_SPEC)
 def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     """Read what `--model` was told: a bare name, or `NAME=PATH` with `#sha256=HEX` behind it to pin the weights file.
 
-    The path is a folder with config.json and safetensors weights, a pipeline's folder with such a folder `vae` in it,
-    or a lone safetensors file of a Wan VAE. Configs and headers are read and checked, tensors are not.
+    The path is a folder with safetensors weights, one of its files, or a pipeline's folder with such a folder `vae` in
+    it. What the model is stands in the folder's config.json; where there is none, a Wan VAE is told from its tensors'
+    shapes. Configs and headers are read and checked, tensors are not.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed.
@@ -162,12 +171,16 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
         raise InvalidInput(f"model {name}", path, "a folder with config.json and weights, or a safetensors file")
     try:
         path = _vae_folder(path)
-        kind, config = _read_folder(path, kinds) if path.is_dir() else _read_file(path)
+        files = find_weights(path)
+        headers = {file: read_header(file) for file in files}
+        bare = bare_names(stored_name for header in headers.values() for stored_name in header)
+        for file, header in headers.items():
+            for stored_name, tensor in header.items():
+                if bare.get(stored_name, "").startswith(_DECODER):
+                    check_dtype(file, stored_name, tensor)
+        kind, config = _read_config(path, kinds) or (_WAN, infer_wan_config(ChainMap(*headers.values())))
         assert kind.spec is not None, "it has class names"
         spec = kind.spec(name, config)
-        files = find_weights(path)
-        for file in files:
-            read_header(file)
     except InvalidInput as error:
         raise InvalidInput(f"model {name}: {error.field}", error.value, f"{error.allowed} (in {path})") from error
     if pinned and len(files) > 1:
@@ -180,18 +193,20 @@ def _vae_folder(path: Path) -> Path:
     return path / "vae" if is_pipeline else path
 
 
-def _read_folder(path: Path, kinds: Sequence[DecoderKind]) -> tuple[DecoderKind, Any]:
-    """Which kind decodes a folder's model, and its config as that has checked it."""
-    config = read_json(path / CONFIG_NAME)
+def _read_config(path: Path, kinds: Sequence[DecoderKind]) -> tuple[DecoderKind, Any] | None:
+    """Which kind decodes a model, and its config as that has checked it; None for one that has no config.json.
+
+    A lone file may lie in a folder with another model's.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not (folder / CONFIG_NAME).exists():
+        return None
+    config = read_json(folder / CONFIG_NAME)
     of_class = {class_name: kind for kind in kinds for class_name in kind.class_names}
     class_name = config.get("_class_name")
     kind = of_class.get(class_name) if isinstance(class_name, str) else None
-    if kind is None:
-        raise InvalidInput(f"{CONFIG_NAME} _class_name", class_name, f"one of {', '.join(of_class)}")
-    return kind, kind.parse(config)
-
-
-def _read_file(path: Path) -> tuple[DecoderKind, Any]:
-    """The same of a lone file, from its tensors' shapes."""
-    (file,) = find_weights(path)
-    return _WAN, infer_wan_config(read_header(file))
+    if kind is not None:
+        return kind, kind.parse(config)
+    if folder != path:
+        return None
+    raise InvalidInput(f"{CONFIG_NAME} _class_name", class_name, f"one of {', '.join(of_class)}")

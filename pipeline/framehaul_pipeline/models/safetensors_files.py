@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +19,14 @@ MAX_FILE_BYTES: Final = 64 << 30
 MAX_JSON_BYTES: Final = 16 << 20
 SUFFIX: Final = ".safetensors"
 INDEX_NAME: Final = "diffusion_pytorch_model.safetensors.index.json"
+_VARIANT_INDEX: Final = "*.safetensors.index*.json"
+"""What diffusers and transformers call an index, that of a `variant` too."""
 FILE_NAME: Final = "diffusion_pytorch_model.safetensors"
 _PICKLES: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-_DTYPES: Final = ("F16", "BF16", "F32")
+_DTYPES: Final = ("F16", "BF16", "F32", "F64")
+_DECODER: Final = re.compile(r"((?:[^.]+\.)*?)decoder\.(?:conv_in|conv1)\.")
+"""A decoder's first convolution, as diffusers and as Wan's authors call it, with whatever stands before."""
+_MAX_PARTS: Final = 8
 
 
 def find_weights(path: Path) -> tuple[Path, ...]:
@@ -32,7 +38,7 @@ def find_weights(path: Path) -> tuple[Path, ...]:
     if not path.is_dir():
         if path.suffix in _PICKLES:
             raise InvalidInput(f"weights {path.name}", path.suffix, _no_pickle())
-        return (path,)
+        return _read_index(path) if path.match(_VARIANT_INDEX) else (path,)
     if (path / FILE_NAME).exists():
         return (path / FILE_NAME,)
     if (path / INDEX_NAME).exists():
@@ -40,8 +46,11 @@ def find_weights(path: Path) -> tuple[Path, ...]:
     found = sorted(path.glob(f"*{SUFFIX}"))
     if len(found) == 1:
         return (found[0],)
+    indices = sorted(path.glob(_VARIANT_INDEX))
+    if len(indices) == 1:
+        return _read_index(indices[0])
     if found:
-        names = ", ".join(file.name for file in found)
+        names = ", ".join(file.name for file in indices or found)
         raise InvalidInput(f"weights {path.name}", names, f"one file, or {FILE_NAME}: name the file meant")
     if any(file.suffix in _PICKLES for file in path.iterdir()):
         raise InvalidInput(f"weights {path.name}", "pickles alone", _no_pickle())
@@ -71,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Tensors of a safetensors file by name, checked to be whole, packed and of a floating type.
+    """Tensors of a safetensors file by name, checked to be whole and packed.
 
     Raises:
         InvalidInput: names what is wrong with the file.
@@ -89,6 +98,43 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise refused(path, str(error), "a safetensors file that is whole") from error
     _check_packed(path, tensors, PREFIX_BYTES + num_bytes, size_bytes)
     return tensors
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """A decoder's tensors, and those beside it, by their stored names: without what stands before all of them.
+
+    Files that hold a model within another, or other models beside it, have `model.`, `vae.`, `first_stage_model.` or
+    the like before the names. What doesn't have it is left out. Names with nothing before `decoder.` stay as they are,
+    and so do all where no decoder is known by its first convolution.
+
+    Raises:
+        InvalidInput: there are several decoders.
+    """
+    names = tuple(names)
+    prefixes = {match[1] for name in names if (match := _DECODER.match(name))}
+    if not prefixes or "" in prefixes:
+        return {name: name for name in names}
+    if len(prefixes) > 1:
+        found = ", ".join(f"{prefix}decoder" for prefix in sorted(prefixes))
+        raise InvalidInput("weights", f"decoders {found}", "of one decoder")
+    (prefix,) = prefixes
+    return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def first_parts(names: Iterable[str]) -> str:
+    """What a file's tensors are, in few words: the first parts of their names."""
+    parts = sorted({f"{part}.*" if dot else part for part, dot, _ in (name.partition(".") for name in names)})
+    return ", ".join(parts[:_MAX_PARTS]) + (", ..." if len(parts) > _MAX_PARTS else "") if parts else "none"
+
+
+def check_dtype(path: Path, name: str, tensor: StoredTensor) -> None:
+    """Refuse a tensor of a decoder whose numbers can't be taken as they are: fp8 comes with scales, say.
+
+    Raises:
+        InvalidInput: names the tensor, its type and those that are known.
+    """
+    if tensor.dtype not in _DTYPES:
+        raise refused(path, f"{name} of type {tensor.dtype}", f"one of {', '.join(_DTYPES)}")
 
 
 def check_sha256(path: Path, sha256: str) -> None:
@@ -128,8 +174,6 @@ def _read_index(path: Path) -> tuple[Path, ...]:
 def _check_packed(path: Path, tensors: Mapping[str, StoredTensor], start: int, size_bytes: int) -> None:
     end = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].num_bytes)):
-        if tensor.dtype not in _DTYPES:
-            raise refused(path, f"{name} of type {tensor.dtype}", f"one of {', '.join(_DTYPES)}")
         if tensor.offset != end:
             first = tensor.offset - start
             raise refused(path, f"{name} at {[first, first + tensor.num_bytes]}", "tensors packed end to end")

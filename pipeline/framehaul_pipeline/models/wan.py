@@ -2,10 +2,14 @@
 
 Wan 2.1, Wan 2.2 (residual, in patches of 2) and QwenImage are one network with different numbers. Source of the
 structure and of the defaults: AutoencoderKLWan and AutoencoderKLQwenImage in huggingface/diffusers 0.42.1.
+
+A decoder of Wan 2.1's latents may also give frames that are larger than usual, as Wan2.1-VAE-upscale2x does: 3 * n**2
+channels, which those who use it lay out as PyTorch's `pixel_shuffle` does. Source: spacepxl/ComfyUI-VAE-Utils.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Final
@@ -50,6 +54,7 @@ _STATE_ITEMSIZE_BYTES: Final = 2
 _MAX_WIDTH: Final = 4096
 _MAX_BLOCKS: Final = 6
 _MAX_Z_DIM: Final = 256
+_MAX_ENLARGED: Final = 4
 
 
 class WanConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +73,16 @@ class WanConfig(msgspec.Struct, frozen=True, kw_only=True):
     is_residual: bool
     """Wan 2.2: each stage that upsamples has a shortcut around it."""
     patch_size: int
-    """The last convolution writes this many pixels each way."""
+    """Wan 2.2: the last convolution writes this many pixels each way, column by column."""
     out_channels: int
+    """Of the last convolution; without patches, what is more than 3 are pixels row by row."""
     latents_mean: tuple[float, ...]
     latents_std: tuple[float, ...]
+
+    @property
+    def pixels(self) -> int:
+        """How many the last convolution writes each way."""
+        return math.isqrt(self.out_channels // 3)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -84,13 +95,17 @@ class WanConfig(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(reversed(self.temperal_downsample))
 
 
-def parse_wan_config(config: Mapping[str, Any]) -> WanConfig:
+def parse_wan_config(config: Mapping[str, Any], source: str = "config.json") -> WanConfig:
     """Check the config.json of an AutoencoderKLWan or AutoencoderKLQwenImage; also what this gives, as plain values.
+
+    Args:
+        config: its fields.
+        source: where they come from, for errors.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed.
     """
-    fields = ConfigFields(config)
+    fields = ConfigFields(config, source)
     base_dim = fields.whole("base_dim", 96, 1, _MAX_WIDTH)
     decoder_base_dim = base_dim
     if fields.is_set("decoder_base_dim"):
@@ -98,6 +113,9 @@ def parse_wan_config(config: Mapping[str, Any]) -> WanConfig:
     z_dim = fields.whole("z_dim", 16, 1, _MAX_Z_DIM)
     dim_mult = fields.wholes("dim_mult", (1, 2, 4, 4), 1, 64, _MAX_BLOCKS)
     patch_size = fields.choice("patch_size", 1, (1, 2)) if fields.is_set("patch_size") else 1
+    is_residual = fields.flag("is_residual", default=False)
+    enlarged = 1 if is_residual else _MAX_ENLARGED
+    channels = (12,) if patch_size > 1 else tuple(3 * pixels**2 for pixels in range(1, enlarged + 1))
     # QwenImage has one name for the pictures' channels on both sides, which are also 4 in a variant with transparency.
     channels_field = "input_channels" if fields.is_set("input_channels") else "out_channels"
     parsed = WanConfig(
@@ -107,13 +125,13 @@ def parse_wan_config(config: Mapping[str, Any]) -> WanConfig:
         dim_mult=dim_mult,
         num_res_blocks=fields.whole("num_res_blocks", 2, 1, 16),
         temperal_downsample=fields.flags("temperal_downsample", (False, True, True), len(dim_mult) - 1),
-        is_residual=fields.flag("is_residual", default=False),
+        is_residual=is_residual,
         patch_size=patch_size,
-        out_channels=fields.choice(channels_field, 3, (3 * patch_size**2,)),
+        out_channels=fields.choice(channels_field, 3, channels),
         latents_mean=fields.numbers("latents_mean", WAN_2_1_MEAN, z_dim),
         latents_std=fields.numbers("latents_std", WAN_2_1_STD, z_dim, positive=True),
     )
-    _check_widths(parsed)
+    _check_widths(parsed, source)
     return parsed
 
 
@@ -154,7 +172,7 @@ def wan_receptive_latents(config: WanConfig) -> int:
 
 def wan_spec(name: str, config: WanConfig) -> DecoderSpec:
     """Describe the decoder to those who don't run it."""
-    spatial_factor = 2 ** (len(config.dim_mult) - 1) * config.patch_size
+    spatial_factor = 2 ** (len(config.dim_mult) - 1) * config.pixels
     # Of a latent of one cell each way.
     elements = sum(HISTORY_FRAMES * c * h * w for c, h, w in wan_state_shapes(config, 1, 1))
     return DecoderSpec(
@@ -172,7 +190,7 @@ def wan_spec(name: str, config: WanConfig) -> DecoderSpec:
     )
 
 
-def _check_widths(config: WanConfig) -> None:
+def _check_widths(config: WanConfig, source: str) -> None:
     """Refuse widths that the network's own halvings and shortcuts can't take."""
     for doubled, (before, after) in zip(config.time_doublings, pairwise(config.widths), strict=False):
         if config.is_residual:
@@ -182,4 +200,4 @@ def _check_widths(config: WanConfig) -> None:
             fits, allowed = after % 2 == 0, "even widths for stages that upsample"
         if not fits:
             widths = f"{list(config.dim_mult)} times {config.decoder_base_dim}"
-            raise InvalidInput("config.json dim_mult", widths, allowed)
+            raise InvalidInput(f"{source} dim_mult", widths, allowed)

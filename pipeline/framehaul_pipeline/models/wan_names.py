@@ -13,6 +13,7 @@ from typing import Final
 
 from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.models.safetensors_files import bare_names, first_parts
 from framehaul_pipeline.models.wan import (
     WAN_2_1_MEAN,
     WAN_2_1_STD,
@@ -49,7 +50,7 @@ _RESNET: Final = re.compile(r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.
 
 
 def rename_wan(names: Collection[str]) -> dict[str, str]:
-    """Diffusers' name of each tensor of a file; a name that means nothing here, or is the encoder's, stays as it is."""
+    """Diffusers' name for each bare one; what means nothing here, or is the encoder's, stays as it is."""
     if ORIGINAL_MARK not in names:
         return {name: name for name in names}
     resamplers = {match[1] for name in names if (match := _RESAMPLER.match(name))}
@@ -63,8 +64,7 @@ def infer_wan_config(header: Mapping[str, StoredTensor]) -> WanConfig:
     Raises:
         InvalidInput: it is no Wan VAE, or none whose mean and deviation are known.
     """
-    renamed = rename_wan(header)
-    shapes = {renamed[name]: tensor.shape for name, tensor in header.items()}
+    shapes = _shapes(header)
     z_dim = _size(shapes, "decoder.conv_in.weight", 1)
     out_channels = _size(shapes, "decoder.conv_out.weight", 0)
     resnets = [(int(match[1]), int(match[2])) for name in shapes if (match := _RESNET.fullmatch(name))]
@@ -75,6 +75,7 @@ def infer_wan_config(header: Mapping[str, StoredTensor]) -> WanConfig:
         raise InvalidInput("weights z_dim", z_dim, f"{allowed} for a file without a config.json beside it")
     mean, std = _PUBLISHED[z_dim]
     base_dim = min(widths)
+    is_residual = any(".upsampler." in name for name in shapes)
     return parse_wan_config(
         {
             "base_dim": base_dim,
@@ -82,13 +83,23 @@ def infer_wan_config(header: Mapping[str, StoredTensor]) -> WanConfig:
             "dim_mult": [width // base_dim for width in reversed(widths)],
             "num_res_blocks": len(resnets) // num_blocks - 1,
             "temperal_downsample": [_doubles_time(shapes, block) for block in reversed(range(num_blocks - 1))],
-            "is_residual": any(".upsampler." in name for name in shapes),
-            "patch_size": 2 if out_channels == 12 else 1,
+            "is_residual": is_residual,
+            "patch_size": 2 if is_residual and out_channels == 12 else 1,
             "out_channels": out_channels,
             "latents_mean": mean,
             "latents_std": std,
-        }
+        },
+        source="weights",
     )
+
+
+def _shapes(header: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
+    """By diffusers' names."""
+    bare = bare_names(header)
+    if not any(name.startswith("decoder.") for name in bare.values()):
+        raise InvalidInput("weights", f"tensors {first_parts(header)}", "decoder.*, as in a Wan VAE")
+    renamed = rename_wan(bare.values())
+    return {renamed[name]: header[stored_name].shape for stored_name, name in bare.items()}
 
 
 def _rename(name: str, resamplers: Collection[str], flat: list[int]) -> str:

@@ -61,6 +61,7 @@ def main() -> int:
     try:
         device = open_device(config.device)
         plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
+        limits = _limits(config)
         decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in config.models}
         worker = Worker(
             device,
@@ -68,7 +69,7 @@ def main() -> int:
             inlet,
             decoders,
             chunk_latents=config.chunk_latents,
-            limits=_limits(config),
+            limits=limits,
             send=channel.send,
         )
         worker.before_serving(
@@ -78,6 +79,7 @@ def main() -> int:
                 config.warm_up,
                 chunk_latents=config.chunk_latents,
                 slot_bytes=config.slot_bytes,
+                room_bytes=lambda: limits.device_total(device.free_bytes()),
             )
         )
         if plans is not None:

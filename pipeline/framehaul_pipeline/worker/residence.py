@@ -56,14 +56,17 @@ class Residence:
         self.tell()
 
     def admit(self, request: OpenSession, max_latents: int) -> str | None:
-        """Let a session with chunks of at most `max_latents` in; gives the reason if there is no room for it."""
+        """Let a session with chunks of at most `max_latents` in; gives the reason if there is no room for it.
+
+        Those that are to be repeated as another worker cut them may be longer.
+        """
         opening = request.opening
         decoder = self._decoders[opening.model]
         refusal = self.memory.admit(
             request.session,
             priority=opening.priority,
             state_bytes=decoder.state_bytes(opening.geometry),
-            workspace_bytes=decoder.workspace_bytes(opening.geometry, max_latents),
+            workspace_bytes=decoder.workspace_bytes(opening.geometry, max((max_latents, *opening.chunks))),
         )
         if refusal is None:
             self.places[request.session] = Place(decoder, opening)

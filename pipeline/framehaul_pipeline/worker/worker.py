@@ -44,6 +44,7 @@ from framehaul_pipeline.worker.held_slots import HeldSlots, Note
 from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, SettleJob
 from framehaul_pipeline.worker.launch import InFlight, Launcher
 from framehaul_pipeline.worker.residence import Residence
+from framehaul_pipeline.worker.warm_up import ChunkLengths
 
 MAX_IN_FLIGHT: Final = 2
 """One chunk on the compute stream while the one before it is copied."""
@@ -70,6 +71,7 @@ class Worker:
         self._ring = ring
         self._decoders = decoders
         self._chunk_latents = chunk_latents
+        self._warmed: ChunkLengths = {}
         self._send = send
         self._launcher = Launcher(device, ring, inlet, chunk_latents=chunk_latents)
         self._changed = threading.Condition()
@@ -85,8 +87,12 @@ class Worker:
         """When the newest completed chunk was."""
         self._stopping = False
 
-    def before_serving(self, work: Callable[[], None]) -> None:
-        """Run `work` where decoding runs; on the launch thread, before it takes jobs. Sessions get what is left."""
+    def before_serving(self, warm_up: Callable[[], ChunkLengths]) -> None:
+        """Warm up where decoding runs; on the launch thread, before it takes jobs. Sessions get what is left."""
+
+        def work() -> None:
+            self._warmed = warm_up()
+
         self._launcher.run_on_compute_stream(work)
         self._residence = self._share_out()
 
@@ -217,9 +223,15 @@ class Worker:
         spec = decoder.spec
         frame_bytes = opening.pixel_format.frame_bytes(*opening.geometry.frame_size(spec))
         max_latents = max_chunk_latents(
-            spec, frame_bytes=frame_bytes, slot_bytes=self._ring.slot_bytes, chunk_latents=self._chunk_latents
+            spec,
+            frame_bytes=frame_bytes,
+            slot_bytes=self._ring.slot_bytes,
+            chunk_latents=1
+            if opening.reproducible
+            else self._warmed.get((spec.name, opening.geometry), self._chunk_latents),
         )
-        refusal = self._residence.admit(request, max_latents)
+        while (refusal := self._residence.admit(request, max_latents)) is not None and max_latents > 1:
+            max_latents -= 1  # shorter chunks take less memory
         if refusal is not None:
             _log.info("session refused session=%d: %s", session, refusal)
             self._send(SessionFailed(session=session, reason=refusal, overloaded=True))

@@ -180,6 +180,7 @@ class Open(google.protobuf.message.Message):
     WINDOW_FRAMES_FIELD_NUMBER: builtins.int
     RESUME_FIELD_NUMBER: builtins.int
     START_FRAME_FIELD_NUMBER: builtins.int
+    REPRODUCIBLE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """empty: the server's default model"""
     dtype: Global___DataType.ValueType
@@ -198,6 +199,8 @@ class Open(google.protobuf.message.Message):
     """EXPLICIT: frames the client takes before its first Ack; 0: the server's choice"""
     start_frame: builtins.int
     """the first frame wanted; Opened.next_latent says where the latents begin then"""
+    reproducible: builtins.bool
+    """the same latents give the same bytes, whatever the load; unset: the server's rule"""
     @property
     def geometry(self) -> Global___LatentGeometry:
         """unset with synthetic latents"""
@@ -219,10 +222,14 @@ class Open(google.protobuf.message.Message):
         window_frames: builtins.int = ...,
         resume: Global___Resume | None = ...,
         start_frame: builtins.int = ...,
+        reproducible: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "geometry", b"geometry", "num_latents", b"num_latents", "resume", b"resume"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "dtype", b"dtype", "geometry", b"geometry", "max_message_bytes", b"max_message_bytes", "mode", b"mode", "model", b"model", "normalized", b"normalized", "num_latents", b"num_latents", "pixel_format", b"pixel_format", "priority", b"priority", "resume", b"resume", "start_frame", b"start_frame", "window_frames", b"window_frames"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "geometry", b"geometry", "num_latents", b"num_latents", "reproducible", b"reproducible", "resume", b"resume"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "dtype", b"dtype", "geometry", b"geometry", "max_message_bytes", b"max_message_bytes", "mode", b"mode", "model", b"model", "normalized", b"normalized", "num_latents", b"num_latents", "pixel_format", b"pixel_format", "priority", b"priority", "reproducible", b"reproducible", "resume", b"resume", "start_frame", b"start_frame", "window_frames", b"window_frames"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_num_latents", b"_num_latents"]) -> typing.Literal["num_latents"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reproducible", b"_reproducible"]) -> typing.Literal["reproducible"] | None: ...
 
 Global___Open: typing_extensions.TypeAlias = Open
 
@@ -375,6 +382,7 @@ class Opened(google.protobuf.message.Message):
     LOOKAHEAD_LATENTS_FIELD_NUMBER: builtins.int
     NEXT_LATENT_FIELD_NUMBER: builtins.int
     HISTORY_LATENTS_FIELD_NUMBER: builtins.int
+    REPRODUCIBLE_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
     """128 random bits; whoever knows them may resume the session"""
     model: builtins.str
@@ -398,6 +406,8 @@ class Opened(google.protobuf.message.Message):
     """the latent the server expects next"""
     history_latents: builtins.int
     """Latents before its own that a frame needs when a new session starts at it; unset: all of them."""
+    reproducible: builtins.bool
+    """chunks are cut by the latents' index alone, one latent each"""
     def __init__(
         self,
         *,
@@ -415,9 +425,10 @@ class Opened(google.protobuf.message.Message):
         lookahead_latents: builtins.int = ...,
         next_latent: builtins.int = ...,
         history_latents: builtins.int | None = ...,
+        reproducible: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "history_latents", b"history_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "reproducible", b"reproducible", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_history_latents", b"_history_latents"]) -> typing.Literal["history_latents"] | None: ...
 
 Global___Opened: typing_extensions.TypeAlias = Opened

@@ -40,6 +40,8 @@ class OpenRules:
     """The first is the default."""
     max_pixels: int
     allow_synthetic: bool
+    reproducible: bool = False
+    """Of sessions that don't say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,7 @@ def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
             normalized=message.normalized,
             pixel_format=pixel_format,
             priority=message.priority,
+            reproducible=message.reproducible if message.HasField("reproducible") else rules.reproducible,
         ),
         max_message_bytes=_max_message_bytes(message, pixel_format.frame_bytes(height, width)),
         explicit=explicit,

@@ -44,6 +44,7 @@ def opened(
             lookahead_latents=request.spec.lookahead_latents,
             next_latent=next_latent,
             history_latents=request.spec.history_latents,
+            reproducible=request.opening.reproducible,
         ),
         latents_until=latents_until,
     )

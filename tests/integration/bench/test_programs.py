@@ -62,10 +62,13 @@ def test_gpu(tmp_path: Path) -> None:
 
 def test_wan(tmp_path: Path) -> None:
     """The rivals that need no package and no compiler; the streams are those of `bench.gpu`."""
-    parts = ("decode", *SERVED)
+    parts = ("decode", *SERVED, "reproducible")
     sizes = ("--toy", "--device", "cpu", "--sizes", "32x32", "--rounds", "1", "--long-seconds", "0.5")
     chosen = ("--parts", *parts, "--contenders", "diffusers", "ours-1")
     _, figures = run(tmp_path, "bench.gpu_wan", "--out", str(tmp_path / "out"), *sizes, *chosen)
     assert set(figures) == {f"wan-{part}" for part in parts}
     assert set(figures["wan-decode"]["sizes"][0]) == {"diffusers", "ours-1"}, figures["wan-decode"]["failed"]
+    assert set(figures["wan-reproducible"]["reproducible"]) == {
+        f"{model}, {reproducible}" for model in ("wan2.1", "tiny") for reproducible in (False, True)
+    }
     assert set(figures["wan-long"]["samples"][0]) > {"device, allocated", "host, worker"}

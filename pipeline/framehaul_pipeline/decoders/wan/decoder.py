@@ -126,6 +126,10 @@ class CudaWanDecoder(WanDecoder):
         finally:
             torch.cuda.empty_cache()
 
+    def forget(self) -> None:
+        """Drop what was recorded; plans stay."""
+        self._graphs.forget()
+
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Decode `[T, C, h, w]` to frames `[F, 3, H, W]`, valid until the next step; the state is overwritten."""
@@ -137,6 +141,8 @@ class CudaWanDecoder(WanDecoder):
             return [self._engine.decode(inputs[0], first=first)]
 
         self._engine.set_state(histories)
+        # Reproducible sessions decode latents one by one.
+        self._convolutions.reproducible = len(latents) == 1
         if key in self._graphs:
             (frames,) = self._graphs.run(key, [latents])
         else:
@@ -161,7 +167,7 @@ def load_wan(model: Model, device: torch.device, plans: PlanTable | None) -> Dec
     assert model.path is not None
     wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
     tensors = read_tensors(Path(model.path), wanted, rename_wan, sha256=model.sha256)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    net.take({name: tensor.float() for name, tensor in tensors.items()})
     net.requires_grad_(False).eval()
     if device.type == "cuda":
         return CudaWanDecoder(model.spec, net, device, plans)

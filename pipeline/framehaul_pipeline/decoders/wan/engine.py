@@ -136,7 +136,7 @@ class WanEngine:
         _, taken = self._advance(pending, self._norm_out, history=True)
         taps = self._convolutions.run(taken, self._taps, 0)
         num_frames, height, width, _ = pending.shape
-        patch = self._config.patch_size
+        patch = self._config.pixels
         frames = taps.new_empty(num_frames, self._config.out_channels // patch**2, patch * height, patch * width)
         sum_taps(taps, self._out_bias, frames, patch)
         return frames

@@ -10,7 +10,7 @@ gives the same frames. Source of the structure: huggingface/diffusers 0.42,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, cast
 
 import torch
@@ -177,7 +177,7 @@ class MidBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From latents after `post_quant_conv` to pixels, 2x2 of them a position in Wan 2.2."""
+    """From latents after `post_quant_conv` to pixels; some models give several a position, column by column."""
 
     def __init__(self, config: WanConfig) -> None:
         """Build with fresh weights."""
@@ -222,6 +222,20 @@ class WanNet(nn.Module):
         self.post_quant_conv = nn.Conv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
 
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over weights: all that diffusers' class has for decoding, by its names.
+
+        Without patches, several pixels of a position come row by row, as `pixel_shuffle` takes them. They are put in
+        the order of patches here, so that nothing behind must know of two.
+        """
+        tensors = dict(tensors)
+        if self.config.patch_size == 1:
+            pixels = self.config.pixels
+            for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+                rows_first = tensors[name].unflatten(0, (-1, pixels, pixels))
+                tensors[name] = rows_first.transpose(1, 2).flatten(0, 2)
+        self.load_state_dict(tensors, strict=True, assign=True)
+
     def step(self, latents: Tensor, histories: Histories, *, first: bool) -> Tensor:
         """Decode a chunk.
 
@@ -239,7 +253,7 @@ class WanNet(nn.Module):
         for stage in decoder.stages:
             x = stage.step(x, histories, first=first)
         y = decoder.conv_out.step(F.silu(decoder.norm_out(x)), histories)
-        return unpatchify(y[0].transpose(0, 1), self.config.patch_size).clamp(-1.0, 1.0)
+        return unpatchify(y[0].transpose(0, 1), self.config.pixels).clamp(-1.0, 1.0)
 
 
 def duplicate(x: Tensor, channels_out: int, *, time: bool, first: bool) -> Tensor:

@@ -21,7 +21,7 @@ def test_every_option_has_its_place() -> None:
     options = stream(
         *("a.safetensors", "--out", "-", "--target", "h:1", "--connect-timeout", "2.5", "--model", "m"),
         *("--format", "rgb24", "--fps", "24000/1001", "--normalized", "--priority", "-7", "--tensor", "z"),
-        *("--codec", "libx265", "--crf", "20", "--preset", "slow", "--pix-fmt", "yuv444p"),
+        *("--codec", "libx265", "--crf", "20", "--preset", "slow", "--pix-fmt", "yuv444p", "--reproducible"),
     )
     assert options == Options(
         command="stream",
@@ -34,6 +34,7 @@ def test_every_option_has_its_place() -> None:
         normalized=True,
         format="rgb24",
         fps=Fraction(24000, 1001),
+        reproducible=True,
         priority=-7,
         codec="libx265",
         crf=20,

@@ -5,7 +5,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.opening import open_message, read_opened, restarted, resumed
 from framehaul_client.core.session_config import SessionConfig
-from framehaul_client.errors import ProtocolError
+from framehaul_client.errors import ProtocolError, Unsupported
 
 LATENTS = LatentFormat(LatentDtype.BFLOAT16, (16, 60, 104))
 
@@ -27,6 +27,7 @@ def test_the_request_says_what_was_asked_for() -> None:
         pixel_format=PixelFormat.YUV420P,
         num_latents=7,
         normalized=True,
+        reproducible=True,
         priority=-3,
         window_frames=9,
         max_message_bytes=5000,
@@ -43,6 +44,7 @@ def test_the_request_says_what_was_asked_for() -> None:
         mode=pb.MODE_EXPLICIT,
         window_frames=9,
         resume=pb.Resume(),
+        reproducible=True,
     )
 
 
@@ -58,11 +60,30 @@ def test_resuming_and_starting_again_repeat_what_was_asked_first() -> None:
     assert (again.resume.session_id, again.resume.next_frame) == (b"id", 5)
     again.resume.Clear()
     assert again == first
-    new = restarted(resumed(first, b"id", 5), 5, 3)
+    new = restarted(resumed(first, b"id", 5), 5, 3, reproducible=True)
     assert (new.start_frame, new.window_frames, new.resume) == (5, 3, pb.Resume())
     assert new.HasField("resume")
-    assert restarted(first, 5, 0).window_frames == 1
-    assert restarted(first, 5, 50).window_frames == 9
+    assert restarted(first, 5, 0, reproducible=False).window_frames == 1
+    assert restarted(first, 5, 50, reproducible=False).window_frames == 9
+
+
+def test_a_server_that_goes_on_cuts_chunks_as_the_first_one_did() -> None:
+    """Whatever each does by default: it is asked to, and one that can't isn't gone on with."""
+    first = open_message(SessionConfig(), LATENTS)
+    assert not first.HasField("reproducible")
+    for agreed in (False, True):
+        again = restarted(first, 5, 3, reproducible=agreed)
+        assert (again.HasField("reproducible"), again.reproducible) == (True, agreed)
+    answers = [read_opened(opened(reproducible=agreed), SessionConfig()) for agreed in (False, True, True)]
+    assert answers[0].agreed != answers[1].agreed == answers[2].agreed
+
+
+def test_a_server_that_doesnt_know_reproducible_sessions_is_not_taken_for_one_that_does() -> None:
+    """An older one passes over the wish; nobody minds who didn't ask."""
+    with pytest.raises(Unsupported, match="reproducible=True: this server is older"):
+        read_opened(opened(), SessionConfig(reproducible=True))
+    for wish in (None, False):
+        assert not read_opened(opened(), SessionConfig(reproducible=wish)).reproducible
 
 
 def test_an_unknown_number_of_latents_is_left_unset() -> None:

@@ -55,12 +55,12 @@ def test_tensors_of_another_prefix_are_left_alone(tmp_path: Path) -> None:
     [
         ({"net.conv.bias": torch.zeros(4).half()}, "", r"net\.conv\.bias of shape \[4\].*\[3\]"),
         ({"net.conv.bias": torch.zeros(3, dtype=torch.int16)}, "", "net.conv.bias of type I16"),
-        ({"net.conv.bias": torch.zeros(3, dtype=torch.float64)}, "", "net.conv.bias of type F64"),
+        ({"net.conv.bias": torch.zeros(3).to(torch.float8_e5m2)}, "", "net.conv.bias of type F8_E5M2"),
         ({"net.conv.bias": torch.tensor([0.0, torch.nan, 0.0])}, "", "net.conv.bias with NaN"),
         ({"net.extra": torch.zeros(1)}, "", "tensor net.extra"),
         ({}, "net.conv.bias", "no tensor net.conv.bias"),
     ],
-    ids=["shape", "integers", "float64", "nan", "unknown", "missing"],
+    ids=["shape", "integers", "float8", "nan", "unknown", "missing"],
 )
 def test_tensors_that_do_not_fit_are_refused(
     tmp_path: Path, changes: dict[str, Tensor], without: str, message: str

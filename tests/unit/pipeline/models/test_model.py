@@ -57,6 +57,15 @@ def test_the_vae_of_a_pipeline_is_found(tmp_path: Path) -> None:
     assert describe_model(f"w={vae}").path == str(vae)
 
 
+def test_a_file_beside_another_models_config_is_looked_at_alone(tmp_path: Path) -> None:
+    """Published folders have the transformer's config.json beside the VAE's file."""
+    path = saved(tmp_path / "wan", {"_class_name": "WanModel"})
+    with pytest.raises(InvalidInput, match=r"weights=tensors x: must be decoder\.\*, as in a Wan VAE"):
+        describe_model(f"w={path / FILE_NAME}")
+    with pytest.raises(InvalidInput, match="_class_name=WanModel"):
+        describe_model(f"w={path}")
+
+
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And ~ is the home folder, which shells leave alone behind a =."""
     path = saved(tmp_path / "vae", WAN)
@@ -102,7 +111,7 @@ def test_what_is_wrong_is_named_with_the_model_and_the_place(tmp_path: Path) -> 
             describe_model(f"w={path}")
     with pytest.raises(InvalidInput, match=r"model w=/nowhere: must be a folder with config\.json and weights"):
         describe_model("w=/nowhere")
-    with pytest.raises(InvalidInput, match=r"config\.json=No such file"):
+    with pytest.raises(InvalidInput, match=r"none: must be a folder with diffusion_pytorch_model"):
         describe_model(f"w={tmp_path}")
     path = saved(tmp_path / "cut", WAN)
     (path / FILE_NAME).write_bytes((path / FILE_NAME).read_bytes()[:-1])

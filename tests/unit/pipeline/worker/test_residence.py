@@ -21,6 +21,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.worker.warm_up import ChunkLengths
 from tests.support.fake_decoder import FakeDecoder, expected_levels
 from tests.unit.pipeline.worker.test_worker import Bench
 
@@ -260,8 +261,9 @@ def test_what_warm_up_leaves_is_shared_out() -> None:
     bench = Bench(device, MemoryLimits(page_bytes=1 << 20))
     assert used(bench).total_bytes == 90 << 20
 
-    def warm_up() -> None:
+    def warm_up() -> ChunkLengths:
         device.free = 50 << 20
+        return {}
 
     bench.worker.before_serving(warm_up)
     assert used(bench) == MemoryUsed(used_bytes=0, total_bytes=45 << 20, num_parked=0)

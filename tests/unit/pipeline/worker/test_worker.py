@@ -75,8 +75,8 @@ class Bench:
             device, self.ring, self.inlet, decoders, chunk_latents=2, limits=limits, send=self.sent.append
         )
 
-    def open(self, session: int, model: str = "fake", *, alone_until: int | None = None) -> None:
-        opening = fake_opening(model=model, alone_until=alone_until)
+    def open(self, session: int, model: str = "fake", **more: object) -> None:
+        opening = fake_opening(model=model, **more)
         self.worker.apply(OpenSession(session=session, opening=opening))
 
     def latent(self, session: int, slot: int, value: float) -> None:
@@ -103,6 +103,16 @@ def bench() -> Iterator[Bench]:
     bench = Bench(CpuDevice())
     yield bench
     bench.close()
+
+
+@pytest.mark.parametrize(("reproducible", "chunks"), [(True, [1, 1, 1]), (False, [1, 2])])
+def test_a_reproducible_sessions_chunks_have_a_latent_each(bench: Bench, reproducible: bool, chunks: list[int]) -> None:
+    """However many lie there; another session's have as many as the load gives."""
+    bench.open(1, reproducible=reproducible)
+    for slot in range(3):
+        bench.latent(1, slot, 1.0)
+    bench.run()
+    assert [message.chunks for message in bench.sent if isinstance(message, Published)] == [(size,) for size in chunks]
 
 
 def test_a_session_from_open_to_end(bench: Bench) -> None:

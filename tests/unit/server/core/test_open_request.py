@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -84,6 +86,17 @@ def test_every_field_is_taken_over() -> None:
 def test_a_wrong_field_is_named_with_its_value(changes: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
         check_open(opening(**changes), RULES)
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_the_server_decides_of_sessions_that_dont_say_whether_they_are_reproducible(by_default: bool) -> None:
+    """The others get what they asked for."""
+    rules = replace(RULES, reproducible=by_default)
+    found = [
+        check_open(opening(**said), rules).opening.reproducible
+        for said in ({}, {"reproducible": False}, {"reproducible": True})
+    ]
+    assert found == [by_default, False, True]
 
 
 def test_a_window_means_nothing_in_auto_mode() -> None:

@@ -58,7 +58,7 @@ async def test_an_auto_session_answers_opened_then_all_frames_then_done() -> Non
 
 @pytest.mark.asyncio
 async def test_opened_says_what_a_client_must_know() -> None:
-    first = request(open=opening(mode=pb.MODE_EXPLICIT, pixel_format=pb.PIXEL_FORMAT_YUV420P))
+    first = request(open=opening(mode=pb.MODE_EXPLICIT, pixel_format=pb.PIXEL_FORMAT_YUV420P, reproducible=True))
     async with running(first) as run:
         await run.connection.responded(1)
         header = run.connection.responses[0].header
@@ -75,6 +75,7 @@ async def test_opened_says_what_a_client_must_know() -> None:
             max_window_frames=4,
             first_frames=4,
             temporal_factor=4,
+            reproducible=True,
         )
         assert header.latents_until == BUDGET
 

@@ -112,7 +112,7 @@ def test_state_bytes_are_what_open_takes(name: str) -> None:
     assert wan.workspace_bytes(GEOMETRY, 4) > wan.workspace_bytes(GEOMETRY, 1) > 0
 
 
-@pytest.mark.parametrize("name", ["wan2.1", "wan2.2"])
+@pytest.mark.parametrize("name", ["wan2.1", "wan2.1-2x", "wan2.2"])
 def test_the_fused_form_equals_the_library(name: str) -> None:
     """What CUDA runs: its kernels in Triton's interpreter, in float32, with pairs of frames and without."""
     program = subprocess.run(
