@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
@@ -172,13 +173,8 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     try:
         path = _vae_folder(path)
         files = find_weights(path)
-        headers = {file: read_header(file) for file in files}
-        bare = bare_names(stored_name for header in headers.values() for stored_name in header)
-        for file, header in headers.items():
-            for stored_name, tensor in header.items():
-                if bare.get(stored_name, "").startswith(_DECODER):
-                    check_dtype(file, stored_name, tensor)
-        kind, config = _read_config(path, kinds) or (_WAN, infer_wan_config(ChainMap(*headers.values())))
+        header = _read_headers(files)
+        kind, config = _read_config(path, kinds) or (_WAN, infer_wan_config(header))
         assert kind.spec is not None, "it has class names"
         spec = kind.spec(name, config)
     except InvalidInput as error:
@@ -186,6 +182,18 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     if pinned and len(files) > 1:
         raise InvalidInput(f"model {name} sha256", sha256, f"left out for weights in {len(files)} files")
     return kind.model(spec, path=str(path), sha256=sha256 or None, config=msgspec.to_builtins(config))
+
+
+def _read_headers(files: tuple[Path, ...]) -> Mapping[str, StoredTensor]:
+    """All tensors of a model by their stored names; of the decoder's also the types are checked."""
+    headers = {file: read_header(file) for file in files}
+    together = ChainMap(*headers.values())
+    bare = bare_names(together)
+    for file, header in headers.items():
+        for name, tensor in header.items():
+            if bare.get(name, "").startswith(_DECODER):
+                check_dtype(file, name, tensor)
+    return together
 
 
 def _vae_folder(path: Path) -> Path:

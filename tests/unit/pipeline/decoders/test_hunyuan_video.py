@@ -136,8 +136,11 @@ def test_warming_up_decodes_a_whole_tile(loaded: Loaded, caplog: pytest.LogCaptu
     """Latents come until there are frames: what fills a tile costs nothing to warm up."""
     _, decoder = loaded
     with caplog.at_level("INFO"):
-        warm_up([decoder], torch.device("cpu"), [(24, 16)], chunk_latents=2, slot_bytes=1 << 20)
-    assert "size=24x16 chunks=1,1,1,1,1,1,1,1,2,1 " in caplog.text
+        found = warm_up(
+            [decoder], torch.device("cpu"), [(24, 16)], chunk_latents=2, slot_bytes=1 << 20, room_bytes=lambda: None
+        )
+    assert "size=24x16 chunks=1,1,1,1,1,2,1,1,1,1 " in caplog.text
+    assert found == {("hunyuan", GEOMETRY): 2}
 
 
 def test_state_is_what_the_specification_says(loaded: Loaded) -> None:

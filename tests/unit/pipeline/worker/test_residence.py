@@ -15,6 +15,7 @@ from framehaul_pipeline.link.messages import (
     CloseSession,
     EndOfLatents,
     MemoryUsed,
+    OpenSession,
     Published,
     SessionEnded,
     SessionFailed,
@@ -22,7 +23,7 @@ from framehaul_pipeline.link.messages import (
 from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.warm_up import ChunkLengths
-from tests.support.fake_decoder import FakeDecoder, expected_levels
+from tests.support.fake_decoder import FakeDecoder, expected_levels, fake_opening
 from tests.unit.pipeline.worker.test_worker import Bench
 
 STATE_BYTES = 8
@@ -108,6 +109,41 @@ def test_a_session_that_does_not_fit_is_refused_before_anything_is_allocated() -
     assert failed.overloaded
     assert "a session of this size needs" in failed.reason
     assert "0 sessions use 0.00 GiB of 0.00 GiB" in failed.reason
+    bench.close()
+
+
+class Spacious(FakeDecoder):
+    """Takes as much memory for each latent of a chunk as for a state."""
+
+    def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
+        return num_latents * STATE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("pages", "warmed", "repeated", "longest"),
+    [
+        pytest.param(3, 2, (), 2, id="room for two latents together"),
+        pytest.param(3, 1, (), 1, id="warming up found one to be as fast"),
+        pytest.param(2, 2, (), 1, id="room for one"),
+        pytest.param(1, 2, (), None, id="room for none"),
+        pytest.param(2, 1, (2,), None, id="room for one, and two are to be repeated together"),
+    ],
+)
+def test_chunks_are_as_long_as_warming_up_found_and_as_there_is_room_for(
+    pages: int, warmed: int, repeated: tuple[int, ...], longest: int | None
+) -> None:
+    """A session is refused only where there is no room for the shortest ones, or for those it must repeat."""
+    limits = MemoryLimits(device_bytes=pages * STATE_BYTES, page_bytes=STATE_BYTES)
+    bench = Bench(CpuDevice(), limits, spacious=Spacious())
+    opening = fake_opening(model="spacious", chunks=repeated)
+    bench.worker.before_serving(lambda: {("fake", opening.geometry): warmed})
+    bench.worker.apply(OpenSession(session=1, opening=opening))
+    for slot in range(3):
+        bench.latent(1, slot, 1)
+    bench.run()
+    chunks = [message.chunks[-1] for message in bench.sent if isinstance(message, Published)]
+    assert chunks == {None: [], 1: [1, 1, 1], 2: [1, 2]}[longest]
+    assert any(isinstance(message, SessionFailed) for message in bench.sent) is (longest is None)
     bench.close()
 
 
