@@ -272,11 +272,13 @@ class CrowdedWorker(SimulatedWorker):
     """Several sessions from the start, which all run for a while between two other events."""
 
     @initialize(
-        crowd=st.lists(st.tuples(st.integers(0, 1), st.none() | st.integers(0, 5)), min_size=3, max_size=4),
+        crowd=st.lists(
+            st.tuples(st.integers(0, 1), st.none() | st.integers(0, 5), st.booleans()), min_size=3, max_size=4
+        ),
     )
-    def come(self, crowd: list[tuple[int, int | None]]) -> None:
-        for priority, alone_until in crowd:
-            self.open(priority, alone_until)
+    def come(self, crowd: list[tuple[int, int | None, bool]]) -> None:
+        for priority, alone_until, reproducible in crowd:
+            self.open(priority, alone_until, reproducible)
 
     @rule(seed=st.integers(0, 1 << 30), num_steps=st.integers(1, 60))
     def all_run(self, seed: int, num_steps: int) -> None:

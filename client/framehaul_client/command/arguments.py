@@ -168,8 +168,8 @@ class Options:
     )
     reproducible: bool | None = _option(
         action=argparse.BooleanOptionalAction,
-        help="the same latents give the same bytes on servers of one version and one kind of device, whatever else they "
-        "do; takes longer with some decoders (default: the server's)",
+        help="the same latents give the same bytes on servers of one version and one kind of device, whatever else "
+        "they do; takes longer with some decoders (default: the server's)",
     )
     priority: int = _option(
         default=0,
