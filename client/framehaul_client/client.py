@@ -52,6 +52,9 @@ class FrameClient:
     async with FrameClient("127.0.0.1:50051") as client, client.session(latents) as session:
         async for frame in session:
             ...
+
+    A process must not fork while it is open: gRPC's threads crash the child. Start others with multiprocessing's
+    "spawn", as data loaders can too.
     """
 
     def __init__(
