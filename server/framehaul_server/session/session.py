@@ -42,10 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class SessionState(Enum):
-    """Where a session stands with its connections.
-
-    While one serves it, its latents and frames tell STREAMING, FINISHING and PARTING of docs/protocol.md apart.
-    """
+    """Where a session stands with its connections, in the words of docs/protocol.md, "States"."""
 
     START = "start"
     """Checked, and nothing more."""
