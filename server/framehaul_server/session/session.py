@@ -132,6 +132,7 @@ class Session:
         detached = error is not None and is_loss(error) and known and self._resumable
         if detached:
             self._become(SessionState.DETACHED)
+            self._allow()
         else:
             self.close()
         return Outcome(detached=detached, error=error)
@@ -316,12 +317,19 @@ class Session:
         self.fail(ClientStalled(f"no frame was taken and no latent sent for {timeout_s:g} s"))
 
     def _allow(self) -> None:
-        self._decoding.allow(self._num_allowed())
+        self._decoding.allow(self._num_allowed(), num_wanted=self._num_wanted())
 
     def _num_allowed(self) -> int:
-        return allowed_latents(
-            self.request.spec, self._frames_out.window.frames_until, self._latents_in.input.num_latents
-        )
+        return self._latents_until(self._frames_out.window.frames_until)
+
+    def _num_wanted(self) -> int:
+        if self._state is SessionState.DETACHED:
+            return 0  # nobody is there to wait
+        chunk_frames = self.request.spec.most_frames(self._rules.chunk_latents)
+        return self._latents_until(self._frames_out.window.wanted_until(chunk_frames))
+
+    def _latents_until(self, frame: int) -> int:
+        return allowed_latents(self.request.spec, frame, self._latents_in.input.num_latents)
 
     def _describe(self, record: SessionRecord) -> None:
         height, width = self.request.frame_size

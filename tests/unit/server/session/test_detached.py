@@ -95,6 +95,17 @@ async def test_a_session_decodes_on_without_a_connection_and_stops_at_its_window
 
 
 @pytest.mark.asyncio
+async def test_while_the_client_is_away_nobody_waits_for_frames() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack(window_frames=8)))
+        there = server.worker.handles[0].num_wanted
+        await leave(task)
+        away = server.worker.handles[0].num_wanted
+        await server.resume(opened(context).session_id)
+        assert (there, away, server.worker.handles[0].num_wanted) == (4, 0, 4)
+
+
+@pytest.mark.asyncio
 async def test_done_is_sent_again_to_a_client_that_may_not_have_it() -> None:
     async with serving() as server:
         context, task = await server.connect(
