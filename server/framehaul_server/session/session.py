@@ -137,18 +137,22 @@ class Session:
             self.close()
         return Outcome(detached=detached, error=error)
 
-    def resume(self, first: Request, record: SessionRecord) -> None:
-        """Get ready to be `run` on a new connection, whose first request is `first`; the old one is fenced.
+    def check_resume(self, asked: pb.Open) -> None:
+        """Refuse to be resumed so; the connection that serves the session doesn't notice.
 
         Raises:
             OutOfOrder: the session was opened with other values.
             InvalidInput: the client can't have exactly the frames it says it has.
         """
         given = pb.Open()
-        given.CopyFrom(first.header.open)
+        given.CopyFrom(asked)
         given.resume.CopyFrom(self._open_message.resume)
         if given != self._open_message:
             raise OutOfOrder("open: the session to be resumed was opened with other values")
+        self._frames_out.check_rewind(asked.resume.next_frame)
+
+    def resume(self, first: Request, record: SessionRecord) -> None:
+        """Get ready to be `run` on a new connection, whose first request was checked; the old one is fenced."""
         self._frames_out.rewind(first.header.open.resume.next_frame)
         self._frames_out.record = self._record = record
         self._describe(record)
