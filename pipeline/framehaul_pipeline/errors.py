@@ -80,4 +80,8 @@ class WorkersKilled(PipelineError):
 
 
 class DataLoss(PipelineError):
-    """Bytes differ from what their checksum or a replay says."""
+    """Bytes differ from what their checksum says."""
+
+
+class ReplayDiffers(DataLoss):
+    """Frames that were decoded again differ from those of the first time."""

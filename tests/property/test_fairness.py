@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from framehaul_pipeline.link.messages import DeviceTime
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot, Scheduler
 from framehaul_pipeline.scheduling.feeder import Feed, Feeder
+from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
 from tests.support.fake_decoder import FAKE_SPEC, fake_opening
 
 CHUNK_LATENTS = 4
@@ -44,6 +45,10 @@ class Farm:
     clip_latents: int = 1 << 40
     """Then a session ends; its tenant's next one comes while its last two chunks wait."""
     paused: set[str] = field(default_factory=set)
+    windows: dict[int, FrameWindow] = field(default_factory=dict)
+    """Of sessions whose clients read as the test says; the others' are without end."""
+    published: Counter[int] = field(default_factory=Counter)
+    """Frames of each session that its client may take."""
     used_ns: Counter[str] = field(default_factory=Counter)
     picked: list[int] = field(default_factory=list)
 
@@ -57,12 +62,12 @@ class Farm:
         self.weights: dict[str, float] = {}
         self.num_sessions = 0
 
-    def open(self, tenant: str, *, weight: float = 1.0, priority: int = 0) -> None:
+    def open(self, tenant: str, *, weight: float = 1.0, priority: int = 0, window_frames: int | None = None) -> int:
         self.num_sessions += 1
         self.weights[tenant] = weight
         opening = fake_opening(priority=priority, tenant=tenant, weight=weight)
         feed = self.feeder.add_session(self.num_sessions, opening)
-        feed.num_allowed = 1 << 40
+        feed.num_allowed = 1 << 40 if window_frames is None else 0
         self.live[self.num_sessions] = feed
         self.scheduler.add_session(
             self.num_sessions,
@@ -72,6 +77,27 @@ class Farm:
             max_latents=CHUNK_LATENTS,
             max_frames=1 << 40,
         )
+        if window_frames is not None:
+            limits = WindowLimits(min_frames=SPEC.most_frames(1), max_frames=window_frames)
+            self.windows[self.num_sessions] = FrameWindow(limits, initial_frames=None)
+            self.take(self.num_sessions, 0)
+        return self.num_sessions
+
+    def take(self, session: int, num_frames: int | None = None) -> int:
+        """The client takes as many of its frames as are there, or fewer; gives how many."""
+        window = self.windows[session]
+        there = self.published[session] - window.num_taken
+        num_taken = there if num_frames is None else min(there, num_frames)
+        window.take(num_taken)
+        allowed = allowed_latents(SPEC, window.frames_until, None)
+        wanted = allowed_latents(SPEC, window.wanted_until(SPEC.most_frames(CHUNK_LATENTS)), None)
+        wanted_until = self.feeder.allow(session, allowed, wanted)
+        if wanted_until is not None:
+            self.scheduler.want(session, wanted_until)
+        return num_taken
+
+    def unread(self, session: int) -> int:
+        return self.published[session] - self.windows[session].num_taken
 
     def step(self) -> None:
         """Feed what fits, launch what may, complete one chunk, and launch again before more latents can come."""
@@ -83,11 +109,13 @@ class Farm:
         while (ended := self.feeder.next_end()) is not None:
             self.scheduler.end(ended)
         self._launch()
-        chunk = self.in_flight.popleft()
-        device_ns = max(1, len(chunk.latents)) * self.latent_ns[chunk.tenant]
-        self.used_ns[chunk.tenant] += device_ns
-        self.untold.append((chunk, self.scheduler.charge(chunk, device_ns)))
-        if len(self.untold) > self.delay:
+        is_idle = not self.in_flight
+        if self.in_flight:
+            chunk = self.in_flight.popleft()
+            device_ns = max(1, len(chunk.latents)) * self.latent_ns[chunk.tenant]
+            self.used_ns[chunk.tenant] += device_ns
+            self.untold.append((chunk, self.scheduler.charge(chunk, device_ns)))
+        if self.untold and (is_idle or len(self.untold) > self.delay):
             self._tell(*self.untold.popleft())
         self._launch()
 
@@ -103,6 +131,7 @@ class Farm:
 
     def _tell(self, chunk: Chunk, charged: DeviceTime) -> None:
         self.feeder.charge(charged)
+        self.published[chunk.session] += chunk.num_frames
         self.free += len(chunk.latents)
         for _ in chunk.latents:
             self.feeder.returned(chunk.session)
@@ -268,3 +297,83 @@ def test_priority_comes_before_shares() -> None:
     for _ in range(20):
         farm.step()
     assert set(farm.picked[before:]) == {3}
+
+
+CHUNK_FRAMES = CHUNK_LATENTS * SPEC.temporal_factor
+WINDOW_FRAMES = 12 * CHUNK_FRAMES
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), RULES, st.integers(0, 2), st.integers(0, 200))
+def test_who_does_not_read_holds_up_nobody_who_does(num_idle: int, rule: object, delay: int, head_start: int) -> None:
+    """One chunk for each, and what is on the device, come before a later session's frames; then that has every turn."""
+    farm = Farm({"a": 1}, rule, delay=delay)
+    idle = [farm.open("a", window_frames=WINDOW_FRAMES) for _ in range(num_idle)]
+    for _ in range(head_start):
+        farm.step()
+    before = farm.published.copy()
+    reader = farm.open("a", window_frames=WINDOW_FRAMES)
+    while not farm.published[reader]:
+        farm.step()
+    more = sum(max(0, farm.published[session] - max(before[session], CHUNK_FRAMES)) for session in idle)
+    assert more <= (MAX_IN_FLIGHT + 1 + delay) * CHUNK_FRAMES
+    while farm.picked.count(reader) < 10:
+        farm.take(reader)
+        farm.step()
+    settled = len(farm.picked)
+    for _ in range(20):
+        farm.take(reader)
+        farm.step()
+    assert set(farm.picked[settled:]) == {reader}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 50))
+def test_who_does_not_read_is_decoded_for_while_nobody_else_wants_the_device(num_idle: int, cost: int) -> None:
+    """To the end of the windows, and the device is never idle before."""
+    farm = Farm({"a": cost})
+    for _ in range(num_idle):
+        farm.open("a", window_frames=WINDOW_FRAMES)
+    farm.step()
+    while farm.in_flight:
+        farm.step()
+    fitting = SPEC.num_frames(allowed_latents(SPEC, WINDOW_FRAMES, None))
+    assert all(farm.published[session] == fitting for session in farm.live)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    num_idle=st.integers(0, 40),
+    delay=st.integers(0, 2),
+    pauses=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6),
+)
+def test_a_reader_that_comes_and_goes_has_no_gaps(num_idle: int, delay: int, pauses: list[tuple[int, int]]) -> None:
+    """It plays at three quarters of the device's speed, once it has read a few chunks as they came."""
+    farm = Farm({"a": 1}, delay=delay)
+    for _ in range(num_idle):
+        farm.open("a", window_frames=WINDOW_FRAMES)
+    reader = farm.open("a", window_frames=WINDOW_FRAMES)
+    frames_a_step = 3 * CHUNK_FRAMES // 4
+    while farm.published[reader] < 5 * CHUNK_FRAMES or farm.unread(reader) < CHUNK_FRAMES:
+        if farm.published[reader] < 5 * CHUNK_FRAMES:
+            farm.take(reader)
+        farm.step()
+    for num_away, num_there in pauses:
+        for _ in range(num_away):
+            farm.step()
+        for _ in range(num_there):
+            assert farm.take(reader, frames_a_step) == frames_a_step
+            farm.step()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 16), st.integers(0, 2))
+def test_of_those_who_read_the_earliest_has_its_turns(num_sessions: int, delay: int) -> None:
+    """Others' chunks come while it has nothing to decode."""
+    farm = Farm({"a": 1}, delay=delay)
+    sessions = [farm.open("a", window_frames=WINDOW_FRAMES) for _ in range(num_sessions)]
+    for _ in range(100):
+        farm.step()
+        for session in sessions:
+            farm.take(session)
+    assert farm.picked.count(1) >= 85

@@ -129,6 +129,7 @@ class FakeHandle:
         self.pushed: list[bytes] = []
         self.num_fed = opening.first_latent
         self.num_allowed = 0
+        self.num_wanted = 0
         self.num_published = spec.num_frames(opening.first_latent)
         self.num_pushed_most = 0
         self.ended = False
@@ -145,7 +146,8 @@ class FakeHandle:
         self.num_pushed_most = max(self.num_pushed_most, len(self.waiting))
         self._wake()
 
-    def allow(self, num_latents: int) -> None:
+    def allow(self, num_latents: int, *, num_wanted: int) -> None:
+        self.num_wanted = num_wanted
         self.num_allowed = max(self.num_allowed, num_latents)
         self._wake()
 

@@ -64,7 +64,7 @@ class WorkerSession:
     def send_latent(self, latent: memoryview) -> None:
         self.latents.append(latent[0])
 
-    def allow(self, num_latents: int) -> None:
+    def allow(self, num_latents: int, *, num_wanted: int) -> None:
         self.num_allowed = max(self.num_allowed, num_latents)
 
     def end_latents(self) -> None:
@@ -154,7 +154,7 @@ class ServerSession:
 
     def allow(self) -> None:
         num_latents = self.next_latent if self.ended else None
-        self.decoding.allow(allowed_latents(self.request.spec, self.window.frames_until, num_latents))
+        self.decoding.allow(allowed_latents(self.request.spec, self.window.frames_until, num_latents), num_wanted=0)
 
     def on_fed(self, num_fed: int) -> None:
         self.grant.fed(num_fed)

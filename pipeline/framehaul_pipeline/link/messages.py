@@ -67,6 +67,13 @@ class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     generation: int
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A client waits for its session's chunks that begin below this latent, or soon will; for the order of service."""
+
+    session: int
+    until_latent: int
+
+
 class EndOfLatents(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The session has had its last latent."""
 
@@ -206,7 +213,18 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """None: nothing is on the device."""
 
 
-ToWorker = Configure | OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Begin | Probe | Shutdown
+ToWorker = (
+    Configure
+    | OpenSession
+    | LatentReady
+    | Wanted
+    | EndOfLatents
+    | CloseSession
+    | SlotReturned
+    | Begin
+    | Probe
+    | Shutdown
+)
 ToServer = Ready | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
 
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -1,8 +1,8 @@
 """Which session's chunk is decoded next: pure, run by the worker under its lock.
 
-Order: priority, then tenants by their shares of the device (`shares`), then arrival, so that a tenant's earlier
-requests finish first. A session runs while it has latents; when it waits, the next one fills the gap; a higher priority
-takes over at a chunk boundary.
+Order: priority, then tenants by their shares of the device (`shares`), then those whose clients wait for frames before
+those whose clients don't, then arrival, so that a tenant's earlier requests finish first. A session runs while it has
+latents; when it waits, the next one fills the gap; a higher priority takes over at a chunk boundary.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class _Session:
     num_frames: int = field(init=False)
     """Frames of the clip below this one are out."""
     ended: bool = False
+    wanted_until: int = 0
+    """The client waits for the chunks that begin below this latent, or soon will."""
 
     def __post_init__(self) -> None:
         self.planned = deque(self.opening.chunks)
@@ -81,6 +83,11 @@ class _Session:
     def order(self) -> tuple[int, int]:
         """Sorts a tenant's sessions: what is smaller is served first."""
         return -self.opening.priority, self.number
+
+    @property
+    def ahead(self) -> bool:
+        """The next chunk's frames would wait for the client, and not the client for them."""
+        return bool(self.waiting) and self.num_decoded >= self.wanted_until
 
     def next_size(self) -> int:
         if not self.waiting:
@@ -144,6 +151,12 @@ class Scheduler:
         state.waiting.append(latent)
         return True
 
+    def want(self, session: int, until_latent: int) -> None:
+        """The client waits for the chunks that begin below this latent, or soon will; a closed session is fine."""
+        state = self._sessions.get(session)
+        if state is not None:
+            state.wanted_until = until_latent
+
     def end(self, session: int) -> None:
         """No more latents will come; a closed session is fine."""
         state = self._sessions.get(session)
@@ -192,13 +205,12 @@ class Scheduler:
         return None
 
     def _in_order(self) -> Iterable[tuple[int, _Session]]:
-        if self._shares.num_tenants <= 1:
-            return self._sessions.items()
         shares = self._shares
 
-        def order(item: tuple[int, _Session]) -> tuple[int, float, int]:
-            rank, arrival = item[1].order
-            return rank, shares.order(item[1].opening.tenant), arrival
+        def order(item: tuple[int, _Session]) -> tuple[int, float, bool, int]:
+            state = item[1]
+            rank, arrival = state.order
+            return rank, shares.order(state.opening.tenant), state.ahead, arrival
 
         return sorted(self._sessions.items(), key=order)
 

@@ -30,6 +30,8 @@ class Feed:
     """Of each; known once one went."""
     num_allowed: int = 0
     """The frames of latents below this one fit the session's window."""
+    num_wanted: int = 0
+    """The client waits for the frames of latents below this one, or soon will."""
     ended: bool = False
     end_fed: bool = False
 
@@ -42,6 +44,11 @@ class Feed:
     def has_latent(self) -> bool:
         """A latent waits and may go."""
         return bool(self.waiting) and self.num_fed < self.num_allowed
+
+    @property
+    def ahead(self) -> bool:
+        """The next latent's frames would wait for the client, and not the client for them."""
+        return self.num_fed >= self.num_wanted
 
     @property
     def has_end(self) -> bool:
@@ -63,9 +70,9 @@ class Feeder:
     """All sessions' feeds, in the order of service.
 
     That is priority, then tenants by their shares of the device (`shares`), where latents in the inlet count as if
-    they were decoded already, then arrival. So the inlet holds what is to be decoded next, and every tenant is found
-    there when its turn comes, however many there are. A chunk that was begun is filled up first, so that parts of many
-    don't keep each other out.
+    they were decoded already, then those whose clients wait for frames, then arrival. So the inlet holds what is to be
+    decoded next, and every tenant is found there when its turn comes, however many there are. A chunk that was begun
+    is filled up first, so that parts of many don't keep each other out.
 
     A session has at most half of the inlet, three chunks or more: one decodes, one is ready to follow it, and one
     waits, so that a tenant's only session can have every turn. The last chunk's slots are for tenants with less than a
@@ -102,11 +109,23 @@ class Feeder:
         if feed is not None:
             feed.waiting.append(latent)
 
-    def allow(self, session: int, num_latents: int) -> None:
-        """Let a session's latents below this one go, and no fewer than before; an unknown session is fine."""
+    def allow(self, session: int, num_latents: int, num_wanted: int) -> int | None:
+        """Let a session's latents below this one go, and no fewer than before; an unknown session is fine.
+
+        Args:
+            session: its number.
+            num_latents: the frames of those below fit the session's window.
+            num_wanted: the client waits for the frames of those below, or soon will.
+
+        Returns:
+            The latent below which chunks are wanted that begin there; None if that is what it was.
+        """
         feed = self._feeds.get(session)
-        if feed is not None:
-            feed.num_allowed = max(feed.num_allowed, num_latents)
+        if feed is None:
+            return None
+        feed.num_allowed = max(feed.num_allowed, num_latents)
+        known, feed.num_wanted = feed.num_wanted, num_wanted
+        return None if known == num_wanted else num_wanted - self._chunk + 1
 
     def end(self, session: int) -> None:
         """No more latents come for a session; an unknown one is fine."""
@@ -151,11 +170,13 @@ class Feeder:
         turn, self._turn = self._turn, None
         if turn is not None and self._is_able(turn):
             return turn
-        self._num_left = self._chunk
         able = [feed for feed in self._feeds.values() if self._is_able(feed)]
-        if not able or self._shares.num_tenants <= 1:
-            return able[0] if able else None
+        if not able:
+            return None
         feed = min(able, key=self._order)
+        self._num_left = self._chunk
+        if self._shares.num_tenants <= 1:
+            return feed
         # Three chunks keep the device busy. More are for whose turn it is: another tenant's, which may have nothing to
         # send just now, needs the room then.
         if stuck or self._held[feed.group] < 3 * self._chunk:
@@ -165,9 +186,9 @@ class Feeder:
     def _is_able(self, feed: Feed) -> bool:
         return feed.has_latent and feed.num_in_inlet < self._per_session
 
-    def _order(self, feed: Feed) -> tuple[int, float, int]:
+    def _order(self, feed: Feed) -> tuple[int, float, bool, int]:
         rank, arrival = feed.order
-        return rank, self._shares.order(feed.tenant), arrival
+        return rank, self._shares.order(feed.tenant), feed.ahead, arrival
 
     def _hold(self, feed: Feed, num_slots: int) -> None:
         feed.num_in_inlet += num_slots

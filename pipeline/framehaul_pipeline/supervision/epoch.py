@@ -36,6 +36,7 @@ from framehaul_pipeline.link.messages import (
     Shutdown,
     SlotReturned,
     ToServer,
+    Wanted,
 )
 from framehaul_pipeline.rings.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotError
@@ -83,10 +84,12 @@ class WorkerSession:
         self.epoch.feeder.enqueue(self.number, latent)
         self.epoch.feed()
 
-    def allow(self, num_latents: int) -> None:
-        """Let the latents below this one be decoded, whose frames fit the session's window; never fewer than before."""
-        self.epoch.feeder.allow(self.number, num_latents)
-        self.epoch.feed()
+    def allow(self, num_latents: int, *, num_wanted: int = 0) -> None:
+        """Let the latents below this one be decoded, whose frames fit the session's window; never fewer than before.
+
+        The client waits for the frames of those below `num_wanted`, or soon will: they come before others' that don't.
+        """
+        self.epoch.allow(self.number, num_latents, num_wanted)
 
     def end_latents(self) -> None:
         """No more latents come; `on_ended` follows when the last frames are out."""
@@ -201,6 +204,13 @@ class Epoch:
         """Drop a session; twice is fine."""
         if self._forget(number) is not None:
             self._channel.send(CloseSession(session=number))
+
+    def allow(self, number: int, num_latents: int, num_wanted: int) -> None:
+        """Move a session's limits; one that was dropped is fine."""
+        wanted_until = self.feeder.allow(number, num_latents, num_wanted)
+        if wanted_until is not None:
+            self._channel.send(Wanted(session=number, until_latent=wanted_until))
+        self.feed()
 
     def feed(self) -> None:
         """Put the latents into the inlet that may go there now."""

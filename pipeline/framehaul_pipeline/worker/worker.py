@@ -34,6 +34,7 @@ from framehaul_pipeline.link.messages import (
     SessionFailed,
     SlotReturned,
     ToServer,
+    Wanted,
 )
 from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.scheduling.chunks import InletSlot, Scheduler, max_chunk_latents
@@ -98,7 +99,9 @@ class Worker:
 
     # Control thread
 
-    def apply(self, message: OpenSession | LatentReady | EndOfLatents | CloseSession | SlotReturned | Probe) -> None:
+    def apply(
+        self, message: OpenSession | LatentReady | Wanted | EndOfLatents | CloseSession | SlotReturned | Probe
+    ) -> None:
         """Apply one message of the server.
 
         Raises:
@@ -113,6 +116,8 @@ class Worker:
                     latent = InletSlot(message.slot, message.generation)
                     if not self._scheduler.add_latent(message.session, latent):
                         self._return_inlet([latent])
+                case Wanted():
+                    self._scheduler.want(message.session, message.until_latent)
                 case EndOfLatents():
                     self._scheduler.end(message.session)
                 case CloseSession():

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from framehaul_pipeline.errors import DataLoss
+from framehaul_pipeline.errors import ReplayDiffers
 from framehaul_pipeline.link.messages import Published
 from framehaul_pipeline.spec import DecoderSpec
 
@@ -65,7 +65,7 @@ class Journal:
         """Note a published chunk, or compare it with what was noted when it was published first.
 
         Raises:
-            DataLoss: frames differ from those of the first time.
+            ReplayDiffers: frames differ from those of the first time.
         """
         if not self._whole:
             return
@@ -95,7 +95,7 @@ class Journal:
             history is not None and known.first_latent >= self._replay_from + history
         )
         if settled and (known.first_frame, known.crc32c) != (again.first_frame, again.crc32c):
-            raise DataLoss(
+            raise ReplayDiffers(
                 f"frames {again.first_frame}..{again.next_frame - 1}: decoded again after a worker's death, they "
                 "differ from the first time"
             )

@@ -42,11 +42,8 @@ class Retention:
         while self._kept and self._kept[0].num_frames and _end(self._kept[0]) <= next_frame:
             self._kept.popleft()
 
-    def rewind(self, next_frame: int) -> list[Outgoing]:
-        """Start over for a client that has every frame below `next_frame` and nothing else.
-
-        Returns:
-            What must be sent again, in order; it is no longer kept.
+    def check(self, next_frame: int) -> None:
+        """Refuse what `rewind` would refuse.
 
         Raises:
             InvalidInput: the client said before that it has more, or was never sent that much.
@@ -57,6 +54,17 @@ class Retention:
                 next_frame,
                 f"{self._floor}..{self.num_sent}: no less than was acknowledged, no more than was sent",
             )
+
+    def rewind(self, next_frame: int) -> list[Outgoing]:
+        """Start over for a client that has every frame below `next_frame` and nothing else.
+
+        Returns:
+            What must be sent again, in order; it is no longer kept.
+
+        Raises:
+            InvalidInput: see `check`.
+        """
+        self.check(next_frame)
         self.acknowledge(next_frame)
         again = list(self._kept)
         if again and again[0].num_frames and again[0].first_frame < next_frame:

@@ -1,14 +1,18 @@
 """How many frames a client still accepts, and which latents may be decoded for them.
 
-Pure; lives in the server, which alone knows what a client took. The worker hears only `allowed_latents`.
+Pure; lives in the server, which alone knows what a client took. The worker hears which latents' frames are wanted soon.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.spec import DecoderSpec
+
+_MOST_CHUNKS: Final = 5
+"""Two are on the device, one is ready to follow them, and two are on their way to a client that reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +40,12 @@ class WindowLimits:
 class FrameWindow:
     """The frames a client has taken and will take: frames below `frames_until` may be published."""
 
-    __slots__ = ("_limits", "frames_until", "num_taken")
+    __slots__ = ("_first_frame", "_limits", "frames_until", "num_taken")
 
     def __init__(self, limits: WindowLimits, *, initial_frames: int | None, first_frame: int = 0) -> None:
         """Open a window of `initial_frames`, brought into `limits`, at `first_frame`; None: as wide as may be."""
         self._limits = limits
+        self._first_frame = first_frame
         self.num_taken = first_frame
         width = limits.max_frames if initial_frames is None else limits.clamp(initial_frames)
         self.frames_until = first_frame + width
@@ -59,6 +64,14 @@ class FrameWindow:
         if next_frame >= self.num_taken:
             self.num_taken = next_frame
             self.frames_until = max(self.frames_until, next_frame + self._limits.clamp(window_frames))
+
+    def wanted_until(self, chunk_frames: int) -> int:
+        """The client waits for the frames below this one, or soon will.
+
+        It is believed to want a chunk and as much more as it has taken, up to what keeps its stream without gaps.
+        """
+        believed = chunk_frames + self.num_taken - self._first_frame
+        return self.num_taken + min(believed, _MOST_CHUNKS * chunk_frames)
 
     def take(self, num_frames: int) -> None:
         """Count frames that an AUTO client took, by the transport's flow control."""

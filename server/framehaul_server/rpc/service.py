@@ -205,15 +205,11 @@ class FrameService:
     async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
         """A session that was opened before, with its place."""
         self._unread_calls.check(caller.tenant)
-        session, claim = await self._resumable.take(first.header.open.resume.session_id, caller)
+        session, claim = await self._resumable.take(first.header.open, caller)
         assert call.claim is not None, "every call has entered"
         self._admission.release(call.claim)
         call.claim = claim
-        try:
-            session.resume(first, call.record)
-        except BaseException:
-            self._detach(call, session)
-            raise
+        session.resume(first, call.record)
         return session
 
     def _detach(self, call: _Call, session: Session) -> None:

@@ -7,7 +7,8 @@ from typing import Final
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import RetryInfo
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
 from grpc_status import rpc_status
 
@@ -33,6 +34,15 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (server.NotPermitted, grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled, grpc.StatusCode.CANCELLED),
 )
+
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (server.ClientStalled, "CLIENT_STALLED"),
+    (pipeline.WorkersKilled, "WORKERS_KILLED"),
+    (pipeline.ReplayDiffers, "REPLAY_DIFFERS"),
+    (pipeline.DataLoss, "CHECKSUM_DIFFERS"),
+)
+"""What tells errors apart that share a code and want different answers."""
+_DOMAIN: Final = "framehaul"
 
 _PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 _DO_NOT_RETRY: Final = "-1"
@@ -71,9 +81,14 @@ def _trailers(error: Exception, code: grpc.StatusCode, details: str) -> Trailers
         retry_after_ms = round(error.retry_after_s * 1000)
         delay = Duration()
         delay.FromMilliseconds(retry_after_ms)
-        rich = RichStatus(code=code.value[0], message=details)
-        rich.details.add().Pack(RetryInfo(retry_delay=delay))
-        return (_PUSHBACK_KEY, str(retry_after_ms)), *rpc_status.to_status(rich).trailing_metadata
+        return (_PUSHBACK_KEY, str(retry_after_ms)), *_rich(code, details, RetryInfo(retry_delay=delay))
     if isinstance(error, server.GrantExceeded):
         return ((_PUSHBACK_KEY, _DO_NOT_RETRY),)
-    return ()
+    reason = next((reason for error_type, reason in _REASONS if isinstance(error, error_type)), None)
+    return _rich(code, details, ErrorInfo(reason=reason, domain=_DOMAIN)) if reason is not None else ()
+
+
+def _rich(code: grpc.StatusCode, details: str, detail: Message) -> Trailers:
+    rich = RichStatus(code=code.value[0], message=details)
+    rich.details.add().Pack(detail)
+    return tuple(rpc_status.to_status(rich).trailing_metadata)

@@ -35,8 +35,8 @@ class WorkerHandle(Protocol):
     def send_latent(self, latent: memoryview) -> None:
         """Send the next latent on its way; its memory is kept until `on_fed` counts it."""
 
-    def allow(self, num_latents: int) -> None:
-        """Let the latents below this one be decoded."""
+    def allow(self, num_latents: int, *, num_wanted: int) -> None:
+        """Let the latents below this one be decoded; the client waits for those below `num_wanted`, or soon will."""
 
     def end_latents(self) -> None:
         """No more latents come."""
@@ -71,7 +71,7 @@ class Decoding:
         self.num_latents = request.first_latent
         """All latents below this one came."""
         self._num_fed = request.first_latent
-        self._num_allowed = 0
+        self._num_allowed = self._num_wanted = 0
         self._has_all = False
         """No more latents come."""
         self._next_frame = request.start_frame
@@ -98,11 +98,14 @@ class Decoding:
         if self._handle is not None:
             self._handle.send_latent(kept)
 
-    def allow(self, num_latents: int) -> None:
-        """Let the latents below this one be decoded; never fewer than before."""
-        self._num_allowed = num_latents
+    def allow(self, num_latents: int, *, num_wanted: int) -> None:
+        """Let the latents below this one be decoded, never fewer than before.
+
+        The client waits for the frames of those below `num_wanted`, or soon will.
+        """
+        self._num_allowed, self._num_wanted = num_latents, num_wanted
         if self._handle is not None:
-            self._handle.allow(num_latents)
+            self._handle.allow(num_latents, num_wanted=num_wanted)
 
     def end_latents(self) -> None:
         """No more latents come."""
@@ -179,7 +182,7 @@ class Decoding:
         self._handle = handle = self._open(replay)
         for latent in replay.latents:
             handle.send_latent(latent)
-        handle.allow(self._num_allowed)
+        handle.allow(self._num_allowed, num_wanted=self._num_wanted)
         if self._has_all:
             handle.end_latents()
 

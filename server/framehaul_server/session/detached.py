@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import NotFound
 from framehaul_server import logs
 from framehaul_server.admission.places import Claim
@@ -62,17 +63,21 @@ class ResumableSessions:
         """
         self._find(session_id, caller, "session_id")
 
-    async def take(self, session_id: bytes, caller: Caller) -> tuple[Session, Claim]:
+    async def take(self, asked: pb.Open, caller: Caller) -> tuple[Session, Claim]:
         """Take a session over; the connection that served it has ended when this returns.
 
         Raises:
             NotFound: no such session, not any more, or another tenant's.
+            PipelineError: it can't be resumed so; whoever serves it goes on.
 
         Cancellation: the session stays detached.
         """
-        while (entry := self._find(session_id, caller, "open.resume.session_id")).claim is None:
+        while True:
+            entry = self._find(asked.resume.session_id, caller, "open.resume.session_id")
+            entry.session.check_resume(asked)
+            if entry.claim is not None:
+                return entry.session, self._attach(entry)
             await entry.session.fence()
-        return entry.session, self._attach(entry)
 
     def remove(self, session: Session) -> None:
         """Forget a session that has ended; an unknown one is fine."""

@@ -107,6 +107,14 @@ class FramesOut:
         if self._retention.complete:
             self._heard_all.set()
 
+    def check_rewind(self, next_frame: int) -> None:
+        """Refuse what `rewind` would refuse.
+
+        Raises:
+            InvalidInput: the client can't have exactly the frames below `next_frame`.
+        """
+        self._retention.check(next_frame)
+
     def rewind(self, next_frame: int) -> None:
         """Start over on a new connection, whose client has every frame below `next_frame`.
 

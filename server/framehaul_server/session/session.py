@@ -42,10 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class SessionState(Enum):
-    """Where a session stands with its connections.
-
-    While one serves it, its latents and frames tell STREAMING, FINISHING and PARTING of docs/protocol.md apart.
-    """
+    """Where a session stands with its connections, in the words of docs/protocol.md, "States"."""
 
     START = "start"
     """Checked, and nothing more."""
@@ -135,22 +132,27 @@ class Session:
         detached = error is not None and is_loss(error) and known and self._resumable
         if detached:
             self._become(SessionState.DETACHED)
+            self._allow()
         else:
             self.close()
         return Outcome(detached=detached, error=error)
 
-    def resume(self, first: Request, record: SessionRecord) -> None:
-        """Get ready to be `run` on a new connection, whose first request is `first`; the old one is fenced.
+    def check_resume(self, asked: pb.Open) -> None:
+        """Refuse to be resumed so; the connection that serves the session doesn't notice.
 
         Raises:
             OutOfOrder: the session was opened with other values.
             InvalidInput: the client can't have exactly the frames it says it has.
         """
         given = pb.Open()
-        given.CopyFrom(first.header.open)
+        given.CopyFrom(asked)
         given.resume.CopyFrom(self._open_message.resume)
         if given != self._open_message:
             raise OutOfOrder("open: the session to be resumed was opened with other values")
+        self._frames_out.check_rewind(asked.resume.next_frame)
+
+    def resume(self, first: Request, record: SessionRecord) -> None:
+        """Get ready to be `run` on a new connection, whose first request was checked; the old one is fenced."""
         self._frames_out.rewind(first.header.open.resume.next_frame)
         self._frames_out.record = self._record = record
         self._describe(record)
@@ -319,12 +321,19 @@ class Session:
         self.fail(ClientStalled(f"no frame was taken and no latent sent for {timeout_s:g} s"))
 
     def _allow(self) -> None:
-        self._decoding.allow(self._num_allowed())
+        self._decoding.allow(self._num_allowed(), num_wanted=self._num_wanted())
 
     def _num_allowed(self) -> int:
-        return allowed_latents(
-            self.request.spec, self._frames_out.window.frames_until, self._latents_in.input.num_latents
-        )
+        return self._latents_until(self._frames_out.window.frames_until)
+
+    def _num_wanted(self) -> int:
+        if self._state is SessionState.DETACHED:
+            return 0  # nobody is there to wait
+        chunk_frames = self.request.spec.most_frames(self._rules.chunk_latents)
+        return self._latents_until(self._frames_out.window.wanted_until(chunk_frames))
+
+    def _latents_until(self, frame: int) -> int:
+        return allowed_latents(self.request.spec, frame, self._latents_in.input.num_latents)
 
     def _describe(self, record: SessionRecord) -> None:
         height, width = self.request.frame_size

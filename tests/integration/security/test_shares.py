@@ -1,5 +1,6 @@
-"""Two tenants at a real server: ten times the load gets no more of the device than the weights say."""
+"""Who is decoded for at a real server: tenants by their weights, and those who read before those who don't."""
 
+import asyncio
 import threading
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from tests.integration.conftest import StartServer
 from tests.integration.security.conftest import TokenServer, credentials
+from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 
 SIZE = 32
 NUM_LATENTS = 1 << 20
@@ -69,3 +72,39 @@ def test_ten_sessions_against_one_get_what_the_weights_say(token_server: TokenSe
         one.close()
     shares = num_many / (num_one + num_many) * (weight + 1), num_one / (num_one + num_many) * (weight + 1) / weight
     assert all(0.8 <= share <= 1.2 for share in shares), f"{num_one} frames for one session, {num_many} for ten"
+
+
+NUM_IDLE = 30
+WINDOW_MIB = 16
+READ_LATENTS = 24
+
+
+async def _count(call: AsyncCall) -> None:
+    """Whatever is decoded for a session comes; nothing is acknowledged."""
+    while await call.read():
+        pass
+
+
+@pytest.mark.asyncio
+async def test_thirty_that_take_nothing_hold_up_nobody_who_reads(start_server: StartServer) -> None:
+    """A later session of the same tenant comes to its end while their windows are all but empty."""
+    server = start_server("--allow-synthetic", "--max-sessions", "40", "--session-window-mib", str(WINDOW_MIB))
+    clip = pb.Synthetic(num_latents=NUM_LATENTS, height=SIZE, width=SIZE, seed=1)
+    async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
+        idle = [AsyncCall(channel) for _ in range(NUM_IDLE)]
+        for call in idle:
+            await call.send(open=pb.Open(mode=pb.MODE_EXPLICIT), synthetic=clip)
+        await asyncio.gather(*(call.read_frames(1) for call in idle))
+        counting = [asyncio.create_task(_count(call)) for call in idle]
+        before = sum(call.num_frames for call in idle)
+        reader = AsyncCall(channel)
+        clip.num_latents = READ_LATENTS
+        await reader.send(open=pb.Open(mode=pb.MODE_EXPLICIT), synthetic=clip)
+        await reader.finish()
+        more = sum(call.num_frames for call in idle) - before
+        for task, call in zip(counting, idle, strict=True):
+            task.cancel()
+            call.call.cancel()
+        await asyncio.gather(*counting, return_exceptions=True)
+    room = NUM_IDLE * (WINDOW_MIB << 20) // (SIZE * SIZE * 3) - before
+    assert more < room / 10, f"{more} frames for those who take nothing, of {room} that fit their windows"

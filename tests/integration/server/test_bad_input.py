@@ -63,6 +63,14 @@ ROWS = [
     in_open("resume in AUTO mode", "open.resume=set: must be unset, but in EXPLICIT", resume=pb.Resume()),
     in_open("guessed session", "no such session", grpc.StatusCode.NOT_FOUND, resume=pb.Resume(session_id=b"x" * 16)),
     in_open("start behind the end", "open.start_frame=8: must be 0..7", start_frame=8, num_latents=2),
+    after_open(
+        "start behind the end of an undeclared clip",
+        INVALID,
+        "open.start_frame=8: must be at most 4",
+        pb.StreamRequest(latents=GOOD),
+        start_frame=8,
+    ),
+    Row("cancel before open", grpc.StatusCode.CANCELLED, "by the client", (pb.StreamRequest(cancel=True),)),
     Row("nothing at all", ORDER, "ended before its first request", ()),
     Row("latents before open", ORDER, "must hold open", (pb.StreamRequest(latents=GOOD),)),
     Row("no protobuf", INVALID, "cut off at byte 3", (b"\xff\xff\xff",)),
@@ -73,6 +81,7 @@ ROWS = [
     after_open("short byte count", INVALID, f"latents={LATENT_BYTES - 1} bytes", pb.StreamRequest(latents=GOOD[:-1])),
     after_open("long byte count", INVALID, f"latents={LATENT_BYTES + 1} bytes", pb.StreamRequest(latents=GOOD + b"x")),
     after_open("no bytes", INVALID, "latents=0 bytes", pb.StreamRequest(index=0)),
+    after_open("checksum of no latents", INVALID, "latents=0 bytes", pb.StreamRequest(crc32c=0)),
     after_open("wrong num_latents", INVALID, "num_latents=2: must be 1", pb.StreamRequest(latents=GOOD, num_latents=2)),
     after_open("index gap", ORDER, "index=1", pb.StreamRequest(latents=GOOD, index=1)),
     after_open(

@@ -273,3 +273,22 @@ def test_what_is_on_the_device_counts_before_it_is_measured() -> None:
         add(scheduler, session, 2)
     picked = [scheduler.pick(everyone, everyone) for _ in range(4)]
     assert [chunk.session for chunk in picked if chunk] == [1, 2, 1, 2]
+
+
+def test_a_chunk_that_nobody_waits_for_comes_after_those_that_are_wanted() -> None:
+    """It is decoded while nothing else is to do; a client always waits for the end. A closed session is fine."""
+    scheduler = Scheduler()
+    for session in (1, 2):
+        scheduler.add_session(session, fake_opening(), spec=spec(), rule=any_size, max_latents=2, max_frames=99)
+        add(scheduler, session, 5)
+        scheduler.want(session, 1 if session == 1 else 3)
+    scheduler.want(3, 1)
+    order = []
+    while chunk := scheduler.pick(everyone, everyone):
+        order.append((chunk.session, chunk.first_latent))
+    assert order == [(1, 0), (2, 0), (2, 1), (1, 1), (1, 3), (2, 3)]
+    add(scheduler, 1, 1)
+    scheduler.end(2)
+    last = scheduler.pick(everyone, everyone)
+    assert last is not None
+    assert (last.session, last.last) == (2, True)

@@ -10,7 +10,7 @@ def fill(
     feeder.add_session(session, fake_opening(priority=priority, tenant=tenant))
     for latent in LATENTS[:num_latents]:
         feeder.enqueue(session, latent)
-    feeder.allow(session, allowed)
+    feeder.allow(session, allowed, 0)
 
 
 def test_latents_go_in_order_and_only_inside_the_window() -> None:
@@ -29,7 +29,7 @@ def test_a_session_that_starts_in_the_middle_of_its_clip_has_the_clips_numbers()
     for latent in LATENTS[7:10]:
         feeder.enqueue(1, latent)
     for num_allowed in (7, 8, 0):
-        feeder.allow(1, num_allowed)
+        feeder.allow(1, num_allowed, 0)
     assert feeder.next_latent(9) == NextLatent(1, 7, LATENTS[7])
     assert feeder.next_latent(9) is None
 
@@ -50,7 +50,7 @@ def test_the_first_session_always_finds_room_for_a_chunk() -> None:
     fill(feeder, 2)
     assert feeder.next_latent(2) is None
     assert feeder.next_latent(3) == NextLatent(2, 0, LATENTS[0])
-    feeder.allow(1, 8)
+    feeder.allow(1, 8, 0)
     assert feeder.next_latent(1) == NextLatent(1, 0, LATENTS[0])
     assert feeder.next_latent(0) is None
 
@@ -119,7 +119,7 @@ def test_a_dropped_session_is_forgotten() -> None:
     feeder.drop_session(1)
     feeder.returned(1)
     feeder.enqueue(1, LATENTS[8])
-    feeder.allow(1, 16)
+    feeder.allow(1, 16, 0)
     feeder.end(1)
     assert feeder.next_latent(9) is None
     assert feeder.next_end() is None
@@ -140,3 +140,20 @@ def test_what_a_dropped_session_had_in_the_inlet_counts_no_more() -> None:
     assert latent is not None
     assert latent.session == 3  # both have one on the way, and it came first
     assert feeder.next_latent(6) == NextLatent(4, 0, LATENTS[0])
+
+
+def test_who_waits_for_frames_comes_before_who_has_them_waiting() -> None:
+    """Of equal priority and share; who is ahead goes on while nobody waits."""
+    feeder = Feeder(chunk_latents=2, num_slots=20)
+    for session, num_wanted in ((1, 0), (2, 2)):
+        fill(feeder, session)
+        feeder.allow(session, 8, num_wanted)
+    fed = [feeder.next_latent(20) for _ in range(6)]
+    assert [latent.session for latent in fed if latent is not None] == [2, 2, 1, 1, 1, 1]
+
+
+def test_the_worker_hears_which_chunks_are_wanted_when_that_has_changed() -> None:
+    """Those that are wanted whole: of four latents, chunks of two that begin with the first three."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    feeder.add_session(1, fake_opening())
+    assert [feeder.allow(1, 8, num_wanted) for num_wanted in (4, 4, 6, 0)] == [3, None, 5, -1]

@@ -4,11 +4,12 @@ from crc32c import crc32c
 
 from framehaul.formats import LatentDtype
 from framehaul.v1 import frames_pb2 as pb
+from framehaul.wire import Envelope
 from framehaul_pipeline.errors import DataLoss, InvalidInput, OutOfOrder
-from framehaul_server.core.latents import LatentInput, check_finite
+from framehaul_server.core.latents import LatentInput, check_finite, holds_latents
 from framehaul_server.core.open_request import MAX_LATENTS, check_open
 from framehaul_server.errors import GrantExceeded
-from tests.support.fakes import LATENT_BYTES, latents, opening, rules
+from tests.support.fakes import FINITE, LATENT_BYTES, latents, opening, rules
 
 
 def latent_input(**changes: object) -> LatentInput:
@@ -100,6 +101,25 @@ def test_fewer_latents_than_declared_are_refused_at_the_end() -> None:
     accept(given, latents(1))
     with pytest.raises(InvalidInput, match=r"open\.num_latents=2: must be 1"):
         given.end()
+
+
+def test_a_clip_that_ends_before_its_first_wanted_frame_is_refused_at_the_end() -> None:
+    """One that ends with it has nothing to send, and ends well."""
+    request = check_open(opening(start_frame=41), rules(spec=FINITE).opening)
+    given = LatentInput(request)
+    accept(given, latents(10 - given.num_received))
+    with pytest.raises(InvalidInput, match=r"^open.start_frame=41: must be at most 40, the clip's number of frames"):
+        given.end()
+    given = LatentInput(check_open(opening(start_frame=40), rules(spec=FINITE).opening))
+    accept(given, latents(10 - given.num_received))
+    given.end()
+
+
+@pytest.mark.parametrize("fields", [{"crc32c": 0}, {"num_latents": 1}, {"index": 0}])
+def test_what_tells_of_latents_needs_latents(fields: dict[str, int]) -> None:
+    assert holds_latents(Envelope(pb.StreamRequest(**fields), memoryview(b"")))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"^latents=0 bytes: must be a positive multiple"):
+        accept(latent_input(), b"", **fields)
 
 
 def test_the_number_of_latents_is_unknown_until_the_end() -> None:

@@ -57,6 +57,14 @@ def test_taken_frames_move_an_auto_window() -> None:
     assert (window.num_taken, window.frames_until) == (3, 13)
 
 
+@pytest.mark.parametrize(("taken", "wanted_until"), [(0, 116), (1, 118), (64, 244), (70, 250)])
+def test_a_client_is_believed_a_chunk_and_as_much_as_it_has_taken(taken: int, wanted_until: int) -> None:
+    """Up to five chunks, wherever the session begins."""
+    window = FrameWindow(WindowLimits(min_frames=4, max_frames=100), initial_frames=None, first_frame=100)
+    window.take(taken)
+    assert window.wanted_until(16) == wanted_until
+
+
 @pytest.mark.parametrize(
     ("frames_until", "num_latents", "allowed"),
     [(3, None, 0), (4, None, 1), (7, None, 1), (8, None, 2), (8, 2, 2), (400, 2, 100), (8, 50, 2), (3, 1, 0)],

@@ -1,9 +1,10 @@
 import inspect
+from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
 
 from framehaul.wire import MalformedMessage
@@ -11,6 +12,7 @@ from framehaul_pipeline import errors as pipeline
 from framehaul_server import errors as server
 from framehaul_server.rpc.status import internal, status_of
 
+PROTOCOL = Path(__file__).parents[4] / "docs" / "protocol.md"
 NEVER_TOLD = {server.CannotListen, server.UnusableFile, server.ConnectionLost}
 ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.InvalidInput("dtype", 9, "1..3"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -23,6 +25,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.WorkerLost(at_work=pipeline.AtWork.ALONE), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkersKilled(), grpc.StatusCode.ABORTED),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
+    (pipeline.ReplayDiffers("frames"), grpc.StatusCode.DATA_LOSS),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -76,6 +79,28 @@ def test_the_bytes_of_a_delay_are_these() -> None:
     assert status is not None
     info = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x07\x0a\x05\x10" + b"\x80\xe5\x9a\x77"
     assert status.trailers[1][1] == b"\x08\x08\x12\x04full\x1a" + bytes([len(info)]) + info
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (server.ClientStalled("nothing moves"), "CLIENT_STALLED"),
+        (pipeline.WorkersKilled(), "WORKERS_KILLED"),
+        (pipeline.DataLoss("crc32c"), "CHECKSUM_DIFFERS"),
+        (pipeline.ReplayDiffers("frames"), "REPLAY_DIFFERS"),
+    ],
+)
+def test_errors_that_share_a_code_and_want_different_answers_have_a_reason(error: Exception, reason: str) -> None:
+    status = status_of(error)
+    assert status is not None
+    ((key, rich),) = status.trailers
+    assert key == "grpc-status-details-bin"
+    assert isinstance(rich, bytes)
+    parsed = RichStatus.FromString(rich)
+    info = ErrorInfo()
+    assert parsed.details[0].Unpack(info)
+    assert (info.reason, info.domain) == (reason, "framehaul")
+    assert f"`{reason}`" in PROTOCOL.read_text()
 
 
 def test_a_client_that_exceeds_its_grant_is_told_not_to_retry() -> None:

@@ -95,6 +95,17 @@ async def test_a_session_decodes_on_without_a_connection_and_stops_at_its_window
 
 
 @pytest.mark.asyncio
+async def test_while_the_client_is_away_nobody_waits_for_frames() -> None:
+    async with serving() as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack(window_frames=8)))
+        there = server.worker.handles[0].num_wanted
+        await leave(task)
+        away = server.worker.handles[0].num_wanted
+        await server.resume(opened(context).session_id)
+        assert (there, away, server.worker.handles[0].num_wanted) == (4, 0, 4)
+
+
+@pytest.mark.asyncio
 async def test_done_is_sent_again_to_a_client_that_may_not_have_it() -> None:
     async with serving() as server:
         context, task = await server.connect(
@@ -177,26 +188,42 @@ async def test_a_session_waits_for_its_window_and_no_longer() -> None:
         assert "start_frame" in text
 
 
+WRONG_VALUES = (grpc.StatusCode.FAILED_PRECONDITION, "opened with other values")
+WRONG_RESUMES: list[tuple[int, dict[str, Any], tuple[grpc.StatusCode, str]]] = [
+    (9, {}, (grpc.StatusCode.INVALID_ARGUMENT, "open.resume.next_frame=9: must be 2..4")),
+    (1, {}, (grpc.StatusCode.INVALID_ARGUMENT, "open.resume.next_frame=1: must be 2..4")),
+    (4, {"priority": 3}, WRONG_VALUES),
+    (4, {"model": "other"}, WRONG_VALUES),
+    (4, {"geometry": pb.LatentGeometry(height=99)}, WRONG_VALUES),
+    (4, {"pixel_format": pb.PIXEL_FORMAT_YUV420P}, WRONG_VALUES),
+    (4, {"dtype": pb.DATA_TYPE_FLOAT32}, WRONG_VALUES),
+    (4, {"start_frame": 4}, WRONG_VALUES),
+    (4, {"tenant": "other"}, (grpc.StatusCode.NOT_FOUND, "no such session")),
+]
+
+
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    ("next_frame", "changes", "code", "text"),
-    [
-        (9, {}, grpc.StatusCode.INVALID_ARGUMENT, "open.resume.next_frame=9: must be 0..4"),
-        (0, {"priority": 3}, grpc.StatusCode.FAILED_PRECONDITION, "opened with other values"),
-    ],
-)
-async def test_a_wrong_resume_is_refused_and_the_right_one_still_works(
-    next_frame: int, changes: dict[str, Any], code: grpc.StatusCode, text: str
+@pytest.mark.parametrize(("next_frame", "changes", "told"), WRONG_RESUMES)
+async def test_a_wrong_resume_is_refused_and_nobody_else_notices(
+    next_frame: int, changes: dict[str, Any], told: tuple[grpc.StatusCode, str]
 ) -> None:
-    async with serving() as server:
-        context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
-        await leave(task)
-        wrong, task = await server.resume(opened(context).session_id, next_frame, **changes)
-        found = await status(wrong, task)
-        assert found[0] is code
-        assert text in found[1]
-        right, task = await server.resume(opened(context).session_id, 4)
-        assert opened(right).next_latent == 1
+    """Neither the call that serves the session meanwhile nor, when that is lost, the right one."""
+    async with serving(max_sessions=2) as server:
+        live, live_task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack(next_frame=2)))
+        session_id = opened(live).session_id
+        for is_live in (True, False):
+            wrong, task = await server.resume(session_id, next_frame, **changes)
+            found = await status(wrong, task)
+            assert found[0] is told[0]
+            assert told[1] in found[1]
+            if is_live:
+                live.send(request(latents(1)))
+                await settle()
+                assert first_frames(live) == [0, 4]
+                await leave(live_task)
+                told = (told[0], told[1].replace("2..4", "2..8"))
+        right, task = await server.resume(session_id, 4)
+        assert opened(right).next_latent == 2
 
 
 @pytest.mark.asyncio

@@ -1,7 +1,9 @@
 """All of a session's life in one file: every part needs the same running session and fakes around it."""
 
 import asyncio
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,7 +24,7 @@ from framehaul_pipeline.errors import (
 from framehaul_pipeline.link.messages import Opening
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import ClientLeft, ClientStalled, ConnectionLost, GrantExceeded, SessionCancelled
-from framehaul_server.session.session import Session
+from framehaul_server.session.session import Session, SessionState
 from tests.support.driven_service import settle
 from tests.support.driven_session import NARROW, Running, running
 from tests.support.fakes import (
@@ -41,6 +43,17 @@ from tests.support.fakes import (
 
 BUDGET = 8  # of latents, with latent_bytes=0: two chunks
 SYNTHETIC = pb.Synthetic(num_latents=3, height=8, width=12, seed=5)
+PROTOCOL = Path(__file__).parents[4] / "docs" / "protocol.md"
+
+
+def test_the_protocol_page_has_the_same_states() -> None:
+    """One table tells of each; in the others they come next."""
+    described, *tables = PROTOCOL.read_text().split("| State | ")[1:]
+    states = [state.name for state in SessionState]
+    assert re.findall(r"^\| ([A-Z]+) \|", described, re.MULTILINE) == states
+    for table in tables:
+        rows = table.split("\n\n")[0].splitlines()[2:]
+        assert {name for row in rows for name in row.removesuffix(" |").split(" | ")[-1].split(", ")} <= set(states)
 
 
 @pytest.mark.asyncio
