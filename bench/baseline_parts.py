@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framehaul_client.sinks.containers import CONTAINERS
 from framehaul_client.sinks.video_options import VideoOptions
 
 _FPS: Final = Fraction(24)
@@ -25,12 +26,12 @@ class Encoder:
         """Open `out`; None discards frames."""
         self._container = None
         if out is not None:
-            options = VideoOptions()
+            codec = CONTAINERS["mp4"].codec
             self._container = av.open(str(out), "w")
-            stream = self._container.add_stream(options.codec, rate=_FPS)
+            stream = self._container.add_stream(codec, rate=_FPS)
             assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.codec_context.options = options.encoder_options
+            stream.codec_context.options = VideoOptions().encoder_options(codec)
             self._stream = stream
 
     def write(self, frame: NDArray[np.uint8], layout: str) -> None:

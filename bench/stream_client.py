@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from framehaul.formats import PixelFormat
 from framehaul_client.client import FrameClient
 from framehaul_client.command.stream import SAMPLE
+from framehaul_client.sinks.containers import CONTAINERS, suffix_of
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions
@@ -74,7 +75,7 @@ async def _session(
     ) as session:
         encoder = None
         if request["sink"] in SUFFIXES:
-            sink = VideoSink(out, PixelFormat.YUV420P, _FPS, VideoOptions())
+            sink = VideoSink(out, CONTAINERS[suffix_of(out.name)], PixelFormat.YUV420P, _FPS, VideoOptions())
             sink.prepare()
             encoder = Encoder(sink, session.opened.layout)
         async for batch in session.batches():

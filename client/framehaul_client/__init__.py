@@ -1,5 +1,10 @@
 """The reference client: streams latents to a frame server and turns the frames into files or arrays."""
 
+import os
+
+# gRPC's documented default. Without it a failed handshake writes a line for each attempt; it is read at the import.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient

@@ -13,6 +13,7 @@ from typing import Final
 
 import grpc
 
+from framehaul_client.core.session_config import SCHEME
 from framehaul_client.errors import InvalidOption
 
 TOKEN_VARIABLE: Final = "FRAMEHAUL_TOKEN"
@@ -26,7 +27,6 @@ SERVER_NAME_VARIABLE: Final = "FRAMEHAUL_TLS_SERVER_NAME"
 Metadata = tuple[tuple[str, str], ...]
 
 _TOKEN: Final = re.compile(r"[!-~]{1,4096}")
-_SCHEME: Final = re.compile(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def is_local(target: str) -> bool:
     """Whether what goes to a gRPC target stays on this machine."""
     if target.startswith("unix"):
         return True
-    host = _SCHEME.sub("", target)
+    host = SCHEME.sub("", target)
     host = host.partition("]")[0][1:] if host.startswith("[") else host.rpartition(":")[0] or host
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -16,7 +16,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.access import Access
 from framehaul_client.core.info import Location, ServerInfo, read_info
-from framehaul_client.core.session_config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TARGET, SessionConfig
+from framehaul_client.core.session_config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TARGET, SessionConfig, check_target
 from framehaul_client.session import Session
 from framehaul_client.source.iterators import Latents
 from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
@@ -80,8 +80,9 @@ class FrameClient:
 
         Raises:
             InvalidOption: the token would cross a network in the clear.
+            ValueError: `target` names no server.
         """
-        self._target = target
+        self._target = check_target(target)
         self._connect_timeout_s = connect_timeout_s
         self._lookahead_bytes = lookahead_bytes
         self._tune_allocator = tune_allocator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,3 +20,20 @@ def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return checked
+
+
+def file_name(text: str) -> str:
+    """A file's name as an option has it: shells leave a leading `~` alone after `--option=`."""
+    return os.path.expanduser(text)
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """Read `NAME=VALUE`.
+
+    Raises:
+        ValueError: it isn't that.
+    """
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"{text}: must be NAME=VALUE")
+    return name, value

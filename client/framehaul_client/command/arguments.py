@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from framehaul.formats import PixelFormat, parse_size
-from framehaul.options import option_type
+from framehaul.options import file_name, named_value, option_type
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -30,9 +30,12 @@ from framehaul_client.core.session_config import (
     TARGET_VARIABLE,
     check_priority,
     check_retry_for,
+    check_target,
     parse_fps,
 )
-from framehaul_client.sinks.video_options import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET
+from framehaul_client.sinks.choice import STDOUT
+from framehaul_client.sinks.containers import CONTAINERS
+from framehaul_client.sinks.video_options import DEFAULT_CRF, DEFAULT_PRESET
 from framehaul_client.source.latents_file import DEFAULT_TENSOR
 
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
@@ -44,6 +47,7 @@ examples:
   client stream --out video.mp4                         the sample clip, from a server on this machine
   client stream clip.safetensors --out video.mp4 --target gpu7:50051 --crf 14 --preset slow
   client stream clip.safetensors --out - | ffplay -     watch it while it is decoded
+  client stream clip.safetensors --out video.mp4 --live                       a file that plays while it grows
   client stream clip.safetensors --out 'frames/%06d.png'
   client stream clip.safetensors --out 'plates/%06d.exr'                      half floats, for grading
   client stream clip.safetensors --out master.mp4 --format yuv420p10le        10 bits
@@ -52,8 +56,9 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "stream": {
         "help": "decode latents to a video",
         "description": "Streams latents to a server and writes the decoded frames.\n\n"
-        "A file appears under its name only when it is whole, and then replaces what had that name;\n"
-        "until then it is NAME.xxxxxx.partial beside it.\n\n"
+        "A file appears under its name only when it is whole (but for --live), and then replaces what had that "
+        "name;\n"
+        "until then it is NAME.xxxxxx.partial beside it. Pipes and devices are written to as they are.\n\n"
         "A server that has no place for the session yet keeps it in a queue; where it stands there is told on "
         "stderr.\n\n"
         "When the connection is lost, or the server or its worker ends, the session is taken up again where the\n"
@@ -84,6 +89,10 @@ _access_option: Final = partial(_option, commands=_ALL, group="TLS and token")
 _video_option: Final = partial(_option, group="video files")
 
 
+def _output(text: str) -> str:
+    return STDOUT if text == "/dev/stdout" else file_name(text)
+
+
 def _timeout_s(text: str) -> float:
     given = float(text)
     if not 0 < given <= 3600:
@@ -98,6 +107,7 @@ class Options:
     command: str
     latents: str | None = _option(
         nargs="?",
+        type=file_name,
         metavar="LATENTS.safetensors",
         help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32 (default: the sample clip that ships with this "
         "client)",
@@ -105,13 +115,15 @@ class Options:
     out: str = _option(
         default="",
         required=True,
+        type=_output,
         metavar="OUT",
-        help="video.mp4, .mov or .mkv; a pattern of images such as 'frames/%%06d.png' or .exr; or - for raw video "
-        "(y4m) on stdout. Folders are made as needed",
+        help="video.mp4, .m4v, .mov, .mkv, .webm, .ts or .y4m; a pattern of images such as 'frames/%%06d.png' or .exr; "
+        "or - for Matroska on stdout, without loss. Folders are made as needed",
     )
     target: str = _option(
         commands=_ALL,
         default=DEFAULT_TARGET,
+        type=option_type(check_target),
         metavar="HOST:PORT",
         help=f"the server (default: ${TARGET_VARIABLE}, else {DEFAULT_TARGET})",
     )
@@ -128,18 +140,20 @@ class Options:
         help=f"encrypt, and check the server's certificate; the next four imply it (also: {TLS_VARIABLE}=1)",
     )
     ca: str | None = _access_option(
+        type=file_name,
         metavar="FILE",
         help=f"PEM file of the authorities to trust; without it, the well-known ones (also: {CA_VARIABLE})",
     )
     cert: str | None = _access_option(
-        metavar="FILE", help=f"PEM file of this client's certificate (also: {CERT_VARIABLE})"
+        type=file_name, metavar="FILE", help=f"PEM file of this client's certificate (also: {CERT_VARIABLE})"
     )
-    key: str | None = _access_option(metavar="FILE", help=f"PEM file of its key (also: {KEY_VARIABLE})")
+    key: str | None = _access_option(type=file_name, metavar="FILE", help=f"PEM file of its key (also: {KEY_VARIABLE})")
     tls_server_name: str | None = _access_option(
         metavar="NAME",
         help=f"the name in the server's certificate, if the target is called otherwise (also: {SERVER_NAME_VARIABLE})",
     )
     token_file: str | None = _access_option(
+        type=file_name,
         metavar="FILE",
         help=f"file with the token, of mode 0600; ${TOKEN_VARIABLE} may hold the token itself "
         f"(also: {TOKEN_FILE_VARIABLE})",
@@ -158,7 +172,7 @@ class Options:
     )
     fps: Fraction | None = _option(  # noqa: RUF009  a field, made once
         type=option_type(parse_fps),
-        help="frames a second of the video, such as 24, 29.97 or 24000/1001 "
+        help="frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
         f"(default: what the file says, else {DEFAULT_FPS})",
     )
     normalized: bool | None = _option(
@@ -184,12 +198,33 @@ class Options:
         f"came, or the last word from a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
     tensor: str = _option(default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})")
-    codec: str = _video_option(default=DEFAULT_CODEC, help=f"any video encoder of FFmpeg's (default: {DEFAULT_CODEC})")
+    container: str | None = _video_option(
+        choices=list(CONTAINERS),
+        help="what to write, whatever the name ends in; also on stdout, to a pipe or a device: y4m for programs that "
+        "read nothing else (it can't name its colours: tell them BT.709)",
+    )
+    live: bool = _video_option(
+        default=False,
+        action="store_true",
+        help="the file has its name from its first frame on, and plays while it grows, also when this is killed: mp4 "
+        "and mov in fragments of a second (default: its index in front, once it is whole)",
+    )
+    codec: str | None = _video_option(
+        help="any video encoder of FFmpeg's, or h264, hevc, av1, vp9 (default: libx264; libvpx-vp9 for .webm; none for "
+        ".y4m and stdout)"
+    )
     crf: int | None = _video_option(
         type=int, help=f"quality, lower is better and larger (default: {DEFAULT_CRF} for libx264)"
     )
     preset: str | None = _video_option(
         help=f"speed against size, ultrafast to veryslow (default: {DEFAULT_PRESET} for libx264)"
+    )
+    encoder_option: list[tuple[str, str]] | None = _video_option(  # noqa: RUF009  a field, made once
+        action="append",
+        type=option_type(named_value),
+        metavar="NAME=VALUE",
+        help="any other option of the encoder's, such as b=8M, g=48 or tune=grain (see ffmpeg -h encoder=NAME); may be "
+        "given again",
     )
     pix_fmt: str | None = _video_option(
         metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"

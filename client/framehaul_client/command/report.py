@@ -58,7 +58,8 @@ class Report:
     pixel_format: str
     width: int
     height: int
-    fps: Fraction
+    fps: Fraction | None
+    """None for images."""
     num_latents: int
     num_frames: int
     latent_bytes: int
@@ -86,7 +87,7 @@ class Report:
     def as_json(self) -> str:
         """Make one line of JSON; times in seconds, sizes in bytes."""
         values: dict[str, Any] = asdict(self)
-        values["fps"] = str(self.fps)
+        values["fps"] = None if self.fps is None else str(self.fps)
         values["frames_per_s"] = self.frames_per_s
         values["megabytes_per_s"] = self.megabytes_per_s
         return json.dumps(_rounded(values))
@@ -95,11 +96,11 @@ class Report:
         """Make a few lines for people."""
         line, beside = self.timeline, self.meanwhile
         queued = f"{line.queue_s:.2f} queued, " if line.queue_s else ""
+        rate = "" if self.fps is None else f"{float(self.fps):.6g} frames/s, "
         busy = beside.encode_s / self.total_s if self.total_s else 0.0
         return "\n".join(
             (
-                f"{self.out}: {self.num_frames} frames, {self.width}x{self.height}, {float(self.fps):.6g} frames/s, "
-                f"{_size(self.out_bytes)}",
+                f"{self.out}: {self.num_frames} frames, {self.width}x{self.height}, {rate}{_size(self.out_bytes)}",
                 f"  from {self.num_latents} latents ({_size(self.latent_bytes)}) by {self.model} at {self.target}, "
                 f"as {self.pixel_format}",
                 f"  first frame after {self.first_frame_s:.3f} s; all in {self.stream_s:.2f} s: "

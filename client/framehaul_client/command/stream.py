@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import astuple
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -41,13 +40,19 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
     if options.latents is None and not SAMPLE.exists():
         raise LatentsFileError(f"{SAMPLE}: the sample clip is missing from this installation: name a latents file")
     with LatentsFile(options.latents or SAMPLE, options.tensor) as latents:
-        fps = options.fps or latents.fps or DEFAULT_FPS
         pixel_format = None if options.format is None else PixelFormat(options.format)
         video = VideoOptions(
-            codec=options.codec, crf=options.crf, preset=options.preset, encoded_format=options.pix_fmt
+            codec=options.codec,
+            crf=options.crf,
+            preset=options.preset,
+            encoded_format=options.pix_fmt,
+            more=dict(options.encoder_option or ()),
+            live=options.live,
         )
         try:
-            sink = choose_sink(options.out, pixel_format, fps, video)
+            sink = choose_sink(
+                options.out, pixel_format, lambda: options.fps or latents.fps or DEFAULT_FPS, video, options.container
+            )
         except ValueError as error:
             raise InvalidOption(str(error)) from error
         sink.prepare()
@@ -56,7 +61,7 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
             await run.run(access)
         finally:
             sink.abort()  # in case it was never started
-        return run.report(fps, time.perf_counter() - started_s)
+        return run.report(time.perf_counter() - started_s)
 
 
 class _Run:
@@ -115,7 +120,7 @@ class _Run:
             if encoder.kept is not None:
                 _LOG.warning("the frames so far are kept in %s", encoder.kept)
 
-    def report(self, fps: Fraction, total_s: float) -> Report:
+    def report(self, total_s: float) -> Report:
         opened, statistics, timeline = self._opened, self._statistics, self._timeline
         timeline.wait_frames_s = statistics.wait_frames_s
         timeline.other_s = total_s - sum(astuple(timeline))
@@ -126,7 +131,7 @@ class _Run:
             pixel_format=opened.layout.pixel_format.value,
             width=opened.layout.width,
             height=opened.layout.height,
-            fps=fps,
+            fps=self._sink.fps,
             num_latents=statistics.num_latents,
             num_frames=statistics.num_frames,
             latent_bytes=statistics.latent_bytes,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
@@ -17,6 +20,9 @@ DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 DEFAULT_MAX_MESSAGE_BYTES: Final = 64 << 20
 DEFAULT_RETRY_FOR_S: Final = 60.0
 _MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
+SCHEME: Final = re.compile(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)")
+"""What gRPC's targets may begin with."""
+_ADDRESS: Final = re.compile(r"(\[[^]/]+]|[^][:/]+):0*[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +67,9 @@ class SessionConfig:
         Raises:
             ValueError: a value is outside its range; the text names both.
         """
-        PixelFormat(self.pixel_format)
+        _check_choice("pixel_format", self.pixel_format, PixelFormat)
         if self.dtype is not None:
-            LatentDtype(self.dtype)
+            _check_choice("dtype", self.dtype, LatentDtype)
         check_priority(self.priority)
         if self.num_latents is not None and self.num_latents < 1:
             raise ValueError(f"num_latents={self.num_latents}: must be 1 or more")
@@ -96,16 +102,40 @@ def check_priority(priority: int) -> int:
     return priority
 
 
+def check_target(target: str) -> str:
+    """Return `target`, as gRPC names servers; without a port it would go to 443.
+
+    Raises:
+        ValueError: it names no server.
+    """
+    addresses = SCHEME.sub("", target)
+    if not target.startswith("unix") and not all(map(_ADDRESS.fullmatch, addresses.split(","))):
+        raise ValueError(f"target={target}: must be HOST:PORT, such as gpu7:50051, without http://; or unix:PATH")
+    return target
+
+
 def parse_fps(text: str) -> Fraction:
     """Read frames a second: `24`, `23.976` or `24000/1001`.
+
+    What is a broadcast rate to as many decimals as were given is that rate: 23.98 is 24000/1001.
 
     Raises:
         ValueError: it isn't a positive number.
     """
     try:
-        fps = Fraction(text).limit_denominator(1001)  # the broadcast rates' own denominator
+        exact = Fraction(text)
+        fps = exact.limit_denominator(1001)  # the broadcast rates' own denominator
+        broadcast = Fraction(math.ceil(fps) * 1000, 1001)
+        decimals = len(text.strip().partition(".")[2])
+        if fps.denominator > 1 and round(broadcast, decimals) == exact:
+            fps = broadcast
     except (ValueError, ZeroDivisionError, OverflowError):
         fps = Fraction(0)
     if not 0 < fps <= 1000:
         raise ValueError(f"fps={text}: must be a number over 0 and up to 1000, such as 24, 29.97 or 24000/1001")
     return fps
+
+
+def _check_choice(name: str, value: str, choices: type[StrEnum]) -> None:
+    if value not in list(choices):
+        raise ValueError(f"{name}={value}: must be {', '.join(choices)}")

@@ -22,11 +22,10 @@ from av.video.codeccontext import VideoCodecContext
 
 from framehaul.formats import PixelFormat
 from framehaul_client.core.frames import FrameBatch, FrameLayout, Pixels
-from framehaul_client.sinks.base import make_folder, output_error
+from framehaul_client.sinks.base import PartialFile, output_error
 from framehaul_client.sinks.planes import frame_of_planes
 
 _NUMBER: Final = re.compile(r"%(?:0\d+)?d")
-_TEMPORARY: Final = ".framehaul.partial"
 _HALVES: Final = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
 _LEVELS: Final = np.rint(np.nan_to_num(_HALVES).clip(0, 1) * 65535).astype(">u2")
 """Of each half float, by its bits."""
@@ -119,18 +118,17 @@ EXR: Final = ImageEncoding(
     options={"format": "half", "compression": "zip1"},  # a line at a time, which compositors read fastest
     finish=_with_chromaticities,
 )
-IMAGE_ENCODINGS: Final = {".png": (PNG, PNG16), ".exr": (EXR,)}
+IMAGE_ENCODINGS: Final = {"png": (PNG, PNG16), "exr": (EXR,)}
 """By the file's suffix; the first is the default."""
 
 
 def _check_pattern(pattern: str) -> None:
-    """Check that `pattern` names one file for each frame number, by `%d` or `%06d` in its last part alone.
+    """Check that `pattern` names one file for each frame number, by one `%d` or `%06d` in its last part.
 
     Raises:
         ValueError: it doesn't.
     """
-    folder, name = os.path.split(pattern)
-    if "%" in folder or len(_NUMBER.findall(name)) != 1 or "%" in _NUMBER.sub("", name):
+    if len(_NUMBER.findall(os.path.basename(pattern))) != 1:
         raise ValueError(f"out={pattern}: the file's name must hold one frame number, such as frame-%06d.png")
 
 
@@ -148,22 +146,17 @@ class ImageSink:
         self._folder = Path(folder)
         self._encoding = encoding
         self._codec: VideoCodecContext | None = None
+        self.fps: Fraction | None = None
         self.pixel_format = encoding.pixel_format
         self.num_bytes = 0
 
     def prepare(self) -> None:
-        """Create the folder.
+        """Create the folder, and see that the first file can be written there.
 
         Raises:
-            OutputError: it can't be created or written.
+            OutputError: it can't.
         """
-        make_folder(self._folder)
-        probe = self._folder / _TEMPORARY
-        try:
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise output_error(self._folder, error) from error
+        PartialFile(self._path(0)).discard()
 
     def start(self, layout: FrameLayout) -> None:
         """Open the encoder for frames of this size."""
@@ -177,7 +170,7 @@ class ImageSink:
         """
         assert self._codec is not None, "start comes first"
         for index, pixels in enumerate(batch.frames, batch.first_frame):
-            self._write_file(self._folder / (self._name % index), self._encoding.encode(self._codec, pixels))
+            self._write_file(self._path(index), self._encoding.encode(self._codec, pixels))
 
     def finish(self) -> None:
         """Do nothing: every file is whole already."""
@@ -186,12 +179,18 @@ class ImageSink:
         """Leave the files that are there: each is whole."""
         return self._folder if self.num_bytes else None
 
+    def _path(self, index: int) -> Path:
+        return self._folder / _NUMBER.sub(lambda number: number[0] % index, self._name)
+
     def _write_file(self, path: Path, image: bytes) -> None:
-        temporary = path.with_name(path.name + _TEMPORARY)
+        file = PartialFile(path)
         try:
-            temporary.write_bytes(image)
-            temporary.replace(path)
+            file.file.write(image)
+            file.close()
+            file.take_name()
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise output_error(path, error) from error
+        finally:
+            if file.path != path:
+                file.discard()
         self.num_bytes += len(image)

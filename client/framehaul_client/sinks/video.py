@@ -1,4 +1,6 @@
-"""A video file by PyAV: 4:2:0 frames go into the encoder without a conversion, those of 8 bits without a copy.
+"""A video by PyAV, into a file or a pipe.
+
+Frames of 4:2:0 go into the encoder without a conversion, those of 8 bits without a copy.
 
 Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever the wire format was.
 """
@@ -6,6 +8,8 @@ Colours: BT.709, limited range, chroma in the centre, tagged as such, whatever t
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -19,91 +23,92 @@ from av.video.stream import VideoStream
 
 from framehaul.formats import PixelFormat
 from framehaul_client.core.frames import FrameBatch, FrameLayout, Pixels
-from framehaul_client.errors import OutputError
-from framehaul_client.sinks.base import PartialFile
+from framehaul_client.errors import OutputClosed, OutputError
+from framehaul_client.sinks.base import PartialFile, Pipe, open_output
+from framehaul_client.sinks.containers import Container
 from framehaul_client.sinks.planes import frame_of_planes, planes_of_420
 from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
-CONTAINERS: Final = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_LOG: Final = logging.getLogger(__name__)
 VIDEO_FORMATS: Final = (PixelFormat.YUV420P, PixelFormat.YUV420P10LE, PixelFormat.RGB24)
 """How frames may arrive. Not as half floats: swscale would make them 256/255 brighter on their way to YCbCr."""
 _APPLE_TAGS: Final = {"hevc": "hvc1"}  # what QuickTime and editors on macOS want; FFmpeg's own choice is hev1
 _BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
 _RGB_MATRIX: Final = 0
+_BUFFER_BYTES: Final = 1 << 20
+_TRIAL_SIZE: Final = (640, 480)
+_FAILURES: Final = (av.error.FFmpegError, OSError)
 
 
 class VideoSink:
-    """Writes one file, which gets its name only when it is whole."""
+    """Writes one file, which gets its name only when it is whole, or a pipe."""
 
-    def __init__(self, target: Path, pixel_format: PixelFormat, fps: Fraction, options: VideoOptions) -> None:
-        """Check what can be checked without writing anything.
+    def __init__(
+        self, target: Path | None, container: Container, pixel_format: PixelFormat, fps: Fraction, options: VideoOptions
+    ) -> None:
+        """Check what can be checked without writing anything, the encoder's options too.
 
         Args:
-            target: the file, .mp4, .mov or .mkv.
+            target: the file, or a pipe or device; None for stdout.
+            container: what to write.
             pixel_format: of the frames, one of `VIDEO_FORMATS`.
             fps: frames a second.
             options: how to encode.
 
         Raises:
-            ValueError: no such container, encoder, or pixel format of the encoder.
+            ValueError: no such encoder, or pixel format or option of the encoder; or the container doesn't take it.
         """
-        container = CONTAINERS.get(target.suffix.lower())
-        if container is None:
-            raise ValueError(f"out={target}: must end in {', '.join(CONTAINERS)}")
         self._target = target
-        self._container_format = container
-        self._fps = fps
-        self._options = options
-        self._encoded_format = encoded_format(options, pixel_format)
+        self._name = "stdout" if target is None else str(target)
+        self._container_kind = container
+        self._live = options.live
+        self._codec = options.encoder(container).name
+        self._encoder_options = options.encoder_options(self._codec)
+        self._encoded_format = encoded_format(options, container, pixel_format)
         is_rgb = av.VideoFormat(self._encoded_format).is_rgb
         full_range = is_rgb or self._encoded_format.startswith("yuvj")
         self._range = ColorRange.JPEG if full_range else ColorRange.MPEG
         self._colorspace = _RGB_MATRIX if is_rgb else _BT709
-        self._file: PartialFile | None = None
+        self._output: PartialFile | Pipe | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._num_frames = 0
-        self._finished = False
+        self._ended = False
+        self.fps = fps
         self.pixel_format = pixel_format
+        if self._codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # else it writes on stderr by itself
+        self._try_encoder()
 
     @property
     def num_bytes(self) -> int:
-        """Size of the file."""
-        return 0 if self._file is None else self._file.num_bytes
+        """Bytes written."""
+        return 0 if self._output is None else self._output.num_bytes
 
     def prepare(self) -> None:
-        """Create the file under its temporary name.
+        """Create the file under its temporary name, or open the pipe.
 
         Raises:
-            OutputError: the folder can't be written.
+            OutputError: it can't be written.
         """
-        self._file = PartialFile(self._target)
+        self._output = open_output(self._target)
 
     def start(self, layout: FrameLayout) -> None:
-        """Open the encoder.
+        """Open the encoder and write the header.
 
         Raises:
-            OutputError: the encoder refuses the size or its options.
+            OutputClosed: the pipe's reader has gone.
+            OutputError: the encoder refuses the size, or the disk is full or failed.
         """
-        assert self._file is not None, "prepare comes first"
-        options = self._options.encoder_options
+        assert self._output is not None, "prepare comes first"
+        output = self._output
+        self._container, self._stream = self._open(output, layout.width, layout.height, self._encoder_options)
         try:
-            self._container = av.open(str(self._file.path), "w", format=self._container_format)
-            stream = self._container.add_stream(self._options.codec, rate=self._fps)
-            assert isinstance(stream, VideoStream)
-            self._configure(stream, layout, options)
-            stream.codec_context.open()
-        except (av.error.FFmpegError, ValueError) as error:
-            asked = " ".join(f"{name}={value}" for name, value in options.items())
-            reason = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
-            raise OutputError(
-                f"{self._target}: {self._options.codec} refused {layout.width}x{layout.height} "
-                f"{self._encoded_format} {asked} ({reason})"
-            ) from error
-        unknown = sorted(options.keys() & stream.codec_context.options.keys())
-        if unknown:
-            raise OutputError(f"{self._target}: {self._options.codec} has no option {', '.join(unknown)}")
-        self._stream = stream
+            self._container.start_encoding()
+        except _FAILURES as error:
+            raise self._failure(error) from error
+        if self._live and isinstance(output, PartialFile):
+            output.take_name()
 
     def write(self, batch: FrameBatch) -> None:
         """Encode frames.
@@ -119,37 +124,107 @@ class VideoSink:
         """Write what the encoder holds back, close the file and give it its name.
 
         Raises:
+            OutputClosed: the pipe's reader has gone.
             OutputError: the disk is full or failed.
         """
-        assert self._file is not None, "prepare comes first"
+        assert self._output is not None, "prepare comes first"
         self._close()
-        self._file.publish()
-        self._finished = True
+        self._output.publish()
+        self._ended = True
 
     def abort(self) -> Path | None:
-        """Keep the frames so far under the temporary name, playable if the disk allows it."""
-        if self._file is None or self._finished:
+        """Keep the frames so far, under the temporary name, if they can be played."""
+        if self._output is None or self._ended:
             return None
-        self._finished = True
-        if self._num_frames == 0:
-            self._release()
-            self._file.discard()
+        self._ended = True
+        if self._num_frames > 0:
+            with contextlib.suppress(OutputError):
+                self._close()
+        self._release()
+        self._output.close()
+        if isinstance(self._output, Pipe):
             return None
-        try:
-            self._close()
-        except OutputError:
-            self._release()
-        return self._file.path
+        if self._num_frames == 0 or self._output.num_bytes == 0:
+            self._output.discard()
+            return None
+        if not _plays(self._output):
+            _LOG.warning("%s has frames, but no index: players can't read it", self._output.path)
+            return None
+        return self._output.path
 
-    def _configure(self, stream: VideoStream, layout: FrameLayout, options: dict[str, str]) -> None:
+    def _try_encoder(self) -> None:
+        """Find options that the encoder refuses, at a size that most encoders take.
+
+        Raises:
+            ValueError: it refuses them, or the container refuses the encoder.
+        """
+        if self._opens(self._encoder_options):
+            return
+        # An encoder that takes few sizes fails either way; `start` knows the size.
+        if self._opens({}):
+            asked = " ".join(f"{name}={value}" for name, value in self._encoder_options.items())
+            raise ValueError(f"codec={self._codec}: refuses {asked}")
+
+    def _opens(self, options: dict[str, str]) -> bool:
+        nowhere = Pipe(Path(os.devnull))
+        try:
+            container, _ = self._open(nowhere, *_TRIAL_SIZE, options)
+            container.start_encoding()
+            container.close()
+        except OutputError:
+            return False
+        except _FAILURES as error:
+            muxer = self._container_kind.muxer
+            raise ValueError(f"codec={self._codec}: doesn't go into {muxer} as {self._encoded_format}") from error
+        finally:
+            nowhere.close()
+        return True
+
+    def _open(
+        self, output: PartialFile | Pipe, width: int, height: int, options: dict[str, str]
+    ) -> tuple[OutputContainer, VideoStream]:
+        """Open the container and the encoder.
+
+        Raises:
+            ValueError: the container doesn't take the encoder, or the encoder has no such option.
+            OutputError: the encoder refuses the size or its options.
+        """
+        kind = self._container_kind
+        container = av.open(
+            output.file,
+            "w",
+            format=kind.muxer,
+            container_options=kind.growing if output.streamed or self._live else kind.whole,
+            buffer_size=_BUFFER_BYTES,
+            io_open=None if isinstance(output, Pipe) else output.reader,
+        )
+        try:
+            stream = container.add_stream(self._codec, rate=self.fps)
+        except ValueError as error:
+            raise ValueError(f"codec={self._codec}: doesn't go into {kind.muxer}: {error}") from error
+        assert isinstance(stream, VideoStream)
         codec = stream.codec_context
-        codec.width, codec.height = layout.width, layout.height
+        codec.width, codec.height = width, height
         codec.pix_fmt = self._encoded_format
-        codec.time_base = 1 / self._fps
-        if self._container_format != "matroska" and codec.codec.canonical_name in _APPLE_TAGS:
+        codec.time_base = 1 / self.fps
+        if kind.apple and codec.codec.canonical_name in _APPLE_TAGS:
             codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
         self._tag(codec)
-        codec.options = {**options, "chroma_sample_location": "center"}
+        codec.options = {"chroma_sample_location": "center", **options}
+        try:
+            codec.open()
+        except _FAILURES as error:
+            asked = " ".join(f"{name}={value}" for name, value in options.items())
+            raise OutputError(
+                f"{self._name}: {self._codec} refused {width}x{height} {self._encoded_format} {asked} "
+                f"({error.strerror})"
+            ) from error
+        unknown = sorted(options.keys() & codec.options.keys())
+        if unknown:
+            raise ValueError(
+                ", ".join(f"{name}={options[name]}" for name in unknown) + f": {self._codec} has no such option"
+            )
+        return container, stream
 
     def _frame(self, pixels: Pixels) -> av.VideoFrame:
         if self.pixel_format is PixelFormat.YUV420P10LE:
@@ -168,7 +243,7 @@ class VideoSink:
                 interpolation=Interpolation.AREA,  # a mean of 2x2: chroma in the centre
             )
         frame.pts = self._num_frames
-        frame.time_base = 1 / self._fps
+        frame.time_base = 1 / self.fps
         self._tag(frame)
         return frame
 
@@ -184,8 +259,8 @@ class VideoSink:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
-        except av.error.FFmpegError as error:
-            raise OutputError(f"{self._target}: {error.strerror}") from error
+        except _FAILURES as error:
+            raise self._failure(error) from error
 
     def _close(self) -> None:
         if self._container is None:  # finishing got this far before it failed
@@ -193,13 +268,28 @@ class VideoSink:
         self._encode(None)
         try:
             self._container.close()
-        except av.error.FFmpegError as error:
-            raise OutputError(f"{self._target}: {error.strerror}") from error
+        except _FAILURES as error:
+            raise self._failure(error) from error
         self._container = None
 
     def _release(self) -> None:
         """Free the container, whatever becomes of the file: on a full disk, closing fails again."""
         container, self._container = self._container, None
         if container is not None:
-            with contextlib.suppress(av.error.FFmpegError):
+            with contextlib.suppress(*_FAILURES):
                 container.close()
+
+    def _failure(self, error: Exception) -> OutputError:
+        if isinstance(error, BrokenPipeError):
+            return OutputClosed(f"{self._name}: its reader has gone")
+        reason = getattr(error, "strerror", None) or error
+        return OutputError(f"{self._name}: {reason}")
+
+
+def _plays(output: PartialFile) -> bool:
+    """Whether a player finds a frame."""
+    try:
+        with output.reader() as file, av.open(file, "r") as container:
+            return any(packet.size for packet in container.demux(video=0))
+    except (*_FAILURES, IndexError):
+        return False

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import av
 from av.codec.codec import UnknownCodecError
 
 from framehaul.formats import PixelFormat
+from framehaul_client.sinks.containers import Container
 
-DEFAULT_CODEC: Final = "libx264"
 DEFAULT_CRF: Final = 18
 DEFAULT_PRESET: Final = "veryfast"
 _DEFAULTS: Final = {
     "libx264": {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET},
-    "libx265": {"x265-params": "log-level=error"},  # it writes on stderr by itself
+    "ffv1": {"slices": "16"},  # each on a core
+    "libvpx-vp9": {"crf": "20", "cpu-used": "5", "row-mt": "1"},
 }
+_OTHER_RATE_CONTROL: Final = frozenset({"b", "qp"})
+"""Options that a `crf` would override without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,61 +27,83 @@ class VideoOptions:
     """How to encode.
 
     Attributes:
-        codec: FFmpeg's name of the encoder.
+        codec: FFmpeg's name of the encoder, or of the format that it makes; None for the container's own.
         crf: quality, if the encoder has it; lower is better and larger.
         preset: speed, if the encoder has it.
         encoded_format: FFmpeg's name of the encoder's pixel format; None for the frames' own, if the encoder takes it.
+        more: other options of the encoder.
+        live: the file has its name from its first frame on, and plays while it grows.
     """
 
-    codec: str = DEFAULT_CODEC
+    codec: str | None = None
     crf: int | None = None
     preset: str | None = None
     encoded_format: str | None = None
+    more: dict[str, str] = field(default_factory=dict)
+    live: bool = False
+
+    def encoder(self, container: Container) -> av.Codec:
+        """The encoder.
+
+        Raises:
+            ValueError: there is no such one, or the container doesn't take it.
+        """
+        name = self.codec or container.codec
+        try:
+            codec = av.Codec(name, "w")
+        except UnknownCodecError:
+            raise ValueError(f"codec={name}: no such encoder in this build of FFmpeg") from None
+        if codec.type != "video":
+            raise ValueError(f"codec={name}: must be a video encoder")
+        if container.codecs is not None and codec.name not in container.codecs:
+            raise ValueError(f"codec={name}: must be {' or '.join(container.codecs)} for {container.muxer}")
+        return codec
 
     @property
-    def encoder_options(self) -> dict[str, str]:
-        """The encoder's options: the user's over our defaults."""
-        options = dict(_DEFAULTS.get(self.codec, {}))
-        if self.crf == 0 and self.codec == "libx264":
-            options.pop("crf")
-            options["qp"] = "0"  # lossless at any depth; crf=0 is so in 8 bits only
-        elif self.crf is not None:
-            options["crf"] = str(self.crf)
-        if self.preset is not None:
-            options["preset"] = self.preset
+    def asked(self) -> dict[str, str]:
+        """The encoder's options that the user named."""
+        named = {"crf": self.crf, "preset": self.preset}
+        return {**{name: str(value) for name, value in named.items() if value is not None}, **self.more}
+
+    def encoder_options(self, codec: str) -> dict[str, str]:
+        """The options of the encoder that FFmpeg calls `codec`: the user's over our defaults."""
+        options = {**_DEFAULTS.get(codec, {}), **self.asked}
+        if self.more.keys() & _OTHER_RATE_CONTROL and "crf" not in self.asked:
+            options.pop("crf", None)
+        if codec == "libx264" and options.get("crf") == "0":
+            options["qp"] = options.pop("crf")  # lossless at any depth; crf=0 is so in 8 bits only
+        if codec == "libx265":  # it writes on stderr by itself
+            options["x265-params"] = ":".join(filter(None, ("log-level=error", options.get("x265-params"))))
         return options
 
 
-def natural_format(options: VideoOptions) -> PixelFormat:
+def natural_format(options: VideoOptions, container: Container) -> PixelFormat:
     """How frames should arrive for these options: as deep as the encoder takes them.
 
     Raises:
         ValueError: no such encoder, or pixel format of it.
     """
-    encoded = av.VideoFormat(encoded_format(options, PixelFormat.YUV420P))
+    encoded = av.VideoFormat(encoded_format(options, container, PixelFormat.YUV420P))
     if encoded.is_rgb:
         return PixelFormat.RGB24
     return PixelFormat.YUV420P if _bits(encoded.name) <= 8 else PixelFormat.YUV420P10LE
 
 
-def encoded_format(options: VideoOptions, pixel_format: PixelFormat) -> str:
+def encoded_format(options: VideoOptions, container: Container, pixel_format: PixelFormat) -> str:
     """FFmpeg's name of what the encoder is given when frames arrive in `pixel_format`.
 
     Raises:
         ValueError: no such encoder, or pixel format of it, or none that is as deep as the frames.
     """
-    try:
-        codec = av.Codec(options.codec, "w")
-    except UnknownCodecError:
-        raise ValueError(f"codec={options.codec}: no such encoder in this build of FFmpeg") from None
-    if codec.type != "video":
-        raise ValueError(f"codec={options.codec}: must be a video encoder")
+    codec = options.encoder(container)
     formats = [video_format.name for video_format in codec.video_formats or []]
+    if container.pixel_formats is not None:
+        formats = list(container.pixel_formats)
     wanted = options.encoded_format
     if wanted is None:
-        return _default_format(options.codec, formats, pixel_format)
+        return _default_format(codec.name, formats, pixel_format)
     if formats and wanted not in formats:
-        raise ValueError(f"pix_fmt={wanted}: {options.codec} takes {', '.join(formats)}")
+        raise ValueError(f"pix_fmt={wanted}: {codec.name} takes {', '.join(formats)}")
     try:
         av.VideoFormat(wanted)
     except ValueError:

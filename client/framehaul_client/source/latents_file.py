@@ -32,7 +32,6 @@ class LatentsFile:
         num_latents: latents in it.
         latents: their format.
         model: the decoder that its notes name (`framehaul.model`); empty if they don't.
-        fps: frames a second from its notes (`framehaul.fps`), or None.
         normalized: from its notes (`framehaul.normalized`); False if they don't say.
     """
 
@@ -62,6 +61,18 @@ class LatentsFile:
     def __exit__(self, *_: object) -> None:
         """Close the file."""
         self.close()
+
+    @property
+    def fps(self) -> Fraction | None:
+        """Frames a second from its notes (`framehaul.fps`), or None.
+
+        Raises:
+            LatentsFileError: that is no rate for a video.
+        """
+        try:
+            return None if self._fps is None else parse_fps(self._fps)
+        except ValueError as error:
+            raise LatentsFileError(f"{self.path}: framehaul.{error}: say which with --fps") from error
 
     def __len__(self) -> int:
         """Count the latents."""
@@ -101,8 +112,7 @@ class LatentsFile:
             raise LatentsFileError(f"tensor {name!r} is missing: it holds {found}")
         self._read_tensor(name, header.tensors[name])
         self.model = header.metadata.get("framehaul.model", "")
-        fps = header.metadata.get("framehaul.fps")
-        self.fps: Fraction | None = None if fps is None else parse_fps(fps)
+        self._fps = header.metadata.get("framehaul.fps")
         normalized = header.metadata.get("framehaul.normalized", "false")
         if normalized.lower() not in _TRUTH:
             raise LatentsFileError(f"framehaul.normalized={normalized}: must be true or false")

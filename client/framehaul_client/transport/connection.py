@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Final
+from urllib.request import proxy_bypass
 
 import grpc
 import grpc.aio
 
 from framehaul import wire
 from framehaul_client.access import Access, is_local
+from framehaul_client.core.session_config import SCHEME
 from framehaul_client.errors import ServerUnavailable
 
 # A stalled stream buffers about the lookahead and one message. On a long link the lookahead also caps a stream's rate:
@@ -20,6 +23,7 @@ _KEEPALIVE_MS: Final = 10_000
 _PING_TIMEOUT_MS: Final = 5_000
 _RECONNECT_MS: Final = (100, 2_000)
 _PROBE_TIMEOUT_S: Final = 0.5
+_PROXY_VARIABLES: Final = ("grpc_proxy", "https_proxy", "http_proxy")  # as gRPC looks for them
 
 # What gRPC says when a handshake fails, and what to do about it.
 _ADVICE: Final = (
@@ -72,7 +76,7 @@ async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: A
     try:
         await asyncio.wait_for(channel.channel_ready(), timeout_s)
     except TimeoutError:
-        reason = await _failure(channel, access)
+        reason = await _failure(channel, access) + proxy_words(target)
         await channel.close()
         raise ServerUnavailable(f"{target}: no server answered within {timeout_s:g} s ({reason})") from None
     except BaseException:
@@ -91,6 +95,15 @@ async def _failure(channel: grpc.aio.Channel, access: Access) -> str:
             return "the address takes connections, but nothing there speaks gRPC"
         return _explain(error.details() or "no reason given", access)
     return "it answers now"
+
+
+def proxy_words(target: str) -> str:
+    """Name the proxy that gRPC's connections to `target` go through, if they do."""
+    variable = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
+    host = SCHEME.sub("", target).rpartition(":")[0]
+    if variable is None or is_local(target) or target.startswith("ip") or proxy_bypass(host):
+        return ""
+    return f"; through the proxy of ${variable}, unless no_proxy={host} is set"
 
 
 def _explain(details: str, access: Access) -> str:

@@ -18,6 +18,7 @@ class SlowSink:
     """Takes one message each time it is allowed to, and counts frames."""
 
     pixel_format = PixelFormat.RGB24
+    fps = None
     num_bytes = 0
 
     def __init__(self) -> None:

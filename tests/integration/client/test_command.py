@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import ssl
 import termios
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 
 from framehaul.v1 import frames_pb2 as pb
 from tests.integration.client.test_faults import corrupt_payload
+from tests.support.certificates import Authority
 from tests.support.client_command import Outcome, make_file, run_client, start_client
 from tests.support.fake_server import RGB_SHAPE, YUV_SHAPE, Behaviour, expected_frames
 
@@ -79,15 +81,50 @@ async def test_options_override_the_files_notes(target: str, behaviour: Behaviou
     assert b"waiting for frames" in outcome.out
 
 
-async def test_raw_video_on_stdout(target: str, tmp_path: Path) -> None:
-    """stdout has y4m and nothing else; the report goes to stderr."""
+@pytest.mark.parametrize("more", [(), ("--container", "y4m")], ids=["matroska", "y4m"])
+async def test_raw_video_on_stdout(target: str, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """stdout has the video and nothing else; the report goes to stderr."""
     latents = make_file(tmp_path / "a.safetensors")
-    outcome = await run_client("stream", tmp_path / "a.safetensors", "--out", "-", "--target", target, "--json")
+    outcome = await run_client("stream", tmp_path / "a.safetensors", "--out", "-", "--target", target, "--json", *more)
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.err)["num_frames"] == 21
     with av.open(io.BytesIO(outcome.out), "r") as container:
         decoded = np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
     assert np.array_equal(decoded, expected_frames(latents, YUV_SHAPE))
+
+
+async def test_a_killed_client_leaves_what_it_wrote(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """Under the file's own name with --live, and it plays."""
+    make_file(tmp_path / "a.safetensors", 60)
+    behaviour.stop_after_frames = 201
+    out = tmp_path / "v.mp4"
+    process = await start_client("stream", tmp_path / "a.safetensors", "--out", out, "--target", target, "--live")
+    await behaviour.all_acked.wait()  # all frames are with the encoder
+    process.kill()
+    await process.communicate()
+    assert names_in(tmp_path) == ["a.safetensors", "v.mp4"]
+    with av.open(str(out)) as container:
+        assert len(list(container.decode(video=0))) >= 100
+
+
+async def test_a_name_of_any_bytes(target: str, tmp_path: Path) -> None:
+    """In the report too."""
+    make_file(tmp_path / "a.safetensors")
+    out = tmp_path / os.fsdecode(b"12:30 \xff.mp4")
+    outcome = await run_client("stream", tmp_path / "a.safetensors", "--out", out, "--target", target)
+    assert (outcome.code, out.is_file()) == (0, True)
+    assert b"12:30 \\udcff.mp4: 21 frames" in outcome.out
+
+
+async def test_an_impossible_rate_in_the_file(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    """--fps overrides it, images need none, and else it is told before the session opens."""
+    make_file(tmp_path / "a.safetensors", fps="90000")
+    arguments = ("stream", tmp_path / "a.safetensors", "--target", target, "--quiet", "--out")
+    outcome = await run_client(*arguments, tmp_path / "v.mp4")
+    assert (outcome.code, len(behaviour.opens)) == (2, 0)
+    assert "framehaul.fps=90000: must be a number over 0 and up to 1000" in outcome.err
+    assert (await run_client(*arguments, tmp_path / "v.mp4", "--fps", "24")).code == 0
+    assert (await run_client(*arguments, tmp_path / "%d.png")).code == 0
 
 
 async def test_images(target: str, tmp_path: Path) -> None:
@@ -260,6 +297,24 @@ async def test_signals_end_it_cleanly(
         assert len(list(container.decode(video=0))) == 9
     await asyncio.wait_for(behaviour.left.wait(), 5)
     assert behaviour.left_early
+
+
+async def test_a_failed_handshake_is_told_by_us_alone(tmp_path: Path) -> None:
+    """One line, without gRPC's own for each attempt."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pair = Authority(tmp_path).sign("server")
+    context.load_cert_chain(pair.certificate, pair.key)
+    context.set_alpn_protocols(["h2"])
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        outcome = await run_client("info", "--tls", "--target", f"127.0.0.1:{port}", "--connect-timeout", "0.5")
+    assert outcome.code == 3
+    assert outcome.err.count("\n") == 1
+    assert "the server's certificate isn't trusted: name its authority with --ca" in outcome.err
 
 
 async def test_no_server(tmp_path: Path) -> None:

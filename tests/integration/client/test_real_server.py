@@ -154,7 +154,7 @@ def test_images_equal_the_python_api(server: ServerProcess, tmp_path: Path) -> N
 
 
 def test_graded_outputs_equal_the_python_api(server: ServerProcess, tmp_path: Path) -> None:
-    """OpenEXR bit for bit, PNG to its 16 bits, 10-bit video and y4m bit for bit; each by the natural format."""
+    """OpenEXR bit for bit, PNG to its 16 bits, 10-bit video and stdout bit for bit; each by the natural format."""
     latents = make_latents(2)
     save_file({"latents": latents}, tmp_path / "a.safetensors")
     half = run(server.target, latents, pixel_format="gbrpf16le")
@@ -168,7 +168,7 @@ def test_graded_outputs_equal_the_python_api(server: ServerProcess, tmp_path: Pa
     to(str(tmp_path / "%d.exr"))
     to(str(tmp_path / "%d.png"), "--format", "gbrpf16le")
     to(str(tmp_path / "v.mp4"), "--format", "yuv420p10le", "--crf", "0")
-    (tmp_path / "v.y4m").write_bytes(to("-", "--format", "yuv420p10le").out)
+    (tmp_path / "v.mkv").write_bytes(to("-", "--format", "yuv420p10le").out)
     for index, planes in enumerate(half):
         with OpenEXR.File(str(tmp_path / f"{index}.exr"), separate_channels=True) as file:
             for name, plane in zip("GBR", planes, strict=True):
@@ -176,7 +176,7 @@ def test_graded_outputs_equal_the_python_api(server: ServerProcess, tmp_path: Pa
         with av.open(str(tmp_path / f"{index}.png")) as container:
             levels = next(container.decode(video=0)).to_ndarray()
         assert np.array_equal(levels, np.rint(planes[[2, 0, 1]].transpose(1, 2, 0).astype(np.float64) * 65535))
-    for name in ("v.mp4", "v.y4m"):
+    for name in ("v.mp4", "v.mkv"):
         with av.open(str(tmp_path / name)) as container:
             assert np.array_equal(np.stack([frame.to_ndarray() for frame in container.decode(video=0)]), deep)
 

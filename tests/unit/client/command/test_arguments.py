@@ -21,7 +21,8 @@ def test_every_option_has_its_place() -> None:
     options = stream(
         *("a.safetensors", "--out", "-", "--target", "h:1", "--connect-timeout", "2.5", "--model", "m"),
         *("--format", "rgb24", "--fps", "24000/1001", "--normalized", "--priority", "-7", "--tensor", "z"),
-        *("--codec", "libx265", "--crf", "20", "--preset", "slow", "--pix-fmt", "yuv444p", "--reproducible"),
+        *("--codec", "libx265", "--crf", "20", "--preset", "slow", "--pix-fmt", "yuv444p", "--live", "--reproducible"),
+        *("--container", "mkv", "--encoder-option", "g=48", "--encoder-option", "x265-params=a=1:b=2"),
     )
     assert options == Options(
         command="stream",
@@ -40,7 +41,25 @@ def test_every_option_has_its_place() -> None:
         crf=20,
         preset="slow",
         pix_fmt="yuv444p",
+        live=True,
+        container="mkv",
+        encoder_option=[("g", "48"), ("x265-params", "a=1:b=2")],
     )
+
+
+def test_a_leading_tilde_is_home_in_every_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave it alone after `--option=`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    names = ("--out", "--ca", "--cert", "--key", "--token-file")
+    options = stream("~/a.safetensors", *(f"{name}=~/x" for name in names))
+    found = (options.latents, options.out, options.ca, options.cert, options.key, options.token_file)
+    assert found == ("/home/me/a.safetensors", *["/home/me/x"] * 5)
+    assert stream("--out", "a/~/v.mp4").out == "a/~/v.mp4"
+
+
+def test_stdout_has_two_names() -> None:
+    """Its report goes to stderr under both."""
+    assert stream("--out", "/dev/stdout").out == "-"
 
 
 def test_the_environment_names_the_target_unless_an_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +82,9 @@ def test_normalized_may_be_denied() -> None:
     [
         (["stream"], "--out"),
         (["stream", "--out", "v.mp4", "--fps", "fast"], "fps=fast: must be a number"),
+        (["stream", "--out", "v.mp4", "--encoder-option", "g"], "g: must be NAME=VALUE"),
+        (["stream", "--out", "v.mp4", "--container", "avi"], "invalid choice: 'avi'"),
+        (["info", "--target", "gpu7"], "argument --target: target=gpu7: must be HOST:PORT"),
         (["stream", "--out", "v.mp4", "--priority", "200"], "priority=200: must be -100..100"),
         (["stream", "--out", "v.mp4", "--priority", "high"], "invalid literal"),
         (["stream", "--out", "v.mp4", "--connect-timeout", "0"], "0: must be over 0 and up to 3600 seconds"),

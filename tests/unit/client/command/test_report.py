@@ -35,6 +35,13 @@ REPORT = Report(
 )
 
 
+def test_images_have_no_rate() -> None:
+    """Nor does the report claim one."""
+    report = replace(REPORT, fps=None)
+    assert json.loads(report.as_json())["fps"] is None
+    assert "v.mp4: 40 frames, 832x480, 1.5 MB" in report.as_text()
+
+
 def test_json_has_every_number() -> None:
     """One line that any program reads; speeds are over the time of the stream."""
     text = REPORT.as_json()

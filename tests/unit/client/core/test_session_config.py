@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from framehaul_client.core.session_config import SessionConfig, check_priority, parse_fps
+from framehaul_client.core.session_config import SessionConfig, check_priority, check_target, parse_fps
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,8 @@ from framehaul_client.core.session_config import SessionConfig, check_priority, 
         ({"window_frames": 0}, "window_frames=0: must be 1 or more"),
         ({"window_frames": 1 << 32}, "window_frames=4294967296"),
         ({"max_message_bytes": 1}, "max_message_bytes=1: must be 1024..2147483647"),
-        ({"pixel_format": "bgr"}, "'bgr' is not a valid PixelFormat"),
-        ({"dtype": "float64"}, "'float64' is not a valid LatentDtype"),
+        ({"pixel_format": "yuv444p"}, "pixel_format=yuv444p: must be rgb24, yuv420p, yuv420p10le, gbrpf16le"),
+        ({"dtype": "float64"}, "dtype=float64: must be float16, bfloat16, float32"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -36,14 +36,69 @@ def test_the_limits_themselves_are_allowed() -> None:
     [
         ("24", Fraction(24)),
         ("24000/1001", Fraction(24000, 1001)),
-        ("23.976", Fraction(2997, 125)),
         ("0.5", Fraction(1, 2)),
+        ("12.5", Fraction(25, 2)),
+        ("24.0", Fraction(24)),
+        ("24.5", Fraction(49, 2)),
+        ("30.00", Fraction(30)),
+        ("2997/100", Fraction(2997, 100)),
+        ("23.98", Fraction(24000, 1001)),
+        ("23.976", Fraction(24000, 1001)),
+        ("23.976024", Fraction(24000, 1001)),
+        (str(24000 / 1001), Fraction(24000, 1001)),
+        ("29.97", Fraction(30000, 1001)),
         ("29.97002997", Fraction(30000, 1001)),
+        ("47.952", Fraction(48000, 1001)),
+        ("59.94", Fraction(60000, 1001)),
+        ("119.88", Fraction(120000, 1001)),
+        ("59.95", Fraction(1199, 20)),
     ],
 )
 def test_fps(text: str, expected: Fraction) -> None:
-    """Whole numbers, fractions and decimals."""
+    """Whole numbers, fractions and decimals; what rounds to a broadcast rate is that rate."""
     assert parse_fps(text) == expected
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "gpu7:50051",
+        "127.0.0.1:1",
+        "[::1]:50051",
+        "dns:gpu7:1",
+        "dns:///gpu7:1",
+        "dns://8.8.8.8/gpu7:1",
+        "ipv4:10.0.0.1:1,10.0.0.2:1",
+        "ipv6:[::1]:1",
+        "unix:/run/framehaul",
+        "unix-abstract:framehaul",
+    ],
+)
+def test_targets(target: str) -> None:
+    """As gRPC names them."""
+    assert check_target(target) == target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "gpu7",
+        "127.0.0.1",
+        "::1",
+        "gpu7:",
+        "gpu7:http",
+        "gpu7:0",
+        ":1",
+        "",
+        "http://gpu7:1",
+        "grpc://gpu7:1",
+        "gpu7:1/x",
+    ],
+)
+def test_other_targets_are_refused(target: str) -> None:
+    """gRPC would ask port 443, or look up `http` or `//gpu7`."""
+    with pytest.raises(ValueError, match=f"target={target}: must be HOST:PORT"):
+        check_target(target)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1/0", "fast", "", "1001", "nan", "inf", "1e-9"])

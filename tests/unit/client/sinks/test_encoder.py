@@ -22,6 +22,7 @@ class RecordingSink:
     """Takes frames, each when it is allowed to."""
 
     pixel_format = PixelFormat.RGB24
+    fps = None
     num_bytes = 0
 
     def __init__(self, *, allowed: int = 1000, fail_at: int | None = None, fail_with: Exception | None = None) -> None:

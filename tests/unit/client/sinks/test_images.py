@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_ffmpeg_reads_the_exr_files_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["frame.png", "%s.png", "%%.png", "a%db%d.png", "%", "f/%d/x.png", "%d/%d.png", "%.png", "%c.png", "%6d%.png"],
+    ["frame.png", "%s.png", "%%.png", "a%db%d.png", "%", "f/%d/x.png", "%.png", "%c.png", "%6d%.png"],
 )
 def test_a_pattern_must_name_one_file_for_each_frame(pattern: str) -> None:
     """Else frames would overwrite each other."""
@@ -93,6 +94,33 @@ def test_patterns_that_do() -> None:
     """With zeros in front or without."""
     for pattern in ("%d.png", "frames/%06d.png", "a-%012d-b.png"):
         ImageSink(pattern, PNG)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first"),
+    [
+        ("100% cut/%04d.png", "100% cut/0000.png"),
+        ("%d/%d.png", "%d/0.png"),
+        ("5%_%d.png", "5%_0.png"),
+        ("%%-%d.png", "%%-0.png"),
+        ("a:b/12:30_%d.png", "a:b/12:30_0.png"),
+        ("a" * 245 + "%d.png", "a" * 245 + "0.png"),
+    ],
+)
+def test_all_but_the_number_stands_as_it_is(tmp_path: Path, pattern: str, first: str) -> None:
+    """Any name that the file system takes."""
+    write(tmp_path / pattern, PNG, rgb_frames(2))
+    assert (tmp_path / first).is_file()
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+
+
+def test_a_pipe_in_an_images_place_is_not_replaced(tmp_path: Path) -> None:
+    """Nor is a name that is too long tried after the work."""
+    os.mkfifo(tmp_path / "0.png")
+    for pattern, message in (("%d.png", "0.png: is a pipe"), ("a" * 252 + "%d.png", "File name too long")):
+        with pytest.raises(OutputError, match=message):
+            ImageSink(str(tmp_path / pattern), PNG).prepare()
+    assert (tmp_path / "0.png").is_fifo()
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:
@@ -109,7 +137,7 @@ def test_an_image_that_cannot_be_written_leaves_no_part(tmp_path: Path) -> None:
     sink.prepare()
     sink.start(LAYOUT)
     (tmp_path / "2.png").mkdir()
-    with pytest.raises(OutputError, match=r"2\.png: Is a directory"):
+    with pytest.raises(OutputError, match=r"2\.png: is a directory"):
         sink.write(batches(rgb_frames(3))[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "2.png"]
     assert sink.abort() == tmp_path

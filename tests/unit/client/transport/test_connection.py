@@ -5,7 +5,7 @@ import time
 import pytest
 
 from framehaul_client import Access, FrameClient, ServerUnavailable
-from framehaul_client.transport.connection import channel_options
+from framehaul_client.transport.connection import channel_options, proxy_words
 
 pytestmark = pytest.mark.asyncio
 
@@ -31,6 +31,25 @@ async def test_a_missing_server_is_told_soon_and_why() -> None:
     with pytest.raises(ServerUnavailable, match=rf"{target}: no server answered within 0\.3 s.*Connection refused"):
         await FrameClient(target, connect_timeout_s=0.3).__aenter__()
     assert time.monotonic() - started_s < 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"http_proxy": "http://p:1"}, "; through the proxy of $http_proxy, unless no_proxy=gpu7 is set"),
+        ({"http_proxy": "http://p:1", "https_proxy": "http://q:1"}, "; through the proxy of $https_proxy, unless"),
+        ({"http_proxy": "http://p:1", "no_proxy": "gpu7"}, ""),
+        ({}, ""),
+    ],
+)
+async def test_a_proxy_is_named(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str) -> None:
+    """The address that refused is its, which else nobody would guess."""
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_words("gpu7:50051").startswith(words)
+    assert proxy_words("127.0.0.1:50051") == ""
 
 
 async def test_a_name_that_does_not_exist_is_told() -> None:
