@@ -5,8 +5,6 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import numpy as np
-
 from framehaul_client import FrameClient
 from framehaul_pipeline.models.model import TINY_SPEC
 from framehaul_pipeline.spec import DecoderSpec
@@ -40,7 +38,7 @@ async def digest(
     async with FrameClient(target) as client, client.session(latents or clip, **options) as session:
         assert session.opened.reproducible
         async for frame in session:
-            found.update(np.ascontiguousarray(frame))
+            found.update(frame.tobytes())
             num_frames += 1
             taken(num_frames)
     assert num_frames == spec.num_frames(len(clip))

@@ -320,6 +320,7 @@ class Client:
             min_window_frames=spec.temporal_factor,
             next_latent=0,
             history_latents=spec.history_latents,
+            reproducible=False,
         )
         self.num_latents = num_latents
         self.frames: list[bytes] = []
