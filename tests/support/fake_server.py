@@ -42,6 +42,7 @@ class Behaviour:
     let_in: asyncio.Event = field(default_factory=asyncio.Event)
     """A session that was queued is opened when this is set."""
     refuse_open: Abort | None = None
+    refuse_resume: Abort | None = None
     fail_after_latents: tuple[int, Abort] | None = None
     refuse_nan: bool = True
     edit: Edit | None = None
@@ -142,6 +143,8 @@ class _Session:
         behaviour.opens.append(first.open)
         if behaviour.refuse_open is not None:
             await self._context.abort(*behaviour.refuse_open)
+        if behaviour.refuse_resume is not None and first.open.resume.session_id:
+            await self._context.abort(*behaviour.refuse_resume)
         if behaviour.queue:
             await self._queue(behaviour.queue.pop(0))
         opened = self._open(first.open)

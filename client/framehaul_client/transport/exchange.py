@@ -63,6 +63,7 @@ class Exchange:
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
+        self._num_sent = 0  # the most latents that were sent on any call
         self._session_id = b""  # empty when there is no session to resume
         self._opened: Opened | None = None
         self._reassembly: Reassembly
@@ -149,6 +150,7 @@ class Exchange:
                 finally:
                     if call.num_latents is not None:
                         self._num_latents = call.num_latents
+                    self._num_sent = max(self._num_sent, call.next_latent)
                     self._call = None
                     await call.aclose()
                 if self._leaving:
@@ -163,27 +165,33 @@ class Exchange:
         """Resume the session or open a new one after `error`; None if nothing is missing any more."""
         told: type[FramehaulError] | None = None
         while True:
-            delay_s = self._retry.delay_s(error, time.monotonic(), opened=self._opened is not None)
+            now_s = time.monotonic() - self._statistics.queued_s  # in a queue no time passes
+            delay_s = self._retry.delay_s(error, now_s, opened=self._opened is not None)
             if type(error) is not told:
                 told = type(error)
                 _LOG.warning("%s: trying again for up to %g s", error, self._config.retry_for_s)
             await asyncio.sleep(delay_s)
             try:
-                call = await self._attach()
-            except NotFound as unknown:
-                if not self._session_id:
-                    raise
-                self._session_id = b""
-                if self._is_complete():
-                    self._finish()
-                    return None
-                _LOG.warning("the server has lost the session (%s)", unknown)
-                self._retry.progressed()
+                call = await self._take_up()
             except FramehaulError as failed:
                 error = failed
             else:
-                self._statistics.num_reconnects += 1
+                self._statistics.num_reconnects += call is not None
                 return call
+
+    async def _take_up(self) -> Call | None:
+        """Resume the session, or open a new one at once if the server has lost it; None if nothing is missing."""
+        try:
+            return await self._attach()
+        except NotFound as unknown:
+            if not self._session_id:
+                raise
+            self._session_id = b""
+            if self._is_complete():
+                self._finish()
+                return None
+            _LOG.warning("the server has lost the session (%s)", unknown)
+        return await self._attach()
 
     async def _attach(self) -> Call:
         """Open the session, resume it, or open one that goes on from here."""
@@ -192,7 +200,7 @@ class Exchange:
         try:
             with contextlib.suppress(RpcEnded):  # receiving tells why
                 await rpc.send(pb.StreamRequest(open=asked))
-            answer = await receive_opened(rpc, self._queue, self._retry)
+            answer = await receive_opened(rpc, self._queue)
             await self._accept(asked, answer.header.opened)
             num_latents = self._config.num_latents
             call = Call(rpc, self._receive, self._window, self._history, self._statistics, num_latents=num_latents)
@@ -213,12 +221,10 @@ class Exchange:
         return restarted(self._open, next_frame, self._window.room)
 
     async def _accept(self, asked: pb.Open, answer: pb.Opened) -> None:
-        opened = read_opened(answer, self._config)
+        opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
             self._reassembly = Reassembly(opened.layout)
             self._window = FrameWindow(opened.window_frames)
-        elif opened.layout != self._opened.layout or opened.model != self._opened.model:
-            raise DataLoss(f"the session was opened as {self._opened}: the server goes on with {opened}")
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
         else:
@@ -235,17 +241,23 @@ class Exchange:
         if message is None:
             raise ProtocolError(f"the server ended the stream after frame {self._reassembly.next_frame} without Done")
         header = message.header
+        if call is self._call and (header.HasField("opened") or header.HasField("queued")):
+            raise ProtocolError(f"the server opened the session again after frame {self._reassembly.next_frame}")
         call.grant(header.latents_until)
-        if header.HasField("drain"):
-            self.drain_grace_s = header.drain.grace_ms / 1000
+        if header.HasField("drain") and (grace_s := header.drain.grace_ms / 1000) != self.drain_grace_s:
+            self.drain_grace_s = grace_s
             _LOG.warning("the server will stop: it gives this session %.1f s", self.drain_grace_s)
         if header.HasField("frames"):
-            self._receive_frames(header.frames, message.payload)
+            self._receive_frames(header.frames, message.payload, call)
         if header.HasField("done"):
             self._end(header.done, call)
         return self._finished
 
-    def _receive_frames(self, frames: pb.Frames, payload: memoryview) -> None:
+    def _receive_frames(self, frames: pb.Frames, payload: memoryview, call: Call) -> None:
+        num_sent = max(self._num_sent, call.next_latent)
+        most, end = self.opened.num_frames(num_sent), frames.first_frame + frames.num_frames
+        if end > most:
+            raise DataLoss(f"frames up to {end} arrived: {num_sent} latents give {most}")
         self._window.receive(frames.num_frames)
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()
@@ -266,6 +278,8 @@ class Exchange:
         if done.num_latents != num_latents:
             raise DataLoss(f"the server took {done.num_latents} latents: {num_latents} were sent")
         self._reassembly.finish(done.num_frames)
+        if done.num_frames != (expected := self.opened.num_frames(num_latents)):
+            raise DataLoss(f"the server sent {done.num_frames} frames: {num_latents} latents give {expected}")
         self._finish()
 
     def _finish(self) -> None:

@@ -12,7 +12,6 @@ from typing import Final, Protocol
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.retry import Retry
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import ProtocolError
 
@@ -31,7 +30,9 @@ class QueuePosition:
         """None while the session doesn't wait."""
 
     def moved(self, position: int) -> None:
-        """Take note of a position."""
+        """Take note of a position; one that was told before is no news."""
+        if position == self.position:
+            return
         if self.position is None:
             self._since_s = time.perf_counter()
         self.position = position
@@ -53,8 +54,8 @@ class Responses(Protocol):
         """Return the next message, or None when the server ended the call well."""
 
 
-async def receive_opened(rpc: Responses, queue: QueuePosition, retry: Retry) -> wire.Envelope[pb.StreamResponse]:
-    """Wait for `Opened`, for as long as the queue takes; to `retry`, each position counts as progress.
+async def receive_opened(rpc: Responses, queue: QueuePosition) -> wire.Envelope[pb.StreamResponse]:
+    """Wait for `Opened`, for as long as the queue takes.
 
     Cancellation: cancels the call.
 
@@ -63,7 +64,6 @@ async def receive_opened(rpc: Responses, queue: QueuePosition, retry: Retry) -> 
     """
     try:
         while (answer := await rpc.receive()) is not None and answer.header.HasField("queued"):
-            retry.progressed()
             queue.moved(answer.header.queued.position)
     finally:
         queue.left()
