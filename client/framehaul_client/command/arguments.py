@@ -26,10 +26,12 @@ from framehaul_client.command.exits import MEANINGS
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_RETRY_FOR_S,
+    DEFAULT_STALL_TIMEOUT_S,
     DEFAULT_TARGET,
     TARGET_VARIABLE,
     check_priority,
     check_retry_for,
+    check_stall_timeout,
     parse_fps,
 )
 from framehaul_client.sinks.video_options import DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_PRESET
@@ -176,7 +178,14 @@ class Options:
         type=option_type(lambda text: check_retry_for(float(text))),
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
-        f"came, or the last word from a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
+        f"came, without the time in a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
+    )
+    stall_timeout: float = _option(
+        default=DEFAULT_STALL_TIMEOUT_S,
+        type=option_type(lambda text: check_stall_timeout(float(text))),
+        metavar="SECONDS",
+        help="how long the server may send no frame, take no latent and say nothing from its queue though its "
+        f"connection lives; then the session counts as lost (default: {DEFAULT_STALL_TIMEOUT_S:g})",
     )
     tensor: str = _option(default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})")
     codec: str = _video_option(default=DEFAULT_CODEC, help=f"any video encoder of FFmpeg's (default: {DEFAULT_CODEC})")

@@ -89,6 +89,7 @@ class _Run:
                 normalized=latents.normalized if options.normalized is None else options.normalized,
                 priority=options.priority,
                 retry_for_s=options.retry_for,
+                stall_timeout_s=options.stall_timeout,
                 on_queued=self._progress.queue,
             ) as session:
                 self._opened, self._statistics = session.opened, session.statistics

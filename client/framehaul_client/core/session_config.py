@@ -16,6 +16,7 @@ DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 # Room for one gbrpf16le frame of 3840x2160; servers choose smaller messages where frames are small.
 DEFAULT_MAX_MESSAGE_BYTES: Final = 64 << 20
 DEFAULT_RETRY_FOR_S: Final = 60.0
+DEFAULT_STALL_TIMEOUT_S: Final = 600.0
 _MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
 
 
@@ -34,8 +35,11 @@ class SessionConfig:
         window_frames: how many frames may wait at the client, within the server's limits; None: about 64 MiB of them.
         max_message_bytes: the largest message that the server may send.
         retry_for_s: how long to try to resume the session after the connection or the server is lost, counted from
-            the last sign of life; 0 fails at once. Latents from an iterator are kept until the frames that need them
+            the last frame; 0 fails at once. Latents from an iterator are kept until the frames that need them
             have come: with some decoders, that is the whole clip. Time in a server's queue doesn't count.
+        stall_timeout_s: how long the server may stay silent while it is its turn; then the session counts as lost, as if
+            the connection were. Its turn ends with frames, with latents that it takes, and with a word from its queue.
+            It is not its turn while frames wait for the caller, or while the iterator makes latents.
         on_queued: called on the event loop with each position in the queue of a server that is full; 1 is next. To
             stop waiting, cancel the task that enters the session.
     """
@@ -49,6 +53,7 @@ class SessionConfig:
     window_frames: int | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     retry_for_s: float = DEFAULT_RETRY_FOR_S
+    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
     on_queued: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +73,7 @@ class SessionConfig:
         if not 1 << 10 <= self.max_message_bytes < 1 << 31:
             raise ValueError(f"max_message_bytes={self.max_message_bytes}: must be 1024..2147483647")
         check_retry_for(self.retry_for_s)
+        check_stall_timeout(self.stall_timeout_s)
 
 
 def check_retry_for(retry_for_s: float) -> float:
@@ -79,6 +85,17 @@ def check_retry_for(retry_for_s: float) -> float:
     if not 0 <= retry_for_s <= _MAX_RETRY_FOR_S:
         raise ValueError(f"retry_for_s={retry_for_s:g}: must be 0..{_MAX_RETRY_FOR_S:g}")
     return retry_for_s
+
+
+def check_stall_timeout(stall_timeout_s: float) -> float:
+    """Return `stall_timeout_s`.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if not 0 < stall_timeout_s <= _MAX_RETRY_FOR_S:
+        raise ValueError(f"stall_timeout_s={stall_timeout_s:g}: must be over 0 and up to {_MAX_RETRY_FOR_S:g}")
+    return stall_timeout_s
 
 
 def check_priority(priority: int) -> int:

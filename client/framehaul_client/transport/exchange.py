@@ -27,6 +27,7 @@ from framehaul_client.core.window import Acknowledgement, FrameWindow
 from framehaul_client.errors import DataLoss, FramehaulError, NotFound, ProtocolError
 from framehaul_client.source.history import LatentHistory
 from framehaul_client.transport.call import Call
+from framehaul_client.transport.patience import Patience, answer_within
 from framehaul_client.transport.queueing import QueuePosition, receive_opened
 from framehaul_client.transport.rpc import Rpc, RpcEnded
 
@@ -52,6 +53,7 @@ class Exchange:
         self._start_rpc = start_rpc
         self._queue = queue
         self._retry = Retry(config.retry_for_s)
+        self._patience = Patience(config.stall_timeout_s)
         self._batches: deque[FrameBatch] = deque()  # received, not yet handed out: the window bounds it
         self._changed = asyncio.Event()  # frames came, or the session ended
         self._life: asyncio.Task[None] | None = None
@@ -110,7 +112,8 @@ class Exchange:
                     return None
                 self._post(self._window.acknowledge(idle=True))
                 self._changed.clear()
-                await self._changed.wait()
+                with self._patience.awaiting_frames():
+                    await self._changed.wait()
         finally:
             self._statistics.wait_frames_s += time.perf_counter() - started_s
         return self._batches.popleft()
@@ -143,7 +146,8 @@ class Exchange:
             while call is not None:
                 self._call = call
                 try:
-                    await call.run()
+                    async with self._patience.watch():
+                        await call.run()
                     return
                 except FramehaulError as error:
                     lost = error
@@ -198,12 +202,21 @@ class Exchange:
         asked = self._ask()
         rpc = self._start_rpc()
         try:
-            with contextlib.suppress(RpcEnded):  # receiving tells why
-                await rpc.send(pb.StreamRequest(open=asked))
-            answer = await receive_opened(rpc, self._queue)
+            async with answer_within(self._config.stall_timeout_s):
+                with contextlib.suppress(RpcEnded):  # receiving tells why
+                    await rpc.send(pb.StreamRequest(open=asked))
+            answer = await receive_opened(rpc, self._queue, self._config.stall_timeout_s)
             await self._accept(asked, answer.header.opened)
             num_latents = self._config.num_latents
-            call = Call(rpc, self._receive, self._window, self._history, self._statistics, num_latents=num_latents)
+            call = Call(
+                rpc,
+                self._receive,
+                self._window,
+                self._history,
+                self._statistics,
+                self._patience,
+                num_latents=num_latents,
+            )
             self._receive(answer, call)
         except BaseException:
             await rpc.aclose()
@@ -244,8 +257,8 @@ class Exchange:
         if call is self._call and (header.HasField("opened") or header.HasField("queued")):
             raise ProtocolError(f"the server opened the session again after frame {self._reassembly.next_frame}")
         call.grant(header.latents_until)
-        if header.HasField("drain") and (grace_s := header.drain.grace_ms / 1000) != self.drain_grace_s:
-            self.drain_grace_s = grace_s
+        if header.HasField("drain") and self.drain_grace_s is None:
+            self.drain_grace_s = header.drain.grace_ms / 1000
             _LOG.warning("the server will stop: it gives this session %.1f s", self.drain_grace_s)
         if header.HasField("frames"):
             self._receive_frames(header.frames, message.payload, call)
@@ -261,6 +274,7 @@ class Exchange:
         self._window.receive(frames.num_frames)
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()
+        self._patience.news()
         self._history.forget(self.opened.first_latent_needed(self._reassembly.next_frame))
         statistics = self._statistics
         statistics.last_frame_s = time.perf_counter() - self._started_s

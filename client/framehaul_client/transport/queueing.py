@@ -14,6 +14,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import ProtocolError
+from framehaul_client.transport.patience import answer_within
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -54,16 +55,22 @@ class Responses(Protocol):
         """Return the next message, or None when the server ended the call well."""
 
 
-async def receive_opened(rpc: Responses, queue: QueuePosition) -> wire.Envelope[pb.StreamResponse]:
-    """Wait for `Opened`, for as long as the queue takes.
+async def receive_opened(
+    rpc: Responses, queue: QueuePosition, stall_timeout_s: float
+) -> wire.Envelope[pb.StreamResponse]:
+    """Wait for `Opened`, for as long as the queue takes, but no longer than `stall_timeout_s` for each word of it.
 
     Cancellation: cancels the call.
 
     Raises:
-        FramehaulError: the call failed, or the server said something else.
+        FramehaulError: the call failed, the server is silent or said something else.
     """
     try:
-        while (answer := await rpc.receive()) is not None and answer.header.HasField("queued"):
+        while True:
+            async with answer_within(stall_timeout_s):
+                answer = await rpc.receive()
+            if answer is None or not answer.header.HasField("queued"):
+                break
             queue.moved(answer.header.queued.position)
     finally:
         queue.left()

@@ -15,6 +15,7 @@ from framehaul_client import (
     FramehaulError,
     GaveUp,
     ProtocolError,
+    ServerUnavailable,
     StreamFailed,
 )
 from tests.support.clips import collect
@@ -144,6 +145,46 @@ async def test_a_fault_of_the_server_is_found(
             await collect(client, make_latents(), model="fake")
         assert type(caught.value) is error
         await asyncio.wait_for(behaviour.left.wait(), 2)
+
+
+STALLS = [
+    ({"edit": lambda number, response: None}, ServerUnavailable, "the server was silent for 1 s"),
+    ({"queue": [[2, 1]]}, ServerUnavailable, "the server was silent for 1 s"),
+    ({"edit": lambda number, response: None if number else response}, ConnectionLost, "no frame and took no latent"),
+    ({"stop_after_frames": 5}, ConnectionLost, "no frame and took no latent for 1 s"),
+    ({"stop_after_frames": 5, "chatter": lambda _: pb.StreamResponse()}, ConnectionLost, "no frame and took"),
+    (
+        {"stop_after_frames": 5, "chatter": lambda number: pb.StreamResponse(latents_until=9 + number)},
+        ConnectionLost,
+        "no frame and took",
+    ),
+]
+
+
+@pytest.mark.parametrize(("behaves", "error", "match"), STALLS)
+async def test_a_server_that_says_nothing_for_ever_is_lost(
+    target: str, behaviour: Behaviour, behaves: dict[str, Any], error: type[FramehaulError], match: str
+) -> None:
+    """Before its answer, in its queue, after it, in mid-clip; messages that say nothing don't count."""
+    for name, value in behaves.items():
+        setattr(behaviour, name, value)
+    async with FrameClient(target) as client:
+        with pytest.raises(error, match=match) as caught:
+            await asyncio.wait_for(collect(client, make_latents(), stall_timeout_s=1.0), 60)
+    assert type(caught.value) is error
+
+
+async def test_a_stalled_session_is_taken_up_again(
+    target: str, behaviour: Behaviour, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one whose connection broke, and the reason is told."""
+    behaviour.stop_after_frames = 5
+    behaviour.refuse_resume = (grpc.StatusCode.UNAVAILABLE, "not now", ())
+    async with FrameClient(target) as client:
+        with pytest.raises(GaveUp, match="not now"):
+            await asyncio.wait_for(collect(client, make_latents(), stall_timeout_s=1.0, retry_for_s=0.2), 60)
+    assert behaviour.opens[1].resume == pb.Resume(session_id=b"0123456789abcdef", next_frame=5)
+    assert "took no latent for 1 s (--stall-timeout): trying again for up to 0.2 s" in caplog.text
 
 
 async def test_an_end_without_done_is_an_error(target: str, behaviour: Behaviour) -> None:

@@ -15,7 +15,8 @@ LATENTS = LatentFormat(LatentDtype.BFLOAT16, (16, 60, 104))
 
 def opened(**changes: Any) -> pb.Opened:
     message = pb.Opened(
-        session_id=b"0123456789abcdef", model="tiny", height=480, width=832, pixel_format=pb.PIXEL_FORMAT_RGB24, frame_bytes=1198080,
+        session_id=b"0123456789abcdef", model="tiny", max_message_bytes=64 << 20, height=480, width=832,
+        pixel_format=pb.PIXEL_FORMAT_RGB24, frame_bytes=1198080,
         min_window_frames=4, max_window_frames=100, first_frames=1, temporal_factor=4, lookahead_latents=2,
     )  # fmt: skip
     for name, value in changes.items():
@@ -122,7 +123,7 @@ def test_the_window_is_64_mib_of_frames_unless_it_is_given(height: int, width: i
     ],
 )
 def test_an_answer_to_something_else_is_refused(changes: dict[str, Any], message: str) -> None:
-    """Each field that the client goes by is held against what it asked for; the text has the field and what it must be."""
+    """Each field that the client goes by is held against what it asked for; the text says what it must be."""
     with pytest.raises(ProtocolError, match=re.escape(message)):
         read(opened(**changes), SessionConfig(model="tiny"))
 
@@ -138,7 +139,7 @@ def test_a_default_model_has_a_name_that_can_be_shown(name: str) -> None:
 
 def test_a_frame_fits_a_message() -> None:
     """The client said how much it takes at once."""
-    with pytest.raises(ProtocolError, match="max_message_bytes=1198080: must be 0..1000000, and hold a frame"):
+    with pytest.raises(ProtocolError, match=r"max_message_bytes=67108864: must be 0\.\.1000000, and hold a frame"):
         read(opened(), SessionConfig(max_message_bytes=1_000_000))
 
 

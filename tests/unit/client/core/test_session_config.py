@@ -58,3 +58,10 @@ def test_the_time_to_try_again_has_a_range(retry_for_s: float) -> None:
     """Up to a week."""
     with pytest.raises(ValueError, match=r"retry_for_s=.*: must be 0\.\.604800"):
         SessionConfig(retry_for_s=retry_for_s)
+
+
+@pytest.mark.parametrize("stall_timeout_s", [0.0, -1.0, 1e9, float("nan")])
+def test_the_time_for_a_silent_server_has_a_range(stall_timeout_s: float) -> None:
+    """Over 0, up to a week."""
+    with pytest.raises(ValueError, match=r"stall_timeout_s=.*: must be over 0 and up to 604800"):
+        SessionConfig(stall_timeout_s=stall_timeout_s)

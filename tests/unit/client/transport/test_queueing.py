@@ -35,7 +35,7 @@ OPENED = pb.StreamResponse(opened=pb.Opened(model="tiny"))
 
 @pytest.mark.asyncio
 async def test_positions_are_told_in_order_and_the_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first position to the answer."""
+    """From the first position to the answer; one that stays is told once."""
     now_s = 10.0
     monkeypatch.setattr("framehaul_client.transport.queueing.time.perf_counter", lambda: now_s)
     told: list[int | None] = []
@@ -48,7 +48,7 @@ async def test_positions_are_told_in_order_and_the_time_is_counted(monkeypatch: 
 
     statistics = SessionStatistics(queued_s=1.0)
     queue = QueuePosition(statistics, note)
-    answer = await receive_opened(Answers(queued(3), queued(1), OPENED), queue)
+    answer = await receive_opened(Answers(queued(3), queued(3), queued(1), OPENED), queue, 60.0)
     assert answer.header == OPENED
     assert told == [3, 1]
     assert (queue.position, statistics.queued_s) == (None, 4.0)
@@ -58,7 +58,7 @@ async def test_positions_are_told_in_order_and_the_time_is_counted(monkeypatch: 
 async def test_a_session_that_does_not_wait_has_no_position() -> None:
     statistics = SessionStatistics()
     queue = QueuePosition(statistics, None)
-    await receive_opened(Answers(OPENED), queue)
+    await receive_opened(Answers(OPENED), queue, 60.0)
     assert (queue.position, statistics.queued_s) == (None, 0.0)
 
 
@@ -68,7 +68,7 @@ async def test_a_call_that_fails_in_the_queue_leaves_it() -> None:
     statistics = SessionStatistics()
     queue = QueuePosition(statistics, None)
     with pytest.raises(ConnectionLost):
-        await receive_opened(Answers(queued(2), error=LOST), queue)
+        await receive_opened(Answers(queued(2), error=LOST), queue, 60.0)
     assert queue.position is None
     assert statistics.queued_s > 0
 
@@ -77,4 +77,4 @@ async def test_a_call_that_fails_in_the_queue_leaves_it() -> None:
 @pytest.mark.parametrize("answers", [(), (queued(1),), (queued(1), pb.StreamResponse(latents_until=3))])
 async def test_anything_else_than_opened_is_no_answer(answers: tuple[pb.StreamResponse, ...]) -> None:
     with pytest.raises(ProtocolError, match="isn't Opened"):
-        await receive_opened(Answers(*answers), QueuePosition(SessionStatistics(), None))
+        await receive_opened(Answers(*answers), QueuePosition(SessionStatistics(), None), 60.0)
