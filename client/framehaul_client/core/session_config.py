@@ -37,8 +37,8 @@ class SessionConfig:
         retry_for_s: how long to try to resume the session after the connection or the server is lost, counted from
             the last frame; 0 fails at once. Latents from an iterator are kept until the frames that need them
             have come: with some decoders, that is the whole clip. Time in a server's queue doesn't count.
-        stall_timeout_s: how long the server may stay silent while it is its turn; then the session counts as lost, as if
-            the connection were. Its turn ends with frames, with latents that it takes, and with a word from its queue.
+        stall_timeout_s: how long the server may stay silent while it is its turn; then the session counts as lost, as
+            if the connection were. Its turn ends with frames, with latents that it takes, with a word from its queue.
             It is not its turn while frames wait for the caller, or while the iterator makes latents.
         on_queued: called on the event loop with each position in the queue of a server that is full; 1 is next. To
             stop waiting, cancel the task that enters the session.
