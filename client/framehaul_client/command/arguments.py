@@ -23,6 +23,7 @@ from framehaul_client.access import (
     Access,
 )
 from framehaul_client.command.exits import MEANINGS
+from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_RETRY_FOR_S,
@@ -101,8 +102,8 @@ class Options:
     latents: str | None = _option(
         nargs="?",
         metavar="LATENTS.safetensors",
-        help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32 (default: the sample clip that ships with this "
-        "client)",
+        help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32; a pipe, or - for stdin, if one latent comes "
+        "after the other (default: the sample clip that ships with this client)",
     )
     out: str = _option(
         default="",
@@ -187,7 +188,16 @@ class Options:
         help="how long the server may send no frame, take no latent and say nothing from its queue though its "
         f"connection lives; then the session counts as lost (default: {DEFAULT_STALL_TIMEOUT_S:g})",
     )
-    tensor: str = _option(default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})")
+    tensor: str | None = _option(
+        help=f"name of the tensor in the file (default: {DEFAULT_TENSOR}, or ComfyUI's latent_tensor, or the only one "
+        "that can be latents)"
+    )
+    layout: str | None = _option(
+        choices=list(Layout),
+        type=str.upper,
+        help="order of the tensor's axes: T latents, C channels, height, width; a batch of one may stand before them "
+        "(default: what the file says, else TCHW, and CTHW after a batch)",
+    )
     codec: str = _video_option(default=DEFAULT_CODEC, help=f"any video encoder of FFmpeg's (default: {DEFAULT_CODEC})")
     crf: int | None = _video_option(
         type=int, help=f"quality, lower is better and larger (default: {DEFAULT_CRF} for libx264)"

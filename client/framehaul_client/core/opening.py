@@ -13,7 +13,7 @@ from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.core.window import fit_window
-from framehaul_client.errors import DataLoss, ProtocolError
+from framehaul_client.errors import DataLoss, InvalidLatents, ProtocolError
 
 _FIRST_WINDOW_FRAMES: Final = 16  # until the size of a frame is known
 _WINDOW_BYTES: Final = 64 << 20
@@ -150,6 +150,24 @@ def read_opened(
     if before is not None and opened.clip_rule != before.clip_rule:
         raise DataLoss(f"the session was opened with {before.clip_rule}: the server goes on with {opened.clip_rule}")
     return opened
+
+
+def frames_wanted(opened: Opened, num_latents: int | None, num_frames: int | None) -> int | None:
+    """Frames of the clip: all that its latents give, or `num_frames`, if the rest is the last latent's filling.
+
+    Raises:
+        InvalidLatents: the latents don't give so many, or one latent less would do.
+    """
+    if num_latents is None:
+        return None
+    most = opened.num_frames(num_latents)
+    fewest = 1 + (opened.num_frames(num_latents - 1) if num_latents > 1 else 0)
+    if num_frames is not None and not fewest <= num_frames <= most:
+        raise InvalidLatents(
+            f"num_frames={num_frames} (in a file framehaul.frames): {num_latents} latents of {opened.model} have "
+            f"{fewest}..{most}"
+        )
+    return num_frames or most
 
 
 def _check_layout(message: pb.Opened, asked: pb.Open) -> FrameLayout:

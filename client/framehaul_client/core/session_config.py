@@ -9,6 +9,7 @@ from typing import Final
 
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.wire import MAX_PRIORITY
+from framehaul_client.core.latents import Layout
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 TARGET_VARIABLE: Final = "FRAMEHAUL_TARGET"
@@ -28,8 +29,12 @@ class SessionConfig:
         model: the decoder's name; empty for the server's default.
         pixel_format: `rgb24`, `yuv420p`, `yuv420p10le` or `gbrpf16le`; see `PixelFormat` for the arrays.
         dtype: `bfloat16` for bit patterns held as uint16; None takes it from the first array.
+        layout: order of the axes of a clip, `TCHW` or `CTHW`, each also after a batch of one; None: `[T, C, h, w]` or
+            `[1, C, T, h, w]`. An open file has its own.
         num_latents: how many latents will come; some decoders must know it. None: not known, unless the latents are
-            one array.
+            one array or a file.
+        num_frames: how many frames the clip has, if the last latent gives more: the rest is left out. None: all of
+            them, or what the latents' file says.
         normalized: the latents have zero mean and unit variance, and the server must undo that.
         priority: -100..100, higher is served first.
         window_frames: how many frames may wait at the client, within the server's limits; None: about 64 MiB of them.
@@ -47,7 +52,9 @@ class SessionConfig:
     model: str = ""
     pixel_format: PixelFormat | str = PixelFormat.RGB24
     dtype: LatentDtype | str | None = None
+    layout: Layout | str | None = None
     num_latents: int | None = None
+    num_frames: int | None = None
     normalized: bool = False
     priority: int = 0
     window_frames: int | None = None
@@ -65,15 +72,29 @@ class SessionConfig:
         PixelFormat(self.pixel_format)
         if self.dtype is not None:
             LatentDtype(self.dtype)
+        check_layout(self.layout)
         check_priority(self.priority)
         if self.num_latents is not None and self.num_latents < 1:
             raise ValueError(f"num_latents={self.num_latents}: must be 1 or more")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"num_frames={self.num_frames}: must be 1 or more")
         if self.window_frames is not None and not 1 <= self.window_frames < 1 << 32:
             raise ValueError(f"window_frames={self.window_frames}: must be 1 or more")
         if not 1 << 10 <= self.max_message_bytes < 1 << 31:
             raise ValueError(f"max_message_bytes={self.max_message_bytes}: must be 1024..2147483647")
         check_retry_for(self.retry_for_s)
         check_stall_timeout(self.stall_timeout_s)
+
+
+def check_layout(layout: str | None) -> Layout | None:
+    """Return the order of axes that `layout` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if layout is None or layout in list(Layout):
+        return None if layout is None else Layout(layout)
+    raise ValueError(f"layout={layout}: must be {' or '.join(Layout)}")
 
 
 def check_retry_for(retry_for_s: float) -> float:

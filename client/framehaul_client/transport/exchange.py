@@ -18,7 +18,7 @@ from typing import Final
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.frames import FrameBatch
-from framehaul_client.core.opening import Opened, open_message, read_opened, restarted, resumed
+from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.core.retry import Retry
 from framehaul_client.core.session_config import SessionConfig
@@ -66,6 +66,8 @@ class Exchange:
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
         self._num_sent = 0  # the most latents that were sent on any call
+        self.num_frames: int | None = None
+        """How many frames are handed out in all; None while that isn't known."""
         self._session_id = b""  # empty when there is no session to resume
         self._opened: Opened | None = None
         self._reassembly: Reassembly
@@ -236,6 +238,7 @@ class Exchange:
     async def _accept(self, asked: pb.Open, answer: pb.Opened) -> None:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
+            self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
             self._reassembly = Reassembly(opened.layout)
             self._window = FrameWindow(opened.window_frames)
         elif self._session_id:
@@ -280,10 +283,15 @@ class Exchange:
         statistics.last_frame_s = time.perf_counter() - self._started_s
         if statistics.first_frame_s is None:
             statistics.first_frame_s = statistics.last_frame_s
-        statistics.num_frames += frames.num_frames
         statistics.frame_bytes += len(payload)
-        self._batches.append(batch)
-        self._changed.set()
+        most = len(batch) if self.num_frames is None else max(0, self.num_frames - batch.first_frame)
+        if wanted := min(len(batch), most):
+            self._batches.append(FrameBatch(batch.first_frame, batch.frames[:wanted]))
+            statistics.num_frames += wanted
+            self._changed.set()
+        if left_out := len(batch) - wanted:
+            self._window.consume(left_out)
+            self._post(self._window.acknowledge(idle=True))
 
     def _end(self, done: pb.Done, call: Call) -> None:
         num_latents = self._num_latents if call.num_latents is None else call.num_latents

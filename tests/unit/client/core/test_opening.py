@@ -6,9 +6,9 @@ import pytest
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.latents import LatentFormat
-from framehaul_client.core.opening import Opened, open_message, read_opened, restarted, resumed
+from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.session_config import SessionConfig
-from framehaul_client.errors import DataLoss, ProtocolError
+from framehaul_client.errors import DataLoss, InvalidLatents, ProtocolError
 
 LATENTS = LatentFormat(LatentDtype.BFLOAT16, (16, 60, 104))
 
@@ -211,3 +211,20 @@ def test_latents_are_needed_as_far_back_as_the_server_said(
     if history is not None:
         message.history_latents = history
     assert read(message).first_latent_needed(next_frame) == first
+
+
+@pytest.mark.parametrize(
+    ("num_latents", "num_frames", "expected"), [(None, None, None), (3, None, 9), (3, 9, 9), (3, 6, 6), (1, 1, 1)]
+)
+def test_the_last_latents_filling_is_left_out(
+    num_latents: int | None, num_frames: int | None, expected: int | None
+) -> None:
+    """A clip has as many frames as was said, if its last latent is needed for them."""
+    assert frames_wanted(read(opened()), num_latents, num_frames) == expected
+
+
+@pytest.mark.parametrize("num_frames", [5, 10, 1])
+def test_a_number_of_frames_that_is_not_the_clips_is_refused(num_frames: int) -> None:
+    """The text has those that can be."""
+    with pytest.raises(InvalidLatents, match=rf"num_frames={num_frames} .*: 3 latents of tiny have 6\.\.9"):
+        frames_wanted(read(opened()), 3, num_frames)
