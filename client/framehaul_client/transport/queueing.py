@@ -26,25 +26,30 @@ class QueuePosition:
         """Call `on_queued` with each position, 1 is next; the time goes to `statistics`."""
         self._statistics = statistics
         self._on_queued = on_queued
-        self._since_s = 0.0
+        self._since_s = self._heard_s = 0.0
         self.position: int | None = None
         """None while the session doesn't wait."""
 
     def moved(self, position: int) -> None:
-        """Take note of a position; one that was told before is no news."""
+        """Take note of a position; one that was told before isn't passed on."""
+        self._heard_s = time.perf_counter()
         if position == self.position:
             return
         if self.position is None:
-            self._since_s = time.perf_counter()
+            self._since_s = self._heard_s
         self.position = position
         _LOG.debug("queued at position %d", position)
         if self._on_queued is not None:
             self._on_queued(position)
 
+    def served(self) -> None:
+        """Take note that the wait is over, since the server says so."""
+        self._heard_s = time.perf_counter()
+
     def left(self) -> None:
-        """Take note that the session no longer waits; does nothing if it didn't."""
+        """Take note that the session no longer waits; the time counts up to the server's last word."""
         if self.position is not None:
-            self._statistics.queued_s += time.perf_counter() - self._since_s
+            self._statistics.queued_s += self._heard_s - self._since_s
             self.position = None
 
 
@@ -70,6 +75,7 @@ async def receive_opened(
             async with answer_within(stall_timeout_s):
                 answer = await rpc.receive()
             if answer is None or not answer.header.HasField("queued"):
+                queue.served()
                 break
             queue.moved(answer.header.queued.position)
     finally:

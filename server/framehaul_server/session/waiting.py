@@ -18,7 +18,7 @@ from framehaul_server.logs import SessionRecord
 from framehaul_server.session.connection import Connection, Request, leading_error
 
 _MOST_AHEAD_BYTES: Final = 64 << 10
-_TOLD_AGAIN_S: Final = 60.0
+_TOLD_AGAIN_S: Final = 15.0
 """How long a client may wait without a word from a server that lives."""
 _MESSAGE_BYTES: Final = 256
 """What a message takes beside its own bytes."""
@@ -33,7 +33,7 @@ async def wait_for_place(
     *,
     stall_timeout_s: float,
 ) -> None:
-    """Tell the client its position, each new one, and the same again once a minute, until `claim` is held.
+    """Tell the client its position, each new one, and the same again every 15 s, until `claim` is held.
 
     Args:
         admission: where `claim` was asked for.

@@ -24,12 +24,18 @@ def opened(**changes: Any) -> pb.Opened:
     return message
 
 
-def read(message: pb.Opened, config: SessionConfig | None = None, **wanted: int) -> Opened:
+def read(
+    message: pb.Opened,
+    config: SessionConfig | None = None,
+    *,
+    start_frame: int = 0,
+    latent_height: int = 60,
+    latent_width: int = 104,
+) -> Opened:
     """Hold an answer against a plain request, from another frame on and for other latents if so told."""
     config = config or SessionConfig()
-    height, width = wanted.pop("latent_height", 60), wanted.pop("latent_width", 104)
-    asked = open_message(config, LatentFormat(LatentDtype.BFLOAT16, (16, height, width)))
-    return read_opened(message, restarted(asked, wanted.pop("start_frame", 0), 99), config, **wanted)
+    asked = open_message(config, LatentFormat(LatentDtype.BFLOAT16, (16, latent_height, latent_width)))
+    return read_opened(message, restarted(asked, start_frame, 99), config)
 
 
 def test_the_request_says_what_was_asked_for() -> None:

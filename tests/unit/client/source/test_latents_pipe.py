@@ -87,8 +87,8 @@ async def test_standard_input_is_a_pipe_or_a_file(monkeypatch: pytest.MonkeyPatc
     ours, theirs = socket.socketpair()
     theirs.sendall(save({"latents": LATENTS[:1]}))
     status, descriptor = os.fstat(ours.fileno()), ours.detach()
-    monkeypatch.setattr(latents_pipe.os, "fstat", lambda _: status)
-    monkeypatch.setattr(latents_pipe.os, "dup", lambda _: descriptor)
+    monkeypatch.setattr(os, "fstat", lambda _: status)
+    monkeypatch.setattr(os, "dup", lambda _: descriptor)
     with await open_latents("-") as latents:
         assert isinstance(latents, LatentsPipe)
         assert np.array_equal([latent async for latent in latents], LATENTS[:1])

@@ -63,14 +63,23 @@ async def test_a_session_that_does_not_wait_has_no_position() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_call_that_fails_in_the_queue_leaves_it() -> None:
-    """The time until then is counted."""
+async def test_a_call_that_fails_in_the_queue_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is counted up to its last word: a silent server's is no time in a queue."""
+    now_s = 10.0
+    monkeypatch.setattr("framehaul_client.transport.queueing.time.perf_counter", lambda: now_s)
+
+    class Silent(Answers):
+        async def receive(self) -> wire.Envelope[pb.StreamResponse] | None:
+            nonlocal now_s
+            now_s += 2.0
+            return await super().receive()
+
     statistics = SessionStatistics()
     queue = QueuePosition(statistics, None)
     with pytest.raises(ConnectionLost):
-        await receive_opened(Answers(queued(2), error=LOST), queue, 60.0)
+        await receive_opened(Silent(queued(2), queued(2), error=LOST), queue, 60.0)
     assert queue.position is None
-    assert statistics.queued_s > 0
+    assert statistics.queued_s == 2.0
 
 
 @pytest.mark.asyncio
