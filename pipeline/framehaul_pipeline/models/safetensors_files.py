@@ -10,8 +10,9 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from framehaul.safetensors import PREFIX_BYTES, MalformedHeader, StoredTensor, header_bytes, parse_header
 from framehaul_pipeline.errors import InvalidInput
@@ -113,7 +114,7 @@ def refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
     return InvalidInput(f"weights {path.name}", value, allowed)
 
 
-def _open_file(path: Path) -> BinaryIO:
+def _open_file(path: Path) -> BufferedReader:
     """Open a regular file: a FIFO would have no end, or wait for its writer.
 
     Raises:
