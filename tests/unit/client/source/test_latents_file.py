@@ -123,6 +123,13 @@ def test_latents_of_another_name_are_found(tmp_path: Path, tensors: dict[str, np
         assert np.array_equal(np.stack(list(file)), LATENTS)
 
 
+def test_a_name_that_is_given_must_be_there(tmp_path: Path) -> None:
+    """Nothing else is taken for it."""
+    save_file({"latents": LATENTS}, tmp_path / "a.safetensors")
+    with pytest.raises(LatentsFileError, match="tensor 'z' is missing: it holds 'latents'"):
+        LatentsFile(tmp_path / "a.safetensors", "z")
+
+
 def test_the_number_of_frames_is_noted(tmp_path: Path) -> None:
     save_file({"latents": LATENTS}, tmp_path / "a.safetensors", metadata={"framehaul.frames": "18"})
     with LatentsFile(tmp_path / "a.safetensors") as file:
