@@ -16,9 +16,17 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.access import Access
 from framehaul_client.core.info import Location, ServerInfo, read_info
-from framehaul_client.core.session_config import DEFAULT_CONNECT_TIMEOUT_S, DEFAULT_TARGET, SessionConfig, check_target
+from framehaul_client.core.session_config import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    DEFAULT_TARGET,
+    SessionConfig,
+    check_layout,
+    check_target,
+)
 from framehaul_client.session import Session
+from framehaul_client.source.arrays import ClipReader, as_array
 from framehaul_client.source.iterators import Latents
+from framehaul_client.source.latents_file import StoredLatents
 from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
 from framehaul_client.transport.rpc import Rpc
 from framehaul_client.transport.status import call_error
@@ -120,17 +128,33 @@ class FrameClient:
         """Make a session, an async context manager; `SessionConfig` has the keyword arguments.
 
         Args:
-            latents: an iterable of arrays, `[C, h, w]` or `[T, C, h, w]`, float16 or float32; or one such array of
-                rank 4. An async iterable runs on this event loop, any other on a thread of its own. It is advanced
-                when the server has room for more. A generator is closed with the session.
+            latents: an open `LatentsFile`; one array, `[T, C, h, w]` or `[1, C, T, h, w]` unless `layout` says
+                otherwise, float16 or float32; or an iterable of such arrays, or of single latents `[C, h, w]`. An async
+                iterable runs on this event loop, any other on a thread of its own. It is advanced when the server has
+                room for more. A generator is closed with the session.
             config: what is asked for.
 
         Raises:
+            InvalidLatents: an array has other axes.
             ValueError: an argument is out of its range.
         """
         channel = self._connected()
-        if config.num_latents is None and isinstance(latents, np.ndarray) and len(latents):
-            config = replace(config, num_latents=len(latents))
+        latents = as_array(latents)
+        if isinstance(latents, np.ndarray):
+            latents = ClipReader(check_layout(config.layout)).read(latents)
+            config = replace(config, num_latents=config.num_latents or len(latents))
+        elif isinstance(latents, StoredLatents):
+            if config.layout is not None:
+                raise ValueError(
+                    f"layout={config.layout}: must be given to {type(latents).__name__}, which reads the file"
+                )
+            config = replace(
+                config,
+                num_latents=config.num_latents or latents.num_latents,
+                num_frames=config.num_frames or latents.num_frames,
+            )
+        if config.num_frames is not None and config.num_latents is None:
+            raise ValueError(f"num_frames={config.num_frames}: must come with num_latents")
         start_rpc = partial(Rpc, channel, self._target, self._metadata)
         session = Session(start_rpc, self._target, latents, config, self._sessions.discard)
         self._sessions.add(session)

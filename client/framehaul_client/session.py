@@ -9,7 +9,7 @@ from typing import Self
 
 from framehaul_client.core.frames import FrameBatch, Pixels
 from framehaul_client.core.opening import Opened
-from framehaul_client.core.session_config import SessionConfig
+from framehaul_client.core.session_config import SessionConfig, check_layout
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.source.history import LatentHistory
@@ -67,7 +67,7 @@ class Session:
         """
         if self._history is not None:
             raise RuntimeError("this session was entered before: make a new one")
-        self._history = history = LatentHistory(self._latents, self._config.dtype)
+        self._history = history = LatentHistory(self._latents, self._config.dtype, check_layout(self._config.layout))
         exchange = Exchange(history, self._config, self.statistics, self._start_rpc, self._queue)
         try:
             started_s = time.perf_counter()
@@ -165,6 +165,11 @@ class Session:
     def opened(self) -> Opened:
         """What the server agreed to."""
         return self._running.opened
+
+    @property
+    def num_frames(self) -> int | None:
+        """How many frames will come in all; None while the number of latents isn't known."""
+        return self._running.num_frames
 
     @property
     def queue_position(self) -> int | None:

@@ -14,7 +14,16 @@ from typing import Any, Final
 
 PREFIX_BYTES: Final = 8  # the header's length, little-endian
 MAX_HEADER_BYTES: Final = 16 << 20
-_PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_OTHERS: Final = {
+    b"\x93NUMPY": "a NumPy file (.npy): must be safetensors (safetensors.numpy.save_file writes it)",
+    b"PK\x03\x04": "a zip archive, such as a PyTorch file (.pt) or NumPy's .npz: must be safetensors (save_file of "
+    "safetensors.torch or safetensors.numpy writes it)",
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        "a pickle or PyTorch file: must be safetensors (safetensors.torch.save_file writes it)",
+    ),
+}
+"""How files of other kinds begin, and what to say of them."""
 _ITEM_BYTES: Final = {
     "BOOL": 1,
     "U8": 1,
@@ -64,26 +73,27 @@ class Header:
     metadata: dict[str, str]
 
 
-def header_bytes(prefix: bytes, file_bytes: int) -> int:
-    """Read the header's length from the file's first bytes.
+def header_bytes(prefix: bytes, file_bytes: int | None) -> int:
+    """Read the header's length from the first bytes of a file of `file_bytes`; None: of a pipe, which has no length.
 
     Raises:
         MalformedHeader: this isn't a safetensors file, or is cut off.
     """
-    if prefix.startswith(_PICKLE_STARTS):
-        raise MalformedHeader("a pickle or PyTorch file: must be safetensors (safetensors.torch.save_file writes it)")
+    for start, told in _OTHERS.items():
+        if prefix.startswith(start):
+            raise MalformedHeader(told)
     if len(prefix) < PREFIX_BYTES:
-        raise MalformedHeader(f"{file_bytes} bytes: too short for a safetensors file")
+        raise MalformedHeader(f"{len(prefix)} bytes: too short for a safetensors file")
     num_bytes = int.from_bytes(prefix[:PREFIX_BYTES], "little")
     if num_bytes > MAX_HEADER_BYTES:
         raise MalformedHeader(f"not a safetensors file (its header would have {num_bytes} bytes)")
-    if num_bytes + PREFIX_BYTES > file_bytes:
+    if file_bytes is not None and num_bytes + PREFIX_BYTES > file_bytes:
         raise MalformedHeader(f"cut off: its header ends at byte {num_bytes + PREFIX_BYTES}, the file at {file_bytes}")
     return num_bytes
 
 
-def parse_header(text: bytes, file_bytes: int) -> Header:
-    """Parse the header `text` of a file of `file_bytes`.
+def parse_header(text: bytes, file_bytes: int | None) -> Header:
+    """Parse the header `text` of a file of `file_bytes`, or of a pipe.
 
     Raises:
         MalformedHeader: it isn't one, or a tensor doesn't fit its description or the file.
@@ -102,7 +112,7 @@ def parse_header(text: bytes, file_bytes: int) -> Header:
     return Header(tensors, metadata)
 
 
-def _tensor(name: str, entry: Any, start: int, file_bytes: int) -> StoredTensor:
+def _tensor(name: str, entry: Any, start: int, file_bytes: int | None) -> StoredTensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
@@ -115,6 +125,6 @@ def _tensor(name: str, entry: Any, start: int, file_bytes: int) -> StoredTensor:
     num_bytes = math.prod(shape) * _ITEM_BYTES[dtype]
     if begin < 0 or end - begin != num_bytes:
         raise MalformedHeader(f"tensor {name!r} lies at {begin}..{end}: {dtype} {shape} has {num_bytes} bytes")
-    if start + end > file_bytes:
+    if file_bytes is not None and start + end > file_bytes:
         raise MalformedHeader(f"cut off: tensor {name!r} ends at byte {start + end}, the file at {file_bytes}")
     return StoredTensor(dtype, tuple(shape), start + begin, num_bytes)

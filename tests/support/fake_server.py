@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import crc32c
@@ -42,6 +43,7 @@ class Behaviour:
     let_in: asyncio.Event = field(default_factory=asyncio.Event)
     """A session that was queued is opened when this is set."""
     refuse_open: Abort | None = None
+    refuse_resume: Abort | None = None
     fail_after_latents: tuple[int, Abort] | None = None
     refuse_nan: bool = True
     edit: Edit | None = None
@@ -49,6 +51,8 @@ class Behaviour:
     """Sent right after Opened."""
     stop_after_frames: int | None = None
     """Sends no more frames than these, and waits for the client's end."""
+    chatter: Callable[[int], pb.StreamResponse] | None = None
+    """What it sends then, over and over; it gets their number."""
     end_after_frames: int | None = None
     """Ends the call, with OK, after these."""
     wait_for_all_acks: bool = False
@@ -142,6 +146,8 @@ class _Session:
         behaviour.opens.append(first.open)
         if behaviour.refuse_open is not None:
             await self._context.abort(*behaviour.refuse_open)
+        if behaviour.refuse_resume is not None and first.open.resume.session_id:
+            await self._context.abort(*behaviour.refuse_resume)
         if behaviour.queue:
             await self._queue(behaviour.queue.pop(0))
         opened = self._open(first.open)
@@ -233,6 +239,12 @@ class _Session:
         done = pb.Done(num_frames=self._num_sent, num_latents=num_decoded)
         await self._send(pb.StreamResponse(done=done))
 
+    async def _stay(self) -> None:
+        chatter = self._behaviour.chatter
+        for number in count():
+            await (asyncio.Event().wait() if chatter is None else self._send(chatter(number)))
+            await asyncio.sleep(0.01)
+
     def _has_input(self, num_decoded: int) -> bool:
         return self._ended or len(self._latents) > num_decoded
 
@@ -246,7 +258,7 @@ class _Session:
             part = frames[start : start + behaviour.frames_to_a_message]
             if behaviour.stop_after_frames is not None and self._num_sent + len(part) > behaviour.stop_after_frames:
                 behaviour.stopped.set()
-                await asyncio.Event().wait()
+                await self._stay()
             header = pb.Frames(
                 first_frame=self._num_sent, num_frames=len(part), crc32c=[crc32c.crc32c(frame) for frame in part]
             )

@@ -23,13 +23,16 @@ from framehaul_client.access import (
     Access,
 )
 from framehaul_client.command.exits import MEANINGS
+from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_RETRY_FOR_S,
+    DEFAULT_STALL_TIMEOUT_S,
     DEFAULT_TARGET,
     TARGET_VARIABLE,
     check_priority,
     check_retry_for,
+    check_stall_timeout,
     check_target,
     parse_fps,
 )
@@ -109,8 +112,8 @@ class Options:
         nargs="?",
         type=file_name,
         metavar="LATENTS.safetensors",
-        help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32 (default: the sample clip that ships with this "
-        "client)",
+        help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32; a pipe, or - for stdin, if one latent comes "
+        "after the other (default: the sample clip that ships with this client)",
     )
     out: str = _option(
         default="",
@@ -195,9 +198,25 @@ class Options:
         type=option_type(lambda text: check_retry_for(float(text))),
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
-        f"came, or the last word from a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
+        f"came, without the time in a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
-    tensor: str = _option(default=DEFAULT_TENSOR, help=f"name of the tensor in the file (default: {DEFAULT_TENSOR})")
+    stall_timeout: float = _option(
+        default=DEFAULT_STALL_TIMEOUT_S,
+        type=option_type(lambda text: check_stall_timeout(float(text))),
+        metavar="SECONDS",
+        help="how long the server may send no frame, take no latent and say nothing from its queue though its "
+        f"connection lives; then the session counts as lost (default: {DEFAULT_STALL_TIMEOUT_S:g})",
+    )
+    tensor: str | None = _option(
+        help=f"name of the tensor in the file (default: {DEFAULT_TENSOR}, or ComfyUI's latent_tensor, or the only one "
+        "that can be latents)"
+    )
+    layout: str | None = _option(
+        choices=list(Layout),
+        type=str.upper,
+        help="order of the tensor's axes: T latents, C channels, height, width; a batch of one may stand before them "
+        "(default: what the file says, else TCHW, and CTHW after a batch)",
+    )
     container: str | None = _video_option(
         choices=list(CONTAINERS),
         help="what to write, whatever the name ends in; also on stdout, to a pipe or a device: y4m for programs that "

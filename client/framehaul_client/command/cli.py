@@ -16,12 +16,20 @@ from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.stream import stream
+from framehaul_client.core.printable import printable
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
 
 _LOG: Final = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
+
+
+class _Formatter(logging.Formatter):
+    """Keeps from the terminal what it would obey: texts name files, and what servers said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 class _Terminated(Exception):
@@ -58,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _configure_logging(*, debug: bool) -> None:
     """Send this package's log to stderr; the root logger is left alone."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("client: %(message)s"))
+    handler.setFormatter(_Formatter("client: %(message)s"))
     package = logging.getLogger("framehaul_client")
     package.handlers = [handler]
     package.setLevel(logging.DEBUG if debug else logging.WARNING)

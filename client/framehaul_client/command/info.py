@@ -11,6 +11,7 @@ from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.core.info import Model, ServerInfo
+from framehaul_client.core.printable import printable
 
 _MIB: Final = 1 << 20
 
@@ -36,7 +37,7 @@ def info_text(target: str, info: ServerInfo) -> str:
     """Make a few lines for people."""
     queued = f"{info.num_queued} queued, " if info.num_queued else ""
     lines = [
-        f"{target}: framehaul {info.version} on {info.device}, "
+        f"{target}: framehaul {printable(info.version)} on {printable(info.device)}, "
         f"{info.num_sessions} of {info.max_sessions} sessions, "
         f"{queued}{info.num_slots_in_use} of {info.num_slots} slots in use"
     ]
@@ -58,9 +59,10 @@ def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) ->
         ("model", "channels", "cell", "frames of n latents", "lookahead", "looks back", "exactness", "mean, std", state)
     ]
     for index, model in enumerate(models):
+        name = printable(model.name)
         rows.append(
             (
-                f"{model.name} (default)" if index == 0 else model.name,
+                f"{name} (default)" if index == 0 else name,
                 str(model.channels),
                 f"{model.spatial_factor}x{model.spatial_factor}",
                 _chunk_rule(model),

@@ -23,6 +23,7 @@ from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.source.latents_file import LatentsFile
+from framehaul_client.source.latents_pipe import LatentsPipe, open_latents
 
 _LOG: Final = logging.getLogger(__name__)
 SAMPLE: Final = Path(__file__).parents[1] / "assets" / "sample.safetensors"
@@ -39,7 +40,7 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
     started_s = time.perf_counter()
     if options.latents is None and not SAMPLE.exists():
         raise LatentsFileError(f"{SAMPLE}: the sample clip is missing from this installation: name a latents file")
-    with LatentsFile(options.latents or SAMPLE, options.tensor) as latents:
+    with await open_latents(options.latents or SAMPLE, options.tensor, layout=options.layout) as latents:
         pixel_format = None if options.format is None else PixelFormat(options.format)
         video = VideoOptions(
             codec=options.codec,
@@ -67,7 +68,7 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
 class _Run:
     """One run, from the connection to the finished file."""
 
-    def __init__(self, options: Options, latents: LatentsFile, sink: Sink, progress: Progress) -> None:
+    def __init__(self, options: Options, latents: LatentsFile | LatentsPipe, sink: Sink, progress: Progress) -> None:
         self._options = options
         self._latents = latents
         self._sink = sink
@@ -90,11 +91,11 @@ class _Run:
                 model=latents.model if options.model is None else options.model,
                 pixel_format=self._sink.pixel_format,
                 dtype=latents.latents.dtype,
-                num_latents=latents.num_latents,
                 normalized=latents.normalized if options.normalized is None else options.normalized,
                 reproducible=options.reproducible,
                 priority=options.priority,
                 retry_for_s=options.retry_for,
+                stall_timeout_s=options.stall_timeout,
                 on_queued=self._progress.queue,
             ) as session:
                 self._opened, self._statistics = session.opened, session.statistics
@@ -105,7 +106,7 @@ class _Run:
     async def _encode(self, session: Session) -> None:
         encoder = Encoder(self._sink, session.opened.layout)
         try:
-            self._progress.start(session.opened.num_frames(self._latents.num_latents))
+            self._progress.start(session.num_frames)
             async for batch in session.batches():
                 clock = _Clock()
                 await encoder.put(batch)

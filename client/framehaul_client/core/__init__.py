@@ -9,6 +9,7 @@ __all__ = [
     "info",
     "latents",
     "opening",
+    "printable",
     "reassembly",
     "retry",
     "session_config",

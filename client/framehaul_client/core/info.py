@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
+from framehaul_client.errors import ProtocolError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,11 @@ class Location:
 
 
 def read_info(message: pb.ServerInfo) -> ServerInfo:
-    """Make a `ServerInfo` of the server's message; formats that this client doesn't know are left out."""
+    """Make a `ServerInfo` of the server's message; formats that this client doesn't know are left out.
+
+    Raises:
+        ProtocolError: a model's memory is no number.
+    """
     pixel_formats = {number: each.value for each, number in PIXEL_FORMATS.items()}
     dtypes = {number: each.value for each, number in DATA_TYPES.items()}
     return ServerInfo(
@@ -136,6 +142,8 @@ def _read_model(model: pb.ModelInfo) -> Model:
         exactness = pb.Exactness.Name(model.exactness).removeprefix("EXACTNESS_").lower().replace("_", "-")
     except ValueError:  # newer than this client
         exactness = "unspecified"
+    if not 0 <= model.state_bytes_per_pixel < math.inf:
+        raise ProtocolError(f"the server says state_bytes_per_pixel={model.state_bytes_per_pixel}: must be 0 or more")
     return Model(
         name=model.name,
         channels=model.channels,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +17,62 @@ LatentArray = npt.NDArray[Any]
 
 
 _DTYPE_HELP: Final = "must be float16, float32, or uint16 together with dtype='bfloat16'"
+
+
+class Layout(StrEnum):
+    """Order of a clip's axes: T latents, C channels, height and width. A batch of one may stand before them."""
+
+    TCHW = "TCHW"
+    """What a session takes, and what is assumed of four axes."""
+    CTHW = "CTHW"
+    """What video models and diffusers have, and what is assumed of five axes, `[1, C, T, h, w]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAxes:
+    """How a clip's axes are read.
+
+    Attributes:
+        layout: their order.
+        num_latents: T.
+        latent_shape: channels, height, width.
+        unsure: the other order fits as well, and nobody said which it is.
+    """
+
+    layout: Layout
+    num_latents: int
+    latent_shape: tuple[int, int, int]
+    unsure: bool
+
+    @property
+    def warning(self) -> str:
+        """What to say of axes that are a guess."""
+        other = next(each for each in Layout if each is not self.layout)
+        return (
+            f"{self.num_latents} latents of {self.num_latents} channels fit two layouts, and are read as "
+            f"{self.layout}: if the frames are noise, it is {other} (--layout, layout=)"
+        )
+
+
+def clip_axes(shape: Sequence[int], layout: Layout | None) -> ClipAxes:
+    """Read the axes of a clip, in the given `layout` or in the usual one for their number.
+
+    Raises:
+        InvalidLatents: they are no clip's.
+    """
+    match tuple(shape):
+        case (first, second, height, width):
+            usual = Layout.TCHW
+        case (1, first, second, height, width):
+            usual = Layout.CTHW
+        case _:
+            four, five = layout or Layout.TCHW, layout or Layout.CTHW
+            raise InvalidLatents(f"shape {list(shape)}: must be {_axes(four)} or {_axes('1' + five)}")
+    if 0 in shape:
+        raise InvalidLatents(f"shape {list(shape)}: every size must be 1 or more")
+    chosen = layout or usual
+    num_latents, channels = (first, second) if chosen is Layout.TCHW else (second, first)
+    return ClipAxes(chosen, num_latents, (channels, height, width), unsure=layout is None and first == second > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +139,10 @@ def as_block(latents: LatentArray, expected: LatentFormat, first_latent: int) ->
             f"the session's first one was {expected.dtype} {list(expected.shape)}"
         )
     return np.ascontiguousarray(latents, dtype=expected.array_type).reshape(-1, *expected.shape)
+
+
+def _axes(names: str) -> str:
+    return f"[{', '.join(names.replace('H', 'h').replace('W', 'w'))}]"
 
 
 def _latent_type(array_type: np.dtype[Any], dtype: LatentDtype | None) -> LatentDtype:

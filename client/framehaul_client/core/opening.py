@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from framehaul import clip
@@ -13,10 +13,15 @@ from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.core.window import fit_window
-from framehaul_client.errors import ProtocolError, Unsupported
+from framehaul_client.errors import DataLoss, InvalidLatents, ProtocolError, Unsupported
 
 _FIRST_WINDOW_FRAMES: Final = 16  # until the size of a frame is known
 _WINDOW_BYTES: Final = 64 << 20
+_SESSION_ID_BYTES: Final = 16
+# Far beyond what decoders have; so that no answer makes this end wait, count or hold without limit.
+_MAX_FACTOR: Final = 64
+_MAX_FRAMES_OF_A_LATENT: Final = 1024
+_MAX_LEAST_WINDOW_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,7 @@ class Opened:
         reproducible: the same latents give the same bytes, whatever else the server does.
     """
 
-    session_id: bytes
+    session_id: bytes = field(repr=False)  # a secret: it belongs in no log
     model: str
     layout: FrameLayout
     first_frames: int
@@ -50,9 +55,14 @@ class Opened:
     reproducible: bool
 
     @property
-    def agreed(self) -> tuple[str, FrameLayout, bool]:
-        """What every server that goes on with the session must agree to."""
-        return self.model, self.layout, self.reproducible
+    def clip_rule(self) -> str:
+        """What stays as it is while a session lasts, in words: the decoder, and how latents become frames."""
+        layout = self.layout
+        return (
+            f"{self.model}, {layout.width}x{layout.height} {layout.pixel_format}, "
+            f"{self.first_frames} frames and {self.temporal_factor} of each later latent"
+            f"{', reproducible' if self.reproducible else ''}"
+        )
 
     def num_frames(self, num_latents: int) -> int:
         """Count the frames of a clip of `num_latents`, 1 or more."""
@@ -103,29 +113,36 @@ def resumed(message: pb.Open, session_id: bytes, next_frame: int) -> pb.Open:
     return changed
 
 
-def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
-    """Check the server's answer against what was asked for.
+def read_opened(
+    message: pb.Opened, asked: pb.Open, config: SessionConfig, *, before: Opened | None = None, num_sent: int = 0
+) -> Opened:
+    """Hold all of the server's answer against what was asked for: nothing else of a session does.
+
+    Args:
+        message: the answer.
+        asked: what it answers.
+        config: of the session.
+        before: the session's last answer, if it was opened before: clip and decoder are still the same then.
+        num_sent: the most latents that were sent so far.
 
     Raises:
         ProtocolError: it isn't an answer to that.
+        DataLoss: the session can't go on as it began.
         Unsupported: the server knows nothing of reproducible sessions.
     """
     if config.reproducible and not message.reproducible:
         raise Unsupported("reproducible=True: this server is older than that, leave it out or ask a newer one")
-    pixel_format = PixelFormat(config.pixel_format)
-    if message.pixel_format != PIXEL_FORMATS[pixel_format]:
-        raise ProtocolError(f"the server opened pixel_format={message.pixel_format}: {pixel_format} was asked for")
-    try:
-        layout = FrameLayout(pixel_format=pixel_format, height=message.height, width=message.width)
-    except ValueError as error:
-        raise ProtocolError(f"the server opened a session with {error}") from error
-    if message.frame_bytes != layout.frame_bytes:
-        raise ProtocolError(
-            f"the server opened frame_bytes={message.frame_bytes}: "
-            f"{layout.width}x{layout.height} {layout.pixel_format} has {layout.frame_bytes}"
-        )
+    layout = _check_layout(message, asked)
+    _check_numbers(message, layout)
+    if message.model != asked.model and asked.model:
+        raise _wrong("model", repr(message.model), f"{asked.model!r}, as asked for")
+    if not message.model.isprintable() or not message.model:
+        raise _wrong("model", ascii(message.model), "a name")
+    if message.max_message_bytes > asked.max_message_bytes or layout.frame_bytes > asked.max_message_bytes:
+        found = max(message.max_message_bytes, layout.frame_bytes)
+        raise _wrong("max_message_bytes", found, f"0..{asked.max_message_bytes}, and hold a frame")
     wanted_frames = config.window_frames or max(_FIRST_WINDOW_FRAMES, _WINDOW_BYTES // layout.frame_bytes)
-    return Opened(
+    opened = Opened(
         session_id=message.session_id,
         model=message.model,
         layout=layout,
@@ -138,3 +155,85 @@ def read_opened(message: pb.Opened, config: SessionConfig) -> Opened:
         history_latents=message.history_latents if message.HasField("history_latents") else None,
         reproducible=message.reproducible,
     )
+    _check_place(opened, asked, num_sent)
+    if before is not None and opened.clip_rule != before.clip_rule:
+        raise DataLoss(f"the session was opened with {before.clip_rule}: the server goes on with {opened.clip_rule}")
+    return opened
+
+
+def frames_wanted(opened: Opened, num_latents: int | None, num_frames: int | None) -> int | None:
+    """Frames of the clip: all that its latents give, or `num_frames`, if the rest is the last latent's filling.
+
+    Raises:
+        InvalidLatents: the latents don't give so many, or one latent less would do.
+    """
+    if num_latents is None:
+        return None
+    most = opened.num_frames(num_latents)
+    fewest = 1 + (opened.num_frames(num_latents - 1) if num_latents > 1 else 0)
+    if num_frames is not None and not fewest <= num_frames <= most:
+        raise InvalidLatents(
+            f"num_frames={num_frames} (in a file framehaul.frames): {num_latents} latents of {opened.model} have "
+            f"{fewest}..{most}"
+        )
+    return num_frames or most
+
+
+def _check_layout(message: pb.Opened, asked: pb.Open) -> FrameLayout:
+    """Frames are as asked for, and as large as the latents make them."""
+    pixel_format = next(each for each, number in PIXEL_FORMATS.items() if number == asked.pixel_format)
+    if message.pixel_format != asked.pixel_format:
+        raise ProtocolError(f"the server opened pixel_format={message.pixel_format}: {pixel_format} was asked for")
+    geometry = asked.geometry
+    factor = message.height // geometry.height
+    if not 1 <= factor <= _MAX_FACTOR or (message.height, message.width) != (
+        geometry.height * factor,
+        geometry.width * factor,
+    ):
+        raise _wrong(
+            "height, width",
+            f"{message.height}, {message.width}",
+            f"1..{_MAX_FACTOR} times the latents' {geometry.height}, {geometry.width}",
+        )
+    try:
+        layout = FrameLayout(pixel_format=pixel_format, height=message.height, width=message.width)
+    except ValueError as error:
+        raise ProtocolError(f"the server opened a session with {error}") from error
+    if message.frame_bytes != layout.frame_bytes:
+        raise ProtocolError(
+            f"the server opened frame_bytes={message.frame_bytes}: "
+            f"{layout.width}x{layout.height} {layout.pixel_format} has {layout.frame_bytes}"
+        )
+    return layout
+
+
+def _check_numbers(message: pb.Opened, layout: FrameLayout) -> None:
+    """Factors and limits are such as a decoder can have."""
+    for name in ("first_frames", "temporal_factor"):
+        if not 1 <= (found := getattr(message, name)) <= _MAX_FRAMES_OF_A_LATENT:
+            raise _wrong(name, found, f"1..{_MAX_FRAMES_OF_A_LATENT}")
+    most_frames = max(_FIRST_WINDOW_FRAMES, _MAX_LEAST_WINDOW_BYTES // layout.frame_bytes)
+    if message.max_window_frames:
+        most_frames = min(most_frames, message.max_window_frames)
+    if message.min_window_frames > most_frames:
+        raise _wrong("min_window_frames", message.min_window_frames, f"0..{most_frames}")
+
+
+def _check_place(opened: Opened, asked: pb.Open, num_sent: int) -> None:
+    """The session is the one that was asked for, and goes on where it can."""
+    if asked.HasField("resume") and len(opened.session_id) != _SESSION_ID_BYTES:
+        raise _wrong("session_id", f"{len(opened.session_id)} bytes", f"{_SESSION_ID_BYTES} bytes")
+    if asked.resume.session_id:
+        if opened.session_id != asked.resume.session_id:
+            raise ProtocolError("the server opened another session_id: the one asked for was to be resumed")
+        # The frames that have come were made of some latents, and no others than were sent can have arrived.
+        first = clip.latents_whole(asked.resume.next_frame, opened.first_frames, opened.temporal_factor)
+        last = num_sent
+    else:
+        first = last = opened.first_latent_needed(asked.start_frame)
+    if not first <= opened.next_latent <= last:
+        raise _wrong("next_latent", opened.next_latent, f"{first}..{last}")
+
+
+def _wrong(field: str, found: object, allowed: str) -> ProtocolError:
+    return ProtocolError(f"the server opened {field}={found}: must be {allowed}")

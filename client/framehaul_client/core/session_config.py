@@ -12,6 +12,7 @@ from typing import Final
 
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.wire import MAX_PRIORITY
+from framehaul_client.core.latents import Layout
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 TARGET_VARIABLE: Final = "FRAMEHAUL_TARGET"
@@ -19,6 +20,7 @@ DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 # Room for one gbrpf16le frame of 3840x2160; servers choose smaller messages where frames are small.
 DEFAULT_MAX_MESSAGE_BYTES: Final = 64 << 20
 DEFAULT_RETRY_FOR_S: Final = 60.0
+DEFAULT_STALL_TIMEOUT_S: Final = 600.0
 _MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
 SCHEME: Final = re.compile(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)")
 """What gRPC's targets may begin with."""
@@ -33,8 +35,12 @@ class SessionConfig:
         model: the decoder's name; empty for the server's default.
         pixel_format: `rgb24`, `yuv420p`, `yuv420p10le` or `gbrpf16le`; see `PixelFormat` for the arrays.
         dtype: `bfloat16` for bit patterns held as uint16; None takes it from the first array.
+        layout: order of the axes of a clip, `TCHW` or `CTHW`, each also after a batch of one; None: `[T, C, h, w]` or
+            `[1, C, T, h, w]`. An open file has its own.
         num_latents: how many latents will come; some decoders must know it. None: not known, unless the latents are
-            one array.
+            one array or a file.
+        num_frames: how many frames the clip has, if the last latent gives more: the rest is left out. None: all of
+            them, or what the latents' file says.
         normalized: the latents have zero mean and unit variance, and the server must undo that.
         reproducible: the same latents give the same bytes on servers of the same version and kind of device, whatever
             else they do. Latents are decoded one by one, which takes longer with some decoders. None: as the server
@@ -43,8 +49,11 @@ class SessionConfig:
         window_frames: how many frames may wait at the client, within the server's limits; None: about 64 MiB of them.
         max_message_bytes: the largest message that the server may send.
         retry_for_s: how long to try to resume the session after the connection or the server is lost, counted from
-            the last sign of life; 0 fails at once. Latents from an iterator are kept until the frames that need them
+            the last frame; 0 fails at once. Latents from an iterator are kept until the frames that need them
             have come: with some decoders, that is the whole clip. Time in a server's queue doesn't count.
+        stall_timeout_s: how long the server may stay silent while it is its turn; then the session counts as lost, as
+            if the connection were. Its turn ends with frames, with latents that it takes, with a word from its queue.
+            It is not its turn while frames wait for the caller, or while the iterator makes latents.
         on_queued: called on the event loop with each position in the queue of a server that is full; 1 is next. To
             stop waiting, cancel the task that enters the session.
     """
@@ -52,13 +61,16 @@ class SessionConfig:
     model: str = ""
     pixel_format: PixelFormat | str = PixelFormat.RGB24
     dtype: LatentDtype | str | None = None
+    layout: Layout | str | None = None
     num_latents: int | None = None
+    num_frames: int | None = None
     normalized: bool = False
     reproducible: bool | None = None
     priority: int = 0
     window_frames: int | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     retry_for_s: float = DEFAULT_RETRY_FOR_S
+    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
     on_queued: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -70,14 +82,29 @@ class SessionConfig:
         _check_choice("pixel_format", self.pixel_format, PixelFormat)
         if self.dtype is not None:
             _check_choice("dtype", self.dtype, LatentDtype)
+        check_layout(self.layout)
         check_priority(self.priority)
         if self.num_latents is not None and self.num_latents < 1:
             raise ValueError(f"num_latents={self.num_latents}: must be 1 or more")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"num_frames={self.num_frames}: must be 1 or more")
         if self.window_frames is not None and not 1 <= self.window_frames < 1 << 32:
             raise ValueError(f"window_frames={self.window_frames}: must be 1 or more")
         if not 1 << 10 <= self.max_message_bytes < 1 << 31:
             raise ValueError(f"max_message_bytes={self.max_message_bytes}: must be 1024..2147483647")
         check_retry_for(self.retry_for_s)
+        check_stall_timeout(self.stall_timeout_s)
+
+
+def check_layout(layout: str | None) -> Layout | None:
+    """Return the order of axes that `layout` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if layout is None or layout in list(Layout):
+        return None if layout is None else Layout(layout)
+    raise ValueError(f"layout={layout}: must be {' or '.join(Layout)}")
 
 
 def check_retry_for(retry_for_s: float) -> float:
@@ -89,6 +116,17 @@ def check_retry_for(retry_for_s: float) -> float:
     if not 0 <= retry_for_s <= _MAX_RETRY_FOR_S:
         raise ValueError(f"retry_for_s={retry_for_s:g}: must be 0..{_MAX_RETRY_FOR_S:g}")
     return retry_for_s
+
+
+def check_stall_timeout(stall_timeout_s: float) -> float:
+    """Return `stall_timeout_s`.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if not 0 < stall_timeout_s <= _MAX_RETRY_FOR_S:
+        raise ValueError(f"stall_timeout_s={stall_timeout_s:g}: must be over 0 and up to {_MAX_RETRY_FOR_S:g}")
+    return stall_timeout_s
 
 
 def check_priority(priority: int) -> int:

@@ -3,4 +3,4 @@
 Reads files. Knows no gRPC.
 """
 
-__all__ = ["history", "iterators", "latents_file"]
+__all__ = ["arrays", "history", "iterators", "latents_file", "latents_pipe"]

@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from framehaul.formats import LatentDtype
-from framehaul_client.core.latents import LatentArray, LatentFormat, as_block, latent_format
+from framehaul_client.core.latents import LatentArray, LatentFormat, Layout, as_block, latent_format
 from framehaul_client.errors import InvalidLatents
+from framehaul_client.source.arrays import ClipReader, as_array
 from framehaul_client.source.iterators import Latents, LatentSource, open_source
 from framehaul_client.source.latents_file import LatentsFile
 
@@ -25,13 +26,14 @@ _RANK_OF_CLIP: Final = 4
 class LatentHistory:
     """Owner of the source; `next` from one task at a time."""
 
-    def __init__(self, latents: Latents, dtype: LatentDtype | str | None) -> None:
-        """Begin with the first of `latents`; `dtype` is needed where arrays can't tell it.
+    def __init__(self, latents: Latents, dtype: LatentDtype | str | None, layout: Layout | None = None) -> None:
+        """Begin with the first of `latents`; `dtype` and `layout` are needed where arrays can't tell them.
 
         Raises:
             TypeError: they can't be iterated over.
         """
         self._dtype = None if dtype is None else LatentDtype(dtype)
+        self._clips = ClipReader(layout)
         self._read_from = _reader(latents)
         self._source: LatentSource = open_source(latents if self._read_from is None else self._read_from(0))
         self._kept: deque[LatentArray] = deque()
@@ -105,9 +107,11 @@ class LatentHistory:
         pull = self._pull
         await asyncio.wait([pull])
         self._pull = None
-        raw = pull.result()
+        raw = as_array(pull.result())
         if raw is None:
             return None
+        if isinstance(raw, np.ndarray) and raw.ndim >= _RANK_OF_CLIP:
+            raw = self._clips.read(raw)
         if self._format is None:
             self._format = latent_format(raw, self._dtype)
         block = as_block(raw, self._format, self.position)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import stat
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,20 +14,24 @@ from typing import Final, Self
 import numpy as np
 
 from framehaul.formats import LatentDtype
-from framehaul.safetensors import PREFIX_BYTES, StoredTensor, header_bytes, parse_header
-from framehaul_client.core.latents import LatentArray, LatentFormat
-from framehaul_client.core.session_config import parse_fps
-from framehaul_client.errors import LatentsFileError
+from framehaul.safetensors import PREFIX_BYTES, Header, StoredTensor, header_bytes, parse_header
+from framehaul_client.core.latents import ClipAxes, LatentArray, LatentFormat, Layout, clip_axes
+from framehaul_client.core.session_config import check_layout, parse_fps
+from framehaul_client.errors import InvalidLatents, LatentsFileError
 
 DEFAULT_TENSOR: Final = "latents"
+_COMFYUI_TENSOR: Final = "latent_tensor"
+_FEWEST_CHANNELS: Final = 4  # of any VAE's latents; pictures and masks have fewer
 _DTYPES: Final = {"F16": LatentDtype.FLOAT16, "BF16": LatentDtype.BFLOAT16, "F32": LatentDtype.FLOAT32}
+_LOG: Final = logging.getLogger(__name__)
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
-class LatentsFile:
-    """An open latents file; a context manager, and an iterable of `[C, h, w]` arrays.
+class StoredLatents:
+    """What a latents file says of itself in its header, wherever it comes from.
 
-    The tensor is `[T, C, h, w]`, or `[1, C, T, h, w]` as diffusers has it. bfloat16 comes as uint16 bit patterns.
+    The tensor is `[T, C, h, w]` or, as diffusers has it, `[1, C, T, h, w]`, unless a layout is given. bfloat16 comes as
+    uint16 bit patterns.
 
     Attributes:
         path: the file.
@@ -33,34 +39,20 @@ class LatentsFile:
         latents: their format.
         model: the decoder that its notes name (`framehaul.model`); empty if they don't.
         normalized: from its notes (`framehaul.normalized`); False if they don't say.
+        num_frames: frames of the clip from its notes (`framehaul.frames`), where the last latent gives more; or None.
     """
 
-    def __init__(self, path: Path | str, tensor: str = DEFAULT_TENSOR) -> None:
-        """Open `path` and check it, reading the header alone.
-
-        Raises:
-            LatentsFileError: it can't be read, isn't a safetensors file, is cut off, or has no such `tensor` of
-                latents. The text names the file and the field.
-        """
+    def __init__(self, path: Path | str) -> None:
+        """Begin with nothing read."""
         self.path = Path(path)
-        self._file = -1
-        try:
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            self._read_header(tensor)
-        except OSError as error:
-            self.close()
-            raise LatentsFileError(f"{self.path}: {error.strerror}") from error
-        except (LatentsFileError, ValueError) as error:
-            self.close()
-            raise LatentsFileError(f"{self.path}: {error}") from error
-
-    def __enter__(self) -> Self:
-        """Return the file."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
+        self.num_latents: int
+        self.latents: LatentFormat
+        self.model = ""
+        self.normalized = False
+        self.num_frames: int | None = None
+        self._fps: str | None = None
+        self._axes: ClipAxes
+        self._offset: int  # of the tensor's first byte
 
     @property
     def fps(self) -> Fraction | None:
@@ -77,6 +69,80 @@ class LatentsFile:
     def __len__(self) -> int:
         """Count the latents."""
         return self.num_latents
+
+    def _describe(self, header: Header, name: str | None, layout: Layout | str | None) -> None:
+        """Take the tensor and the notes from the header.
+
+        Raises:
+            LatentsFileError, ValueError: it has no such latents, or a note is wrong.
+        """
+        name = _choose_tensor(header) if name is None else name
+        if name not in header.tensors:
+            raise LatentsFileError(f"tensor {name!r} is missing: it holds {_names(header)}")
+        notes = header.metadata
+        self._read_tensor(name, header.tensors[name], check_layout(layout or notes.get("framehaul.layout")))
+        self.model = notes.get("framehaul.model", "")
+        self._fps = notes.get("framehaul.fps")
+        normalized = notes.get("framehaul.normalized", "false")
+        if normalized.lower() not in _TRUTH:
+            raise LatentsFileError(f"framehaul.normalized={normalized}: must be true or false")
+        self.normalized = _TRUTH[normalized.lower()]
+        frames = notes.get("framehaul.frames")
+        if frames is not None:
+            if not re.fullmatch(r"[1-9][0-9]{0,9}", frames, re.ASCII):
+                raise LatentsFileError(f"framehaul.frames={frames}: must be a whole number from 1")
+            self.num_frames = int(frames)
+
+    def _read_tensor(self, name: str, tensor: StoredTensor, layout: Layout | None) -> None:
+        if tensor.dtype not in _DTYPES:
+            raise LatentsFileError(f"tensor {name!r} has dtype {tensor.dtype}: must be F16, BF16 or F32")
+        try:
+            self._axes = axes = clip_axes(tensor.shape, layout)
+        except InvalidLatents as error:
+            raise LatentsFileError(f"tensor {name!r} has {error}") from error
+        if axes.unsure:
+            _LOG.warning("%s: %s", self.path, axes.warning)
+        self.num_latents = axes.num_latents
+        self.latents = LatentFormat(_DTYPES[tensor.dtype], axes.latent_shape)
+        self._offset = tensor.offset
+
+
+class LatentsFile(StoredLatents):
+    """An open latents file; a context manager, and an iterable of `[C, h, w]` arrays, in bounded memory."""
+
+    def __init__(self, path: Path | str, tensor: str | None = None, *, layout: Layout | str | None = None) -> None:
+        """Open `path` and check it, reading the header alone.
+
+        Args:
+            path: of the file.
+            tensor: its name; None: `latents`, else `latent_tensor`, else the only one that can be latents.
+            layout: order of its axes, `TCHW` or `CTHW`, each also after a batch of one; None: what the file says
+                (`framehaul.layout`), else `[T, C, h, w]` or `[1, C, T, h, w]`.
+
+        Raises:
+            LatentsFileError: it can't be read, isn't a safetensors file, is cut off, or has no such `tensor` of
+                latents. The text names the file and the field.
+        """
+        super().__init__(path)
+        self._file = -1
+        try:
+            # Opening a FIFO would wait for its writer.
+            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._read_header(tensor, layout)
+        except OSError as error:
+            self.close()
+            raise LatentsFileError(f"{self.path}: {error.strerror}") from error
+        except (LatentsFileError, ValueError) as error:
+            self.close()
+            raise LatentsFileError(f"{self.path}: {error}") from error
+
+    def __enter__(self) -> Self:
+        """Return the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
 
     def __iter__(self) -> Iterator[LatentArray]:
         """Read latent after latent, each `[C, h, w]`.
@@ -101,47 +167,21 @@ class LatentsFile:
         if file >= 0:
             os.close(file)
 
-    def _read_header(self, name: str) -> None:
+    def _read_header(self, tensor: str | None, layout: Layout | str | None) -> None:
         status = os.fstat(self._file)
         if not stat.S_ISREG(status.st_mode):
             raise LatentsFileError("must be a regular file")
         num_bytes = header_bytes(os.pread(self._file, PREFIX_BYTES, 0), status.st_size)
         header = parse_header(os.pread(self._file, num_bytes, PREFIX_BYTES), status.st_size)
-        if name not in header.tensors:
-            found = ", ".join(repr(other) for other in sorted(header.tensors)[:8]) or "none"
-            raise LatentsFileError(f"tensor {name!r} is missing: it holds {found}")
-        self._read_tensor(name, header.tensors[name])
-        self.model = header.metadata.get("framehaul.model", "")
-        self._fps = header.metadata.get("framehaul.fps")
-        normalized = header.metadata.get("framehaul.normalized", "false")
-        if normalized.lower() not in _TRUTH:
-            raise LatentsFileError(f"framehaul.normalized={normalized}: must be true or false")
-        self.normalized = _TRUTH[normalized.lower()]
-
-    def _read_tensor(self, name: str, tensor: StoredTensor) -> None:
-        if tensor.dtype not in _DTYPES:
-            raise LatentsFileError(f"tensor {name!r} has dtype {tensor.dtype}: must be F16, BF16 or F32")
-        if 0 in tensor.shape:
-            raise LatentsFileError(f"tensor {name!r} has shape {list(tensor.shape)}: every size must be 1 or more")
-        match tensor.shape:
-            case (num_latents, channels, height, width):
-                self._runs, run_channels = 1, channels
-            case (1, channels, num_latents, height, width):
-                # One latent's channels lie apart from each other.
-                self._runs, run_channels = channels, 1
-            case _:
-                raise LatentsFileError(
-                    f"tensor {name!r} has shape {list(tensor.shape)}: must be [T, C, h, w] or [1, C, T, h, w]"
-                )
-        self.num_latents: int = num_latents
-        self.latents = LatentFormat(_DTYPES[tensor.dtype], (channels, height, width))
-        self._offset = tensor.offset
-        self._run_bytes: int = run_channels * height * width * self.latents.array_type.itemsize
+        self._describe(header, tensor, layout)
+        # With the channels first, one latent's lie apart from each other.
+        self._num_runs = 1 if self._axes.layout is Layout.TCHW else self.latents.shape[0]
+        self._run_bytes = self.latents.latent_bytes // self._num_runs
 
     def _read_latent(self, index: int) -> LatentArray:
         latent = np.empty(self.latents.shape, self.latents.array_type)
         target = latent.reshape(-1).view(np.uint8).data
-        for run in range(self._runs):
+        for run in range(self._num_runs):
             part = target[run * self._run_bytes : (run + 1) * self._run_bytes]
             self._read_into(part, self._offset + (run * self.num_latents + index) * self._run_bytes)
         return latent
@@ -156,3 +196,26 @@ class LatentsFile:
                 raise LatentsFileError(f"{self.path}: ends at byte {offset}: it became shorter while it was read")
             target = target[num_bytes:]
             offset += num_bytes
+
+
+def _choose_tensor(header: Header) -> str:
+    """`latents`, ComfyUI's name for them, or the only tensor that can be a clip's."""
+    for name in (DEFAULT_TENSOR, _COMFYUI_TENSOR):
+        if name in header.tensors:
+            return name
+    suited = [name for name, tensor in header.tensors.items() if _is_suited(tensor)]
+    if len(suited) != 1:
+        raise LatentsFileError(f"tensor {DEFAULT_TENSOR!r} is missing: it holds {_names(header)} (--tensor names one)")
+    return suited[0]
+
+
+def _is_suited(tensor: StoredTensor) -> bool:
+    try:
+        channels, *_ = clip_axes(tensor.shape, None).latent_shape
+    except InvalidLatents:
+        return False
+    return tensor.dtype in _DTYPES and channels >= _FEWEST_CHANNELS
+
+
+def _names(header: Header) -> str:
+    return ", ".join(repr(name) for name in sorted(header.tensors)[:8]) or "none"

@@ -23,6 +23,7 @@ from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.core.window import Acknowledgement, FrameWindow
 from framehaul_client.errors import FramehaulError, InvalidLatents
 from framehaul_client.source.history import LatentHistory
+from framehaul_client.transport.patience import Patience
 from framehaul_client.transport.rpc import Rpc, RpcEnded
 
 _LEAVE_TIMEOUT_S: Final = 1.0
@@ -39,6 +40,7 @@ class Call:
         window: FrameWindow,
         history: LatentHistory,
         statistics: SessionStatistics,
+        patience: Patience,
         *,
         num_latents: int | None,
     ) -> None:
@@ -50,6 +52,7 @@ class Call:
             window: of the session; says what to acknowledge last.
             history: the latents.
             statistics: kept up to date.
+            patience: hears what is the server's turn, and what is news.
             num_latents: how many were announced to the server.
         """
         self._rpc = rpc
@@ -57,6 +60,7 @@ class Call:
         self._window = window
         self._history = history
         self._statistics = statistics
+        self._patience = patience
         self._announced = num_latents
         self._grant = LatentGrant(history.position)
         self._extended = asyncio.Event()  # the grant has grown
@@ -164,7 +168,8 @@ class Call:
         while self._grant.next_latent != self._announced:
             await self._wait_room()
             started_s = time.perf_counter()
-            block = await self._history.next()
+            with self._patience.owing_latents():
+                block = await self._history.next()
             self._statistics.produce_s += time.perf_counter() - started_s
             if block is None:
                 break
@@ -187,6 +192,7 @@ class Call:
             header = pb.StreamRequest(index=index, num_latents=num_latents, crc32c=crc32c.crc32c(payload))
             started_s = time.perf_counter()
             await self._rpc.send(header, [payload])
+            self._patience.news()
             statistics = self._statistics
             statistics.send_s += time.perf_counter() - started_s
             statistics.num_latents = max(statistics.num_latents, index + num_latents)

@@ -12,6 +12,7 @@ import grpc.aio
 
 from framehaul import wire
 from framehaul_client.access import Access, is_local
+from framehaul_client.core.printable import printable
 from framehaul_client.core.session_config import SCHEME
 from framehaul_client.errors import ServerUnavailable
 
@@ -93,7 +94,7 @@ async def _failure(channel: grpc.aio.Channel, access: Access) -> str:
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return "the address takes connections, but nothing there speaks gRPC"
-        return _explain(error.details() or "no reason given", access)
+        return _explain(printable(error.details() or "no reason given"), access)
     return "it answers now"
 
 

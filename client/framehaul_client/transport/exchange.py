@@ -18,7 +18,7 @@ from typing import Final
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.frames import FrameBatch
-from framehaul_client.core.opening import Opened, open_message, read_opened, restarted, resumed
+from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.core.retry import Retry
 from framehaul_client.core.session_config import SessionConfig
@@ -27,6 +27,7 @@ from framehaul_client.core.window import Acknowledgement, FrameWindow
 from framehaul_client.errors import DataLoss, FramehaulError, NotFound, ProtocolError
 from framehaul_client.source.history import LatentHistory
 from framehaul_client.transport.call import Call
+from framehaul_client.transport.patience import Patience, answer_within
 from framehaul_client.transport.queueing import QueuePosition, receive_opened
 from framehaul_client.transport.rpc import Rpc, RpcEnded
 
@@ -52,6 +53,7 @@ class Exchange:
         self._start_rpc = start_rpc
         self._queue = queue
         self._retry = Retry(config.retry_for_s)
+        self._patience = Patience(config.stall_timeout_s)
         self._batches: deque[FrameBatch] = deque()  # received, not yet handed out: the window bounds it
         self._changed = asyncio.Event()  # frames came, or the session ended
         self._life: asyncio.Task[None] | None = None
@@ -63,6 +65,9 @@ class Exchange:
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
+        self._num_sent = 0  # the most latents that were sent on any call
+        self.num_frames: int | None = None
+        """How many frames are handed out in all; None while that isn't known."""
         self._session_id = b""  # empty when there is no session to resume
         self._opened: Opened | None = None
         self._reassembly: Reassembly
@@ -109,7 +114,8 @@ class Exchange:
                     return None
                 self._post(self._window.acknowledge(idle=True))
                 self._changed.clear()
-                await self._changed.wait()
+                with self._patience.awaiting_frames():
+                    await self._changed.wait()
         finally:
             self._statistics.wait_frames_s += time.perf_counter() - started_s
         return self._batches.popleft()
@@ -142,13 +148,15 @@ class Exchange:
             while call is not None:
                 self._call = call
                 try:
-                    await call.run()
+                    async with self._patience.watch():
+                        await call.run()
                     return
                 except FramehaulError as error:
                     lost = error
                 finally:
                     if call.num_latents is not None:
                         self._num_latents = call.num_latents
+                    self._num_sent = max(self._num_sent, call.next_latent)
                     self._call = None
                     await call.aclose()
                 if self._leaving:
@@ -163,39 +171,54 @@ class Exchange:
         """Resume the session or open a new one after `error`; None if nothing is missing any more."""
         told: type[FramehaulError] | None = None
         while True:
-            delay_s = self._retry.delay_s(error, time.monotonic(), opened=self._opened is not None)
+            now_s = time.monotonic() - self._statistics.queued_s  # in a queue no time passes
+            delay_s = self._retry.delay_s(error, now_s, opened=self._opened is not None)
             if type(error) is not told:
                 told = type(error)
                 _LOG.warning("%s: trying again for up to %g s", error, self._config.retry_for_s)
             await asyncio.sleep(delay_s)
             try:
-                call = await self._attach()
-            except NotFound as unknown:
-                if not self._session_id:
-                    raise
-                self._session_id = b""
-                if self._is_complete():
-                    self._finish()
-                    return None
-                _LOG.warning("the server has lost the session (%s)", unknown)
-                self._retry.progressed()
+                call = await self._take_up()
             except FramehaulError as failed:
                 error = failed
             else:
-                self._statistics.num_reconnects += 1
+                self._statistics.num_reconnects += call is not None
                 return call
+
+    async def _take_up(self) -> Call | None:
+        """Resume the session, or open a new one at once if the server has lost it; None if nothing is missing."""
+        try:
+            return await self._attach()
+        except NotFound as unknown:
+            if not self._session_id:
+                raise
+            self._session_id = b""
+            if self._is_complete():
+                self._finish()
+                return None
+            _LOG.warning("the server has lost the session (%s)", unknown)
+        return await self._attach()
 
     async def _attach(self) -> Call:
         """Open the session, resume it, or open one that goes on from here."""
         asked = self._ask()
         rpc = self._start_rpc()
         try:
-            with contextlib.suppress(RpcEnded):  # receiving tells why
-                await rpc.send(pb.StreamRequest(open=asked))
-            answer = await receive_opened(rpc, self._queue, self._retry)
+            async with answer_within(self._config.stall_timeout_s):
+                with contextlib.suppress(RpcEnded):  # receiving tells why
+                    await rpc.send(pb.StreamRequest(open=asked))
+            answer = await receive_opened(rpc, self._queue, self._config.stall_timeout_s)
             await self._accept(asked, answer.header.opened)
             num_latents = self._config.num_latents
-            call = Call(rpc, self._receive, self._window, self._history, self._statistics, num_latents=num_latents)
+            call = Call(
+                rpc,
+                self._receive,
+                self._window,
+                self._history,
+                self._statistics,
+                self._patience,
+                num_latents=num_latents,
+            )
             self._receive(answer, call)
         except BaseException:
             await rpc.aclose()
@@ -213,12 +236,11 @@ class Exchange:
         return restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
 
     async def _accept(self, asked: pb.Open, answer: pb.Opened) -> None:
-        opened = read_opened(answer, self._config)
+        opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
+            self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
             self._reassembly = Reassembly(opened.layout)
             self._window = FrameWindow(opened.window_frames)
-        elif opened.agreed != self._opened.agreed:
-            raise DataLoss(f"the session was opened as {self._opened}: the server goes on with {opened}")
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
         else:
@@ -235,29 +257,41 @@ class Exchange:
         if message is None:
             raise ProtocolError(f"the server ended the stream after frame {self._reassembly.next_frame} without Done")
         header = message.header
+        if call is self._call and (header.HasField("opened") or header.HasField("queued")):
+            raise ProtocolError(f"the server opened the session again after frame {self._reassembly.next_frame}")
         call.grant(header.latents_until)
-        if header.HasField("drain"):
+        if header.HasField("drain") and self.drain_grace_s is None:
             self.drain_grace_s = header.drain.grace_ms / 1000
             _LOG.warning("the server will stop: it gives this session %.1f s", self.drain_grace_s)
         if header.HasField("frames"):
-            self._receive_frames(header.frames, message.payload)
+            self._receive_frames(header.frames, message.payload, call)
         if header.HasField("done"):
             self._end(header.done, call)
         return self._finished
 
-    def _receive_frames(self, frames: pb.Frames, payload: memoryview) -> None:
+    def _receive_frames(self, frames: pb.Frames, payload: memoryview, call: Call) -> None:
+        num_sent = max(self._num_sent, call.next_latent)
+        most, end = self.opened.num_frames(num_sent), frames.first_frame + frames.num_frames
+        if end > most:
+            raise DataLoss(f"frames up to {end} arrived: {num_sent} latents give {most}")
         self._window.receive(frames.num_frames)
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()
+        self._patience.news()
         self._history.forget(self.opened.first_latent_needed(self._reassembly.next_frame))
         statistics = self._statistics
         statistics.last_frame_s = time.perf_counter() - self._started_s
         if statistics.first_frame_s is None:
             statistics.first_frame_s = statistics.last_frame_s
-        statistics.num_frames += frames.num_frames
         statistics.frame_bytes += len(payload)
-        self._batches.append(batch)
-        self._changed.set()
+        most = len(batch) if self.num_frames is None else max(0, self.num_frames - batch.first_frame)
+        if wanted := min(len(batch), most):
+            self._batches.append(FrameBatch(batch.first_frame, batch.frames[:wanted]))
+            statistics.num_frames += wanted
+            self._changed.set()
+        if left_out := len(batch) - wanted:
+            self._window.consume(left_out)
+            self._post(self._window.acknowledge(idle=True))
 
     def _end(self, done: pb.Done, call: Call) -> None:
         num_latents = self._num_latents if call.num_latents is None else call.num_latents
@@ -266,6 +300,8 @@ class Exchange:
         if done.num_latents != num_latents:
             raise DataLoss(f"the server took {done.num_latents} latents: {num_latents} were sent")
         self._reassembly.finish(done.num_frames)
+        if done.num_frames != (expected := self.opened.num_frames(num_latents)):
+            raise DataLoss(f"the server sent {done.num_frames} frames: {num_latents} latents give {expected}")
         self._finish()
 
     def _finish(self) -> None:

@@ -12,9 +12,9 @@ from typing import Final, Protocol
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.retry import Retry
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import ProtocolError
+from framehaul_client.transport.patience import answer_within
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -26,23 +26,30 @@ class QueuePosition:
         """Call `on_queued` with each position, 1 is next; the time goes to `statistics`."""
         self._statistics = statistics
         self._on_queued = on_queued
-        self._since_s = 0.0
+        self._since_s = self._heard_s = 0.0
         self.position: int | None = None
         """None while the session doesn't wait."""
 
     def moved(self, position: int) -> None:
-        """Take note of a position."""
+        """Take note of a position; one that was told before isn't passed on."""
+        self._heard_s = time.perf_counter()
+        if position == self.position:
+            return
         if self.position is None:
-            self._since_s = time.perf_counter()
+            self._since_s = self._heard_s
         self.position = position
         _LOG.debug("queued at position %d", position)
         if self._on_queued is not None:
             self._on_queued(position)
 
+    def served(self) -> None:
+        """Take note that the wait is over, since the server says so."""
+        self._heard_s = time.perf_counter()
+
     def left(self) -> None:
-        """Take note that the session no longer waits; does nothing if it didn't."""
+        """Take note that the session no longer waits; the time counts up to the server's last word."""
         if self.position is not None:
-            self._statistics.queued_s += time.perf_counter() - self._since_s
+            self._statistics.queued_s += self._heard_s - self._since_s
             self.position = None
 
 
@@ -53,17 +60,23 @@ class Responses(Protocol):
         """Return the next message, or None when the server ended the call well."""
 
 
-async def receive_opened(rpc: Responses, queue: QueuePosition, retry: Retry) -> wire.Envelope[pb.StreamResponse]:
-    """Wait for `Opened`, for as long as the queue takes; to `retry`, each position counts as progress.
+async def receive_opened(
+    rpc: Responses, queue: QueuePosition, stall_timeout_s: float
+) -> wire.Envelope[pb.StreamResponse]:
+    """Wait for `Opened`, for as long as the queue takes, but no longer than `stall_timeout_s` for each word of it.
 
     Cancellation: cancels the call.
 
     Raises:
-        FramehaulError: the call failed, or the server said something else.
+        FramehaulError: the call failed, the server is silent or said something else.
     """
     try:
-        while (answer := await rpc.receive()) is not None and answer.header.HasField("queued"):
-            retry.progressed()
+        while True:
+            async with answer_within(stall_timeout_s):
+                answer = await rpc.receive()
+            if answer is None or not answer.header.HasField("queued"):
+                queue.served()
+                break
             queue.moved(answer.header.queued.position)
     finally:
         queue.left()

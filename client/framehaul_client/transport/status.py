@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from framehaul_client import errors
+from framehaul_client.core.printable import printable
 
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
@@ -44,7 +45,7 @@ def client_error(status: Status, target: str, *, connected: bool) -> errors.Fram
         target: the server's address, which the text names.
         connected: the server had answered in this call before it failed.
     """
-    details = status.details or "no reason given"
+    details = printable(status.details or "no reason given")
     if status.code in _LOST:
         lost = errors.ConnectionLost if connected else errors.ServerUnavailable
         return lost(f"{target}: {details}")

@@ -65,6 +65,7 @@ def encode(
         )
         metadata = {
             "framehaul.model": TINY_SPEC.name,
+            "framehaul.layout": "TCHW",
             "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
             "framehaul.normalized": "false",
         }

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InvalidInput: the file can't be read, is too large or holds something else.
     """
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             raw = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise InvalidInput(path.name, error.strerror, "a readable JSON file") from error
@@ -86,10 +89,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         InvalidInput: names what is wrong with the file.
     """
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_FILE_BYTES:
-            raise refused(path, f"{size_bytes} bytes", f"a safetensors file of up to {MAX_FILE_BYTES} bytes")
-        with path.open("rb") as file:
+        with _open_file(path) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes > MAX_FILE_BYTES:
+                raise refused(path, f"{size_bytes} bytes", f"a safetensors file of up to {MAX_FILE_BYTES} bytes")
             num_bytes = header_bytes(file.read(PREFIX_BYTES), size_bytes)
             tensors = parse_header(file.read(num_bytes), size_bytes).tensors
     except OSError as error:
@@ -144,7 +147,7 @@ def check_sha256(path: Path, sha256: str) -> None:
         InvalidInput: it is another file, or can't be read.
     """
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise refused(path, error.strerror, "a readable safetensors file") from error
@@ -155,6 +158,20 @@ def check_sha256(path: Path, sha256: str) -> None:
 def refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
     """An error about a weights file."""
     return InvalidInput(f"weights {path.name}", value, allowed)
+
+
+def _open_file(path: Path) -> BufferedReader:
+    """Open a regular file: a FIFO would have no end, or wait for its writer.
+
+    Raises:
+        InvalidInput: it is something else.
+        OSError: it can't be opened.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller's
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InvalidInput(path.name, "a pipe, a socket or a device", "a regular file")
+    return file
 
 
 def _read_index(path: Path) -> tuple[Path, ...]:

@@ -18,6 +18,8 @@ from framehaul_server.logs import SessionRecord
 from framehaul_server.session.connection import Connection, Request, leading_error
 
 _MOST_AHEAD_BYTES: Final = 64 << 10
+_TOLD_AGAIN_S: Final = 15.0
+"""How long a client may wait without a word from a server that lives."""
 _MESSAGE_BYTES: Final = 256
 """What a message takes beside its own bytes."""
 
@@ -31,7 +33,7 @@ async def wait_for_place(
     *,
     stall_timeout_s: float,
 ) -> None:
-    """Tell the client its position, and each new one, until `claim` is held.
+    """Tell the client its position, each new one, and the same again every 15 s, until `claim` is held.
 
     Args:
         admission: where `claim` was asked for.
@@ -73,7 +75,11 @@ async def _tell(claim: Claim, connection: Connection, record: SessionRecord) -> 
     while (position := claim.position) is not None:
         claim.moved.clear()
         if position == told:
-            await claim.moved.wait()
+            try:
+                async with asyncio.timeout(_TOLD_AGAIN_S):
+                    await claim.moved.wait()
+            except TimeoutError:
+                told = None
         else:
             message = responses.queued(position).SerializeToString()
             await connection.write(message)

@@ -23,6 +23,7 @@ from tests.integration.client.test_faults import corrupt_payload
 from tests.support.certificates import Authority
 from tests.support.client_command import Outcome, make_file, run_client, start_client
 from tests.support.fake_server import RGB_SHAPE, YUV_SHAPE, Behaviour, expected_frames
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 PLAIN = re.compile(r"[\x20-\x7e\n]*")
@@ -136,6 +137,37 @@ async def test_images(target: str, tmp_path: Path) -> None:
     for index, frame in enumerate(expected_frames(latents, RGB_SHAPE)):
         with Image.open(tmp_path / "frames" / f"{index:03d}.png") as image:
             assert np.array_equal(np.asarray(image), frame)
+
+
+async def test_latents_through_a_pipe_and_the_frames_that_the_clip_has(target: str, tmp_path: Path) -> None:
+    """`-` is stdin; the report has the note's number of frames."""
+    make_file(tmp_path / "a.safetensors", frames="18")
+    process = await start_client(
+        "stream", "-", "--out", tmp_path / "%d.png", "--target", target, "--json", stdin=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate((tmp_path / "a.safetensors").read_bytes())
+    assert process.returncode == 0, err
+    assert json.loads(out)["num_frames"] == len(names_in(tmp_path)) - 1 == 18
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("kind", ["fifo", "stdin"])
+async def test_a_pipe_that_nobody_writes_to_can_be_left(
+    tmp_path: Path, kind: str, number: signal.Signals, code: int
+) -> None:
+    """By either signal, with its code."""
+    os.mkfifo(tmp_path / "fifo")
+    name = "-" if kind == "stdin" else tmp_path / "fifo"
+    process = await start_client("stream", name, "--out", tmp_path / "v.mp4", stdin=asyncio.subprocess.PIPE)
+    await eventually(lambda: catches_sigterm(process.pid), lambda: "no handler of SIGTERM")
+    process.send_signal(number)
+    assert await process.wait() == code
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether the process is so far that SIGTERM has a handler."""
+    (caught,) = re.findall(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 async def test_info(target: str) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import crc32c
+import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
@@ -11,7 +13,9 @@ from framehaul_client import (
     DataLoss,
     FrameClient,
     FramehaulError,
+    GaveUp,
     ProtocolError,
+    ServerUnavailable,
     StreamFailed,
 )
 from tests.support.clips import collect
@@ -69,6 +73,40 @@ def done_at_once(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
     return response
 
 
+def done_for_fewer(number: int, response: pb.StreamResponse) -> pb.StreamResponse | None:
+    """The last latent's frames are left out, and the count is right for the rest."""
+    if response.frames.first_frame >= 17:
+        return None
+    if response.HasField("done"):
+        response.done.num_frames -= 4
+    return response
+
+
+def frames_before_latents(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
+    """A frame comes with the answer to the opening."""
+    if number == 0:
+        response.MergeFrom(one_frame_at(0))
+    return response
+
+
+def one_frame_at(index: int) -> pb.StreamResponse:
+    payload = bytes(16 * 32 * 3)
+    frames = pb.Frames(first_frame=index, num_frames=1, crc32c=[crc32c.crc32c(payload)])
+    return pb.StreamResponse(frames=frames, payload=payload)
+
+
+def one_frame_more(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
+    return one_frame_at(21) if response.HasField("done") else response
+
+
+def opened_again(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
+    return pb.StreamResponse(opened=pb.Opened()) if number == 2 else response
+
+
+def queued_again(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
+    return pb.StreamResponse(queued=pb.Queued(position=1)) if number == 2 else response
+
+
 FAULTS = [
     (corrupt_payload, DataLoss, "crc32c"),
     (lose_a_message, DataLoss, "must come next"),
@@ -80,7 +118,16 @@ FAULTS = [
     (wrong("done", num_latents=lambda count: count - 1), DataLoss, "took 5 latents: 6 were sent"),
     (forget_opened, ProtocolError, "isn't Opened"),
     (wrong("opened", pixel_format=pb.PIXEL_FORMAT_YUV420P), ProtocolError, "pixel_format=2: rgb24"),
-    (wrong("opened", height=0), ProtocolError, "height=0"),
+    (wrong("opened", height=0), ProtocolError, "height, width=0, 32: must be 1..64 times the latents' 2, 4"),
+    (wrong("opened", temporal_factor=0), ProtocolError, "temporal_factor=0: must be 1..1024"),
+    (wrong("opened", temporal_factor=3), DataLoss, r"frames up to \d+ arrived: \d latents give \d+"),
+    (wrong("opened", temporal_factor=5), DataLoss, "the server sent 21 frames: 6 latents give 26"),
+    (wrong("opened", model="another"), ProtocolError, "model='another': must be 'fake'"),
+    (done_for_fewer, DataLoss, "the server sent 17 frames: 6 latents give 21"),
+    (frames_before_latents, DataLoss, "frames up to 1 arrived: 0 latents give 0"),
+    (one_frame_more, DataLoss, "frames up to 22 arrived: 6 latents give 21"),
+    (opened_again, ProtocolError, "opened the session again after frame"),
+    (queued_again, ProtocolError, "opened the session again after frame"),
     (wrong("opened", frame_bytes=lambda size: size + 1), ProtocolError, "frame_bytes="),
     (done_at_once, ProtocolError, "Done after latent 0"),
     (wrong("opened", max_window_frames=2, min_window_frames=2), ProtocolError, "the window ends at"),
@@ -95,9 +142,49 @@ async def test_a_fault_of_the_server_is_found(
     behaviour.edit = edit
     async with FrameClient(target) as client:
         with pytest.raises(error, match=match) as caught:
-            await collect(client, make_latents())
+            await collect(client, make_latents(), model="fake")
         assert type(caught.value) is error
         await asyncio.wait_for(behaviour.left.wait(), 2)
+
+
+STALLS = [
+    ({"edit": lambda number, response: None}, ServerUnavailable, "the server was silent for 1 s"),
+    ({"queue": [[2, 1]]}, ServerUnavailable, "the server was silent for 1 s"),
+    ({"edit": lambda number, response: None if number else response}, ConnectionLost, "no frame and took no latent"),
+    ({"stop_after_frames": 5}, ConnectionLost, "no frame and took no latent for 1 s"),
+    ({"stop_after_frames": 5, "chatter": lambda _: pb.StreamResponse()}, ConnectionLost, "no frame and took"),
+    (
+        {"stop_after_frames": 5, "chatter": lambda number: pb.StreamResponse(latents_until=9 + number)},
+        ConnectionLost,
+        "no frame and took",
+    ),
+]
+
+
+@pytest.mark.parametrize(("behaves", "error", "match"), STALLS)
+async def test_a_server_that_says_nothing_for_ever_is_lost(
+    target: str, behaviour: Behaviour, behaves: dict[str, Any], error: type[FramehaulError], match: str
+) -> None:
+    """Before its answer, in its queue, after it, in mid-clip; messages that say nothing don't count."""
+    for name, value in behaves.items():
+        setattr(behaviour, name, value)
+    async with FrameClient(target) as client:
+        with pytest.raises(error, match=match) as caught:
+            await asyncio.wait_for(collect(client, make_latents(), stall_timeout_s=1.0), 60)
+    assert type(caught.value) is error
+
+
+async def test_a_stalled_session_is_taken_up_again(
+    target: str, behaviour: Behaviour, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one whose connection broke, and the reason is told."""
+    behaviour.stop_after_frames = 5
+    behaviour.refuse_resume = (grpc.StatusCode.UNAVAILABLE, "not now", ())
+    async with FrameClient(target) as client:
+        with pytest.raises(GaveUp, match="not now"):
+            await asyncio.wait_for(collect(client, make_latents(), stall_timeout_s=1.0, retry_for_s=0.2), 60)
+    assert behaviour.opens[1].resume == pb.Resume(session_id=b"0123456789abcdef", next_frame=5)
+    assert "took no latent for 1 s (--stall-timeout): trying again for up to 0.2 s" in caplog.text
 
 
 async def test_an_end_without_done_is_an_error(target: str, behaviour: Behaviour) -> None:
@@ -125,3 +212,13 @@ async def test_a_server_that_goes_away_is_a_lost_connection(behaviour: Behaviour
     finally:
         await session.aclose()
         await client.aclose()
+
+
+async def test_a_server_that_opens_and_fails_for_ever_is_given_up(target: str, behaviour: Behaviour) -> None:
+    """Only frames renew the time to try again, not a session that was opened, lost and opened anew."""
+    behaviour.fail_after_latents = (0, (grpc.StatusCode.UNAVAILABLE, "a moment", ()))
+    behaviour.refuse_resume = (grpc.StatusCode.NOT_FOUND, "unknown session", ())
+    async with FrameClient(target) as client:
+        with pytest.raises(GaveUp, match=r"a moment \(gave up after 0\.4 s\)"):
+            await asyncio.wait_for(collect(client, make_latents(), retry_for_s=0.4), 30)
+    assert len(behaviour.opens) > 2

@@ -245,7 +245,7 @@ def file_pickle(path: Path) -> None:
 
 
 def file_name(path: Path) -> None:
-    save_file({"z": make_latents()}, path)
+    save_file({"y": make_latents(), "z": make_latents()}, path)
 
 
 def file_rank(path: Path) -> None:
@@ -270,7 +270,7 @@ ROWS = [
     (file_missing, "v.mp4", (), 2, "a.safetensors: No such file or directory"),
     (file_truncated, "v.mp4", (), 2, "a.safetensors: cut off: tensor 'latents' ends at byte"),
     (file_pickle, "v.mp4", (), 2, "a.safetensors: a pickle or PyTorch file"),
-    (file_name, "v.mp4", (), 2, "tensor 'latents' is missing: it holds 'z'"),
+    (file_name, "v.mp4", (), 2, "tensor 'latents' is missing: it holds 'y', 'z' (--tensor names one)"),
     (file_rank, "v.mp4", (), 2, "must be [T, C, h, w]"),
     (file_dtype, "v.mp4", (), 2, "dtype F64: must be F16, BF16 or F32"),
     (file_good, "v.avi", (), 2, "out="),

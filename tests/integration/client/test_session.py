@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client import (
-    FrameClient,
-)
+from framehaul_client import FrameClient, InvalidLatents, LatentsFile
+from tests.support.client_command import make_file
 from tests.support.clips import collect
 from tests.support.fake_server import CHANNELS, RGB_SHAPE, YUV_SHAPE, Behaviour, expected_frames, make_latents
 
@@ -205,3 +205,51 @@ async def test_sessions_share_a_connection(target: str) -> None:
         frames = await asyncio.gather(collect(client, first), collect(client, second, pixel_format="yuv420p"))
     assert np.array_equal(frames[0], expected_frames(first, RGB_SHAPE))
     assert np.array_equal(frames[1], expected_frames(second, YUV_SHAPE))
+
+
+LATENTS = make_latents()
+
+
+@pytest.mark.parametrize(
+    ("latents", "layout"),
+    [(LATENTS[None], "TCHW"), (LATENTS.swapaxes(0, 1), "CTHW"), (LATENTS.swapaxes(0, 1)[None], None)],
+)
+async def test_arrays_of_other_layouts(target: str, behaviour: Behaviour, latents: Any, layout: str | None) -> None:
+    """They are sent latent by latent, and their number is announced."""
+    async with FrameClient(target) as client:
+        await collect(client, latents, layout=layout)
+    assert np.array_equal(np.stack(behaviour.latents), LATENTS)
+    assert behaviour.opens[0].num_latents == 6
+
+
+@pytest.mark.parametrize("window_frames", [1, 32])
+@pytest.mark.parametrize("num_frames", [18, 21])
+async def test_the_last_latents_filling_is_not_handed_out(
+    target: str, behaviour: Behaviour, num_frames: int, window_frames: int
+) -> None:
+    """The server decodes whole latents; the rest is dropped here, and acknowledged with the others."""
+    behaviour.wait_for_all_acks = True
+    behaviour.frames_to_a_message = 1
+    async with (
+        FrameClient(target) as client,
+        client.session(LATENTS, num_frames=num_frames, window_frames=window_frames) as session,
+    ):
+        assert session.num_frames == num_frames
+        frames = np.stack([frame async for frame in session])
+        assert session.statistics.num_frames == num_frames
+    assert np.array_equal(frames, expected_frames(LATENTS, RGB_SHAPE)[:num_frames])
+    assert behaviour.acks[-1].next_frame == 21
+
+
+async def test_a_number_of_frames_is_held_against_the_clip(target: str, tmp_path: Path) -> None:
+    """It needs the number of latents, and its last one; a file has its own number and layout."""
+    async with FrameClient(target) as client:
+        with pytest.raises(InvalidLatents, match=r"num_frames=17 .*: 6 latents of fake have 18\.\.21"):
+            await collect(client, LATENTS, num_frames=17)
+        with pytest.raises(ValueError, match="num_frames=3: must come with num_latents"):
+            client.session(iter(LATENTS), num_frames=3)
+        make_file(tmp_path / "a.safetensors", frames="20")
+        with LatentsFile(tmp_path / "a.safetensors") as file:
+            assert len(await collect(client, file)) == 20
+            with pytest.raises(ValueError, match="layout=TCHW: must be given to LatentsFile"):
+                client.session(file, layout="TCHW")

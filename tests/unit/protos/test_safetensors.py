@@ -26,7 +26,13 @@ def test_the_length_comes_first() -> None:
 @pytest.mark.parametrize(
     ("prefix", "file_bytes", "message"),
     [
-        (b"PK\x03\x04abcd", 5000, "a pickle or PyTorch file: must be safetensors"),
+        (
+            b"PK\x03\x04abcd",
+            5000,
+            r"a zip archive, such as a PyTorch file \(.pt\) or NumPy's .npz: must be safetensors",
+        ),
+        (b"\x93NUMPY\x01\x00", 5000, r"a NumPy file \(.npy\): must be safetensors"),
+        (b"1234567", None, "7 bytes: too short"),
         (b"\x80\x04\x95abcde", 5000, "a pickle or PyTorch file"),
         (b"", 0, "0 bytes: too short"),
         (b"1234567", 7, "7 bytes: too short"),
@@ -34,7 +40,7 @@ def test_the_length_comes_first() -> None:
         ((6).to_bytes(8, "little"), 13, "cut off: its header ends at byte 14, the file at 13"),
     ],
 )
-def test_other_files_are_told_apart(prefix: bytes, file_bytes: int, message: str) -> None:
+def test_other_files_are_told_apart(prefix: bytes, file_bytes: int | None, message: str) -> None:
     """The text says what the file is, or where it ends."""
     with pytest.raises(MalformedHeader, match=message):
         header_bytes(prefix, file_bytes)
@@ -69,3 +75,10 @@ def test_a_wrong_header_is_named(text: bytes, message: str) -> None:
     """No offset, size or type is believed unchecked."""
     with pytest.raises(MalformedHeader, match=message):
         parse_header(text, 8 + len(text) + 12)
+
+
+def test_a_pipe_has_no_length_to_be_held_against() -> None:
+    """Its header is believed as far as it goes; what comes is counted when it comes."""
+    text = header(x=tensor(data_offsets=[100, 112]))
+    assert header_bytes(len(text).to_bytes(8, "little"), None) == len(text)
+    assert parse_header(text, None).tensors["x"].offset == 8 + len(text) + 100

@@ -38,6 +38,13 @@ def test_a_bad_file_is_found_before_anything_else(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
 
 
+def test_no_name_drives_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's name and its notes may be a stranger's."""
+    path = tmp_path / "a\x1b[2J\u202e.safetensors"
+    assert cli.main(["stream", str(path), "--out", str(tmp_path / "v.mp4")]) == 2
+    assert capsys.readouterr().err == f"client: {tmp_path}/a\\x1b[2J\\u202e.safetensors: No such file or directory\n"
+
+
 def test_a_wrong_output_is_found_before_anything_is_made(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """2, with the allowed names."""
     assert cli.main(["stream", str(clip), "--out", "v.xyz"]) == 2

@@ -1,8 +1,13 @@
 import json
+import math
 from dataclasses import replace
 
-from framehaul_client.command.info import model_lines, models_json
-from framehaul_client.core.info import Model
+import pytest
+
+from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.command.info import info_text, model_lines, models_json
+from framehaul_client.core.info import Model, read_info
+from framehaul_client.errors import ProtocolError
 
 TINY = Model(
     name="tiny",
@@ -60,3 +65,20 @@ def test_json_has_every_field() -> None:
     assert "state_bytes" not in models[0]
     models = json.loads(models_json([TINY, WAN], (840, 480)))
     assert [model["state_bytes"] for model in models] == [138 * 840 * 480, None]
+
+
+def test_a_servers_words_can_not_drive_a_terminal() -> None:
+    """Whatever it calls itself and its models."""
+    evil = "a\x1b[2J\nb\u202e"
+    info = read_info(
+        pb.ServerInfo(version=evil, device=evil, models=[pb.ModelInfo(name=evil), pb.ModelInfo(name=evil)])
+    )
+    lines = info_text("host:1", info).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert [line.count(r"a\x1b[2J\nb\u202e") for line in lines] == [2, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1.0])
+def test_memory_that_is_no_number_is_refused(number: float) -> None:
+    with pytest.raises(ProtocolError, match=r"state_bytes_per_pixel=.*: must be 0 or more"):
+        read_info(pb.ServerInfo(models=[pb.ModelInfo(name="m", state_bytes_per_pixel=number)]))

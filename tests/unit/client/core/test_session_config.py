@@ -12,6 +12,8 @@ from framehaul_client.core.session_config import SessionConfig, check_priority, 
         ({"priority": 101}, "priority=101: must be -100..100"),
         ({"priority": -101}, "priority=-101: must be -100..100"),
         ({"num_latents": 0}, "num_latents=0: must be 1 or more"),
+        ({"num_frames": 0}, "num_frames=0: must be 1 or more"),
+        ({"layout": "HWC"}, "layout=HWC: must be TCHW or CTHW"),
         ({"window_frames": 0}, "window_frames=0: must be 1 or more"),
         ({"window_frames": 1 << 32}, "window_frames=4294967296"),
         ({"max_message_bytes": 1}, "max_message_bytes=1: must be 1024..2147483647"),
@@ -113,3 +115,10 @@ def test_the_time_to_try_again_has_a_range(retry_for_s: float) -> None:
     """Up to a week."""
     with pytest.raises(ValueError, match=r"retry_for_s=.*: must be 0\.\.604800"):
         SessionConfig(retry_for_s=retry_for_s)
+
+
+@pytest.mark.parametrize("stall_timeout_s", [0.0, -1.0, 1e9, float("nan")])
+def test_the_time_for_a_silent_server_has_a_range(stall_timeout_s: float) -> None:
+    """Over 0, up to a week."""
+    with pytest.raises(ValueError, match=r"stall_timeout_s=.*: must be over 0 and up to 604800"):
+        SessionConfig(stall_timeout_s=stall_timeout_s)

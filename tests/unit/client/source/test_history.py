@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from framehaul_client.core.latents import Layout
 from framehaul_client.errors import InvalidLatents
 from framehaul_client.source.history import LatentHistory
 from framehaul_client.source.latents_file import LatentsFile
@@ -71,6 +72,15 @@ async def test_any_source_can_be_sent_again_from_any_latent(kind: Any, tmp_path:
     await history.aclose()
     if file is not None:
         file.close()
+
+
+@pytest.mark.parametrize("layout", [Layout.CTHW, None])
+async def test_blocks_of_an_iterator_have_the_clips_layout(layout: Layout | None) -> None:
+    """Each is a clip's part, single latents too; a batch of one is one."""
+    blocks = [CLIP[0], CLIP[1:].swapaxes(0, 1)[None]] if layout is None else [CLIP[:2].swapaxes(0, 1), *CLIP[2:]]
+    history = LatentHistory(iter(blocks), None, layout)
+    assert np.array_equal(await rest(history), CLIP)
+    await history.aclose()
 
 
 async def test_what_is_no_longer_needed_is_let_go_and_can_not_come_back() -> None:

@@ -63,11 +63,84 @@ def test_notes_and_another_tensor(tmp_path: Path) -> None:
         assert (file.model, file.fps, file.normalized) == ("tiny", Fraction(24000, 1001), True)
 
 
+def test_a_rate_that_is_none_is_named_when_it_is_wanted(tmp_path: Path) -> None:
+    """Pictures need none, and an option replaces it."""
+    save_file({"latents": values(1, 4, 2, 3)}, tmp_path / "a.safetensors", metadata={"framehaul.fps": "fast"})
+    with (
+        LatentsFile(tmp_path / "a.safetensors") as file,
+        pytest.raises(LatentsFileError, match=r"framehaul\.fps=fast: must be a number.*--fps"),
+    ):
+        _ = file.fps
+
+
+LATENTS = values(5, 4, 2, 3)
+LAYOUTS = {
+    "TCHW": (LATENTS, LATENTS[None]),
+    "CTHW": (LATENTS.transpose(1, 0, 2, 3), LATENTS.transpose(1, 0, 2, 3)[None]),
+}
+
+
+@pytest.mark.parametrize("by_note", [False, True])
+@pytest.mark.parametrize("layout", ["TCHW", "CTHW"])
+@pytest.mark.parametrize("batch", [0, 1])
+def test_either_layout_gives_the_same_latents(tmp_path: Path, layout: str, batch: int, by_note: bool) -> None:
+    """Told by the caller or by the file; also after a batch of one."""
+    tensor = np.ascontiguousarray(LAYOUTS[layout][batch])
+    notes = {"framehaul.layout": layout} if by_note else None
+    save_file({"latents": tensor}, tmp_path / "a.safetensors", metadata=notes)
+    with LatentsFile(tmp_path / "a.safetensors", layout=None if by_note else layout) as file:
+        assert np.array_equal(np.stack(list(file)), LATENTS)
+        assert np.array_equal(np.stack(list(file.read_from(3))), LATENTS[3:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "read_as", "other"), [((4, 4, 2, 3), "TCHW", "CTHW"), ((1, 4, 4, 2, 3), "CTHW", "TCHW")]
+)
+def test_a_guess_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shape: tuple[int, ...], read_as: str, other: str
+) -> None:
+    """As many latents as channels could be either; whoever says which hears nothing."""
+    save_file({"latents": values(*shape)}, tmp_path / "a.safetensors")
+    LatentsFile(tmp_path / "a.safetensors", layout=other).close()
+    assert not caplog.text
+    LatentsFile(tmp_path / "a.safetensors").close()
+    assert f"4 latents of 4 channels fit two layouts, and are read as {read_as}" in caplog.text
+    assert f"it is {other} (--layout, layout=)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"latent_tensor": LATENTS, "latent_format_version_0": values(0)},  # ComfyUI's SaveLatent
+        {"latent_tensor": LATENTS, "samples": values(5, 4, 2, 3)},
+        {"samples": LATENTS, "mask": values(5, 1, 2, 3), "timesteps": values(7)},
+    ],
+)
+def test_latents_of_another_name_are_found(tmp_path: Path, tensors: dict[str, np.ndarray[Any, Any]]) -> None:
+    """ComfyUI's, and the only ones that can be latents."""
+    save_file(tensors, tmp_path / "a.safetensors")
+    with LatentsFile(tmp_path / "a.safetensors") as file:
+        assert np.array_equal(np.stack(list(file)), LATENTS)
+
+
+def test_a_name_that_is_given_must_be_there(tmp_path: Path) -> None:
+    """Nothing else is taken for it."""
+    save_file({"latents": LATENTS}, tmp_path / "a.safetensors")
+    with pytest.raises(LatentsFileError, match="tensor 'z' is missing: it holds 'latents'"):
+        LatentsFile(tmp_path / "a.safetensors", "z")
+
+
+def test_the_number_of_frames_is_noted(tmp_path: Path) -> None:
+    save_file({"latents": LATENTS}, tmp_path / "a.safetensors", metadata={"framehaul.frames": "18"})
+    with LatentsFile(tmp_path / "a.safetensors") as file:
+        assert file.num_frames == 18
+
+
 def test_a_file_without_notes(tmp_path: Path) -> None:
     """Nothing is assumed."""
     save_file({"latents": values(1, 4, 2, 3)}, tmp_path / "a.safetensors")
     with LatentsFile(tmp_path / "a.safetensors") as file:
-        assert (file.model, file.fps, file.normalized) == ("", None, False)
+        assert (file.model, file.fps, file.normalized, file.num_frames) == ("", None, False, None)
 
 
 def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
@@ -127,7 +200,33 @@ def bad_text(path: Path) -> None:
 
 
 def bad_name(path: Path) -> None:
-    good_file(path, z=values(5, 4, 2, 3), y=values(2))
+    good_file(path, z=values(5, 4, 2, 3), y=values(5, 4, 2, 3))
+
+
+def bad_no_suited(path: Path) -> None:
+    good_file(path, mask=values(5, 1, 2, 3), flat=values(5, 4), wide=values(5, 4, 2, 3, dtype=np.float64))
+
+
+def bad_numpy(path: Path) -> None:
+    with path.open("wb") as out:
+        np.save(out, values(5, 4, 2, 3))
+
+
+def bad_numpy_archive(path: Path) -> None:
+    with path.open("wb") as out:
+        np.savez(out, latents=values(5, 4, 2, 3))
+
+
+def bad_frames(path: Path) -> None:
+    save_file({"latents": values(5, 4, 2, 3)}, path, metadata={"framehaul.frames": "+10"})
+
+
+def bad_frames_zero(path: Path) -> None:
+    save_file({"latents": values(5, 4, 2, 3)}, path, metadata={"framehaul.frames": "0"})
+
+
+def bad_layout(path: Path) -> None:
+    save_file({"latents": values(5, 4, 2, 3)}, path, metadata={"framehaul.layout": "HWC"})
 
 
 def bad_no_tensor(path: Path) -> None:
@@ -184,6 +283,12 @@ def test_an_impossible_rate_is_told_when_it_is_wanted(tmp_path: Path, fps: str) 
         (bad_batch, r"has shape \[2, 4, 5, 2, 3\]: must be"),
         (bad_size, "every size must be 1 or more"),
         (bad_dtype, "has dtype F64: must be F16, BF16 or F32"),
+        (bad_no_suited, "tensor 'latents' is missing: it holds 'flat', 'mask', 'wide'"),
+        (bad_numpy, r"a NumPy file \(\.npy\): must be safetensors"),
+        (bad_numpy_archive, r"a zip archive.*\.npz: must be safetensors"),
+        (bad_frames, r"framehaul.frames=\+10: must be a whole number from 1"),
+        (bad_frames_zero, "framehaul.frames=0: must be a whole number from 1"),
+        (bad_layout, "layout=HWC: must be TCHW or CTHW"),
         (bad_normalized, "framehaul.normalized=maybe: must be true or false"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -4,9 +4,8 @@ import pytest
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.core.retry import Retry
 from framehaul_client.core.statistics import SessionStatistics
-from framehaul_client.errors import ConnectionLost, GaveUp, ProtocolError
+from framehaul_client.errors import ConnectionLost, ProtocolError
 from framehaul_client.transport.queueing import QueuePosition, receive_opened
 
 LOST = ConnectionLost("the link is down")
@@ -36,7 +35,7 @@ OPENED = pb.StreamResponse(opened=pb.Opened(model="tiny"))
 
 @pytest.mark.asyncio
 async def test_positions_are_told_in_order_and_the_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first position to the answer."""
+    """From the first position to the answer; one that stays is told once."""
     now_s = 10.0
     monkeypatch.setattr("framehaul_client.transport.queueing.time.perf_counter", lambda: now_s)
     told: list[int | None] = []
@@ -49,7 +48,7 @@ async def test_positions_are_told_in_order_and_the_time_is_counted(monkeypatch: 
 
     statistics = SessionStatistics(queued_s=1.0)
     queue = QueuePosition(statistics, note)
-    answer = await receive_opened(Answers(queued(3), queued(1), OPENED), queue, Retry(60.0))
+    answer = await receive_opened(Answers(queued(3), queued(3), queued(1), OPENED), queue, 60.0)
     assert answer.header == OPENED
     assert told == [3, 1]
     assert (queue.position, statistics.queued_s) == (None, 4.0)
@@ -59,28 +58,32 @@ async def test_positions_are_told_in_order_and_the_time_is_counted(monkeypatch: 
 async def test_a_session_that_does_not_wait_has_no_position() -> None:
     statistics = SessionStatistics()
     queue = QueuePosition(statistics, None)
-    await receive_opened(Answers(OPENED), queue, Retry(60.0))
+    await receive_opened(Answers(OPENED), queue, 60.0)
     assert (queue.position, statistics.queued_s) == (None, 0.0)
 
 
 @pytest.mark.asyncio
-async def test_the_time_to_try_again_does_not_run_out_in_a_queue() -> None:
-    """A server that tells a position lives; the next failure is the first one again."""
-    retry = Retry(60.0, jitter=lambda: 0.0)
-    retry.delay_s(LOST, 0.0, opened=True)
-    queue = QueuePosition(SessionStatistics(), None)
+async def test_a_call_that_fails_in_the_queue_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is counted up to its last word: a silent server's is no time in a queue."""
+    now_s = 10.0
+    monkeypatch.setattr("framehaul_client.transport.queueing.time.perf_counter", lambda: now_s)
+
+    class Silent(Answers):
+        async def receive(self) -> wire.Envelope[pb.StreamResponse] | None:
+            nonlocal now_s
+            now_s += 2.0
+            return await super().receive()
+
+    statistics = SessionStatistics()
+    queue = QueuePosition(statistics, None)
     with pytest.raises(ConnectionLost):
-        await receive_opened(Answers(queued(2), error=LOST), queue, retry)
+        await receive_opened(Silent(queued(2), queued(2), error=LOST), queue, 60.0)
     assert queue.position is None
-    assert retry.delay_s(LOST, 1000.0, opened=True) == 0.1
-    with pytest.raises(ConnectionLost):
-        await receive_opened(Answers(error=LOST), queue, retry)
-    with pytest.raises(GaveUp):
-        retry.delay_s(LOST, 1060.0, opened=True)
+    assert statistics.queued_s == 2.0
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("answers", [(), (queued(1),), (queued(1), pb.StreamResponse(latents_until=3))])
 async def test_anything_else_than_opened_is_no_answer(answers: tuple[pb.StreamResponse, ...]) -> None:
     with pytest.raises(ProtocolError, match="isn't Opened"):
-        await receive_opened(Answers(*answers), QueuePosition(SessionStatistics(), None), Retry(60.0))
+        await receive_opened(Answers(*answers), QueuePosition(SessionStatistics(), None), 60.0)

@@ -15,6 +15,13 @@ def test_every_status_has_an_error(code: grpc.StatusCode) -> None:
     assert "field=1: must be 2" in str(error)
 
 
+def test_a_servers_words_can_not_drive_a_terminal() -> None:
+    """Nothing of them moves its cursor, begins a line or turns the direction of writing."""
+    status = Status(grpc.StatusCode.NOT_FOUND, "no\x1b]0;owned\x07\r\nclient: done \u202egpj\u2028\x9b2J ø")
+    error = client_error(status, "host:1", connected=True)
+    assert str(error) == r"host:1: no\x1b]0;owned\x07\r\nclient: done \u202egpj\u2028\x9b2J ø"
+
+
 def test_unavailable_depends_on_whether_the_server_had_answered() -> None:
     """Never there, or gone."""
     status = Status(grpc.StatusCode.UNAVAILABLE, None)

@@ -54,7 +54,12 @@ def test_latents_are_those_of_the_whole_clip(video: Path, tmp_path: Path) -> Non
     out = tmp_path / "clip.safetensors"
     assert main(["encode", str(video), "--out", str(out), "--device", "cpu"]) == 0
     latents, metadata = latents_of(out)
-    assert metadata == {"framehaul.model": "tiny", "framehaul.fps": "24000/1001", "framehaul.normalized": "false"}
+    assert metadata == {
+        "framehaul.model": "tiny",
+        "framehaul.layout": "TCHW",
+        "framehaul.fps": "24000/1001",
+        "framehaul.normalized": "false",
+    }
     assert latents.dtype == torch.float16
     frames = torch.from_numpy(read(video, Excerpt()))
     assert len(frames) == 24

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +171,13 @@ def test_a_file_that_is_cut_or_too_large_is_refused(tmp_path: Path, monkeypatch:
         read_header(path)
     with pytest.raises(InvalidInput, match="No such file"):
         read_header(tmp_path / "none")
+
+
+@pytest.mark.parametrize("read", [read_header, read_json, lambda path: check_sha256(path, "0" * 64)])
+def test_a_pipe_is_refused_before_anybody_waits_for_its_writer(tmp_path: Path, read: Any) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InvalidInput, match=r"fifo.*a pipe, a socket or a device.*a regular file"):
+        read(tmp_path / "fifo")
 
 
 def test_a_pin_is_held_against_the_whole_file(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc import service
+from framehaul_server.session import waiting
 from framehaul_server.session.session import Session
 from tests.support.driven_service import EXPLICIT, RESUMABLE, Server, is_open, leave, serving, settle, status, told
 from tests.support.fakes import FakeContext, as_context, frame, latents, opening, request
+from tests.support.waiting import eventually
 
 
 def lose_worker(server: Server) -> None:
@@ -48,6 +50,18 @@ async def test_a_session_without_a_place_hears_its_positions_and_is_then_served(
         frames = [response for response in third.responses if response.header.frames.num_frames]
         assert b"".join(bytes(each.payload) for each in frames) == b"".join(frame(index) for index in range(8))
         assert third.done() == pb.Done(num_frames=8, num_latents=2)
+
+
+@pytest.mark.asyncio
+async def test_a_position_that_stays_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that waits long hears that its server lives."""
+    monkeypatch.setattr(waiting, "_TOLD_AGAIN_S", 0.01)
+    async with serving() as server:
+        for _ in range(2):
+            await server.connect(request(open=EXPLICIT))
+        waits, _ = await server.connect(request(open=EXPLICIT))
+        await eventually(lambda: len(told(waits)) > 2, lambda: told(waits))
+        assert set(told(waits)) == {told(waits)[0]}
 
 
 @pytest.mark.asyncio
