@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,3 +20,8 @@ def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return checked
+
+
+def file_name(text: str) -> str:
+    """A file's name as an option has it: shells leave a leading `~` alone after `--option=`."""
+    return os.path.expanduser(text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from framehaul.formats import LatentDtype, PixelFormat
+from framehaul.formats import FPS_ALLOWED, LatentDtype, PixelFormat, checked_fps
 from framehaul.wire import MAX_PRIORITY
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
@@ -99,9 +99,6 @@ def parse_fps(text: str) -> Fraction:
         ValueError: it isn't a positive number.
     """
     try:
-        fps = Fraction(text).limit_denominator(1001)  # the broadcast rates' own denominator
+        return checked_fps(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
-        fps = Fraction(0)
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps={text}: must be a number over 0 and up to 1000, such as 24, 29.97 or 24000/1001")
-    return fps
+        raise ValueError(f"fps={text}: must be {FPS_ALLOWED}") from None

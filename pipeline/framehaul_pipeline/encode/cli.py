@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from framehaul.formats import parse_size
-from framehaul.options import option_type
+from framehaul.options import file_name, option_type
+from framehaul_pipeline.encode.input_file import ReadInterrupted
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 
 EXIT_OK = 0
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{error.name} is not installed here: pip install 'framehaul[server]'", EXIT_USAGE)
     except (PipelineError, OSError) as error:
         return _complain(error, EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ReadInterrupted):
         return _complain("interrupted; nothing was written", EXIT_FAILED)
     return EXIT_OK
 
@@ -41,8 +42,12 @@ def _parser() -> argparse.ArgumentParser:
         help="turn a video into latents of the built-in model",
         description="Turn any video that FFmpeg reads into a latent file of the built-in model `tiny`.",
     )
-    encode.add_argument("video", type=Path, metavar="CLIP", help="the video")
-    encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="the latent file, .safetensors")
+    encode.add_argument(
+        "video",
+        metavar="CLIP",
+        help="the video: a file, a pipe, numbered pictures as 'shot/%%04d.png', or - for standard input",
+    )
+    encode.add_argument("--out", type=file_name, required=True, metavar="FILE", help="the latent file, .safetensors")
     encode.add_argument(
         "--size",
         type=option_type(parse_size),
@@ -69,7 +74,7 @@ def _encode(arguments: argparse.Namespace) -> None:
 
     encode(
         arguments.video,
-        arguments.out,
+        Path(arguments.out),
         size=arguments.size,
         excerpt=Excerpt(start_s=arguments.start, duration_s=arguments.duration, max_frames=arguments.max_frames),
         device=arguments.device,

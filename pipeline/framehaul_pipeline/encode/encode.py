@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ REPORT_S: Final = 5.0
 
 
 def encode(
-    video: Path,
+    video: str,
     out: Path,
     *,
     size: tuple[int, int] | None = None,
@@ -39,7 +40,7 @@ def encode(
     """Encode a video into a latent file, which gets its name only when it is whole.
 
     Args:
-        video: anything that FFmpeg reads.
+        video: a file of any kind that FFmpeg reads; `-` for standard input.
         out: the latent file.
         size: width and height in pixels; None keeps the video's own.
         excerpt: the part to read; None for all of it.
@@ -50,6 +51,7 @@ def encode(
     Raises:
         InvalidInput: an option, the video or the target can't be used.
         OSError: the latent file can't be written.
+        ReadInterrupted: SIGINT came.
     """
     _check_target(out, overwrite=overwrite)
     torch_device, torch_dtype = _placement(device, dtype)
@@ -63,22 +65,25 @@ def encode(
             source.height // TINY_SPEC.spatial_factor,
             source.width // TINY_SPEC.spatial_factor,
         )
-        metadata = {
-            "framehaul.model": TINY_SPEC.name,
-            "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
-            "framehaul.normalized": "false",
-        }
-        with LatentFileWriter(out, shape, metadata) as writer, _Progress(source.num_frames_hint) as progress:
+        with LatentFileWriter(out, shape) as writer, _Progress(source.num_frames_hint) as progress:
             for chunk in source.chunks(CHUNK_LATENTS * group, group):
                 frames = torch.from_numpy(chunk).to(torch_device).permute(0, 3, 1, 2)
                 latents, state = encoder.step(frames.float() / 127.5 - 1, state)
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
-            writer.finish()
+            writer.finish(
+                {
+                    "framehaul.model": TINY_SPEC.name,
+                    "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
+                    "framehaul.frames": str(source.num_frames),
+                    "framehaul.normalized": "false",
+                }
+            )
     log.info(
-        "%s: %d latents of %dx%d frames at %s fps, %.1f MB, in %.1f s",
+        "%s: %d latents of %d frames, %dx%d at %s fps, %.1f MB, in %.1f s",
         out,
         writer.num_latents,
+        source.num_frames,
         source.width,
         source.height,
         source.fps,
@@ -95,9 +100,15 @@ def _wire(latents: Tensor) -> bytes:
 def _check_target(out: Path, *, overwrite: bool) -> None:
     if not out.parent.is_dir():
         raise InvalidInput("out", out, "in a folder that exists")
-    if out.is_dir():
-        raise InvalidInput("out", out, "a file, not a folder")
-    if out.exists() and not overwrite:
+    try:
+        kind = out.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InvalidInput("out", out, f"a name that the file system takes ({error.strerror})") from error
+    if not stat.S_ISREG(kind):
+        raise InvalidInput("out", out, "a regular file, not a folder, a pipe or a device")
+    if not overwrite:
         raise InvalidInput("out", out, "a new file, or use --overwrite")
 
 

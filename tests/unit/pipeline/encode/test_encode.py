@@ -35,7 +35,7 @@ def make_video(path: Path, count: int, width: int = 64, height: int = 48, rate: 
 
 
 def read(path: Path, excerpt: Excerpt, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    with VideoInput(path, size, excerpt) as video:
+    with VideoInput(str(path), size, excerpt) as video:
         return np.concatenate([chunk.copy() for chunk in video.chunks(8, 4)])
 
 
@@ -54,7 +54,12 @@ def test_latents_are_those_of_the_whole_clip(video: Path, tmp_path: Path) -> Non
     out = tmp_path / "clip.safetensors"
     assert main(["encode", str(video), "--out", str(out), "--device", "cpu"]) == 0
     latents, metadata = latents_of(out)
-    assert metadata == {"framehaul.model": "tiny", "framehaul.fps": "24000/1001", "framehaul.normalized": "false"}
+    assert metadata == {
+        "framehaul.model": "tiny",
+        "framehaul.fps": "24000/1001",
+        "framehaul.frames": "22",
+        "framehaul.normalized": "false",
+    }
     assert latents.dtype == torch.float16
     frames = torch.from_numpy(read(video, Excerpt()))
     assert len(frames) == 24
@@ -205,7 +210,7 @@ def test_cuda_without_a_device_is_refused(
 
 
 def test_closing_twice_is_fine(video: Path) -> None:
-    source = VideoInput(video, None, Excerpt())
+    source = VideoInput(str(video), None, Excerpt())
     source.close()
     source.close()
 
@@ -231,7 +236,7 @@ class Encoder:
 module.load_tiny_encoder = lambda device, dtype: Encoder()
 peaks = []
 for name in sys.argv[1:]:
-    module.encode(Path(name), Path(name + ".safetensors"), device="cpu")
+    module.encode(name, Path(name + ".safetensors"), device="cpu")
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 print(*peaks)
 """
