@@ -9,7 +9,6 @@ from pathlib import Path
 
 from framehaul.formats import parse_size
 from framehaul.options import file_name, option_type
-from framehaul_pipeline.encode.input_file import ReadInterrupted
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 
 EXIT_OK = 0
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{error.name} is not installed here: pip install 'framehaul[server]'", EXIT_USAGE)
     except (PipelineError, OSError) as error:
         return _complain(error, EXIT_FAILED)
-    except (KeyboardInterrupt, ReadInterrupted):
+    except KeyboardInterrupt:
         return _complain("interrupted; nothing was written", EXIT_FAILED)
     return EXIT_OK
 

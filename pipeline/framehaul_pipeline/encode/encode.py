@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import stat
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -51,13 +54,14 @@ def encode(
     Raises:
         InvalidInput: an option, the video or the target can't be used.
         OSError: the latent file can't be written.
-        ReadInterrupted: SIGINT came.
     """
     _check_target(out, overwrite=overwrite)
     torch_device, torch_dtype = _placement(device, dtype)
     started = time.monotonic()
     group = TINY_SPEC.temporal_factor
-    with VideoInput(video, size, excerpt or Excerpt()) as source:
+    with ExitStack() as reading:
+        reading.enter_context(_sigint_kills())
+        source = reading.enter_context(VideoInput(video, size, excerpt or Excerpt()))
         encoder = load_tiny_encoder(torch_device, torch_dtype)
         state = encoder.open(source.height, source.width)
         shape = (
@@ -71,6 +75,7 @@ def encode(
                 latents, state = encoder.step(frames.float() / 127.5 - 1, state)
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
+            reading.close()
             writer.finish(
                 {
                     "framehaul.model": TINY_SPEC.name,
@@ -110,6 +115,21 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise InvalidInput("out", out, "a regular file, not a folder, a pipe or a device")
     if not overwrite:
         raise InvalidInput("out", out, "a new file, or use --overwrite")
+
+
+@contextmanager
+def _sigint_kills() -> Iterator[None]:
+    """Let SIGINT end the process at once, unless somebody handles it: what isn't finished has no name yet.
+
+    PyAV drops a `KeyboardInterrupt` that comes while it reads, and takes it for the end of the video.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _placement(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:

@@ -52,9 +52,7 @@ class LatentFileWriter:
         """
         header = self._header(metadata)
         # A name of its own: one made of the target's could be too long.
-        with tempfile.NamedTemporaryFile(
-            dir=self._path.parent, prefix=".", suffix=".partial", delete=False
-        ) as partial:
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".", suffix=".partial", delete=False) as partial:
             try:
                 partial.write(len(header).to_bytes(8, "little") + header)
                 self._spool.seek(0)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from framehaul.formats import checked_fps
 from framehaul_pipeline.encode import hdr
 from framehaul_pipeline.encode.frame_rate import constant_rate
-from framehaul_pipeline.encode.input_file import open_input
+from framehaul_pipeline.encode.input_file import matroska_is_cut_off, open_input
 from framehaul_pipeline.errors import InvalidInput
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,6 @@ class VideoInput:
 
         Raises:
             InvalidInput: not a readable video, or a size that can't be made.
-            ReadInterrupted: SIGINT came.
         """
         if size is not None:
             _check_size(*size)
@@ -151,7 +150,6 @@ class VideoInput:
 
         Raises:
             InvalidInput: the video is cut off or can't be decoded, or the excerpt holds no frame.
-            ReadInterrupted: SIGINT came.
         """
         chunk = np.empty((num_frames, self.height, self.width, 3), np.uint8)
         filled = 0
@@ -256,7 +254,7 @@ class VideoInput:
                 self._num_undecodable += 1
 
     def _progressive(self) -> Iterator[VideoFrame]:
-        """Frames whose lines are of one moment: none of them, or one for each two fields."""
+        """Frames whose lines are of one moment: the second field's lines are made out of what is around them."""
         filters: Graph | None = None
         shape = None
         for frame in self._first_and_rest:
@@ -276,7 +274,9 @@ class VideoInput:
         source = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=self._stream.time_base
         )
-        graph.link_nodes(source, graph.add("bwdif", "deint=interlaced"), graph.add("buffersink")).configure()
+        graph.link_nodes(
+            source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+        ).configure()
         return graph
 
     def _timed(self) -> Iterator[tuple[VideoFrame, float, float]]:
@@ -320,19 +320,25 @@ class VideoInput:
         Raises:
             InvalidInput: it is less.
         """
-        promised_s, slack_s = self._promised_s, 0.5 / float(self.fps)
-        if promised_s is not None:
-            promised = f"{round((promised_s - self._excerpt.start_s) * float(self.fps))} frames"
-        elif self._container.duration and self._container.format.name.startswith(("matroska", "flv")):
-            # The longest stream's, to within a packet of sound.
-            promised_s, slack_s = self._container.duration / av.time_base, 0.1 + 1 / float(self.fps)
-            promised = f"{promised_s:.2f} s, {self._read_to_s:.2f} s are there"
-        if promised_s is not None and self._read_to_s < promised_s - slack_s:
-            raise InvalidInput(
-                "video",
-                self._name,
-                f"whole: it is cut off after {self.num_frames} of {promised} (--duration takes what is there)",
-            )
+        # Almost a frame of slack: a list of edits may begin within one.
+        promised_s, fps = self._promised_s, float(self.fps)
+        if promised_s is not None and self._read_to_s < promised_s - 0.99 / fps:
+            raise self._cut_off(f"{round((promised_s - self._excerpt.start_s) * fps)} frames")
+        if promised_s is not None or not self._container.format.name.startswith(("matroska", "flv")):
+            return
+        # The longest stream's end, to within a packet of sound. Of the last picture, nobody knows how long it lasts.
+        promised_s = (self._container.duration or 0) / av.time_base - self._begin_s
+        if self._read_to_s < promised_s - 0.1 - 1 / fps:
+            if self._file is not None and self._file.seekable() and matroska_is_cut_off(self._file):
+                raise self._cut_off(f"about {round((promised_s - self._excerpt.start_s) * fps)} frames")
+            self._note(f"it ends after {self._read_to_s:.2f} of {promised_s:.2f} s: it may be cut off")
+
+    def _cut_off(self, promised: str) -> InvalidInput:
+        return InvalidInput(
+            "video",
+            self._name,
+            f"whole: it is cut off after {self.num_frames} of {promised} (--duration takes what is there)",
+        )
 
     def _shown_size(self, frame: VideoFrame) -> tuple[int, int]:
         """Width and height of a frame whose pixels are made square, before it is turned."""
@@ -390,8 +396,10 @@ def _is_picture(stream: VideoStream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
-def _score(stream: VideoStream) -> int:
-    return stream.width * stream.height + _DEFAULT_SCORE * bool(stream.disposition & Disposition.default)
+def _score(stream: VideoStream) -> tuple[bool, int]:
+    """Higher for what ffmpeg would rather choose; a picture that stands for an AVIF's frames comes last."""
+    size = stream.width * stream.height
+    return stream.frames != 1, size + _DEFAULT_SCORE * bool(stream.disposition & Disposition.default)
 
 
 def _frame_rate(stream: VideoStream) -> Fraction:
