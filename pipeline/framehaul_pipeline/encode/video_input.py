@@ -120,8 +120,8 @@ class VideoInput:
                 raise InvalidInput(
                     "video", f"{width}x{height}", f"at least {SIZE_STEP}x{SIZE_STEP} pixels, or use --size"
                 )
-            if first.rotation % 90:
-                self._note(f"its rotation by {first.rotation} degrees is not applied but for right angles")
+            if first.rotation % 90 and abs(first.rotation) <= 180:  # a matrix of nothing has no angle
+                self._note(f"of its rotation by {first.rotation} degrees, right angles are applied alone")
             self._scales = size is not None
             # One for all frames: each frame's own would keep some MB.
             self._reformatter = VideoReformatter()
@@ -198,15 +198,21 @@ class VideoInput:
         stream = max(videos, key=_score)
         if len(videos) > 1:
             self._note(f"of its {len(videos)} videos, only that of stream {stream.index} is read")
-        stream.thread_type = "AUTO"
+        # Not a thread for each frame: PyAV loses whole frames with one that can't be decoded.
+        stream.thread_type = "SLICE"
         return stream
 
     def _start(self) -> VideoFrame:
         """Seek to the excerpt and decode one frame, since only frames tell how the video is turned."""
         try:
-            self._seek()
+            self._seek(self._excerpt.start_s - _SEEK_EARLY_S)
             decoded = self._decoded()
             first = next(decoded, None)
+            if first is None or (self._time_s(first) or 0) > self._excerpt.start_s:
+                # It went too far: to where no picture begins. Back to before the first one.
+                self._seek(-1)
+                decoded = self._decoded()
+                first = next(decoded, None)
         except av.FFmpegError as error:
             raise self._damaged(error) from error
         if first is None:
@@ -214,13 +220,16 @@ class VideoInput:
         self._first_and_rest = chain([first], decoded)
         return first
 
-    def _seek(self) -> None:
-        start_s = self._excerpt.start_s - _SEEK_EARLY_S
-        if start_s <= 0 or self._file is None or not self._file.seekable():
+    def _seek(self, time_s: float) -> None:
+        if self._excerpt.start_s <= _SEEK_EARLY_S or self._file is None or not self._file.seekable():
             return
         # Where that can't be, frames are read from the beginning.
         with contextlib.suppress(av.FFmpegError):
-            self._container.seek(int((start_s + self._begin_s) * av.time_base), backward=True)
+            self._container.seek(int((time_s + self._begin_s) * av.time_base), backward=True)
+
+    def _time_s(self, frame: VideoFrame) -> float | None:
+        """When the frame is shown, since the video's beginning."""
+        return None if frame.pts is None else float(frame.pts * (frame.time_base or 0)) - self._begin_s
 
     @property
     def _begin_s(self) -> float:
@@ -240,6 +249,8 @@ class VideoInput:
     def _decoded(self) -> Iterator[VideoFrame]:
         """Frames as the file has them, but for those that can't be decoded."""
         begin_s = self._begin_s
+        # Who begins in the middle, as a recording of television does, finds packets that need earlier ones.
+        counts = not (self._may_jump or self._excerpt.start_s)
         for packet in self._container.demux():
             time = packet.dts if packet.pts is None else packet.pts
             is_video = packet.stream is self._stream
@@ -249,9 +260,11 @@ class VideoInput:
             if not is_video:
                 continue
             try:
-                yield from packet.decode()
+                for frame in packet.decode():
+                    yield frame
+                    counts = True
             except av.FFmpegError:
-                self._num_undecodable += 1
+                self._num_undecodable += counts
 
     def _progressive(self) -> Iterator[VideoFrame]:
         """Frames whose lines are of one moment: the second field's lines are made out of what is around them."""
@@ -279,23 +292,28 @@ class VideoInput:
         ).configure()
         return graph
 
+    @property
+    def _may_jump(self) -> bool:
+        """Whether time stamps may start anew."""
+        return bool(self._container.format.flags & _TS_DISCONT)
+
     def _timed(self) -> Iterator[tuple[VideoFrame, float, float]]:
-        """Frames with their times since the excerpt's start and their durations, in seconds."""
-        shift_s = -self._begin_s - self._excerpt.start_s
-        may_jump = bool(self._container.format.flags & _TS_DISCONT)
-        next_s = None
+        """Frames with their times and ends, in seconds since the excerpt's start."""
+        shift_s = -self._excerpt.start_s
+        last: tuple[VideoFrame, float] | None = None
+        end_s = shift_s
         for frame in self._progressive():
-            time_base = frame.time_base or Fraction(0)
-            duration_s = float(frame.duration * time_base) or 1 / float(self.fps)
-            if frame.pts is None:
-                time_s = -self._excerpt.start_s if next_s is None else next_s
-            else:
-                time_s = float(frame.pts * time_base) + shift_s
-                if may_jump and next_s is not None and not -_JUMP_BACK_S <= time_s - next_s <= _JUMP_AHEAD_S:
-                    shift_s += next_s - time_s
-                    time_s = next_s
-            yield frame, time_s, duration_s
-            next_s = time_s + duration_s
+            stamp_s = self._time_s(frame)
+            time_s = end_s if stamp_s is None else stamp_s + shift_s
+            if last is not None and self._may_jump and not -_JUMP_BACK_S <= time_s - end_s <= _JUMP_AHEAD_S:
+                shift_s += end_s - time_s
+                time_s = end_s
+            if last is not None:
+                yield *last, time_s
+            last = frame, time_s
+            end_s = time_s + (float(frame.duration * (frame.time_base or 0)) or 1 / float(self.fps))
+        if last is not None:
+            yield *last, end_s
 
     def _frames(self) -> Iterator[VideoFrame]:
         """Frames of the excerpt, at a constant rate."""

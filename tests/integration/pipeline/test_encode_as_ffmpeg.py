@@ -45,13 +45,14 @@ UPRIGHT = {
     "transposed": (0, 1, 1, 0),
     "transversed": (0, -1, -1, 0),
 }
+OBLIQUE = {"turned-30": (0.866, 0.5, -0.5, 0.866), "nothing": (0, 0, 0, 0)}
 
 
 def _matrix(name: str) -> Callable[[bytes], bytes]:
     """Write a display matrix into an mp4's track header."""
 
     def edit(content: bytes) -> bytes:
-        a, b, c, d = (value << 16 for value in UPRIGHT[name])
+        a, b, c, d = (int(value * 65536) for value in (UPRIGHT | OBLIQUE)[name])
         at = content.index(b"tkhd") + 44
         return content[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[at + 36 :]
 
@@ -113,6 +114,8 @@ CASES = [
     # Turned and mirrored: all eight.
     *(Case(f"{name}.mp4", edit=_matrix(name)) for name in UPRIGHT),
     Case("turned-90-oblong.mp4", codec=f"-vf setsar=4/3 {X444}", edit=_matrix("turned-90"), shown="scale=64:128"),
+    Case("turned-30.mp4", edit=_matrix("turned-30"), tolerance=255, says="of its rotation by -30 degrees"),
+    Case("nothing.mp4", edit=_matrix("nothing")),
     # Pixels that aren't square.
     *(
         Case(f"sar-{name}.{kind}", codec=f"-vf setsar={sar} {X444}", shown="scale=round(iw*sar):ih")
@@ -176,12 +179,12 @@ CASES = [
     Case("2000.mp4", source="-f lavfi -i testsrc2=s=96x64:r=2000:d=0.1", slack=1),
     Case("one-a-second.mp4", source="-f lavfi -i testsrc2=s=96x64:r=1:d=4"),
     Case("pause.mp4", early=1, source=_vfr("lt(n,20)+gte(n,50)")),
-    Case("pause.mkv", source=_vfr("lt(n,20)+gte(n,50)")),
+    Case("pause.mkv", early=1, source=_vfr("lt(n,20)+gte(n,50)")),
     Case("pause-at-start.mp4", early=1, source=_vfr("eq(n,0)+gte(n,30)")),
     Case("pause-at-end.mp4", source=_vfr("lt(n,20)+eq(n,55)"), early=1, slack=1),
     Case("thinning.mp4", source=_vfr("not(mod(n,1+floor(n/20)))"), early=1, slack=1),
-    Case("dropped.mkv", source=_vfr("not(eq(mod(n,7),3))", 30)),
-    Case("dropped.ts", source=_vfr("not(eq(mod(n,7),3))", 25)),
+    Case("dropped.mkv", early=1, source=_vfr("not(eq(mod(n,7),3))", 30)),
+    Case("dropped.ts", early=1, source=_vfr("not(eq(mod(n,7),3))", 25)),
     Case(
         "jittered.webm",
         source="-f lavfi -i testsrc2=s=96x64:d=1:r=30 -vf settb=1/1000,setpts=PTS+floor(random(0)*12) -fps_mode vfr",
@@ -190,13 +193,13 @@ CASES = [
     Case("delays.gif", source=_vfr("eq(n,0)+eq(n,4)+eq(n,6)+eq(n,9)", 10), codec="-f gif", early=1, slack=1),
     Case("late.mkv", source=f"-itsoffset 5 -f lavfi -i {TEST}"),
     Case("late.ts", source=f"-itsoffset 5 -f lavfi -i {TEST}"),
-    Case("late-to-sound.mkv", source=f"{SOUND} -itsoffset 0.25 -f lavfi -i {TEST}"),
+    Case("late-to-sound.mkv", early=1, source=f"{SOUND} -itsoffset 0.25 -f lavfi -i {TEST}"),
     Case("sound-first.mp4", source=f"{SOUND} -itsoffset 0.25 -f lavfi -i {TEST}"),
     Case("b-frames.mp4", codec="-c:v libx264 -qp 4 -pix_fmt yuv420p -bf 3"),
     Case("edit-list.mp4", source="-ss 0.3 -i FULL", codec="-c copy"),
     Case("fragments.mp4", codec=f"{X264} -g 6 -movflags frag_keyframe+empty_moov"),
     Case("no-stamps.264"),
-    Case("no-stamps.avi", codec="-c:v mpeg4 -q:v 2 -bf 2"),
+    Case("no-stamps.avi", early=1, codec="-c:v mpeg4 -q:v 2 -bf 2"),
     Case("joined.ts", edit=_twice, slack=1),
     Case("raw.y4m", codec="-pix_fmt yuv420p"),
     Case("flash.flv", codec="-c:v flv -q:v 2"),
