@@ -204,11 +204,12 @@ class VideoInput:
 
     def _start(self) -> VideoFrame:
         """Seek to the excerpt and decode one frame, since only frames tell how the video is turned."""
+        start_s = self._excerpt.start_s
         try:
-            self._seek(self._excerpt.start_s - _SEEK_EARLY_S)
+            seeks = start_s > _SEEK_EARLY_S and self._seek(start_s - _SEEK_EARLY_S)
             decoded = self._decoded()
             first = next(decoded, None)
-            if first is None or (self._time_s(first) or 0) > self._excerpt.start_s:
+            if seeks and (first is None or (self._time_s(first) or 0) > start_s):
                 # It went too far: to where no picture begins. Back to before the first one.
                 self._seek(-1)
                 decoded = self._decoded()
@@ -220,12 +221,15 @@ class VideoInput:
         self._first_and_rest = chain([first], decoded)
         return first
 
-    def _seek(self, time_s: float) -> None:
-        if self._excerpt.start_s <= _SEEK_EARLY_S or self._file is None or not self._file.seekable():
-            return
-        # Where that can't be, frames are read from the beginning.
-        with contextlib.suppress(av.FFmpegError):
+    def _seek(self, time_s: float) -> bool:
+        """Go to a time since the video's beginning; False where frames are read from there on all the same."""
+        if self._file is None or not self._file.seekable():
+            return False
+        try:
             self._container.seek(int((time_s + self._begin_s) * av.time_base), backward=True)
+        except av.FFmpegError:
+            return False
+        return True
 
     def _time_s(self, frame: VideoFrame) -> float | None:
         """When the frame is shown, since the video's beginning."""
