@@ -36,7 +36,8 @@ def open_input(name: str) -> tuple[InputContainer, IO[bytes] | None]:
     else:
         file = open(path, "rb", buffering=0)  # noqa: SIM115
     try:
-        return av.open(file, "r", options=options, buffer_size=_READ_BYTES), file
+        # A picture whose own name has a pattern is no sequence.
+        return av.open(file, "r", options=options | {"pattern_type": "none"}, buffer_size=_READ_BYTES), file
     except BaseException:
         file.close()
         raise

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -441,7 +441,7 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     Source: `av_display_rotation_get` and the matrix's layout in FFmpeg's libavutil/display.h: (p, q) goes to
     (a p + c q, b p + d q), with b and c the second and the fourth number.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

@@ -181,7 +181,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "must be a readable video file" in capsys.readouterr().err
 
 
-NAMES = ["12:30:00.mkv", "file:x.mkv", "concat:a|b", "pipe:0", "~", "100% %d.mkv", "%03d.png", "v" * 251 + ".mkv", "-"]
+NAMES = ["12:30:00.mkv", "file:x.mkv", "concat:a|b", "pipe:0", "~", "100% %d.mkv", "%03d.mkv", "v" * 251 + ".mkv", "-"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -249,7 +249,9 @@ def test_numbered_pictures_are_a_video(tmp_path: Path) -> None:
             pixels = np.full((48, 64, 3), 10 * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode(None))
-    assert list(read(tmp_path / "%d.png", Excerpt())[:3, 0, 0, 0]) == [0, 10, 20]
+    assert list(read(tmp_path / "%d.png", Excerpt())[:, 0, 0, 0]) == [0, 10, 20, 20]
+    (tmp_path / "2.png").rename(tmp_path / "%d.png")
+    assert list(read(tmp_path / "%d.png", Excerpt())[:, 0, 0, 0]) == [20] * 4
 
 
 def piped(video: Path, path: Path, container: str, codec: str) -> Path:
