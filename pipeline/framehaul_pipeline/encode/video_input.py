@@ -192,9 +192,14 @@ class VideoInput:
 
     def _video_stream(self) -> VideoStream:
         """The video that ffmpeg would choose; never the cover of an album."""
-        videos = [stream for stream in self._container.streams.video if not _is_picture(stream)]
+        # A stream has no codec context if FFmpeg doesn't know its codec.
+        videos = [
+            stream
+            for stream in self._container.streams.video
+            if stream.codec_context and not stream.disposition & Disposition.attached_pic
+        ]
         if not videos:
-            raise InvalidInput("video", self._name, "a file with a video stream")
+            raise InvalidInput("video", self._name, "a file with a video stream that can be decoded")
         stream = max(videos, key=_score)
         if len(videos) > 1:
             self._note(f"of its {len(videos)} videos, only that of stream {stream.index} is read")
@@ -242,12 +247,14 @@ class VideoInput:
 
     @property
     def _promised_s(self) -> float | None:
-        """How long the video is by its file's header; None where that may be a guess, or is of another stream."""
+        """When the video ends by its file's header; None where that may be a guess, or is of another stream."""
         container, stream = self._container.format.name, self._stream
-        if container.startswith("mov") and stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
+        time_base = stream.time_base or Fraction(0)
+        begin_s = float((stream.start_time or 0) * time_base) - self._begin_s
+        if container.startswith("mov") and stream.duration:
+            return begin_s + float(stream.duration * time_base)
         if container == "avi" and stream.frames and stream.average_rate:
-            return float(stream.frames / stream.average_rate)
+            return begin_s + float(stream.frames / stream.average_rate)
         return None
 
     def _decoded(self) -> Iterator[VideoFrame]:
@@ -264,7 +271,7 @@ class VideoInput:
             if not is_video:
                 continue
             try:
-                for frame in packet.decode():
+                for frame in self._stream.decode(packet):
                     yield frame
                     counts = True
             except av.FFmpegError:
@@ -394,7 +401,7 @@ class VideoInput:
             interpolation="BICUBIC",
         )
         top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
-        pixels = rgb.to_ndarray()[top : top + height, left : left + width]
+        pixels: NDArray[Any] = rgb.to_ndarray()[top : top + height, left : left + width]
         if transfer in hdr.NAMES:
             self._note(f"its high dynamic range ({hdr.NAMES[transfer]}) is mapped to that of an SDR screen")
             pixels = hdr.to_bt709(pixels, transfer, self._stream.codec_context.color_primaries)
@@ -412,10 +419,6 @@ class VideoInput:
 
     def _empty(self) -> InvalidInput:
         return InvalidInput("video", self._name, "a video with frames in the part asked for")
-
-
-def _is_picture(stream: VideoStream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _score(stream: VideoStream) -> tuple[bool, int]:

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
@@ -258,6 +259,7 @@ def piped(video: Path, path: Path, container: str, codec: str) -> Path:
     """The clip again, in a container that can be read from a pipe."""
     with av.open(str(video)) as source, av.open(str(path), "w", format=container) as target:
         stream = target.add_stream(codec, rate=24)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for frame in source.decode(video=0):
             frame.pts = None
