@@ -272,6 +272,8 @@ class VideoInput:
                 continue
             try:
                 for frame in self._stream.decode(packet):
+                    if frame.is_corrupt:
+                        self._note("it has damaged frames; what could be decoded of them is shown")
                     yield frame
                     counts = True
             except av.FFmpegError:

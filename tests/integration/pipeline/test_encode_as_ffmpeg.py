@@ -224,9 +224,9 @@ CASES = [
     Case("cut.webm", codec="-c:v libvpx -b:v 2M", edit=_cut, says="cut off after", refused=True),
     Case("cut.avi", codec="-c:v mpeg4 -q:v 2", edit=_cut, says="of 12 frames", refused=True),
     Case("cut.flv", codec="-c:v flv -q:v 2", edit=_cut, says="it may be cut off"),
-    Case("cut.ts", edit=_cut, slack=1, tolerance=20),
-    Case("holes.ts", codec=f"{X264} -g 4", edit=_holes, slack=1, tolerance=20),
-    Case("holes.mp4", codec=f"{X264} -g 4", edit=_holes, slack=1, tolerance=20),
+    Case("cut.ts", edit=_cut, slack=1, tolerance=20, says="it has damaged frames"),
+    Case("holes.ts", codec=f"{X264} -g 4", edit=_holes, slack=1, tolerance=20, says="it has damaged frames"),
+    Case("holes.mp4", codec=f"{X264} -g 4", edit=_holes, slack=1, tolerance=20, says="it has damaged frames"),
     Case("holes.mkv", codec="-c:v ffv1 -slicecrc 1", edit=_holes, says="it may be cut off"),
     Case("holes.mov", codec="-c:v png", edit=_holes, early=1, slack=1, says="could not be decoded"),
 ]  # fmt: skip
