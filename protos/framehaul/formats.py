@@ -10,10 +10,13 @@ import math
 import re
 from collections.abc import Callable
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, Final, Self
 
 SLOT_BYTES_PER_PIXEL: Final = 3
 """What frame slots have room for at the server's largest size; frames of a wider format must be smaller."""
+
+FPS_ALLOWED: Final = "a number over 0 and up to 1000, such as 24, 29.97 or 24000/1001"
 
 
 class LatentDtype(StrEnum):
@@ -85,6 +88,18 @@ class PixelFormat(StrEnum):
     def max_pixels(self, slot_pixels: int) -> int:
         """Pixels of the largest frame where slots have room for `slot_pixels`."""
         return min(slot_pixels, slot_pixels * SLOT_BYTES_PER_PIXEL * 4 // self.frame_bytes(2, 2))
+
+
+def checked_fps(fps: Fraction) -> Fraction:
+    """Frames a second as latents' files and videos may have them, with the broadcast rates' own denominator at most.
+
+    Raises:
+        ValueError: they aren't `FPS_ALLOWED`.
+    """
+    rounded = fps.limit_denominator(1001)
+    if not 0 < rounded <= 1000:
+        raise ValueError(f"fps={fps}: must be {FPS_ALLOWED}")
+    return rounded
 
 
 def parse_size(text: str) -> tuple[int, int]:

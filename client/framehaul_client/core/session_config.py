@@ -10,7 +10,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
-from framehaul.formats import LatentDtype, PixelFormat
+from framehaul.formats import FPS_ALLOWED, LatentDtype, PixelFormat, checked_fps
 from framehaul.wire import MAX_PRIORITY
 from framehaul_client.core.latents import Layout
 
@@ -167,11 +167,9 @@ def parse_fps(text: str) -> Fraction:
         decimals = len(text.strip().partition(".")[2])
         if fps.denominator > 1 and round(broadcast, decimals) == exact:
             fps = broadcast
+        return checked_fps(fps)
     except (ValueError, ZeroDivisionError, OverflowError):
-        fps = Fraction(0)
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps={text}: must be a number over 0 and up to 1000, such as 24, 29.97 or 24000/1001")
-    return fps
+        raise ValueError(f"fps={text}: must be {FPS_ALLOWED}") from None
 
 
 def _check_choice(name: str, value: str, choices: type[StrEnum]) -> None:

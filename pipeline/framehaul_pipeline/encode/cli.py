@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from framehaul.formats import parse_size
-from framehaul.options import option_type
+from framehaul.options import file_name, option_type
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 
 EXIT_OK = 0
@@ -41,8 +41,12 @@ def _parser() -> argparse.ArgumentParser:
         help="turn a video into latents of the built-in model",
         description="Turn any video that FFmpeg reads into a latent file of the built-in model `tiny`.",
     )
-    encode.add_argument("video", type=Path, metavar="CLIP", help="the video")
-    encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="the latent file, .safetensors")
+    encode.add_argument(
+        "video",
+        metavar="CLIP",
+        help="the video: a file, a pipe, numbered pictures as 'shot/%%04d.png', or - for standard input",
+    )
+    encode.add_argument("--out", type=file_name, required=True, metavar="FILE", help="the latent file, .safetensors")
     encode.add_argument(
         "--size",
         type=option_type(parse_size),
@@ -69,7 +73,7 @@ def _encode(arguments: argparse.Namespace) -> None:
 
     encode(
         arguments.video,
-        arguments.out,
+        Path(arguments.out),
         size=arguments.size,
         excerpt=Excerpt(start_s=arguments.start, duration_s=arguments.duration, max_frames=arguments.max_frames),
         device=arguments.device,

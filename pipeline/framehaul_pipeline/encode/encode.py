@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import stat
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -27,7 +31,7 @@ REPORT_S: Final = 5.0
 
 
 def encode(
-    video: Path,
+    video: str,
     out: Path,
     *,
     size: tuple[int, int] | None = None,
@@ -39,7 +43,7 @@ def encode(
     """Encode a video into a latent file, which gets its name only when it is whole.
 
     Args:
-        video: anything that FFmpeg reads.
+        video: a file of any kind that FFmpeg reads; `-` for standard input.
         out: the latent file.
         size: width and height in pixels; None keeps the video's own.
         excerpt: the part to read; None for all of it.
@@ -55,7 +59,9 @@ def encode(
     torch_device, torch_dtype = _placement(device, dtype)
     started = time.monotonic()
     group = TINY_SPEC.temporal_factor
-    with VideoInput(video, size, excerpt or Excerpt()) as source:
+    with ExitStack() as reading:
+        reading.enter_context(_sigint_kills())
+        source = reading.enter_context(VideoInput(video, size, excerpt or Excerpt()))
         encoder = load_tiny_encoder(torch_device, torch_dtype)
         state = encoder.open(source.height, source.width)
         shape = (
@@ -63,23 +69,27 @@ def encode(
             source.height // TINY_SPEC.spatial_factor,
             source.width // TINY_SPEC.spatial_factor,
         )
-        metadata = {
-            "framehaul.model": TINY_SPEC.name,
-            "framehaul.layout": "TCHW",
-            "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
-            "framehaul.normalized": "false",
-        }
-        with LatentFileWriter(out, shape, metadata) as writer, _Progress(source.num_frames_hint) as progress:
+        with LatentFileWriter(out, shape) as writer, _Progress(source.num_frames_hint) as progress:
             for chunk in source.chunks(CHUNK_LATENTS * group, group):
                 frames = torch.from_numpy(chunk).to(torch_device).permute(0, 3, 1, 2)
                 latents, state = encoder.step(frames.float() / 127.5 - 1, state)
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
-            writer.finish()
+            reading.close()
+            writer.finish(
+                {
+                    "framehaul.model": TINY_SPEC.name,
+                    "framehaul.layout": "TCHW",
+                    "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
+                    "framehaul.frames": str(source.num_frames),
+                    "framehaul.normalized": "false",
+                }
+            )
     log.info(
-        "%s: %d latents of %dx%d frames at %s fps, %.1f MB, in %.1f s",
+        "%s: %d latents of %d frames, %dx%d at %s fps, %.1f MB, in %.1f s",
         out,
         writer.num_latents,
+        source.num_frames,
         source.width,
         source.height,
         source.fps,
@@ -96,10 +106,31 @@ def _wire(latents: Tensor) -> bytes:
 def _check_target(out: Path, *, overwrite: bool) -> None:
     if not out.parent.is_dir():
         raise InvalidInput("out", out, "in a folder that exists")
-    if out.is_dir():
-        raise InvalidInput("out", out, "a file, not a folder")
-    if out.exists() and not overwrite:
+    try:
+        kind = out.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InvalidInput("out", out, f"a name that the file system takes ({error.strerror})") from error
+    if not stat.S_ISREG(kind):
+        raise InvalidInput("out", out, "a regular file, not a folder, a pipe or a device")
+    if not overwrite:
         raise InvalidInput("out", out, "a new file, or use --overwrite")
+
+
+@contextmanager
+def _sigint_kills() -> Iterator[None]:
+    """Let SIGINT end the process at once, unless somebody handles it: what isn't finished has no name yet.
+
+    PyAV drops a `KeyboardInterrupt` that comes while it reads, and takes it for the end of the video.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _placement(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:

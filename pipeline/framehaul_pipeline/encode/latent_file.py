@@ -20,13 +20,13 @@ _HEADER_ALIGN_BYTES: Final = 8
 class LatentFileWriter:
     """Collects `[C, h, w]` float16 latents for one file; a context manager that throws away what was not finished."""
 
-    def __init__(self, path: Path, latent_shape: tuple[int, int, int], metadata: dict[str, str]) -> None:
+    def __init__(self, path: Path, latent_shape: tuple[int, int, int]) -> None:
         """Open a spool file in the folder of `path`.
 
         Raises:
             OSError: the folder is missing or can't be written.
         """
-        self._path, self._shape, self._metadata = path, latent_shape, metadata
+        self._path, self._shape = path, latent_shape
         self._latent_bytes = 2 * latent_shape[0] * latent_shape[1] * latent_shape[2]
         self._spool: IO[bytes] = tempfile.TemporaryFile(dir=path.parent or Path())  # noqa: SIM115
         self.num_latents = 0
@@ -44,16 +44,15 @@ class LatentFileWriter:
         self._spool.write(latents)
         self.num_latents += size_bytes // self._latent_bytes
 
-    def finish(self) -> None:
-        """Write the file under its name, whole.
+    def finish(self, metadata: dict[str, str]) -> None:
+        """Write the file under its name, whole, with the notes `metadata`.
 
         Raises:
             OSError: no room on the device.
         """
-        header = self._header()
-        with tempfile.NamedTemporaryFile(
-            dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".partial", delete=False
-        ) as partial:
+        header = self._header(metadata)
+        # A name of its own: one made of the target's could be too long.
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".", suffix=".partial", delete=False) as partial:
             try:
                 partial.write(len(header).to_bytes(8, "little") + header)
                 self._spool.seek(0)
@@ -80,10 +79,10 @@ class LatentFileWriter:
         """Close."""
         self.close()
 
-    def _header(self) -> bytes:
+    def _header(self, metadata: dict[str, str]) -> bytes:
         end = self.num_latents * self._latent_bytes
         tensor = {"dtype": "F16", "shape": [self.num_latents, *self._shape], "data_offsets": [0, end]}
-        text = json.dumps({"__metadata__": self._metadata, LATENTS_NAME: tensor}, separators=(",", ":")).encode()
+        text = json.dumps({"__metadata__": metadata, LATENTS_NAME: tensor}, separators=(",", ":")).encode()
         # The format asks for tensors that start on a multiple of eight; readers skip trailing spaces.
         return text + b" " * (-len(text) % _HEADER_ALIGN_BYTES)
 

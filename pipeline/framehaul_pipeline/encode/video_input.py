@@ -1,32 +1,54 @@
-"""Reads a video file as a stream of chunks of RGB frames with PyAV, scaled and cropped. No torch.
+"""Reads a video file as a stream of chunks of RGB frames with PyAV, shown as players show it. No torch.
 
-At most one chunk of frames is held, so memory doesn't grow with the video's length.
+Frames come at a constant rate, deinterlaced, upright, with square pixels, in the range of an SDR screen, scaled and
+cropped. What is left out of a video is said in the log. At most one chunk of frames is held, so memory doesn't grow
+with the video's length.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
+from typing import Any, Final
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.filter import Graph
+from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from framehaul.formats import checked_fps
+from framehaul_pipeline.encode import hdr
+from framehaul_pipeline.encode.frame_rate import constant_rate
+from framehaul_pipeline.encode.input_file import matroska_is_cut_off, open_input
 from framehaul_pipeline.errors import InvalidInput
 
-SIZE_STEP = 8
+log = logging.getLogger(__name__)
+
+SIZE_STEP: Final = 8
 """Frames are cropped to a multiple of this many pixels each way."""
-MAX_SIDE = 8192
+MAX_SIDE: Final = 8192
+DEFAULT_FPS: Final = Fraction(24)
 _UNSPECIFIED = 2
 """AVCOL_SPC_UNSPECIFIED of FFmpeg's libavutil/pixfmt.h."""
 _HIGH_DEFINITION_HEIGHT = 720
+_MAX_STRETCH = 16
+"""Pixels more oblong than this are a mistake in the file."""
+_DEFAULT_SCORE = 5_000_000
+"""Pixels that a stream marked as the default one counts for more, as in ffmpeg's choice (fftools/ffmpeg_mux_init.c)."""
+_JUMP_BACK_S, _JUMP_AHEAD_S = 0.1, 10.0
+"""Time stamps that jump further start anew, in the formats that may, as in ffmpeg (fftools/ffmpeg_demux.c)."""
+_TS_DISCONT = 0x0200
+"""AVFMT_TS_DISCONT of FFmpeg's libavformat/avformat.h."""
+_SEEK_EARLY_S = 0.13
+"""Where a seek is by decoding time, pictures may come three frames later (ffmpeg: fftools/ffmpeg_demux.c)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +76,20 @@ class Excerpt:
 
 
 class VideoInput:
-    """An open video; a context manager."""
+    """An open video; a context manager.
 
-    def __init__(self, path: Path, size: tuple[int, int] | None, excerpt: Excerpt) -> None:
-        """Open `path`.
+    Attributes:
+        fps: frames a second, as many decimals as the client takes; 24 if the file doesn't say.
+        width: of the frames, in pixels.
+        height: of the frames, in pixels.
+        num_frames: how many have been read so far.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int] | None, excerpt: Excerpt) -> None:
+        """Open `name`.
 
         Args:
-            path: anything that FFmpeg reads.
+            name: a file of any kind that FFmpeg reads, numbered pictures as `%04d.png`, or `-` for standard input.
             size: width and height to make frames, in pixels; None keeps the video's, cropped to multiples of 8.
             excerpt: the part to read.
 
@@ -69,41 +98,45 @@ class VideoInput:
         """
         if size is not None:
             _check_size(*size)
-        self._path, self._excerpt = path, excerpt
+        self._name, self._excerpt = name, excerpt
+        self._notes: set[str] = set()
         try:
-            self._container: InputContainer = av.open(str(path))
+            self._container, self._file = open_input(name)
         except (av.FFmpegError, OSError) as error:
-            raise InvalidInput("video", path, f"a readable video file ({_reason(error)})") from error
+            raise InvalidInput("video", name, f"a readable video file ({_reason(error)})") from error
         try:
             self._stream = self._video_stream()
+            self.fps = _frame_rate(self._stream)
+            self.num_frames = self._num_undecodable = 0
+            self._read_to_s = 0.0
             first = self._start()
-            width, height = first.width, first.height
-            if self._is_turned(first):
+            width, height = self._shown_size(first)
+            # Once: a frame that was asked for its side data is freed late.
+            self._orientation = _orientation(first)
+            if self._orientation[0]:
                 width, height = height, width
             self.width, self.height = size or (width - width % SIZE_STEP, height - height % SIZE_STEP)
             if min(self.width, self.height) < SIZE_STEP:
                 raise InvalidInput(
                     "video", f"{width}x{height}", f"at least {SIZE_STEP}x{SIZE_STEP} pixels, or use --size"
                 )
+            if first.rotation % 90 and abs(first.rotation) <= 180:  # a matrix of nothing has no angle
+                self._note(f"of its rotation by {first.rotation} degrees, right angles are applied alone")
             self._scales = size is not None
+            # One for all frames: each frame's own would keep some MB.
+            self._reformatter = VideoReformatter()
         except BaseException:
-            self._container.close()
+            self.close()
             raise
-
-    @property
-    def fps(self) -> Fraction:
-        """Mean frame rate; 24 if the file doesn't say."""
-        return self._stream.average_rate or self._stream.guessed_rate or Fraction(24)
 
     @property
     def num_frames_hint(self) -> int | None:
         """How many frames are likely to come; None if the file doesn't say."""
-        if self._stream.frames:
-            total_s = self._stream.frames / float(self.fps)
-        elif self._container.duration:
+        total_s = self._promised_s
+        if total_s is None:
+            if not self._container.duration:
+                return None
             total_s = self._container.duration / av.time_base
-        else:
-            return None
         left_s = max(0.0, total_s - self._excerpt.start_s)
         if self._excerpt.duration_s is not None:
             left_s = min(left_s, self._excerpt.duration_s)
@@ -116,26 +149,38 @@ class VideoInput:
         The last chunk may be shorter; its last frame is repeated up to a multiple of `multiple` frames.
 
         Raises:
-            InvalidInput: the video is damaged, or the excerpt holds no frame.
+            InvalidInput: the video is cut off or can't be decoded, or the excerpt holds no frame.
         """
         chunk = np.empty((num_frames, self.height, self.width, 3), np.uint8)
-        filled = total = 0
+        filled = 0
+        shown: VideoFrame | None = None
         for frame in self._frames():
-            chunk[filled] = self._pixels(frame)
-            filled, total = filled + 1, total + 1
+            if frame is not shown:
+                shown, pixels = frame, self._pixels(frame)
+            chunk[filled] = pixels
+            filled += 1
+            self.num_frames += 1
             if filled == num_frames:
                 yield chunk
                 filled = 0
-        if total == 0:
+        if self.num_frames == 0:
             raise self._empty()
         if filled:
             padded = filled + -filled % multiple
             chunk[filled:padded] = chunk[filled - 1]
             yield chunk[:padded]
+        if self._num_undecodable:
+            log.warning(
+                "%s: %d damaged packets could not be decoded; the frames before them are repeated",
+                self._name,
+                self._num_undecodable,
+            )
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
         self._container.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> VideoInput:
         """Hold the file open."""
@@ -146,82 +191,281 @@ class VideoInput:
         self.close()
 
     def _video_stream(self) -> VideoStream:
-        if not self._container.streams.video:
-            raise InvalidInput("video", self._path, "a file with a video stream")
-        stream = self._container.streams.video[0]
-        stream.thread_type = "AUTO"
+        """The video that ffmpeg would choose; never the cover of an album."""
+        # A stream has no codec context if FFmpeg doesn't know its codec.
+        videos = [
+            stream
+            for stream in self._container.streams.video
+            if stream.codec_context and not stream.disposition & Disposition.attached_pic
+        ]
+        if not videos:
+            raise InvalidInput("video", self._name, "a file with a video stream that can be decoded")
+        stream = max(videos, key=_score)
+        if len(videos) > 1:
+            self._note(f"of its {len(videos)} videos, only that of stream {stream.index} is read")
+        # Not a thread for each frame: PyAV loses whole frames with one that can't be decoded.
+        stream.thread_type = "SLICE"
         return stream
 
     def _start(self) -> VideoFrame:
         """Seek to the excerpt and decode one frame, since only frames tell how the video is turned."""
+        start_s = self._excerpt.start_s
         try:
-            if self._excerpt.start_s:
-                self._container.seek(int(self._excerpt.start_s * av.time_base), backward=True)
-            decoded = self._container.decode(self._stream)
+            seeks = start_s > _SEEK_EARLY_S and self._seek(start_s - _SEEK_EARLY_S)
+            decoded = self._decoded()
             first = next(decoded, None)
+            if seeks and (first is None or (self._time_s(first) or 0) > start_s):
+                # It went too far: to where no picture begins. Back to before the first one.
+                self._seek(-1)
+                decoded = self._decoded()
+                first = next(decoded, None)
         except av.FFmpegError as error:
             raise self._damaged(error) from error
         if first is None:
             raise self._empty()
-        self._decoded = chain([first], decoded)
+        self._first_and_rest = chain([first], decoded)
         return first
 
-    def _frames(self) -> Iterator[VideoFrame]:
-        """Decoded frames of the excerpt."""
-        excerpt, first_s, count = self._excerpt, None, 0
-        begin_s = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
-        # Half a frame of slack: time stamps are rounded to the file's time base.
-        slack_s = 0.5 / float(self.fps)
+    def _seek(self, time_s: float) -> bool:
+        """Go to a time since the video's beginning; False where frames are read from there on all the same."""
+        if self._file is None or not self._file.seekable():
+            return False
         try:
-            for frame in self._decoded:
-                time_s = None if frame.time is None else frame.time - begin_s
-                if time_s is not None and time_s < excerpt.start_s - slack_s:
-                    continue
-                first_s = time_s if first_s is None else first_s
-                if excerpt.max_frames is not None and count >= excerpt.max_frames:
-                    return
-                if self._is_past(time_s, first_s, count):
+            self._container.seek(int((time_s + self._begin_s) * av.time_base), backward=True)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def _time_s(self, frame: VideoFrame) -> float | None:
+        """When the frame is shown, since the video's beginning."""
+        return None if frame.pts is None else float(frame.pts * (frame.time_base or 0)) - self._begin_s
+
+    @property
+    def _begin_s(self) -> float:
+        """The time stamp that the video starts with, whichever of its streams has it."""
+        return (self._container.start_time or 0) / av.time_base
+
+    @property
+    def _promised_s(self) -> float | None:
+        """When the video ends by its file's header; None where that may be a guess, or is of another stream."""
+        container, stream = self._container.format.name, self._stream
+        time_base = stream.time_base or Fraction(0)
+        begin_s = float((stream.start_time or 0) * time_base) - self._begin_s
+        if container.startswith("mov") and stream.duration:
+            return begin_s + float(stream.duration * time_base)
+        if container == "avi" and stream.frames and stream.average_rate:
+            return begin_s + float(stream.frames / stream.average_rate)
+        return None
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Frames as the file has them, but for those that can't be decoded."""
+        begin_s = self._begin_s
+        # Who begins in the middle, as a recording of television does, finds packets that need earlier ones.
+        counts = not (self._may_jump or self._excerpt.start_s)
+        for packet in self._container.demux():
+            time = packet.dts if packet.pts is None else packet.pts
+            is_video = packet.stream is self._stream
+            if time is not None and (is_video or self._promised_s is None):
+                end_s = float((time + (packet.duration or 0)) * packet.time_base) - begin_s
+                self._read_to_s = max(self._read_to_s, end_s)
+            if not is_video:
+                continue
+            try:
+                for frame in self._stream.decode(packet):
+                    if frame.is_corrupt:
+                        self._note("it has damaged frames; what could be decoded of them is shown")
+                    yield frame
+                    counts = True
+            except av.FFmpegError:
+                self._num_undecodable += counts
+
+    def _progressive(self) -> Iterator[VideoFrame]:
+        """Frames whose lines are of one moment: the second field's lines are made out of what is around them."""
+        filters: Graph | None = None
+        shape = None
+        for frame in self._first_and_rest:
+            if filters is None and not frame.interlaced_frame:
+                yield frame
+                continue
+            if filters is None or shape != (frame.width, frame.height, frame.format.name):
+                yield from _drained(filters)
+                shape = (frame.width, frame.height, frame.format.name)
+                filters = self._deinterlacer(frame)
+            filters.push(frame)
+            yield from _ready(filters)
+        yield from _drained(filters)
+
+    def _deinterlacer(self, frame: VideoFrame) -> Graph:
+        graph = Graph()
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=self._stream.time_base
+        )
+        graph.link_nodes(
+            source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+        ).configure()
+        return graph
+
+    @property
+    def _may_jump(self) -> bool:
+        """Whether time stamps may start anew."""
+        return bool(self._container.format.flags & _TS_DISCONT)
+
+    def _timed(self) -> Iterator[tuple[VideoFrame, float, float]]:
+        """Frames with their times and ends, in seconds since the excerpt's start."""
+        shift_s = -self._excerpt.start_s
+        last: tuple[VideoFrame, float] | None = None
+        end_s = shift_s
+        for frame in self._progressive():
+            stamp_s = self._time_s(frame)
+            time_s = end_s if stamp_s is None else stamp_s + shift_s
+            if last is not None and self._may_jump and not -_JUMP_BACK_S <= time_s - end_s <= _JUMP_AHEAD_S:
+                shift_s += end_s - time_s
+                time_s = end_s
+            if last is not None:
+                yield *last, time_s
+            last = frame, time_s
+            end_s = time_s + (float(frame.duration * (frame.time_base or 0)) or 1 / float(self.fps))
+        if last is not None:
+            yield *last, end_s
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        """Frames of the excerpt, at a constant rate."""
+        excerpt, count = self._excerpt, 0
+        most = None if excerpt.duration_s is None else max(1, round(excerpt.duration_s * float(self.fps)))
+        if excerpt.max_frames is not None:
+            most = excerpt.max_frames if most is None else min(most, excerpt.max_frames)
+        try:
+            for frame in constant_rate(self._timed(), self.fps):
+                if count == most:
                     return
                 yield frame
                 count += 1
         except av.FFmpegError as error:
             raise self._damaged(error) from error
+        if count != most:
+            self._check_whole()
 
-    def _is_past(self, time_s: float | None, first_s: float | None, count: int) -> bool:
-        if self._excerpt.duration_s is None:
-            return False
-        since_s = count / float(self.fps) if time_s is None or first_s is None else time_s - first_s
-        return since_s > self._excerpt.duration_s - 0.5 / float(self.fps)
+    def _check_whole(self) -> None:
+        """Hold what was read against what the file's header promises.
+
+        Raises:
+            InvalidInput: it is less.
+        """
+        # Almost a frame of slack: a list of edits may begin within one.
+        promised_s, fps = self._promised_s, float(self.fps)
+        if promised_s is not None and self._read_to_s < promised_s - 0.99 / fps:
+            raise self._cut_off(f"{round((promised_s - self._excerpt.start_s) * fps)} frames")
+        if promised_s is not None or not self._container.format.name.startswith(("matroska", "flv")):
+            return
+        # The longest stream's end, to within a packet of sound. Of the last picture, nobody knows how long it lasts.
+        promised_s = (self._container.duration or 0) / av.time_base - self._begin_s
+        if self._read_to_s < promised_s - 0.1 - 1 / fps:
+            if self._file is not None and self._file.seekable() and matroska_is_cut_off(self._file):
+                raise self._cut_off(f"about {round((promised_s - self._excerpt.start_s) * fps)} frames")
+            self._note(f"it ends after {self._read_to_s:.2f} of {promised_s:.2f} s: it may be cut off")
+
+    def _cut_off(self, promised: str) -> InvalidInput:
+        return InvalidInput(
+            "video",
+            self._name,
+            f"whole: it is cut off after {self.num_frames} of {promised} (--duration takes what is there)",
+        )
+
+    def _shown_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Width and height of a frame whose pixels are made square, before it is turned."""
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        if not Fraction(1, _MAX_STRETCH) <= aspect <= _MAX_STRETCH:
+            self._note(f"its pixel aspect of {aspect.numerator}:{aspect.denominator} is not applied")
+            aspect = Fraction(1)
+        return max(1, round(frame.width * aspect)), frame.height
 
     def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """`[H, W, 3] uint8`: scaled to cover the size, the middle cut out, turned upright."""
-        turned = self._is_turned(frame)
+        turned, mirrored, upside_down = self._orientation
+        if any(component.is_alpha for component in frame.format.components):
+            self._note("its transparency is left out")
         width, height = (self.height, self.width) if turned else (self.width, self.height)
-        scaled_width, scaled_height = frame.width, frame.height
+        scaled_width, scaled_height = self._shown_size(frame)
         # A stream's size may also change midway.
-        if self._scales or frame.width < width or frame.height < height:
-            scale = max(Fraction(width, frame.width), Fraction(height, frame.height))
-            scaled_width, scaled_height = round(frame.width * scale), round(frame.height * scale)
+        if self._scales or scaled_width < width or scaled_height < height:
+            scale = max(Fraction(width, scaled_width), Fraction(height, scaled_height))
+            scaled_width, scaled_height = round(scaled_width * scale), round(scaled_height * scale)
+        transfer = self._stream.codec_context.color_trc
         # Untagged high-definition video is BT.709, as players assume; swscale would assume BT.601.
         untagged = frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb
         source = Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None
-        rgb = frame.reformat(
-            width=scaled_width, height=scaled_height, format="rgb24", src_colorspace=source, interpolation="BICUBIC"
+        rgb = self._reformatter.reformat(
+            frame,
+            width=scaled_width,
+            height=scaled_height,
+            format="rgb48le" if transfer in hdr.NAMES else "rgb24",
+            src_colorspace=source,
+            interpolation="BICUBIC",
         )
-        pixels: NDArray[np.uint8] = rgb.to_ndarray().astype(np.uint8, copy=False)
         top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
-        return np.rot90(pixels[top : top + height, left : left + width], round(frame.rotation / 90))
+        pixels: NDArray[Any] = rgb.to_ndarray()[top : top + height, left : left + width]
+        if transfer in hdr.NAMES:
+            self._note(f"its high dynamic range ({hdr.NAMES[transfer]}) is mapped to that of an SDR screen")
+            pixels = hdr.to_bt709(pixels, transfer, self._stream.codec_context.color_primaries)
+        upright = pixels.swapaxes(0, 1) if turned else pixels
+        upright = upright[:, ::-1] if mirrored else upright
+        return upright[::-1] if upside_down else upright
 
-    @staticmethod
-    def _is_turned(frame: VideoFrame) -> bool:
-        """Whether the frame lies on its side, as phones record."""
-        return round(frame.rotation / 90) % 2 == 1
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.add(text)
+            log.warning("%s: %s", self._name, text)
 
     def _damaged(self, error: Exception) -> InvalidInput:
-        return InvalidInput("video", self._path, f"a video that can be decoded ({_reason(error)})")
+        return InvalidInput("video", self._name, f"a video that can be decoded ({_reason(error)})")
 
     def _empty(self) -> InvalidInput:
-        return InvalidInput("video", self._path, "a video with frames in the part asked for")
+        return InvalidInput("video", self._name, "a video with frames in the part asked for")
+
+
+def _score(stream: VideoStream) -> tuple[bool, int]:
+    """Higher for what ffmpeg would rather choose; a picture that stands for an AVIF's frames comes last."""
+    size = stream.width * stream.height
+    return stream.frames != 1, size + _DEFAULT_SCORE * bool(stream.disposition & Disposition.default)
+
+
+def _frame_rate(stream: VideoStream) -> Fraction:
+    """The rate that ffmpeg would choose, if a file of latents may have it."""
+    guessed, average = stream.guessed_rate, stream.average_rate
+    if guessed and not average and guessed * (stream.time_base or 0) == 1:
+        return DEFAULT_FPS  # FFmpeg knows no rate, and takes the clock's
+    for fps in (guessed, average):
+        with contextlib.suppress(ValueError):
+            return checked_fps(fps or Fraction(0))
+    return DEFAULT_FPS
+
+
+def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """How to bring a frame upright: change rows with columns; then mirror left and right; then above and below.
+
+    Source: `av_display_rotation_get` and the matrix's layout in FFmpeg's libavutil/display.h: (p, q) goes to
+    (a p + c q, b p + d q), with b and c the second and the fourth number.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    turned = abs(a) + abs(d) < abs(b) + abs(c)
+    return (turned, c < 0, b < 0) if turned else (turned, a < 0, d < 0)
+
+
+def _ready(graph: Graph) -> Iterator[VideoFrame]:
+    """What comes out of the filters now."""
+    with contextlib.suppress(av.BlockingIOError, av.EOFError):
+        while True:
+            yield graph.vpull()
+
+
+def _drained(graph: Graph | None) -> Iterator[VideoFrame]:
+    """What the filters hold back."""
+    if graph is not None:
+        graph.push(None)
+        yield from _ready(graph)
 
 
 def _check_size(width: int, height: int) -> None:

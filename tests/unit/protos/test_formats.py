@@ -1,7 +1,9 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from framehaul.formats import LatentDtype, PixelFormat, parse_size
+from framehaul.formats import LatentDtype, PixelFormat, checked_fps, parse_size
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,17 @@ def test_a_size_is_read() -> None:
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="must be WIDTHxHEIGHT in pixels, like 832x480"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [("24", "24"), ("1000", "1000"), ("24000/1001", "24000/1001"), ("500000/20833", "24"), ("1/1001", "1/1001")],
+)
+def test_rates_are_at_most_as_fine_as_broadcast_has_them(fps: str, expected: str) -> None:
+    assert checked_fps(Fraction(fps)) == Fraction(expected)
+
+
+@pytest.mark.parametrize("fps", ["0", "-1", "1001", "90000", "1/3600"])
+def test_other_rates_are_refused(fps: str) -> None:
+    with pytest.raises(ValueError, match=f"fps={fps}: must be a number over 0 and up to 1000"):
+        checked_fps(Fraction(fps))

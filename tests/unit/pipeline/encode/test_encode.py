@@ -1,8 +1,12 @@
 """`pipeline encode`: a video of any length in, a latent file out."""
 
+import os
+import signal
+import socket
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
@@ -35,7 +40,7 @@ def make_video(path: Path, count: int, width: int = 64, height: int = 48, rate: 
 
 
 def read(path: Path, excerpt: Excerpt, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    with VideoInput(path, size, excerpt) as video:
+    with VideoInput(str(path), size, excerpt) as video:
         return np.concatenate([chunk.copy() for chunk in video.chunks(8, 4)])
 
 
@@ -58,6 +63,7 @@ def test_latents_are_those_of_the_whole_clip(video: Path, tmp_path: Path) -> Non
         "framehaul.model": "tiny",
         "framehaul.layout": "TCHW",
         "framehaul.fps": "24000/1001",
+        "framehaul.frames": "22",
         "framehaul.normalized": "false",
     }
     assert latents.dtype == torch.float16
@@ -177,6 +183,140 @@ def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "must be a readable video file" in capsys.readouterr().err
 
 
+NAMES = ["12:30:00.mkv", "file:x.mkv", "concat:a|b", "pipe:0", "~", "100% %d.mkv", "%03d.mkv", "v" * 251 + ".mkv", "-"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_a_name(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In and out, whatever FFmpeg, a shell or a pattern makes of it elsewhere. A lone `-` is standard input."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(video.read_bytes())
+    given = "./-" if name == "-" else name
+    assert main(["encode", given, "--out", "whole", "--max-frames", "4", "--device", "cpu"]) == 0
+    out = f"./{name}"
+    assert main(["encode", "./" + name, "--out", out, "--overwrite", "--max-frames", "4", "--device", "cpu"]) == 0
+    assert (tmp_path / name).read_bytes() == Path("whole").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "whole"])
+
+
+def test_name_that_is_not_utf8_is_a_name(video: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.mkv")
+    Path(name).write_bytes(video.read_bytes())
+    assert read(Path(name), Excerpt(max_frames=4)).shape[0] == 4
+
+
+def test_home_is_expanded_after_an_equals_sign(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["encode", str(video), "--out=~/x.safetensors", "--max-frames", "4", "--device", "cpu"]) == 0
+    assert latents_of(tmp_path / "x.safetensors")[0].shape[0] == 1
+
+
+def test_name_too_long_is_refused_before_any_work(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", str(video), "--out", str(tmp_path / ("v" * 256))]) == 2
+    assert "a name that the file system takes (File name too long)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("http:/127.0.0.1:{port}/x.mkv", None),
+        ("tcp://127.0.0.1:{port}", None),
+        ("http://127.0.0.1:{port}/%d.png", None),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{port}/x.ts\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile 'tcp://127.0.0.1:{port}'\n"),
+    ],
+)
+def test_neither_a_name_nor_a_playlist_opens_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: pytest.fail("an address is looked up"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        if content is not None:
+            Path(name).write_text(content.format(port=port))
+        assert main(["encode", name.format(port=port), "--out", "x.safetensors", "--device", "cpu"]) == 2
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_numbered_pictures_are_a_video(tmp_path: Path) -> None:
+    for index in range(3):
+        with av.open(str(tmp_path / f"{index}.png"), "w", format="image2") as container:
+            stream = container.add_stream("png", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+            pixels = np.full((48, 64, 3), 10 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode(None))
+    assert list(read(tmp_path / "%d.png", Excerpt())[:, 0, 0, 0]) == [0, 10, 20, 20]
+    (tmp_path / "2.png").rename(tmp_path / "%d.png")
+    assert list(read(tmp_path / "%d.png", Excerpt())[:, 0, 0, 0]) == [20] * 4
+
+
+def piped(video: Path, path: Path, container: str, codec: str) -> Path:
+    """The clip again, in a container that can be read from a pipe."""
+    with av.open(str(video)) as source, av.open(str(path), "w", format=container) as target:
+        stream = target.add_stream(codec, rate=24)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")))
+        target.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("matroska", "mpeg4"), ("mpegts", "mpeg2video"), ("yuv4mpegpipe", "wrapped_avframe")]
+)
+@pytest.mark.parametrize("name", ["-", "fifo"])
+def test_pipe_is_read_as_the_file_is(video: Path, tmp_path: Path, container: str, codec: str, name: str) -> None:
+    """With `--start` too, though there is no way back in a pipe."""
+    path = piped(video, tmp_path / "clip", container, codec)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(fifo.write_bytes, path.read_bytes())
+        if name == "-":
+            own, pipe = os.dup(0), os.open(fifo, os.O_RDONLY)
+            os.dup2(pipe, 0)
+            try:
+                frames = read(Path("-"), Excerpt(start_s=0.25))
+            finally:
+                os.dup2(own, 0)
+                os.close(own)
+                os.close(pipe)
+        else:
+            frames = read(fifo, Excerpt(start_s=0.25))
+        written.result()
+    assert np.array_equal(frames, read(path, Excerpt(start_s=0.25)))
+    assert len(frames) == 16
+
+
+def test_interrupt_ends_the_wait_for_a_pipe(tmp_path: Path) -> None:
+    """While it waits for bytes, SIGINT is heard, and nothing is left."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "framehaul_pipeline.encode.cli", "encode", str(fifo), "--out", f"{tmp_path}/x"]
+    with subprocess.Popen(command) as running, open(fifo, "wb"):
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == -signal.SIGINT
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_pipe_under_the_outputs_name_is_kept(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], overwrite: list[str]
+) -> None:
+    out = tmp_path / "x.safetensors"
+    os.mkfifo(out)
+    assert main(["encode", str(video), "--out", str(out), *overwrite]) == 2
+    assert "a regular file, not a folder, a pipe or a device" in capsys.readouterr().err
+    assert out.is_fifo()
+
+
 def test_damaged_video_leaves_no_file(video: Path, tmp_path: Path) -> None:
     """Half the bytes of a clip are half a clip or an error, never a half-written latent file."""
     half = tmp_path / "half.mkv"
@@ -210,7 +350,7 @@ def test_cuda_without_a_device_is_refused(
 
 
 def test_closing_twice_is_fine(video: Path) -> None:
-    source = VideoInput(video, None, Excerpt())
+    source = VideoInput(str(video), None, Excerpt())
     source.close()
     source.close()
 
@@ -236,7 +376,7 @@ class Encoder:
 module.load_tiny_encoder = lambda device, dtype: Encoder()
 peaks = []
 for name in sys.argv[1:]:
-    module.encode(Path(name), Path(name + ".safetensors"), device="cpu")
+    module.encode(name, Path(name + ".safetensors"), device="cpu")
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 print(*peaks)
 """

@@ -16,11 +16,11 @@ SHAPE = (2, 3, 4)
 def test_file_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "clip.safetensors"
     latents = np.arange(5 * 24, dtype="<f2").reshape(5, *SHAPE)
-    with LatentFileWriter(path, SHAPE, {"framehaul.model": "tiny"}) as writer:
+    with LatentFileWriter(path, SHAPE) as writer:
         writer.write(latents[:2].tobytes())
         writer.write(latents[2:].tobytes())
         assert list(tmp_path.iterdir()) == []
-        writer.finish()
+        writer.finish({"framehaul.model": "tiny"})
     with safe_open(path, "np") as file:
         assert file.metadata() == {"framehaul.model": "tiny"}
         assert np.array_equal(file.get_tensor("latents"), latents)
@@ -29,9 +29,9 @@ def test_file_reads_back(tmp_path: Path) -> None:
 
 def test_tensor_starts_on_a_multiple_of_eight(tmp_path: Path) -> None:
     path = tmp_path / "clip.safetensors"
-    with LatentFileWriter(path, SHAPE, {"k": "odd"}) as writer:
+    with LatentFileWriter(path, SHAPE) as writer:
         writer.write(bytes(48))
-        writer.finish()
+        writer.finish({"k": "odd"})
     header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
     assert header_bytes % 8 == 0
     assert json.loads(path.read_bytes()[8 : 8 + header_bytes])["latents"]["shape"] == [1, 2, 3, 4]
@@ -39,7 +39,7 @@ def test_tensor_starts_on_a_multiple_of_eight(tmp_path: Path) -> None:
 
 def test_unfinished_file_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with LatentFileWriter(tmp_path / "clip.safetensors", SHAPE, {}) as writer:
+        with LatentFileWriter(tmp_path / "clip.safetensors", SHAPE) as writer:
             writer.write(bytes(48))
             raise KeyboardInterrupt
 
@@ -51,16 +51,16 @@ def test_unfinished_file_leaves_nothing(tmp_path: Path) -> None:
 def test_old_file_stays_whole_until_the_new_one_is(tmp_path: Path) -> None:
     path = tmp_path / "clip.safetensors"
     path.write_bytes(b"old")
-    with LatentFileWriter(path, SHAPE, {}) as writer:
+    with LatentFileWriter(path, SHAPE) as writer:
         writer.write(bytes(48))
         assert path.read_bytes() == b"old"
-        writer.finish()
+        writer.finish({})
     assert path.read_bytes() != b"old"
 
 
 def test_part_of_a_latent_is_refused(tmp_path: Path) -> None:
     with (
-        LatentFileWriter(tmp_path / "clip.safetensors", SHAPE, {}) as writer,
+        LatentFileWriter(tmp_path / "clip.safetensors", SHAPE) as writer,
         pytest.raises(ValueError, match="multiple of 48"),
     ):
         writer.write(bytes(47))
@@ -69,8 +69,8 @@ def test_part_of_a_latent_is_refused(tmp_path: Path) -> None:
 def test_file_has_ordinary_permissions(tmp_path: Path) -> None:
     path, plain = tmp_path / "clip.safetensors", tmp_path / "plain"
     plain.touch()
-    with LatentFileWriter(path, SHAPE, {}) as writer:
-        writer.finish()
+    with LatentFileWriter(path, SHAPE) as writer:
+        writer.finish({})
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
@@ -79,8 +79,8 @@ def test_failure_while_finishing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("framehaul_pipeline.encode.latent_file.shutil.copyfileobj", no_room)
-    with LatentFileWriter(tmp_path / "clip.safetensors", SHAPE, {}) as writer:
+    with LatentFileWriter(tmp_path / "clip.safetensors", SHAPE) as writer:
         writer.write(bytes(48))
         with pytest.raises(OSError, match="No space"):
-            writer.finish()
+            writer.finish({})
     assert list(tmp_path.iterdir()) == []

@@ -93,7 +93,7 @@ class Server(Convolutions):
 
     def choose(self, size: str, *plans: Plan, timing: bool, reproducible: bool) -> str:
         """The name of the plan that is taken."""
-        ready = _Graph(Library(*plans), "x", "weight", "y", 0, torch.empty(0), (1,))
+        ready = _Graph(Library(*plans), "x", "weight", "y", 0, 0, (1,))
         self._timing, self.reproducible = timing, reproducible
         self._choose(ready, size, " * [3]", {"x": torch.zeros(1), "weight": torch.ones(1), "y": torch.zeros(1)})
         return plans[ready.plan].name
