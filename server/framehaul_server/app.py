@@ -28,6 +28,7 @@ from framehaul_server.access.reload import Watched
 from framehaul_server.access.tls import Certificates
 from framehaul_server.access.tokens import read_tokens
 from framehaul_server.admission.places import Admission
+from framehaul_server.admission.reading import LEAST_AT_A_TIME, Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.limits import SessionRules
@@ -39,11 +40,15 @@ from framehaul_server.rpc.info import max_response_bytes, model_info
 from framehaul_server.rpc.options import server_options
 from framehaul_server.rpc.reflection import MethodPool
 from framehaul_server.rpc.service import FrameService
+from framehaul_server.rpc.small_requests import SmallRequests
 
 _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""
 _STOP_MARGIN_S: Final = 2.0
 _LEASE_MS: Final = 60_000
+_MOST_READ: Final = 8
+"""Sessions' first requests at a time."""
+_READING_GRACE_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +78,7 @@ class App:
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            interceptors=(Authentication(identify),),
+            interceptors=(Authentication(identify), SmallRequests(identify)),
             options=server_options(
                 max_request_bytes=config.max_request_bytes,
                 max_calls=2 * config.max_sessions + config.max_queued,
@@ -87,6 +92,7 @@ class App:
             worker=self._supervisor,
             identify=identify,
             admission=self._admission,
+            reading=_reading(config),
             unread_calls=self._unread_calls,
             rules=_rules(config),
             locate=self._locate,
@@ -229,6 +235,11 @@ def _identify(config: ServerConfig) -> Identify:
     return as_everyone if path is None else by_token(Watched("tokens", (path,), lambda: read_tokens(path)).current)
 
 
+def _reading(config: ServerConfig) -> Reading:
+    most = min(_MOST_READ, config.max_sessions + config.max_queued)
+    return Reading(max(most, LEAST_AT_A_TIME), grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
+
+
 def _rules(config: ServerConfig) -> SessionRules:
     worker = config.worker
     return SessionRules(
@@ -238,7 +249,6 @@ def _rules(config: ServerConfig) -> SessionRules:
         journal_bytes=config.session_journal_bytes,
         max_request_bytes=config.max_request_bytes,
         chunk_latents=worker.chunk_latents,
-        first_request_timeout_s=config.first_request_timeout_s,
         stall_timeout_s=config.stall_timeout_s,
         resume_window_s=config.resume_window_s,
     )

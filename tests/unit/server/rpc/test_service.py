@@ -53,8 +53,8 @@ async def test_stream_serves_a_session_and_gives_its_place_back() -> None:
 async def test_render_serves_its_one_request() -> None:
     service, admission = frame_service()
     context = FakeContext()
-    raw = pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString()
-    await service.render(raw, as_context(context))
+    context.requests.put_nowait(pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString())
+    await service.render(None, as_context(context))
     assert context.done() == pb.Done(num_frames=8, num_latents=2)
     assert admission.num_sessions == 0
 
@@ -98,12 +98,14 @@ async def test_a_silent_client_is_ended() -> None:
 
 @pytest.mark.asyncio
 async def test_one_session_too_many_is_refused_at_once() -> None:
+    """Before it says anything."""
     service, _ = frame_service(max_sessions=1)
-    async with streaming(service) as (first, _), streaming(service) as (second, refused):
+    async with streaming(service) as (first, _):
         first.send(request(open=opening()))
         await first.responded(1)
-        with pytest.raises(Aborted):
-            await refused
+        async with streaming(service) as (second, refused):
+            with pytest.raises(Aborted):
+                await refused
         assert second.aborted is not None
         code, _, trailers = second.aborted
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -55,8 +55,8 @@ async def test_a_render_call_waits_as_well() -> None:
     async with serving() as server:
         _, holder = await server.connect(request(open=EXPLICIT))
         context = FakeContext()
-        raw = pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString()
-        task = asyncio.ensure_future(server.service.render(raw, as_context(context)))
+        context.requests.put_nowait(pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString())
+        task = asyncio.ensure_future(server.service.render(None, as_context(context)))
         server.tasks.append(task)
         await settle()
         assert told(context) == [1]
