@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from framehaul.allocator import give_back
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, PIXEL_FORMATS, SERVICE
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
@@ -49,6 +50,7 @@ _LEASE_MS: Final = 60_000
 _MOST_READ: Final = 8
 """Sessions' first requests at a time."""
 _READING_GRACE_S: Final = 1.0
+_GIVE_BACK_S: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class App:
         if self._config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, pool=cast(DescriptorPool, MethodPool()))
-        publishing = asyncio.create_task(self._health.run())
+        beside = [asyncio.create_task(each) for each in (self._health.run(), self._give_memory_back())]
         try:
             if await _first(self._supervisor.start(), stop.wait()) == 1:
                 return
@@ -128,8 +130,9 @@ class App:
                 raise WorkerFailed("the worker died too often; see the log")
             await self._drain()
         finally:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+            for each in beside:
+                each.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await self._stop_server()
             await self._supervisor.aclose()
 
@@ -202,6 +205,13 @@ class App:
             self._service.worker_ready()
         if state is WorkerState.FAILED:
             self._worker_failed.set()
+
+    async def _give_memory_back(self) -> None:
+        """Whatever came and went; while there are sessions, freed blocks are wanted again at once."""
+        while True:
+            await asyncio.sleep(_GIVE_BACK_S)
+            await self._admission.idle.wait()
+            give_back()
 
     async def _drain(self) -> None:
         grace_s = self._config.grace_s

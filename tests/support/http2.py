@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 from types import TracebackType
 from typing import Self
@@ -13,13 +14,17 @@ _FRAME_BYTES = 16384
 
 
 class Http2:
-    """A connection to a server without TLS; stream 1 is its only call."""
+    """A connection to a server; stream 1 is its first call."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = target.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=30)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        self._credit = {0: 65535, 1: 65535}
+        self._window = 65535
+        """Of a stream, at its start."""
+        self._credit = {0: 65535}
         self.send(SETTINGS)
 
     def __enter__(self) -> Self:
@@ -44,15 +49,20 @@ class Http2:
         if kind == SETTINGS and not header[4] & ACK:
             for number, value in struct.iter_unpack(">HI", payload):
                 if number == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
-                    self._credit[1] += value - 65535
+                    self._credit = {
+                        stream: credit + (value - self._window if stream else 0)
+                        for stream, credit in self._credit.items()
+                    }
+                    self._window = value
             with contextlib.suppress(BrokenPipeError):  # a server that sends this client away may be gone already
                 self.send(SETTINGS, flags=ACK)
         if kind == WINDOW_UPDATE:
-            self._credit[stream] = self._credit.get(stream, 0) + struct.unpack(">I", payload)[0]
+            self._credit[stream] = self._credit.get(stream, self._window) + struct.unpack(">I", payload)[0]
         return kind, payload
 
-    def call(self, path: str, **metadata: str) -> None:
-        """Start the call."""
+    def call(self, path: str, stream: int = 1, **metadata: str) -> None:
+        """Start a call."""
+        self._credit[stream] = self._window
         fields = {
             ":method": "POST",
             ":scheme": "http",
@@ -66,18 +76,19 @@ class Http2:
             b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
             for name, value in fields.items()
         )
-        self.send(HEADERS, block, flags=END_HEADERS, stream=1)
+        self.send(HEADERS, block, flags=END_HEADERS, stream=stream)
 
-    def data(self, payload: bytes) -> bool:
-        """Send it as the server's credit allows; False when the server has ended the call first."""
+    def data(self, payload: bytes, stream: int = 1) -> bool:
+        """Send it as the server's credit allows; False when the server has ended a call first."""
         for start in range(0, len(payload), _FRAME_BYTES):
             part = payload[start : start + _FRAME_BYTES]
-            while min(self._credit.values()) < len(part):
+            while min(self._credit[0], self._credit[stream]) < len(part):
                 frame = self.receive()
                 if frame is None or frame[0] in (RST_STREAM, GOAWAY, HEADERS):
                     return False
-            self._credit = {stream: credit - len(part) for stream, credit in self._credit.items()}
-            self.send(DATA, part, stream=1)
+            for each in (0, stream):
+                self._credit[each] -= len(part)
+            self.send(DATA, part, stream=stream)
         return True
 
     def until(self, *kinds: int) -> tuple[int, bytes] | None:
