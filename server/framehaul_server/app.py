@@ -29,7 +29,7 @@ from framehaul_server.access.reload import Watched
 from framehaul_server.access.tls import Certificates
 from framehaul_server.access.tokens import read_tokens
 from framehaul_server.admission.places import Admission
-from framehaul_server.admission.reading import LEAST_AT_A_TIME, Reading
+from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.limits import SessionRules
@@ -247,7 +247,7 @@ def _identify(config: ServerConfig) -> Identify:
 
 def _reading(config: ServerConfig) -> Reading:
     most = min(_MOST_READ, config.max_sessions + config.max_queued)
-    return Reading(max(most, LEAST_AT_A_TIME), grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
+    return Reading(most, grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
 
 
 def _rules(config: ServerConfig) -> SessionRules:

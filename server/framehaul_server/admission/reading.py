@@ -17,8 +17,8 @@ from typing import Final, TypeVar
 from framehaul_pipeline.errors import Overloaded
 from framehaul_server.errors import ClientSilent
 
-LEAST_AT_A_TIME: Final = 2
-"""One that stays, and one that gives way."""
+_LEAST: Final = 2
+"""At a time, whatever the limits: one that stays, and one that gives way."""
 _MAX_WAITING: Final = 64
 """Each may have sent what HTTP/2 lets it send unasked, 64 KiB."""
 _RETRY_AFTER_S: Final = 1.0
@@ -33,7 +33,7 @@ class Reader:
     tenant: str
     connection: str
     most: int | None = None
-    """Requests of the tenant that may be read at a time, `LEAST_AT_A_TIME` or more; None: as many as of all."""
+    """Requests of the tenant that may be read at a time; None: as many as of all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,14 +49,14 @@ class Reading:
     """Gives each request its turn, by tenants, by connections, the newest first."""
 
     def __init__(self, most: int, *, grace_s: float, timeout_s: float) -> None:
-        """Let `most` be read at a time.
+        """Let `most` be read at a time, but never fewer than two.
 
         Args:
-            most: `LEAST_AT_A_TIME` or more.
+            most: of all tenants together.
             grace_s: for which nobody has to give way.
             timeout_s: for a request to come, its turn included.
         """
-        self._most = most
+        self._most = max(most, _LEAST)
         self._grace_s = grace_s
         self._timeout_s = timeout_s
         self._reading: dict[_Request, None] = {}
@@ -115,17 +115,21 @@ class Reading:
         return None
 
     def _is_room(self, request: _Request) -> bool:
-        most = request.reader.most
-        full = most is not None and self._tenants[request.reader.tenant] >= most
-        return not full and len(self._reading) < self._most
+        return len(self._reading) < self._most and not self._has_all_of_its_own(request.reader)
+
+    def _has_all_of_its_own(self, reader: Reader) -> bool:
+        return self._tenants[reader.tenant] >= self._most_of(reader)
+
+    def _most_of(self, reader: Reader) -> int:
+        return self._most if reader.most is None else max(reader.most, _LEAST)
 
     def _who_yields(self, request: _Request) -> _Request | None:
         """Who gives its turn to this one: of those whose tenant and connection have most read, the newest."""
         reader, most = request.reader, self._most
         found = list(self._reading)
-        if reader.most is not None and self._tenants[reader.tenant] >= reader.most:
+        if self._has_all_of_its_own(reader):
             found = [each for each in found if each.reader.tenant == reader.tenant]
-            most = reader.most
+            most = self._most_of(reader)
         since_s = _now_s() - self._grace_s
         found = [each for each in found[most // 2 :] if each.started_s <= since_s and self._has_more(each, request)]
         return max(found, key=lambda each: (self._load(each), each.started_s), default=None)

@@ -18,7 +18,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.access.callers import Identify
 from framehaul_server.admission.places import Admission, Claim
-from framehaul_server.admission.reading import LEAST_AT_A_TIME, Reader, Reading
+from framehaul_server.admission.reading import Reader, Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.limits import SessionRules, most_read
 from framehaul_server.core.open_request import find_model
@@ -191,11 +191,7 @@ class FrameService:
         """A call's first request, read while there may be a place for it; a call that hasn't said anything has none."""
         self._admission.check_room(caller.tenant, num_spare=self._resumable.count(caller))
         most = most_read(caller.tenant, self._rules.max_request_bytes)
-        reader = Reader(
-            tenant=caller.tenant.name,
-            connection=call.context.peer(),
-            most=None if most is None else max(most, LEAST_AT_A_TIME),
-        )
+        reader = Reader(tenant=caller.tenant.name, connection=call.context.peer(), most=most)
         return await self._reading.read(reader, connection.read)
 
     async def _open(self, call: _Call, first: Request, caller: Caller, connection: Connection) -> Session:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from framehaul.wire import MalformedMessage
 from framehaul_pipeline.errors import OutOfOrder
 from framehaul_server.access.callers import Identify
-from framehaul_server.admission.reading import LEAST_AT_A_TIME, Reader, Reading
+from framehaul_server.admission.reading import Reader, Reading
 from framehaul_server.errors import GrantExceeded, NotAuthenticated
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, Messages
@@ -27,6 +27,8 @@ MAX_BYTES: Final = 4 << 10
 GRACE_S: Final = 0.5
 TIMEOUT_S: Final = 5.0
 
+_MOST_READ: Final = 2
+"""At a time: each may hold as much as the server's limit lets it announce."""
 _STRANGERS: Final = ""
 """Where there are tenants, none is called so."""
 
@@ -37,7 +39,7 @@ class SmallRequests(grpc.aio.ServerInterceptor):
     def __init__(self, identify: Identify) -> None:
         """Tell callers apart by `identify`."""
         self._identify = identify
-        self._reading = Reading(LEAST_AT_A_TIME, grace_s=GRACE_S, timeout_s=TIMEOUT_S)
+        self._reading = Reading(_MOST_READ, grace_s=GRACE_S, timeout_s=TIMEOUT_S)
 
     async def intercept_service(
         self,

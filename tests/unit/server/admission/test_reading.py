@@ -141,8 +141,9 @@ async def test_one_tenant_that_says_nothing_takes_no_turn_from_another() -> None
         assert [client.is_read for client in silent] == [True, True, False, False, False, False]
         assert await film.send() == "request"
         await settle()
+        they.pass_grace()
         late = await they.call("ads", "9")
-        assert (late.is_read, more.is_read) == (True, True)
+        assert (late.is_read, more.is_read, silent[5].is_read) == (True, True, False)
 
 
 @pytest.mark.asyncio
@@ -169,6 +170,7 @@ async def test_one_connection_of_silent_calls_takes_no_turn_from_another() -> No
         third = await they.call(connection="3")
         assert third.is_read
         assert await is_sent_away(they.all[3])
+        they.pass_grace()
         own = await they.call(connection="3")
         assert (own.is_read, third.is_read) == (True, False)
         assert they.all[2].is_read
