@@ -85,10 +85,11 @@ class Server:
             await settle()
         return context, task
 
-    def call(self, tenant: str = "everyone") -> Call:
+    def call(self, tenant: str = "everyone", method: str = "stream") -> Call:
         """Call; the handler begins at the loop's next turn."""
         context = context_of(tenant)
-        task = asyncio.ensure_future(self.service.stream(None, as_context(context)))
+        handler = {"stream": self.service.stream, "render": self.service.render}[method]
+        task = asyncio.ensure_future(handler(None, as_context(context)))
         # As in gRPC, a read that is still under way ends with the call.
         task.add_done_callback(lambda _: context.half_close())
         self.tasks.append(task)

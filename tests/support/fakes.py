@@ -296,6 +296,7 @@ class FakeContext(Received):
         self.metadata: tuple[tuple[str, str], ...] = ()
         self.connection = "ipv4:127.0.0.1:1"
         self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
+        self.num_reads = 0
         self.aborting = asyncio.Event()
         self.status_gate = asyncio.Event()
         """Set unless the test keeps the client from reading its status."""
@@ -315,6 +316,7 @@ class FakeContext(Received):
         return self.connection
 
     async def read(self) -> object:
+        self.num_reads += 1
         return await self.requests.get()
 
     async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:

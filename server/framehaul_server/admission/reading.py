@@ -2,7 +2,8 @@
 
 gRPC tells neither how long a request will be nor how much of it is there, so one that isn't whole may be a slow upload
 or a client that says nothing. Whoever comes is read at once or after a moment. While others wait for their turn, those
-whose requests take long give way, but for the half of them that has been at it for longest, so that slow uploads end.
+whose requests take long give way, but for the half of each tenant's that has been at it for longest, so that slow
+uploads end.
 Nothing of a request is read before its turn. Runs on the event loop, knows no gRPC.
 """
 
@@ -118,28 +119,25 @@ class Reading:
         return len(self._reading) < self._most and not self._has_all_of_its_own(request.reader)
 
     def _has_all_of_its_own(self, reader: Reader) -> bool:
-        return self._tenants[reader.tenant] >= self._most_of(reader)
-
-    def _most_of(self, reader: Reader) -> int:
-        return self._most if reader.most is None else max(reader.most, _LEAST)
+        return reader.most is not None and self._tenants[reader.tenant] >= max(reader.most, _LEAST)
 
     def _who_yields(self, request: _Request) -> _Request | None:
         """Who gives its turn to this one: of those whose tenant and connection have most read, the newest."""
-        reader, most = request.reader, self._most
-        found = list(self._reading)
-        if self._has_all_of_its_own(reader):
-            found = [each for each in found if each.reader.tenant == reader.tenant]
-            most = self._most_of(reader)
         since_s = _now_s() - self._grace_s
-        found = [each for each in found[most // 2 :] if each.started_s <= since_s and self._has_more(each, request)]
+        older: Counter[str] = Counter()
+        found: list[_Request] = []
+        for each in self._reading:
+            tenant = each.reader.tenant
+            older[tenant] += 1
+            is_of_older_half = older[tenant] <= self._tenants[tenant] // 2
+            if not is_of_older_half and each.started_s <= since_s and self._may_take_from(request.reader, each.reader):
+                found.append(each)
         return max(found, key=lambda each: (self._load(each), each.started_s), default=None)
 
-    def _has_more(self, other: _Request, request: _Request) -> bool:
-        if other.reader.tenant != request.reader.tenant:
-            return self._tenants[other.reader.tenant] > self._tenants[request.reader.tenant]
-        if other.reader.connection != request.reader.connection:
-            return self._connections[other.reader.connection] > self._connections[request.reader.connection]
-        return True
+    def _may_take_from(self, reader: Reader, other: Reader) -> bool:
+        if reader.tenant == other.tenant:
+            return self._connections[reader.connection] <= self._connections[other.connection]
+        return self._tenants[reader.tenant] < self._tenants[other.tenant] and not self._has_all_of_its_own(reader)
 
     def _load(self, request: _Request) -> tuple[int, int]:
         return self._tenants[request.reader.tenant], self._connections[request.reader.connection]

@@ -15,7 +15,7 @@ from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc import service
 from framehaul_server.session.session import Session
 from tests.support.driven_service import EXPLICIT, RESUMABLE, Server, is_open, leave, serving, settle, status, told
-from tests.support.fakes import FakeContext, as_context, frame, latents, opening, request
+from tests.support.fakes import FakeContext, frame, latents, opening, request
 
 
 def lose_worker(server: Server) -> None:
@@ -54,10 +54,8 @@ async def test_a_session_without_a_place_hears_its_positions_and_is_then_served(
 async def test_a_render_call_waits_as_well() -> None:
     async with serving() as server:
         _, holder = await server.connect(request(open=EXPLICIT))
-        context = FakeContext()
+        context, task = server.call(method="render")
         context.requests.put_nowait(pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString())
-        task = asyncio.ensure_future(server.service.render(None, as_context(context)))
-        server.tasks.append(task)
         await settle()
         assert told(context) == [1]
         await leave(holder)
