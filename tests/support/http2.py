@@ -1,6 +1,7 @@
 """Just enough HTTP/2 by hand to say what no gRPC library would."""
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -25,6 +26,8 @@ class Http2:
         self._window = 65535
         """Of a stream, at its start."""
         self._credit = {0: 65535}
+        self._withheld: dict[int, int] = {}
+        """Bytes still to be sent on each stream, but for the last one."""
         self.send(SETTINGS)
 
     def __enter__(self) -> Self:
@@ -56,6 +59,8 @@ class Http2:
                     self._window = value
             with contextlib.suppress(BrokenPipeError):  # a server that sends this client away may be gone already
                 self.send(SETTINGS, flags=ACK)
+        if kind == RST_STREAM:
+            self._withheld.pop(stream, None)
         if kind == WINDOW_UPDATE:
             self._credit[stream] = self._credit.get(stream, self._window) + struct.unpack(">I", payload)[0]
         return kind, payload
@@ -90,6 +95,26 @@ class Http2:
                 self._credit[each] -= len(part)
             self.send(DATA, part, stream=stream)
         return True
+
+    def announce(self, num_bytes: int, stream: int) -> None:
+        """Begin a message, whose last byte will never come."""
+        self.data(b"\0" + struct.pack(">I", num_bytes), stream)
+        self._withheld[stream] = num_bytes - 1
+
+    def push(self) -> int:
+        """Send more of what was announced, as far as the server lets go on without waiting; bytes that went."""
+        while select.select([self._socket], [], [], 0)[0]:
+            if self.receive() is None:
+                self._withheld.clear()
+                return 0
+        num_sent = 0
+        for stream, left in self._withheld.items():
+            size = min(left, _FRAME_BYTES, self._credit[0], self._credit[stream])
+            if size:
+                self.data(bytes(size), stream)
+                self._withheld[stream] -= size
+                num_sent += size
+        return num_sent
 
     def until(self, *kinds: int) -> tuple[int, bytes] | None:
         """Receive up to a frame of these kinds."""
