@@ -7,21 +7,35 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import grpc
 import pytest
 
 from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
 from tests.integration.security.conftest import write_tokens
 from tests.support.certificates import Authority
+from tests.support.clips import latents, opening
 from tests.support.http2 import Http2
 from tests.support.memory import MIB, forget_peak, peak_bytes
 from tests.support.server_process import ServerProcess, running_server
+from tests.support.waiting import wait_until
 
 REQUEST_MIB = 8
 NUM_CALLS = 12
 """On one connection, and on as many: 192 MiB of requests."""
 MOST_BYTES = 56 * MIB
 """Two small requests at a time, two large ones and those that have just given way to them."""
-OPTIONS = ("--reflection", "--max-sessions", "2", "--max-queued", "0", "--max-request-mib", str(REQUEST_MIB), "--session-window-mib", "1")
+OPTIONS = (
+    "--reflection",
+    "--max-sessions",
+    "2",
+    "--max-queued",
+    "0",
+    "--max-request-mib",
+    str(REQUEST_MIB),
+    "--session-window-mib",
+    "1",
+)
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 METHODS = (
     *(f"{HEALTH}/{method}" for method in ("Check", "List", "Watch")),
@@ -90,9 +104,12 @@ def test_whole_requests_whose_answers_nobody_reads_hold_no_more_than_their_sessi
         forget_peak(server)
         before = peak_bytes(server)
         calls = [stub.Render(clip) for stub in stubs]
-        refused = Counter(call.code() for call in calls if not call.is_active() or call.code())
-        assert refused == {}
+        wait_until(lambda: sum(call.is_active() for call in calls) == 2, "all but two refused")
+        assert {call.code() for call in calls if not call.is_active()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert peak_bytes(server) - before < MOST_BYTES
+        for call in calls:
+            call.cancel()
+        server.expect_idle()
 
 
 def test_calls_that_say_nothing_hold_up_nobody(served: tuple[ServerProcess, ssl.SSLContext | None]) -> None:
