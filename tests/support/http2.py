@@ -59,6 +59,9 @@ class Http2:
                     self._window = value
             with contextlib.suppress(BrokenPipeError):  # a server that sends this client away may be gone already
                 self.send(SETTINGS, flags=ACK)
+        if kind == PING and not header[4] & ACK:
+            with contextlib.suppress(OSError):
+                self.send(PING, payload, flags=ACK)
         if kind == RST_STREAM:
             self._withheld.pop(stream, None)
         if kind == WINDOW_UPDATE:
@@ -111,7 +114,11 @@ class Http2:
         for stream, left in self._withheld.items():
             size = min(left, _FRAME_BYTES, self._credit[0], self._credit[stream])
             if size:
-                self.data(bytes(size), stream)
+                try:
+                    self.data(bytes(size), stream)
+                except OSError:  # sent away
+                    self._withheld.clear()
+                    return 0
                 self._withheld[stream] -= size
                 num_sent += size
         return num_sent
