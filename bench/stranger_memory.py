@@ -35,13 +35,17 @@ Curve = list[tuple[float, float]]
 
 @contextmanager
 def _watching(pid: int) -> Iterator[Curve]:
-    curve: Curve = []
     process, ended, begin_s = psutil.Process(pid), threading.Event(), time.monotonic()
+    curve: Curve = []
+
+    def look() -> None:
+        curve.append((round(time.monotonic() - begin_s, 2), round(process.memory_info().rss / 1e6, 1)))
 
     def watch() -> None:
         while not ended.wait(_SAMPLE_S):
-            curve.append((round(time.monotonic() - begin_s, 2), round(process.memory_info().rss / 1e6, 1)))
+            look()
 
+    look()
     thread = threading.Thread(target=watch)
     thread.start()
     try:
