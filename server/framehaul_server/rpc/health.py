@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from framehaul.wire import SERVICE
@@ -25,9 +26,11 @@ class _Servicer(health.aio.HealthServicer):
         super().__init__()
         self.statuses: dict[str, health_pb2.HealthCheckResponse] = {}
 
-    async def List(self, _request: object, _context: object) -> health_pb2.HealthListResponse:
+    async def List(self, _request: object, _context: object) -> Message:
         """All services and how they are."""
-        return health_pb2.HealthListResponse(statuses=self.statuses)
+        # Not in types-grpcio-health-checking.
+        response: Message = health_pb2.HealthListResponse(statuses=self.statuses)  # type: ignore[attr-defined]
+        return response
 
 
 class Health:

@@ -50,7 +50,8 @@ def served(
 ) -> Iterator[tuple[ServerProcess, ssl.SSLContext | None]]:
     """Without tokens, or with TLS and tokens."""
     folder = tmp_path_factory.mktemp("server")
-    options, tls = OPTIONS, None
+    options: tuple[str, ...] = OPTIONS
+    tls: ssl.SSLContext | None = None
     if request.param == "tls":
         pair = authority.sign("server", file="held")
         write_tokens(folder / "tokens.toml", film="")

@@ -79,7 +79,8 @@ async def test_generated_stubs_find_the_methods_as_they_are_declared() -> None:
         asked = health_pb2.HealthCheckRequest(service=SERVICE)
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         assert (await checks.Check(asked, timeout=20)).status == not_serving
-        assert (await checks.List(health_pb2.HealthListRequest(), timeout=20)).statuses[SERVICE].status == not_serving
+        everything = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
+        assert (await checks.List(everything, timeout=20)).statuses[SERVICE].status == not_serving
         watch = checks.Watch(asked)
         assert (await watch.read()).status == not_serving
         watch.cancel()
@@ -89,7 +90,7 @@ async def test_generated_stubs_find_the_methods_as_they_are_declared() -> None:
             await checks.Check(health_pb2.HealthCheckRequest(service="other"))
         with pytest.raises(grpc.aio.AioRpcError, match="model='other'"):
             await frames.Locate(pb.LocateRequest(model="other"))
-        shown: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        shown: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
         questions = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{SERVICE}.Locate")] * 3
         answers = [answer async for answer in shown.ServerReflectionInfo(iter(questions))]
         assert [answer.HasField("file_descriptor_response") for answer in answers] == [True] * 3
@@ -112,7 +113,8 @@ async def test_what_isnt_a_small_request_has_its_status(
 ) -> None:
     """By what it is when inflated."""
     async with listening() as target, grpc.aio.insecure_channel(target, compression=grpc.Compression.Gzip) as channel:
-        call: Any = channel.stream_stream(method)([] if given is None else [given])
+        made: Any = channel.stream_stream(method)
+        call = made([] if given is None else [given])
         if method == REFLECT and given is None:
             assert await call.read() is grpc.aio.EOF
             return
@@ -155,8 +157,9 @@ async def test_a_call_that_is_cancelled_takes_its_turn_along(monkeypatch: pytest
 @pytest.mark.asyncio
 async def test_a_method_that_nobody_has_is_unimplemented() -> None:
     async with listening() as target, grpc.aio.insecure_channel(target) as channel:
+        other: Any = channel.unary_unary(f"/{SERVICE}/Other")
         with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
-            await channel.unary_unary(f"/{SERVICE}/Other")(b"")
+            await other(b"")
 
 
 @pytest.mark.asyncio
