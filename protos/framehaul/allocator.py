@@ -17,7 +17,7 @@ _TRIM_THRESHOLD_BYTES = 512 << 20
 def tune_allocator() -> bool:
     """Set glibc's `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD` (mallopt(3)); call before the first large allocation.
 
-    Resident memory then stays at its high-water mark.
+    Resident memory then stays at its high-water mark until `give_back`.
 
     Returns:
         False where there is no glibc or it refuses, and nothing was changed.
@@ -29,3 +29,12 @@ def tune_allocator() -> bool:
         libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
         and libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
     )
+
+
+def give_back() -> bool:
+    """Give freed blocks back to the system (malloc_trim(3)), for a process that has nothing to do.
+
+    Returns:
+        False where there is no glibc, or nothing to give.
+    """
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).malloc_trim(0))

@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from framehaul.allocator import give_back
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, PIXEL_FORMATS, SERVICE
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
@@ -28,6 +29,7 @@ from framehaul_server.access.reload import Watched
 from framehaul_server.access.tls import Certificates
 from framehaul_server.access.tokens import read_tokens
 from framehaul_server.admission.places import Admission
+from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.limits import SessionRules
@@ -39,11 +41,16 @@ from framehaul_server.rpc.info import max_response_bytes, model_info
 from framehaul_server.rpc.options import server_options
 from framehaul_server.rpc.reflection import MethodPool
 from framehaul_server.rpc.service import FrameService
+from framehaul_server.rpc.small_requests import SmallRequests
 
 _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""
 _STOP_MARGIN_S: Final = 2.0
 _LEASE_MS: Final = 60_000
+_MOST_READ: Final = 8
+"""Sessions' first requests at a time."""
+_READING_GRACE_S: Final = 1.0
+_GIVE_BACK_S: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +80,7 @@ class App:
         self._worker_failed = asyncio.Event()
         self._supervisor = Supervisor(config.worker, on_state=self._worker_changed)
         self._server = grpc.aio.server(
-            interceptors=(Authentication(identify),),
+            interceptors=(Authentication(identify), SmallRequests(identify)),
             options=server_options(
                 max_request_bytes=config.max_request_bytes,
                 max_calls=2 * config.max_sessions + config.max_queued,
@@ -87,6 +94,7 @@ class App:
             worker=self._supervisor,
             identify=identify,
             admission=self._admission,
+            reading=_reading(config),
             unread_calls=self._unread_calls,
             rules=_rules(config),
             locate=self._locate,
@@ -108,7 +116,7 @@ class App:
         if self._config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, pool=cast(DescriptorPool, MethodPool()))
-        publishing = asyncio.create_task(self._health.run())
+        beside = [asyncio.create_task(each) for each in (self._health.run(), self._give_memory_back())]
         try:
             if await _first(self._supervisor.start(), stop.wait()) == 1:
                 return
@@ -122,8 +130,9 @@ class App:
                 raise WorkerFailed("the worker died too often; see the log")
             await self._drain()
         finally:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+            for each in beside:
+                each.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await self._stop_server()
             await self._supervisor.aclose()
 
@@ -197,6 +206,13 @@ class App:
         if state is WorkerState.FAILED:
             self._worker_failed.set()
 
+    async def _give_memory_back(self) -> None:
+        """Whatever came and went; while there are sessions, freed blocks are wanted again at once."""
+        while True:
+            await asyncio.sleep(_GIVE_BACK_S)
+            await self._admission.idle.wait()
+            give_back()
+
     async def _drain(self) -> None:
         grace_s = self._config.grace_s
         _log.info(
@@ -229,6 +245,11 @@ def _identify(config: ServerConfig) -> Identify:
     return as_everyone if path is None else by_token(Watched("tokens", (path,), lambda: read_tokens(path)).current)
 
 
+def _reading(config: ServerConfig) -> Reading:
+    most = min(_MOST_READ, config.max_sessions + config.max_queued)
+    return Reading(most, grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
+
+
 def _rules(config: ServerConfig) -> SessionRules:
     worker = config.worker
     return SessionRules(
@@ -243,7 +264,6 @@ def _rules(config: ServerConfig) -> SessionRules:
         journal_bytes=config.session_journal_bytes,
         max_request_bytes=config.max_request_bytes,
         chunk_latents=worker.chunk_latents,
-        first_request_timeout_s=config.first_request_timeout_s,
         stall_timeout_s=config.stall_timeout_s,
         resume_window_s=config.resume_window_s,
     )

@@ -19,7 +19,7 @@ class UnusableFile(ServerError):
 
 
 class ClientSilent(ServerError):
-    """A session's first message didn't come in time."""
+    """A call's request didn't come in time."""
 
 
 class ClientLeft(ServerError):

@@ -10,6 +10,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.access.callers import Identify, Metadata
 from framehaul_server.admission.places import Admission
+from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.rpc.service import FrameService
@@ -49,6 +50,8 @@ class Server:
         max_queued: int = 8,
         max_queued_bytes: int = 1 << 20,
         timeout_s: float = 5.0,
+        grace_s: float = 5.0,
+        most_read: int = 8,
         stall_timeout_s: float = 600.0,
         resume_window_s: float = 30.0,
         journal_bytes: int = 1 << 20,
@@ -60,10 +63,10 @@ class Server:
             worker=self.worker,
             identify=by_name(*tenants),
             admission=self.admission,
+            reading=Reading(most_read, grace_s=grace_s, timeout_s=timeout_s),
             unread_calls=self.unread_calls,
             rules=rules(
                 spec=self.worker.specs[0],
-                first_request_timeout_s=timeout_s,
                 stall_timeout_s=stall_timeout_s,
                 resume_window_s=resume_window_s,
                 journal_bytes=journal_bytes,
@@ -82,10 +85,11 @@ class Server:
             await settle()
         return context, task
 
-    def call(self, tenant: str = "everyone") -> Call:
+    def call(self, tenant: str = "everyone", method: str = "stream") -> Call:
         """Call; the handler begins at the loop's next turn."""
         context = context_of(tenant)
-        task = asyncio.ensure_future(self.service.stream(None, as_context(context)))
+        handler = {"stream": self.service.stream, "render": self.service.render}[method]
+        task = asyncio.ensure_future(handler(None, as_context(context)))
         # As in gRPC, a read that is still under way ends with the call.
         task.add_done_callback(lambda _: context.half_close())
         self.tasks.append(task)

@@ -50,7 +50,6 @@ def rules(
     journal_bytes: int = 1 << 20,
     max_request_bytes: int = 1 << 20,
     allow_synthetic: bool = True,
-    first_request_timeout_s: float = 5.0,
     stall_timeout_s: float = 600.0,
     resume_window_s: float = 30.0,
 ) -> SessionRules:
@@ -61,7 +60,6 @@ def rules(
         journal_bytes=journal_bytes,
         max_request_bytes=max_request_bytes,
         chunk_latents=4,
-        first_request_timeout_s=first_request_timeout_s,
         stall_timeout_s=stall_timeout_s,
         resume_window_s=resume_window_s,
     )
@@ -298,7 +296,9 @@ class FakeContext(Received):
     def __init__(self) -> None:
         super().__init__()
         self.metadata: tuple[tuple[str, str], ...] = ()
+        self.connection = "ipv4:127.0.0.1:1"
         self.requests: asyncio.Queue[bytes | object] = asyncio.Queue()
+        self.num_reads = 0
         self.aborting = asyncio.Event()
         self.status_gate = asyncio.Event()
         """Set unless the test keeps the client from reading its status."""
@@ -315,9 +315,10 @@ class FakeContext(Received):
         return self.metadata
 
     def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
+        return self.connection
 
     async def read(self) -> object:
+        self.num_reads += 1
         return await self.requests.get()
 
     async def send_initial_metadata(self, initial_metadata: tuple[tuple[str, str], ...]) -> None:

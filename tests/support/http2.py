@@ -1,6 +1,7 @@
 """Just enough HTTP/2 by hand to say what no gRPC library would."""
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -14,7 +15,7 @@ _FRAME_BYTES = 16384
 
 
 class Http2:
-    """A connection to a server, without TLS unless there is a context for it; stream 1 is its only call."""
+    """A connection to a server, without TLS unless there is a context for it; stream 1 is its first call."""
 
     def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = target.rpartition(":")
@@ -23,7 +24,11 @@ class Http2:
             tls.set_alpn_protocols(["h2"])
             self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        self._credit = {0: 65535, 1: 65535}
+        self._window = 65535
+        """Of a stream, at its start."""
+        self._credit = {0: 65535}
+        self._withheld: dict[int, int] = {}
+        """Bytes still to be sent on each stream, but for the last one."""
         self.send(SETTINGS)
 
     def __enter__(self) -> Self:
@@ -48,16 +53,23 @@ class Http2:
         if kind == SETTINGS and not header[4] & ACK:
             for number, value in struct.iter_unpack(">HI", payload):
                 if number == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
-                    self._credit[1] += value - 65535
+                    self._credit = {
+                        stream: credit + (value - self._window if stream else 0)
+                        for stream, credit in self._credit.items()
+                    }
+                    self._window = value
             self._acknowledge(SETTINGS)
         if kind == PING and not header[4] & ACK:
             self._acknowledge(PING, payload)
+        if kind == RST_STREAM:
+            self._withheld.pop(stream, None)
         if kind == WINDOW_UPDATE:
-            self._credit[stream] = self._credit.get(stream, 0) + struct.unpack(">I", payload)[0]
+            self._credit[stream] = self._credit.get(stream, self._window) + struct.unpack(">I", payload)[0]
         return kind, payload
 
-    def call(self, path: str, **metadata: str) -> None:
-        """Start the call."""
+    def call(self, path: str, stream: int = 1, **metadata: str) -> None:
+        """Start a call."""
+        self._credit[stream] = self._window
         fields = {
             ":method": "POST",
             ":scheme": "http",
@@ -71,18 +83,19 @@ class Http2:
             b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
             for name, value in fields.items()
         )
-        self.send(HEADERS, block, flags=END_HEADERS, stream=1)
+        self.send(HEADERS, block, flags=END_HEADERS, stream=stream)
 
-    def data(self, payload: bytes) -> bool:
-        """Send it as the server's credit allows; False when the server has ended the call first."""
+    def data(self, payload: bytes, stream: int = 1) -> bool:
+        """Send it as the server's credit allows; False when the server has ended a call first."""
         for start in range(0, len(payload), _FRAME_BYTES):
             part = payload[start : start + _FRAME_BYTES]
-            while min(self._credit.values()) < len(part):
+            while min(self._credit[0], self._credit[stream]) < len(part):
                 frame = self.receive()
                 if frame is None or frame[0] in (RST_STREAM, GOAWAY, HEADERS):
                     return False
-            self._credit = {stream: credit - len(part) for stream, credit in self._credit.items()}
-            self.send(DATA, part, stream=1)
+            for each in (0, stream):
+                self._credit[each] -= len(part)
+            self.send(DATA, part, stream=stream)
         return True
 
     def flood(self, kind: int, payload: bytes, *, num_frames: int) -> None:
@@ -92,6 +105,30 @@ class Http2:
         with contextlib.suppress(OSError):
             self._socket.sendall((header + payload) * num_frames)
         self._socket.settimeout(30.0)
+
+    def announce(self, num_bytes: int, stream: int) -> None:
+        """Begin a message, whose last byte will never come."""
+        self.data(b"\0" + struct.pack(">I", num_bytes), stream)
+        self._withheld[stream] = num_bytes - 1
+
+    def push(self) -> int:
+        """Send more of what was announced, as far as the server lets go on without waiting; bytes that went."""
+        while select.select([self._socket], [], [], 0)[0]:
+            if self.receive() is None:
+                self._withheld.clear()
+                return 0
+        num_sent = 0
+        for stream, left in self._withheld.items():
+            size = min(left, _FRAME_BYTES, self._credit[0], self._credit[stream])
+            if size:
+                try:
+                    self.data(bytes(size), stream)
+                except OSError:  # sent away
+                    self._withheld.clear()
+                    return 0
+                self._withheld[stream] -= size
+                num_sent += size
+        return num_sent
 
     def until(self, *kinds: int) -> tuple[int, bytes] | None:
         """Receive up to a frame of these kinds."""

@@ -1,8 +1,8 @@
 """How many calls and sessions there may be, in all and for each tenant; who gets a place, and who waits for one.
 
-A call is counted when it comes in, its session has a place once it was asked for and there is one, and waits in the
-queue for it until then. Whatever changes that, one synchronous step gives free places to those who are next and tells
-all others where they stand. Pure but for events; runs on the event loop.
+A call is counted once its first request has come. Its session has a place once it was asked for and there is one, and
+waits in the queue for it until then. Whatever changes that, one synchronous step gives free places to those who are
+next and tells all others where they stand. Pure but for events; runs on the event loop.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ class Admission:
         self._paused = reason
         self._assign()
 
-    def enter(self, tenant: Tenant, *, num_spare: int = 0) -> Claim:
-        """Count a call of `tenant`, or, up to `num_spare` more, one that may resume a session; until `release`.
+    def check_room(self, tenant: Tenant, *, num_spare: int = 0) -> None:
+        """Refuse a call of `tenant` for which there can't be a place, before its first request is read.
 
-        Only a call's first request tells which it is; `ask` checks again for a new session.
+        Only that request tells whether the call resumes a session, as up to `num_spare` may.
 
         Raises:
             Overloaded: there are as many as may have a place or wait for one.
@@ -116,6 +116,15 @@ class Admission:
         most, max_queued = tenant.max_sessions, self._queue.max_length_for(tenant)
         if most is not None and self._use(tenant).num_calls >= most + max_queued + num_spare:
             raise _overloaded(_all_of_tenant_in_use(tenant), _queue_full(max_queued))
+
+    def enter(self, tenant: Tenant, *, num_spare: int = 0) -> Claim:
+        """Count a call whose first request has come, until `release`; `ask` checks again for a new session.
+
+        Raises:
+            Overloaded: as `check_room`, like everything else.
+            Unavailable: likewise.
+        """
+        self.check_room(tenant, num_spare=num_spare)
         self._uses[tenant.name].num_calls += 1
         self._num_calls += 1
         self.idle.clear()

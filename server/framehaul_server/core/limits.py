@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from framehaul_server.core.open_request import OpenRequest, OpenRules
 from framehaul_server.core.packing import frames_per_message
+from framehaul_server.core.tenants import Tenant
 from framehaul_server.core.window import WindowLimits
 
 
@@ -19,9 +20,16 @@ class SessionRules:
     journal_bytes: int
     max_request_bytes: int
     chunk_latents: int
-    first_request_timeout_s: float
     stall_timeout_s: float
     resume_window_s: float
+
+
+def most_read(tenant: Tenant, max_request_bytes: int) -> int | None:
+    """Requests of a tenant's that its limits allow to be read at a time; None: no limit."""
+    most = [] if tenant.max_sessions is None else [tenant.max_sessions]
+    if tenant.max_waiting_bytes is not None:
+        most.append(tenant.max_waiting_bytes // max_request_bytes)
+    return min(most, default=None)
 
 
 def most_bytes(request: OpenRequest, limits: WindowLimits, budget: int, rules: SessionRules) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
@@ -20,9 +21,15 @@ from framehaul_server.rpc.connection import Context
 from framehaul_server.rpc.status import Status, internal, status_of
 
 _GRPC_LOGGER: Final = "grpc._cython.cygrpc"
+_REQUEST_ID_BYTES: Final = 6
 
 _log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
+
+
+def new_record(method: str, context: Context) -> SessionRecord:
+    """The record of a call that came in just now."""
+    return SessionRecord(request_id=secrets.token_hex(_REQUEST_ID_BYTES), peer=context.peer(), method=method)
 
 
 async def guard(context: Context, record: SessionRecord, work: Awaitable[ResultT]) -> ResultT:

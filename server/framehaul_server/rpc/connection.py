@@ -23,17 +23,22 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 _SHARED_MESSAGES: Final = ("open", "synthetic")
 
 
-class StreamConnection:
-    """A `Stream` call; see `Connection`."""
+class Messages:
+    """What a call's client sends, one message at a time; gRPC holds a window of what nobody asks for, and no more."""
 
     def __init__(self, context: Context) -> None:
-        """Read from `context` and write to it."""
+        """Read from `context`."""
         self._context = context
         self._reading: asyncio.Future[Any] | None = None
-        self._headers_sent = False
 
-    async def read(self) -> Request | None:
-        """See `Connection.read`."""
+    async def read(self) -> bytes | None:
+        """The next message; None when the client has no more.
+
+        Cancellation: nothing is lost; the next `read` goes on.
+
+        Raises:
+            ConnectionLost: the client is gone.
+        """
         # One that is cancelled goes on by itself until the call ends: grpc.aio would lose more than 1 KiB with it, for
         # good (grpc/grpc#43360), and a session often ends while its client has nothing more to say.
         if self._reading is None:
@@ -43,8 +48,23 @@ class StreamConnection:
         await asyncio.wait([reading])
         self._reading = None
         with _own_errors():
-            raw = reading.result()
-        return None if raw is grpc.aio.EOF else wire.split_request(raw)
+            raw: Any = reading.result()
+        return None if raw is grpc.aio.EOF else raw
+
+
+class StreamConnection:
+    """A `Stream` call; see `Connection`."""
+
+    def __init__(self, context: Context) -> None:
+        """Read from `context` and write to it."""
+        self._context = context
+        self._messages = Messages(context)
+        self._headers_sent = False
+
+    async def read(self) -> Request | None:
+        """See `Connection.read`."""
+        raw = await self._messages.read()
+        return None if raw is None else self._request(raw)
 
     async def send_headers(self) -> None:
         """See `Connection.send_headers`."""
@@ -60,14 +80,17 @@ class StreamConnection:
         with _own_errors():
             await self._context.write(message)
 
+    def _request(self, raw: bytes) -> Request:
+        return wire.split_request(raw)
+
 
 class RenderConnection(StreamConnection):
     """A `Render` call: its request is the first and only one of an AUTO session."""
 
-    def __init__(self, context: Context, raw: bytes) -> None:
-        """Serve `raw`, a serialized `RenderRequest`."""
+    def __init__(self, context: Context) -> None:
+        """Read from `context` and write to it."""
         super().__init__(context)
-        self._raw: bytes | None = raw
+        self._has_read = False
 
     async def read(self) -> Request | None:
         """See `Connection.read`.
@@ -75,9 +98,13 @@ class RenderConnection(StreamConnection):
         Raises:
             InvalidInput: the mode is not AUTO.
         """
-        raw, self._raw = self._raw, None
-        if raw is None:
+        if self._has_read:
             return None
+        request = await super().read()
+        self._has_read = True
+        return request
+
+    def _request(self, raw: bytes) -> Request:
         given = wire.split(raw, pb.RenderRequest)
         render = given.header
         if render.open.mode == pb.MODE_EXPLICIT:

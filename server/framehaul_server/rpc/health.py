@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from framehaul.wire import SERVICE
@@ -18,13 +19,27 @@ from framehaul_pipeline.supervision.supervisor import WorkerState
 _WHOLE: Final = ("", SERVICE)
 
 
+class _Servicer(health.aio.HealthServicer):
+    """gRPC's own, and `List`, which that leaves out: each such call would fill the log with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: dict[str, health_pb2.HealthCheckResponse] = {}
+
+    async def List(self, _request: object, _context: object) -> Message:
+        """All services and how they are."""
+        # Not in types-grpcio-health-checking.
+        response: Message = health_pb2.HealthListResponse(statuses=self.statuses)  # type: ignore[attr-defined]
+        return response
+
+
 class Health:
     """Reports the state of worker and server; `run` passes changes on to watchers."""
 
     def __init__(self, models: Iterable[str]) -> None:
         """Start as NOT_SERVING, for all of them and each of `models`."""
         self._services = (*_WHOLE, *(f"{SERVICE}/{model}" for model in models))
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = _Servicer()
         self._worker_ready = False
         self._draining = False
         self._changed = asyncio.Event()
@@ -59,4 +74,5 @@ class Health:
         serving = self._worker_ready and not self._draining
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in self._services:
+            self._servicer.statuses[service] = health_pb2.HealthCheckResponse(status=status)
             await self._servicer.set(service, status)

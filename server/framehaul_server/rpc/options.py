@@ -26,6 +26,8 @@ def server_options(*, max_request_bytes: int, max_calls: int, keepalive_s: float
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_request_bytes),
         ("grpc.max_send_message_length", -1),
+        # With the probe a client that sends fast may send 4 MiB on every stream that nobody reads; without, 64 KiB.
+        ("grpc.http2.bdp_probe", 0),
         # Over this many, a client's gRPC library queues in secret; so admission must refuse long before.
         ("grpc.max_concurrent_streams", max_calls + _CONTROL_STREAMS),
         # Both: between them, gRPC refuses calls at random.

@@ -6,12 +6,10 @@ ours. What goes over the wire is what a generated servicer would send.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 
@@ -20,13 +18,13 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.access.callers import Identify
 from framehaul_server.admission.places import Admission, Claim
+from framehaul_server.admission.reading import Reader, Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
-from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.limits import SessionRules, most_read
 from framehaul_server.core.open_request import find_model
 from framehaul_server.core.tenants import Caller, Tenant
-from framehaul_server.errors import ClientSilent
 from framehaul_server.logs import SessionRecord
-from framehaul_server.rpc.boundary import guard
+from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
 from framehaul_server.rpc.synthetic import make_latents
 from framehaul_server.session.connection import Connection, Request
@@ -34,10 +32,10 @@ from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
 from framehaul_server.session.session import Session
 
-_REQUEST_ID_BYTES: Final = 6
+LARGE: Final = frozenset(f"/{wire.SERVICE}/{method}" for method in ("Stream", "Render"))
+"""Methods whose requests have latents."""
 
 _log = logging.getLogger(__name__)
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +58,7 @@ class FrameService:
         worker: WorkerOpener,
         identify: Identify,
         admission: Admission,
+        reading: Reading,
         unread_calls: UnreadCalls,
         rules: SessionRules,
         locate: Callable[[], pb.LocateResponse],
@@ -69,6 +68,7 @@ class FrameService:
         self._worker = worker
         self._identify = identify
         self._admission = admission
+        self._reading = reading
         self._rules = rules
         self._locate = locate
         self._info = info
@@ -78,12 +78,15 @@ class FrameService:
         self._resumable = ResumableSessions(rules.resume_window_s, on_dropped=self._drop)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched."""
+        """What a `grpc.aio.server` takes; without (de)serializers, so that bytes pass untouched.
+
+        `Render` is a stream's handler, for which gRPC reads nothing by itself.
+        """
         return grpc.method_handlers_generic_handler(
             wire.SERVICE,
             {
                 "Stream": grpc.stream_stream_rpc_method_handler(self.stream),
-                "Render": grpc.unary_stream_rpc_method_handler(self.render),
+                "Render": grpc.stream_stream_rpc_method_handler(self.render),
                 "Locate": grpc.unary_unary_rpc_method_handler(self.locate),
                 "GetServerInfo": grpc.unary_unary_rpc_method_handler(self.get_server_info),
             },
@@ -117,9 +120,9 @@ class FrameService:
         """Latents in, frames out."""
         await self._serve("Stream", context, StreamConnection(context))
 
-    async def render(self, raw: bytes, context: Context) -> None:
+    async def render(self, _requests: object, context: Context) -> None:
         """One request, frames out."""
-        await self._serve("Render", context, RenderConnection(context, raw))
+        await self._serve("Render", context, RenderConnection(context))
 
     async def locate(self, raw: bytes, context: Context) -> bytes:
         """Name this server."""
@@ -134,7 +137,7 @@ class FrameService:
             find_model(request.model, self._rules.opening.specs, field="model")
             return self._locate().SerializeToString()
 
-        record = _record("Locate", context)
+        record = new_record("Locate", context)
         return await guard(context, record, answer())
 
     async def get_server_info(self, raw: bytes, context: Context) -> bytes:
@@ -145,11 +148,11 @@ class FrameService:
             wire.split(raw, pb.GetServerInfoRequest)
             return self._info().SerializeToString()
 
-        record = _record("GetServerInfo", context)
+        record = new_record("GetServerInfo", context)
         return await guard(context, record, answer())
 
     async def _serve(self, method: str, context: Context, connection: Connection) -> None:
-        call = _Call(context, _record(method, context))
+        call = _Call(context, new_record(method, context))
         try:
             await guard(context, call.record, self._session(call, connection))
         finally:
@@ -161,8 +164,8 @@ class FrameService:
 
     async def _session(self, call: _Call, connection: Connection) -> None:
         caller = self._caller(call.context, call.record)
+        first = await self._first(call, connection, caller)
         call.claim = self._admission.enter(caller.tenant, num_spare=self._resumable.count(caller))
-        first = await _within(self._rules.first_request_timeout_s, connection.read())
         if first is None:
             raise OutOfOrder("the request stream ended before its first request")
         if first.header.open.resume.session_id:
@@ -183,6 +186,13 @@ class FrameService:
             self._admission.release(call.claim)
         if outcome.error is not None:
             raise outcome.error
+
+    async def _first(self, call: _Call, connection: Connection, caller: Caller) -> Request | None:
+        """A call's first request, read while there may be a place for it; a call that hasn't said anything has none."""
+        self._admission.check_room(caller.tenant, num_spare=self._resumable.count(caller))
+        most = most_read(caller.tenant, self._rules.max_request_bytes)
+        reader = Reader(tenant=caller.tenant.name, connection=call.context.peer(), most=most)
+        return await self._reading.read(reader, connection.read)
 
     async def _open(self, call: _Call, first: Request, caller: Caller, connection: Connection) -> Session:
         """A new session, once it has its place."""
@@ -231,15 +241,3 @@ class FrameService:
         caller = self._identify(context.invocation_metadata() or ())
         record.tenant = caller.tenant.name
         return caller
-
-
-async def _within(timeout_s: float, work: Awaitable[ResultT]) -> ResultT:
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await work
-    except TimeoutError:
-        raise ClientSilent(f"no request came within {timeout_s:g} s of the call") from None
-
-
-def _record(method: str, context: Context) -> SessionRecord:
-    return SessionRecord(request_id=secrets.token_hex(_REQUEST_ID_BYTES), peer=context.peer(), method=method)

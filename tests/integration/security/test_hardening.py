@@ -3,7 +3,6 @@
 import re
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,22 +14,10 @@ from framehaul.v1 import frames_pb2 as pb
 from tests.support.call import Call
 from tests.support.clips import opening
 from tests.support.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Http2
+from tests.support.memory import MIB, forget_peak, peak_bytes
 from tests.support.server_process import ServerProcess
 
 BOMB_BYTES = 512 << 20
-MIB = 1 << 20
-
-
-def peak_bytes(server: ServerProcess) -> int:
-    """Most memory that the server process has held since `forget_peak`."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
-def forget_peak(server: ServerProcess) -> None:
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
 
 
 def gzip_bomb() -> bytes:

@@ -3,7 +3,8 @@ import asyncio
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.limits import SessionRules, most_read
+from framehaul_server.core.tenants import Tenant
 from framehaul_server.session.session import Session
 from tests.support.fakes import (
     ANYBODY,
@@ -67,3 +68,20 @@ async def test_a_session_that_keeps_all_it_can_is_within_its_count() -> None:
     connection.send(request(cancel=True))
     await asyncio.gather(task, return_exceptions=True)
     assert session._decoding._journal.num_latents == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        ({}, None),
+        ({"max_sessions": 3}, 3),
+        ({"max_waiting_bytes": 250}, 2),
+        ({"max_waiting_bytes": 99}, 0),
+        ({"max_sessions": 1, "max_waiting_bytes": 250}, 1),
+        ({"max_sessions": 9, "max_waiting_bytes": 250}, 2),
+    ],
+)
+def test_as_many_requests_are_read_as_a_tenant_may_have_sessions_and_bytes(
+    limits: dict[str, int], most: int | None
+) -> None:
+    assert most_read(Tenant(name="film", **limits), max_request_bytes=100) == most

@@ -14,7 +14,9 @@ from tests.support.fakes import FakeContext, as_context, latents, opening, reque
 
 
 def rendering(raw: bytes) -> RenderConnection:
-    return RenderConnection(as_context(FakeContext()), raw)
+    context = FakeContext()
+    context.requests.put_nowait(raw)
+    return RenderConnection(as_context(context))
 
 
 @pytest.mark.asyncio

@@ -11,9 +11,10 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_server.admission.places import Admission
+from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc.service import FrameService
 from framehaul_server.rpc.status import Trailers
-from tests.support.driven_service import Server
+from tests.support.driven_service import EXPLICIT, Server, is_open, serving, settle, status
 from tests.support.fakes import Aborted, FakeContext, FakeWorker, as_context, frame, latents, opening, request
 
 
@@ -53,8 +54,8 @@ async def test_stream_serves_a_session_and_gives_its_place_back() -> None:
 async def test_render_serves_its_one_request() -> None:
     service, admission = frame_service()
     context = FakeContext()
-    raw = pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString()
-    await service.render(raw, as_context(context))
+    context.requests.put_nowait(pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString())
+    await service.render(None, as_context(context))
     assert context.done() == pb.Done(num_frames=8, num_latents=2)
     assert admission.num_sessions == 0
 
@@ -98,12 +99,14 @@ async def test_a_silent_client_is_ended() -> None:
 
 @pytest.mark.asyncio
 async def test_one_session_too_many_is_refused_at_once() -> None:
+    """Before it says anything."""
     service, _ = frame_service(max_sessions=1)
-    async with streaming(service) as (first, _), streaming(service) as (second, refused):
+    async with streaming(service) as (first, _):
         first.send(request(open=opening()))
         await first.responded(1)
-        with pytest.raises(Aborted):
-            await refused
+        async with streaming(service) as (second, refused):
+            with pytest.raises(Aborted):
+                await refused
         assert second.aborted is not None
         code, _, trailers = second.aborted
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -244,3 +247,40 @@ async def test_server_info_is_answered_and_malformed_bytes_are_refused() -> None
         await service.get_server_info(b"\xff", as_context(context))
     assert context.aborted is not None
     assert context.aborted[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("silent_tenant", ["everyone", "other"])
+@pytest.mark.parametrize("method", ["stream", "render"])
+async def test_calls_that_say_nothing_take_no_place(method: str, silent_tenant: str) -> None:
+    """Twice as many as there are places and places in the queue: who comes after them begins at once."""
+    async with serving(max_sessions=8, max_queued=8, grace_s=0.0) as server:
+        for number in range(32):
+            context, _ = server.call(silent_tenant, method)
+            context.connection = f"ipv4:127.0.0.1:{number}"
+        await settle()
+        assert server.admission.idle.is_set()
+        for _ in range(8):
+            opened, _ = await server.connect(request(open=EXPLICIT))
+            assert is_open(opened)
+        assert (server.admission.num_sessions, server.admission.num_queued) == (8, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_tenant_that_says_nothing_has_no_more_read_than_its_limits_allow() -> None:
+    """Sessions and bytes; the rest is left where it is, and not asked for."""
+    film = Tenant(name="film", max_sessions=3, max_waiting_bytes=5 << 20)
+    async with serving(film, max_sessions=8) as server:
+        calls = [server.call("film", "render")[0] for _ in range(20)]
+        await settle()
+        assert sum(context.num_reads for context in calls) == 3
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_comes_when_all_is_taken_is_refused_unread() -> None:
+    async with serving(max_sessions=1, max_queued=1) as server:
+        for _ in range(2):
+            await server.connect(request(open=EXPLICIT))
+        context, task = server.call("everyone", "render")
+        assert (await status(context, task))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert context.num_reads == 0

@@ -16,7 +16,7 @@ from framehaul_server.rpc import service
 from framehaul_server.session import waiting
 from framehaul_server.session.session import Session
 from tests.support.driven_service import EXPLICIT, RESUMABLE, Server, is_open, leave, serving, settle, status, told
-from tests.support.fakes import FakeContext, as_context, frame, latents, opening, request
+from tests.support.fakes import FakeContext, frame, latents, opening, request
 from tests.support.waiting import eventually
 
 
@@ -68,10 +68,8 @@ async def test_a_position_that_stays_is_told_again(monkeypatch: pytest.MonkeyPat
 async def test_a_render_call_waits_as_well() -> None:
     async with serving() as server:
         _, holder = await server.connect(request(open=EXPLICIT))
-        context = FakeContext()
-        raw = pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString()
-        task = asyncio.ensure_future(server.service.render(raw, as_context(context)))
-        server.tasks.append(task)
+        context, task = server.call(method="render")
+        context.requests.put_nowait(pb.RenderRequest(open=opening(), latents=latents(2)).SerializeToString())
         await settle()
         assert told(context) == [1]
         await leave(holder)
