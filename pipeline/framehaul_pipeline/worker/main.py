@@ -23,6 +23,7 @@ from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
+from framehaul_pipeline.device.streams import Device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
@@ -68,7 +69,7 @@ def main() -> int:
             inlet,
             decoders,
             chunk_latents=config.chunk_latents,
-            limits=_limits(config),
+            limits=_limits(config, device),
             send=channel.send,
         )
         worker.before_serving(
@@ -96,10 +97,12 @@ def main() -> int:
     return 0
 
 
-def _limits(config: WorkerConfig) -> MemoryLimits:
+def _limits(config: WorkerConfig, device: Device) -> MemoryLimits:
     park_bytes = config.park_bytes
     if park_bytes is None:
-        park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        # On the CPU, sessions are in the host's memory as it is.
+        host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.memory_bytes else 0
+        park_bytes = default_park_bytes(host_bytes)
     return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
 
 
