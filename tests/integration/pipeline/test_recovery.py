@@ -159,7 +159,6 @@ async def test_a_standby_that_hangs_is_no_worker(
     hangs = supervisor.standby_pid
     assert hangs is not None
     await waits(hangs)
-    monkeypatch.setattr(standby, "_IMPORT_S", 0.0)
     monkeypatch.setattr(standby, "_ANSWER_S", 0.5)
     os.kill(hangs, signal.SIGSTOP)
     os.kill(supervisor.worker_pid, signal.SIGKILL)

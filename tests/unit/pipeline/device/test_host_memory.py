@@ -1,6 +1,7 @@
 """The host's memory: what there is for a worker, and when it gives back what its allocator keeps."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -28,17 +29,18 @@ def test_available_is_what_host_and_container_have_left(
 
 def test_memory_is_given_back_only_when_sessions_do_not_account_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """At rest the process holds what it started with; a session may take twice what it is counted with."""
-    trims: list[int] = []
-    held = 100 * MIB
-    monkeypatch.setattr(host_memory, "own_bytes", lambda: held)
-    monkeypatch.setattr(host_memory, "trim", lambda: trims.append(held))
+    held, trimmed = [100 * MIB], Mock()
+    monkeypatch.setattr(host_memory, "own_bytes", lambda: held[0])
+    monkeypatch.setattr(host_memory, "trim", trimmed)
     kept = KeptMemory()
-    assert trims.pop() == held
-    for held, session_bytes in ((100 * MIB, 0), (100 * MIB + SLACK_BYTES, 0), (120 * MIB + SLACK_BYTES, 10 * MIB)):
-        kept.hold(session_bytes)
-    assert not trims
+    trimmed.assert_called_once()
+    held[0] += SLACK_BYTES
+    kept.hold(0)
+    held[0] += 20 * MIB
+    kept.hold(10 * MIB)
+    trimmed.assert_called_once()
     kept.hold(9 * MIB)
-    assert trims == [held]
+    assert trimmed.call_count == 2
 
 
 def test_a_process_holds_its_own_memory_and_not_shared_one() -> None:
