@@ -1,13 +1,14 @@
 """The CPU worker's own memory over sessions of mixed sizes, some at once: does it follow what is open, and come back?
 
-`python -m bench.worker_memory [--sessions 300] [--label NAME] [--out DIR]`; the label names the curve, so that those of
-two versions can lie in one file. Sizes and lengths are chosen from a fixed seed.
+`python -m bench.worker_memory [--sessions 300] [--label NAME] [--beside FILE] [--out DIR]`; the label names the curve,
+and `FILE` has those of other versions, to stand beside it. Sizes and lengths are chosen from a fixed seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import time
 from pathlib import Path
@@ -61,20 +62,22 @@ async def _run(server: Server, num_sessions: int) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1, help="as the other programs; one is what runs")
     parser.add_argument("--sessions", type=int, default=300)
     parser.add_argument("--label", default="now")
+    parser.add_argument("--beside", type=Path, help="JSON file of an earlier run")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
     results = Results(name="worker-memory", title="The CPU worker's memory")
     with Server("--device", "cpu") as server:
         found = asyncio.run(_run(server, given.sessions))
-    results.figures = {given.label: found}
+    earlier = json.loads(given.beside.read_text())["figures"] if given.beside is not None else {}
+    results.figures = {**earlier, given.label: found}
     results.say(
         f"{given.sessions} sessions of `tiny` of one or two latents, {AT_ONCE} at once, of sizes from 64x64 to 640x640."
     )
-    row = [given.label, *(found[name] for name in ("start_mib", "most_mib", "idle_mib", "seconds"))]
-    results.say(table(["version", "start, MiB", "most", "idle at the end", "seconds"], [row]))
+    columns = {"start, MiB": "start_mib", "most": "most_mib", "idle at the end": "idle_mib", "seconds": "seconds"}
+    rows = ([label, *(each[name] for name in columns.values())] for label, each in results.figures.items())
+    results.say(table(["version", *columns], rows))
     results.write(given.out)
 
 

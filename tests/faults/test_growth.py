@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.faults.growth import BOUND_BYTES, Line, Sample, growth, own_bytes
+from tests.faults.soak import judge_memory
 
 MIB = 1 << 20
 
@@ -60,6 +61,27 @@ def test_a_run_that_could_show_nothing_says_so() -> None:
         growth(samples(0, count=11))
     with pytest.raises(ValueError, match="at least 5"):
         growth([Sample(7, 7)] * 20)
+
+
+@pytest.mark.parametrize(
+    ("bytes_a_stream", "step_bytes", "count", "says", "wrong"),
+    [
+        (300, 0, 30, "300 +- 0 bytes a stream", 0),
+        (2048, 0, 30, "2048 +- 0 bytes a stream", 1),
+        (0, 8 * MIB, 30, "too short to tell", 0),
+        (2048, 0, 6, "too short to tell", 0),
+    ],
+    ids=["what gRPC leaks", "a leak", "a step", "few samples"],
+)
+def test_the_soak_fails_for_growth_alone_and_says_when_it_cannot_tell(
+    bytes_a_stream: int, step_bytes: int, count: int, says: str, wrong: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [
+        Sample(each.num_streams, each.num_bytes + step_bytes * (number > 15))
+        for number, each in enumerate(samples(bytes_a_stream, count=count))
+    ]
+    assert len(judge_memory(found)) == wrong
+    assert says in capsys.readouterr().out
 
 
 def test_shared_memory_does_not_count() -> None:
