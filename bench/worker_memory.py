@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from bench.harness import Results, table
-from bench.processes import Server, anonymous_bytes
+from bench.processes import Server, anonymous_bytes, cpu_seconds
 from framehaul_client import FrameClient
 
 SIZES: Final = {(64, 64): 120, (128, 128): 100, (256, 256): 50, (448, 256): 25, (640, 640): 5}
@@ -31,6 +31,7 @@ _SETTLE_S: Final = 2.0
 async def _run(server: Server, num_sessions: int) -> dict[str, Any]:
     choose = random.Random(_SEED)
     work = iter(choose.choices(tuple(SIZES), weights=tuple(SIZES.values()), k=num_sessions))
+    start_cpu_s = cpu_seconds(server.worker_pid)
     start_mib = anonymous_bytes(server.worker_pid) / _MIB
     curve: list[tuple[int, float]] = []
     num_frames = 0
@@ -55,6 +56,7 @@ async def _run(server: Server, num_sessions: int) -> dict[str, Any]:
         "idle_mib": anonymous_bytes(server.worker_pid) / _MIB,
         "frames": num_frames,
         "seconds": seconds,
+        "worker_cpu_s": cpu_seconds(server.worker_pid) - start_cpu_s,
         "sessions_and_mib": curve,
     }
 
@@ -75,9 +77,9 @@ def main() -> None:
     results.say(
         f"{given.sessions} sessions of `tiny` of one or two latents, {AT_ONCE} at once, of sizes from 64x64 to 640x640."
     )
-    columns = {"start, MiB": "start_mib", "most": "most_mib", "idle at the end": "idle_mib", "seconds": "seconds"}
-    rows = ([label, *(each[name] for name in columns.values())] for label, each in results.figures.items())
-    results.say(table(["version", *columns], rows))
+    columns = {"start_mib": "start, MiB", "most_mib": "most", "idle_mib": "idle at the end", "worker_cpu_s": "CPU, s"}
+    rows = ([label, *(each[name] for name in columns)] for label, each in results.figures.items())
+    results.say(table(["version", *columns.values()], rows))
     results.write(given.out)
 
 

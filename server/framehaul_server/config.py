@@ -251,8 +251,7 @@ OPTIONS: Final = (
         "--device-memory-gib",
         "worker.device_memory_bytes",
         _GIB,
-        "device memory for sessions; default is what is free once models are loaded, on the CPU half of what its host has "
-        "left",
+        "device memory for sessions; default is what is free once models are loaded, on the CPU half of the host's",
     ),
     Option(
         "--park-gib",

@@ -16,7 +16,7 @@ from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.supervision.process import WorkerProcess
 
 _PROBE: Final = encode(Probe())
-_IMPORT_S: Final = 60.0
+_IMPORT_S: Final = 120.0
 """From its start until it waits to be told; a worker from nothing has all of its `startup_timeout_s`."""
 _ANSWER_S: Final = 5.0
 """For an answer of one that waits. Starting anew costs about as much, so a busy machine's delay does no harm."""
