@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.link.messages import ToServer
+from framehaul_pipeline.link.messages import Ready, ToServer
 from framehaul_pipeline.supervision.epoch import Epoch
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from tests.support.supervised import (
@@ -144,8 +144,9 @@ async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_not_taken_for_ready(
 
     def dispatch_then_lose(epoch: Epoch, message: ToServer) -> None:
         dispatch(epoch, message)
-        epoch.kill()
-        epoch._lose()
+        if isinstance(message, Ready):
+            epoch.kill()
+            epoch._lose()
 
     monkeypatch.setattr(Epoch, "_dispatch", dispatch_then_lose)
     with pytest.raises(WorkerFailed, match="as soon as it was ready"):
