@@ -36,10 +36,10 @@ class WorkerConfig:
     """Room for latents on their way to the worker. Half of it is a session's at most: three chunks, so that one lies
     ready while two are on the device; more, because the server's answer takes its time."""
     device_memory_bytes: int | None = None
-    """Device memory for sessions' state; None: what the device offers, or no limit where it has none of its own."""
+    """Device memory for sessions; None: what the device offers, which is half of what its host has left for a CPU."""
     park_bytes: int | None = None
     """Host memory for the state of sessions that stand still; 0: it stays on the device; None: a quarter of the host's
-    memory, at most 16 GiB."""
+    memory, at most 16 GiB, and nothing for a CPU."""
     warm_up: tuple[tuple[int, int], ...] = ()
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 600.0

@@ -260,14 +260,14 @@ OPTIONS: Final = (
         "--device-memory-gib",
         "worker.device_memory_bytes",
         _GIB,
-        "device memory for sessions' state; default is what is free once models are loaded; on the CPU no limit",
+        "device memory for sessions; default is what is free once models are loaded, on the CPU half of the host's",
     ),
     Option(
         "--park-gib",
         "worker.park_bytes",
         _GIB,
         "host memory for the state of sessions that stand still; 0 keeps it on the device; "
-        "default is a quarter of the host's memory, at most 16",
+        "default is a quarter of the host's memory, at most 16; on the CPU 0",
     ),
     Option(
         "--session-window-mib",

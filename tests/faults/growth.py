@@ -5,9 +5,12 @@ It counts the process's own memory alone (`RssAnon`): rings are shared, and come
 fifth of the samples is left out, since caches fill and the heap finds its size then.
 
 What remains jumps: the allocator takes memory in large pieces and keeps some of what is free. So the line's slope has a
-standard error, and only a slope that is above the bound by more than twice that is called growth. A real leak rises
-from sample to sample, so its error is small; the longer the run, the smaller the leak that shows. `min_detectable`
-says how small, so that a run that could show nothing doesn't pass for a good one.
+standard error, and only a slope that is above the bound by more than twice that counts. That isn't enough: a heap that
+finds its size late makes one step, and a line through a step has a small error too. A real leak rises from sample to
+sample, from beginning to end. So the bound must be exceeded in the first half and in the second one. A line that
+exceeds it over the whole run alone is no growth and no good sign: the run was too short to tell. The longer the run,
+the smaller the leak that shows. `min_detectable` says how small, so that a run that could show nothing doesn't pass for
+a good one.
 """
 
 import re
@@ -33,12 +36,11 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Growth:
+class Line:
     """Bytes a stream, and the standard error of that."""
 
     slope: float
     error: float
-    num_samples: int
 
     @property
     def exceeds_bound(self) -> bool:
@@ -46,13 +48,38 @@ class Growth:
 
     @property
     def min_detectable(self) -> float:
-        """The smallest leak that would surely have been called one, in bytes a stream."""
+        """The smallest slope that would surely have been called too large."""
         return BOUND_BYTES + 2 * _ERRORS * self.error
 
+
+@dataclass(frozen=True)
+class Growth:
+    """Lines through all samples after the warm-up, and through those of either half."""
+
+    whole: Line
+    halves: tuple[Line, Line]
+    num_samples: int
+
+    @property
+    def exceeds_bound(self) -> bool:
+        return all(half.exceeds_bound for half in self.halves)
+
+    @property
+    def too_short(self) -> bool:
+        """Memory rose, but not all the time: a step, or a leak that this run can't show."""
+        return self.whole.exceeds_bound and not self.exceeds_bound
+
+    @property
+    def min_detectable(self) -> float:
+        """The smallest leak that would surely have been called one, in bytes a stream."""
+        return max(half.min_detectable for half in self.halves)
+
     def __str__(self) -> str:
+        first, second = (f"{half.slope:.0f} +- {half.error:.0f}" for half in self.halves)
         return (
-            f"{self.slope:.0f} +- {self.error:.0f} bytes a stream that ended badly (bound {BOUND_BYTES}, "
-            f"{self.num_samples} samples; {self.min_detectable:.0f} would have been found)"
+            f"{self.whole.slope:.0f} +- {self.whole.error:.0f} bytes a stream that ended badly, {first} in the first "
+            f"half and {second} in the second (bound {BOUND_BYTES}, {self.num_samples} samples; "
+            f"{self.min_detectable:.0f} would have been found)"
         )
 
 
@@ -60,19 +87,24 @@ def growth(samples: list[Sample]) -> Growth:
     """Fit the samples after the warm-up.
 
     Raises:
-        ValueError: too few of them, or all at the same number of streams.
+        ValueError: too few of them, or all of a half at the same number of streams.
     """
     used = samples[round(_WARM_UP * len(samples)) :]
-    streams = np.array([sample.num_streams for sample in used], np.float64)
-    if len(used) < _MIN_SAMPLES or np.ptp(streams) == 0:
-        raise ValueError(f"{len(used)} samples over {sorted(set(streams))} streams: at least {_MIN_SAMPLES} are needed")
-    sizes = np.array([sample.num_bytes for sample in used], np.float64)
+    middle = len(used) // 2
+    return Growth(_fit(used), (_fit(used[:middle]), _fit(used[middle:])), len(used))
+
+
+def _fit(samples: list[Sample]) -> Line:
+    streams = np.array([sample.num_streams for sample in samples], np.float64)
+    if len(samples) < _MIN_SAMPLES or np.ptp(streams) == 0:
+        count = len(samples)
+        raise ValueError(f"{count} samples over {sorted(set(streams))} streams: at least {_MIN_SAMPLES} are needed")
+    sizes = np.array([sample.num_bytes for sample in samples], np.float64)
     streams -= streams.mean()
     spread = float(streams @ streams)
     slope = float(streams @ sizes) / spread
     off = sizes - sizes.mean() - slope * streams
-    error = float(np.sqrt(off @ off / (len(used) - 2) / spread))
-    return Growth(slope=slope, error=error, num_samples=len(used))
+    return Line(slope=slope, error=float(np.sqrt(off @ off / (len(samples) - 2) / spread)))
 
 
 def own_bytes(pid: int) -> int:

@@ -27,6 +27,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from framehaul_client.transport import connection
 from framehaul_pipeline.models.model import TINY
+from framehaul_pipeline.supervision import standby
 from framehaul_pipeline.supervision.supervisor import WorkerFailed, WorkerState
 from tests.faults import worker_loss
 from tests.faults.harm import Harm, harmful
@@ -151,6 +152,24 @@ async def standby_dies(app: RunningApp, _: Path) -> float:
         await eventually(lambda: app.supervisor.standby_pid not in (None, first), lambda: "another standby")
         took_s = clock() - killed_s
         assert await call.finish() == 160
+        return took_s
+
+
+async def standby_hangs(app: RunningApp, _: Path) -> float:
+    """With a shorter time to answer; where it still imports, with none left for that."""
+    hanging = app.supervisor.standby_pid
+    assert hanging is not None
+    async with streaming(app.target) as call:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(standby, "_ANSWER_S", 0.5)
+            patch.setattr(app.supervisor._standby, "_imported_by_s", 0.0)
+            os.kill(hanging, signal.SIGSTOP)
+            killed_s = clock()
+            os.kill(app.supervisor.worker_pid, signal.SIGKILL)
+            assert await call.finish() == 160
+            took_s = clock() - killed_s
+        assert app.supervisor.worker_pid != hanging
+        assert not psutil.pid_exists(hanging)
         return took_s
 
 
@@ -361,6 +380,7 @@ ON_A_SHARED_SERVER = by_row(
     worker_hangs,
     replay_differs,
     standby_dies,
+    standby_hangs,
     bad_latents,
     too_much_work,
     readers_stall,

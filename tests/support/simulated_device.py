@@ -64,6 +64,7 @@ class SimulatedDevice:
     torch_device = torch.device("cpu")
     name = "simulated"
     memory_bytes = 0
+    long_chunk_bytes: int | None = None
 
     def __init__(self, choose: Callable[[int], int]) -> None:
         """`choose(n)` picks one of n streams that can run."""
@@ -100,6 +101,12 @@ class SimulatedDevice:
         return None
 
     def release_cached(self) -> None:
+        pass
+
+    def models_loaded(self) -> None:
+        pass
+
+    def hold_host_memory(self, session_bytes: int) -> None:
         pass
 
     def healthy(self) -> bool:

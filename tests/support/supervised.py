@@ -17,14 +17,22 @@ from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
 FRAME_BYTES = 32 * 48 * 3
-CONFIG = WorkerConfig(device="cpu", max_pixels=64 * 64, num_slots=3, chunk_latents=2, num_inlet_chunks=6, standby=False)
+CONFIG = WorkerConfig(
+    device="cpu",
+    max_pixels=64 * 64,
+    num_slots=3,
+    chunk_latents=2,
+    num_inlet_chunks=6,
+    standby=False,
+    device_memory_bytes=512 << 20,
+)
 IDLE = WorkerStatistics(
     num_slots=3,
     num_leased=0,
     num_inlet_slots=12,
     num_inlet_free=12,
     num_sessions=0,
-    session_memory_bytes=0,
+    session_memory_bytes=512 << 20,
     session_memory_used_bytes=0,
     num_parked=0,
 )

@@ -31,7 +31,7 @@ PATCH: Final = 2
 """The last layer writes 2x2 pixels a position: no layer runs at the frame's full size."""
 WEIGHTS_PREFIX: Final = "decoder."
 _LIBRARIES_BYTES: Final = 16 << 20
-"""cuDNN's own workspaces, measured as 2 to 4 MB."""
+"""cuDNN's own workspaces, measured as 2 to 4 MB. On the CPU oneDNN takes a copy of a convolution's input instead."""
 
 
 class CausalBlock(nn.Module):
@@ -58,9 +58,21 @@ class CausalBlock(nn.Module):
             `[T * B, C, H, W]`, and the last frame of `x`.
         """
         batch = last.shape[0]
-        previous = torch.cat([last, x[:-batch]]) if x.shape[0] > batch else last
-        y: Tensor = self.b(functional.relu(self.a(torch.cat([x, previous], dim=1))))
-        return x + y, x[-batch:]
+        y: Tensor = self.b(functional.relu(self.a(_with_previous(x, last)), inplace=True))
+        # A slice would keep the whole chunk's activation alive: while others are computed, and while the session waits.
+        return y.add_(x), x[-batch:].clone(memory_format=torch.channels_last)
+
+
+def _with_previous(x: Tensor, last: Tensor) -> Tensor:
+    """`[T * B, 2 * C, H, W]`: each frame with the one before it. Made at once, not of a shifted copy of `x`."""
+    count, channels, height, width = x.shape
+    batch = last.shape[0]
+    shape = (count, 2 * channels, height, width)
+    pairs = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    pairs[:, :channels] = x
+    pairs[:batch, channels:] = last
+    pairs[batch:, channels:] = x[:-batch]
+    return pairs
 
 
 class Upsample(nn.Module):
@@ -195,12 +207,11 @@ class TinyDecoder:
         key = latents.shape
         if self._graphs is not None and key in self._graphs:
             frames, *new = self._graphs.run(key, inputs)
-        else:
-            frames, *new = self._decode(inputs)
-            if self._graphs is not None and self._recording:
-                self._graphs.record(key, inputs, self._decode)
-        # A slice would keep the whole chunk's activation alive for as long as the session waits.
-        return frames, [last.clone(memory_format=torch.channels_last) for last in new]
+            return frames, [last.clone(memory_format=torch.channels_last) for last in new]  # the next run's is there
+        frames, *new = self._decode(inputs)
+        if self._graphs is not None and self._recording:
+            self._graphs.record(key, inputs, self._decode)
+        return frames, new
 
     def _decode(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         frames, new = self._net(inputs[0], inputs[1:])
@@ -219,16 +230,15 @@ class TinyDecoder:
         return elements * itemsize_bytes
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
-        """Every block's input, whose last frame is the new state, and the last block's four more of that size."""
+        """A block's input, the same twice for the frame before, and what comes of it; beside them the new state."""
         height, width = geometry.frame_size(self.spec)
-        sizes = [
-            # A stage has as many times a latent's frames as it is larger than the latent.
-            c * (height // shrink) * (width // shrink) * num_latents * (self.spec.spatial_factor // shrink)
-            for c, shrink in self._net.state_shape
-        ]
+        channels, shrink = self._net.state_shape[-1]
         itemsize_bytes: int = self.dtype.itemsize
-        libraries_bytes = _LIBRARIES_BYTES if self._device.type == "cuda" else 0
-        return (sum(sizes) + 4 * max(sizes)) * itemsize_bytes + libraries_bytes
+        last_bytes = channels * (height // shrink) * (width // shrink) * itemsize_bytes
+        # The last stage has as many times a latent's frames as it is larger than the latent.
+        chunk_bytes = last_bytes * num_latents * (self.spec.spatial_factor // shrink)
+        libraries_bytes = {"cuda": _LIBRARIES_BYTES, "cpu": 2 * chunk_bytes}.get(self._device.type, 0)
+        return 4 * chunk_bytes + self.state_bytes(geometry) - last_bytes + libraries_bytes
 
 
 def load_tiny(model: Model, device: torch.device, plans: PlanTable | None) -> TinyDecoder:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from framehaul_pipeline.device.host_memory import FRAGMENTATION, KeptMemory, available_bytes, trim
 from framehaul_pipeline.device.streams import Device, Event, Stream
 from framehaul_pipeline.rings.ring import Ring
 
@@ -38,9 +39,11 @@ class CpuDevice:
 
     torch_device = torch.device("cpu")
     memory_bytes = 0
+    long_chunk_bytes: int | None = 1 << 30
 
     def __init__(self) -> None:
         """Use the threads that torch uses."""
+        self._kept = KeptMemory()
         self.name = f"cpu ({torch.get_num_threads()} threads)"
 
     def stream(self) -> Stream:
@@ -59,11 +62,20 @@ class CpuDevice:
         return torch.empty(num_bytes, dtype=torch.uint8)
 
     def free_bytes(self) -> int | None:
-        """None: sessions share the host's memory with all else, and only the user can say how much is theirs."""
-        return None
+        """What the host has left, less what the allocator's gaps may take of it."""
+        return available_bytes() // FRAGMENTATION
 
     def release_cached(self) -> None:
-        """Nothing is kept."""
+        """Give back what the allocator keeps."""
+        trim()
+
+    def models_loaded(self) -> None:
+        """Note what is held without sessions."""
+        self._kept = KeptMemory()
+
+    def hold_host_memory(self, session_bytes: int) -> None:
+        """See `KeptMemory`."""
+        self._kept.hold(session_bytes)
 
     def healthy(self) -> bool:
         """A processor that runs this is."""
@@ -90,6 +102,8 @@ class _CudaStream:
 
 class CudaDevice:
     """One GPU, with the rings registered as pinned memory."""
+
+    long_chunk_bytes: int | None = None
 
     def __init__(self, index: int) -> None:
         """Create the CUDA context of GPU `index`."""
@@ -142,6 +156,13 @@ class CudaDevice:
     def release_cached(self) -> None:
         """Empty torch's cache; waits for the device."""
         torch.cuda.empty_cache()
+
+    def models_loaded(self) -> None:
+        """Weights came through the host's memory."""
+        trim()
+
+    def hold_host_memory(self, session_bytes: int) -> None:
+        """Sessions are on the device, and in pinned pages that are counted."""
 
     def healthy(self) -> bool:
         """Whether the context still answers; after an error inside a kernel it never does again."""

@@ -44,6 +44,8 @@ class Device(Protocol):
     torch_device: torch.device
     name: str
     memory_bytes: int
+    long_chunk_bytes: int | None
+    """A chunk that needs more memory to decode gains nothing by being long; None: it always may."""
 
     def stream(self) -> Stream:
         """Make a new stream."""
@@ -66,10 +68,16 @@ class Device(Protocol):
         """
 
     def free_bytes(self) -> int | None:
-        """Device memory that could be allocated now; None: the device has no memory of its own."""
+        """Device memory that could be allocated now; None: nobody can say."""
 
     def release_cached(self) -> None:
         """Give memory that the allocator keeps for later back to the device, so that it can be cut anew."""
+
+    def models_loaded(self) -> None:
+        """Give the host back what loading took: what this process holds now is what it needs without sessions."""
+
+    def hold_host_memory(self, session_bytes: int) -> None:
+        """Give the host's memory back that open sessions, which may use so much, don't account for."""
 
     def healthy(self) -> bool:
         """Whether the device still works after an error."""

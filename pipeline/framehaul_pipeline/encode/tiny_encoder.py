@@ -74,7 +74,7 @@ class TinyEncoder:
         """Encode frames `[4 * T, 3, H, W]` in `[-1, 1]` to latents `[T, 16, H / 8, W / 8]`, float32."""
         frames = frames.to(device=self.device, dtype=self.dtype).contiguous(memory_format=torch.channels_last)
         latents, new = self._net(frames, state)
-        return latents, [last.clone(memory_format=torch.channels_last) for last in new]
+        return latents, new
 
 
 def load_tiny_encoder(device: torch.device, dtype: torch.dtype) -> TinyEncoder:

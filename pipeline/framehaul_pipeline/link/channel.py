@@ -11,16 +11,21 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Final
 
 from framehaul_pipeline.link.messages import (
     MAX_MESSAGE_BYTES,
+    Alive,
     Configure,
+    Probe,
     ToServer,
     ToWorker,
     decode_to_server,
     decode_to_worker,
     encode,
 )
+
+_PROBE: Final = encode(Probe())
 
 
 class WorkerChannel:
@@ -50,12 +55,15 @@ class WorkerChannel:
         return decode_to_worker(raw) if raw else None
 
     def receive_configure(self) -> tuple[Configure, list[int]] | None:
-        """Wait for the first message and the descriptors that come with it; None at end-of-file.
+        """Wait for `Configure` and the descriptors that come with it, and answer `Probe`; None at end-of-file.
 
         Raises:
-            ValueError: the message isn't `Configure`.
+            ValueError: the message is neither.
         """
         raw, ancillary, _, _ = self._connection.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(4 * 8))
+        while raw == _PROBE:
+            self.send(Alive(oldest=None))
+            raw, ancillary, _, _ = self._connection.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(4 * 8))
         fds = array.array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

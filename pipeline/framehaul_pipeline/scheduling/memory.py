@@ -33,7 +33,7 @@ class MemoryLimits:
     """What sessions may use."""
 
     device_bytes: int | None = None
-    """None: what the device offers, less a reserve; unlimited on a device that has no memory of its own."""
+    """None: what the device offers, less a reserve."""
     park_bytes: int = 0
     """Host memory for parked sessions; 0: none is parked."""
     page_bytes: int = PAGE_BYTES
@@ -141,6 +141,11 @@ class SessionMemory:
     def used_bytes(self) -> int:
         """Device memory that sessions hold or may need for their next chunk."""
         return self._used_pages(self._at(*_ON_DEVICE)) * self._page_bytes
+
+    @property
+    def total_used_bytes(self) -> int:
+        """The same, and the host pages that were made for parked sessions."""
+        return self.used_bytes + self._num_pinned * self._page_bytes
 
     @property
     def num_parked(self) -> int:

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
+from typing import Final
 
 from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.link.messages import MAX_MESSAGE_BYTES, Probe, encode
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.supervision.process import WorkerProcess
+
+_PROBE: Final = encode(Probe())
+_IMPORT_S: Final = 120.0
+"""From its start until it waits to be told; a worker from nothing has all of its `startup_timeout_s`."""
+_ANSWER_S: Final = 5.0
+"""For an answer of one that waits. Starting anew costs about as much, so a busy machine's delay does no harm."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +41,7 @@ class Standby:
         self._imports = needed_imports(config)
         self._budget = budget
         self._process: WorkerProcess | None = None
+        self._imported_by_s = 0.0
         self._gone = asyncio.Event()
 
     @property
@@ -44,9 +54,45 @@ class Standby:
         if self._process is None:
             self._gone.clear()
             self._process = WorkerProcess(on_exit=self._exited, imports=self._imports)
+            self._process.connection.setblocking(False)
+            with suppress(ConnectionError):
+                self._process.connection.send(_PROBE)  # answered when it has imported everything
+            self._imported_by_s = asyncio.get_running_loop().time() + _IMPORT_S
 
-    def take(self) -> WorkerProcess | None:
-        """Hand it over, whether or not it has imported everything yet; None when there is none."""
+    async def take(self) -> WorkerProcess | None:
+        """Hand it over once it has shown that it lives; None when there is none, or one that doesn't, which is killed.
+
+        Cancellation: it stays ours.
+        """
+        process = self._release()
+        if process is None:
+            return None
+        process.on_exit = lambda code: self._gone.set()
+        lives = False
+        try:
+            lives = await self._answers(process) and not self._gone.is_set()
+        finally:
+            if not lives:
+                self._process = process
+        if lives:
+            return process
+        _log.error("standby gives no answer pid=%d: killed, a worker starts from nothing", process.pid)
+        await self.aclose()
+        return None
+
+    async def _answers(self, process: WorkerProcess) -> bool:
+        """Whether it has imported everything in time, and still answers."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(max(self._imported_by_s, loop.time() + _ANSWER_S)):
+                await loop.sock_recv(process.connection, MAX_MESSAGE_BYTES)
+            async with asyncio.timeout(_ANSWER_S):
+                process.connection.send(_PROBE)
+                return bool(await loop.sock_recv(process.connection, MAX_MESSAGE_BYTES))
+        except (TimeoutError, ConnectionError):
+            return False
+
+    def _release(self) -> WorkerProcess | None:
         process, self._process = self._process, None
         return process
 
@@ -55,7 +101,7 @@ class Standby:
 
         Cancellation: it is killed all the same.
         """
-        process = self.take()
+        process = self._release()
         if process is not None:
             process.on_exit = lambda code: self._gone.set()
             process.kill()
@@ -63,7 +109,7 @@ class Standby:
             await self._gone.wait()
 
     def _exited(self, code: int) -> None:
-        process = self.take()
+        process = self._release()
         assert process is not None, "only its owner hears of its exit"
         process.connection.close()
         if self._budget.spend(asyncio.get_running_loop().time()):

@@ -97,11 +97,12 @@ class Supervisor:
         """
         if self._heirloom is None:
             self._heirloom = Heirloom.create()
+        process = await self._standby.take()
         epoch = self._epoch = Epoch(
             next(self._numbers),
             self._config,
             self._heirloom,
-            process=self._standby.take(),
+            process=process,
             on_lost=self._lost,
             on_exit=self._exited,
         )

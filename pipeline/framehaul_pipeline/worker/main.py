@@ -23,6 +23,7 @@ from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
+from framehaul_pipeline.device.streams import Device
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
@@ -61,7 +62,7 @@ def main() -> int:
     try:
         device = open_device(config.device)
         plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
-        limits = _limits(config)
+        limits = _limits(config, device)
         decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in config.models}
         worker = Worker(
             device,
@@ -79,7 +80,7 @@ def main() -> int:
                 config.warm_up,
                 chunk_latents=config.chunk_latents,
                 slot_bytes=config.slot_bytes,
-                room_bytes=lambda: limits.device_total(device.free_bytes()),
+                room_bytes=lambda: limits.device_total(device.free_bytes() if device.memory_bytes else None),
             )
         )
         if plans is not None:
@@ -98,10 +99,12 @@ def main() -> int:
     return 0
 
 
-def _limits(config: WorkerConfig) -> MemoryLimits:
+def _limits(config: WorkerConfig, device: Device) -> MemoryLimits:
     park_bytes = config.park_bytes
     if park_bytes is None:
-        park_bytes = default_park_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        # On the CPU, sessions are in the host's memory as it is.
+        host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.memory_bytes else 0
+        park_bytes = default_park_bytes(host_bytes)
     return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
 
 

@@ -95,6 +95,7 @@ class Worker:
             self._warmed = warm_up()
 
         self._launcher.run_on_compute_stream(work)
+        self._device.models_loaded()
         self._residence = self._share_out()
 
     # Control thread
@@ -129,6 +130,8 @@ class Worker:
                 case Probe():
                     self._send(Alive(oldest=self._running.oldest(time.monotonic_ns())))
             self._changed.notify_all()
+        if isinstance(message, CloseSession):
+            self._hold_host_memory()
 
     def stop(self) -> None:
         """Let the launch thread end once it has nothing in flight; sessions are dropped."""
@@ -174,7 +177,9 @@ class Worker:
             job.copied.synchronize()
             return None
         with self._slots.at_work(Note.LAUNCH, job.session):
-            return self._try(job)
+            flight = self._try(job)
+        self._hold_host_memory()
+        return flight
 
     def drain(self) -> None:
         """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
@@ -219,6 +224,7 @@ class Worker:
             self._send(published)
         if chunk.last:
             self._send(SessionEnded(session=chunk.session, num_frames=chunk.first_frame + chunk.num_frames))
+            self._hold_host_memory()
 
     # Below: under the lock
 
@@ -235,6 +241,9 @@ class Worker:
             if opening.reproducible
             else self._warmed.get((spec.name, opening.geometry), self._chunk_latents),
         )
+        most_bytes = self._device.long_chunk_bytes
+        while max_latents > 1 and most_bytes and decoder.workspace_bytes(opening.geometry, max_latents) > most_bytes:
+            max_latents -= 1
         while (refusal := self._residence.admit(request, max_latents)) is not None and max_latents > 1:
             max_latents -= 1  # shorter chunks take less memory
         if refusal is not None:
@@ -266,6 +275,11 @@ class Worker:
         return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
 
     # Below: without it
+
+    def _hold_host_memory(self) -> None:
+        with self._changed:
+            session_bytes = self._residence.memory.total_used_bytes
+        self._device.hold_host_memory(session_bytes)
 
     def _try(self, job: MoveJob | ChunkJob) -> InFlight | None:
         """Do a job; once more where the device was full and nothing has happened yet. None also when it failed.

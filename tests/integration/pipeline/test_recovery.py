@@ -12,6 +12,7 @@ import pytest
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.channel import ServerChannel
 from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, SlotReturned, ToServer, ToWorker
+from framehaul_pipeline.supervision import standby
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from tests.support.supervised import (
@@ -135,11 +136,11 @@ async def test_a_standby_that_died_unnoticed_costs_one_more_attempt(
     assert standby_pid is not None
     take = supervisor._standby.take
 
-    def take_and_kill() -> WorkerProcess | None:
-        process = take()
+    async def take_and_kill() -> WorkerProcess | None:
+        process = await take()
         if process is not None and process.pid == standby_pid:
             process.kill()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - nobody may notice yet
         return process
 
     epoch, num_deaths = supervisor.epoch, supervisor._budget.num_deaths
@@ -151,6 +152,23 @@ async def test_a_standby_that_died_unnoticed_costs_one_more_attempt(
     await decode(supervisor, 1)
 
 
+async def test_a_standby_that_hangs_is_no_worker(
+    supervisor: Supervisor, states: StateLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is stopped once it stands by: it is killed, the log says so, and a worker starts from nothing."""
+    hangs = supervisor.standby_pid
+    assert hangs is not None
+    await waits(hangs)
+    monkeypatch.setattr(standby, "_ANSWER_S", 0.5)
+    os.kill(hangs, signal.SIGSTOP)
+    os.kill(supervisor.worker_pid, signal.SIGKILL)
+    await states.reached(*RESTARTED)
+    await decode(supervisor, 1)
+    assert supervisor.worker_pid != hangs
+    assert not psutil.pid_exists(hangs)
+    assert f"standby gives no answer pid={hangs}: killed" in caplog.text
+
+
 async def test_a_standby_ignores_signals_and_ends_with_its_server(supervisor: Supervisor) -> None:
     """Its server's end of the socket decides; here it closes it."""
     process = supervisor._standby._process
@@ -159,7 +177,7 @@ async def test_a_standby_ignores_signals_and_ends_with_its_server(supervisor: Su
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(process.pid, number)
     gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    assert supervisor._standby.take() is process
+    assert await supervisor._standby.take() is process
     process.on_exit = gone.set_result
     process.connection.close()
     assert await asyncio.wait_for(gone, 20) == 0

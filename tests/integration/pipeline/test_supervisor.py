@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.link.messages import ToServer
+from framehaul_pipeline.link.messages import Ready, ToServer
 from framehaul_pipeline.supervision.epoch import Epoch
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from tests.support.supervised import (
@@ -23,6 +23,7 @@ from tests.support.supervised import (
     push,
     supervised,
 )
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -55,7 +56,7 @@ async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervi
         await events.ended()
     assert [events.frames for events in together] == alone
     assert alone[0] != alone[1]
-    assert supervisor.statistics() == IDLE
+    await eventually(lambda: supervisor.statistics() == IDLE, supervisor.statistics)  # the worker tells
 
 
 async def test_chunk_size_does_not_change_the_pictures(supervisor: Supervisor) -> None:
@@ -93,7 +94,7 @@ async def test_latents_outside_the_window_stay_with_the_server(supervisor: Super
     push(session, latents(1, seed=4))
     session.allow(9)
     session.end_latents()
-    assert supervisor.statistics() == IDLE
+    await eventually(lambda: supervisor.statistics() == IDLE, supervisor.statistics)  # the worker tells
 
 
 async def test_a_killed_worker_fails_its_sessions_and_is_replaced(supervisor: Supervisor, states: StateLog) -> None:
@@ -113,7 +114,7 @@ async def test_a_killed_worker_fails_its_sessions_and_is_replaced(supervisor: Su
     await states.reached(WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
     assert supervisor.epoch == epoch + 1
     await decode(supervisor, 2)
-    assert supervisor.statistics() == IDLE
+    await eventually(lambda: supervisor.statistics() == IDLE, supervisor.statistics)  # the worker tells
 
 
 async def test_a_worker_that_dies_too_often_is_given_up() -> None:
@@ -143,8 +144,9 @@ async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_not_taken_for_ready(
 
     def dispatch_then_lose(epoch: Epoch, message: ToServer) -> None:
         dispatch(epoch, message)
-        epoch.kill()
-        epoch._lose()
+        if isinstance(message, Ready):
+            epoch.kill()
+            epoch._lose()
 
     monkeypatch.setattr(Epoch, "_dispatch", dispatch_then_lose)
     with pytest.raises(WorkerFailed, match="as soon as it was ready"):

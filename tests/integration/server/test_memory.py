@@ -1,12 +1,16 @@
 """Memory of a real server and worker: flat however long a clip is; sessions that stand still make room for others."""
 
-from contextlib import ExitStack
+import asyncio
+from contextlib import ExitStack, suppress
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_client import FrameClient
+from framehaul_pipeline.device.host_memory import SLACK_BYTES
 from tests.integration.conftest import StartServer
 from tests.support.call import Call, details
 from tests.support.clips import LATENT_BYTES, latents, opening
@@ -51,6 +55,31 @@ def test_memory_does_not_grow_with_a_clips_length(server: ServerProcess) -> None
     assert client.done == pb.Done(num_frames=4 * BURST * NUM_BURSTS, num_latents=BURST * NUM_BURSTS)
     for before, after in zip(sizes[WARM_BURSTS - 1], sizes[-1], strict=True):
         assert after - before < GROWTH_BYTES, f"bytes of server and worker after each burst: {sizes}"
+
+
+@pytest.mark.asyncio
+async def test_the_workers_memory_follows_its_sessions(start_server: StartServer) -> None:
+    """After some hundred of mixed sizes, four at once, it is what it was at the start: no size's peak is kept."""
+    server = start_server("--device", "cpu", "--no-standby")
+    _, start_bytes = own_bytes(server)
+    # The largest take half a GB each to decode, and come in the middle of the others.
+    sides = iter([*[8, 16, 4, 8, 12] * 12, 40, *[4, 8, 16, 12, 8] * 12, 40, *[8] * 10])
+
+    async def client() -> None:
+        for side in sides:
+            num_latents = 3 if side == 40 else 1
+            clip = np.zeros((num_latents, 16, side, side), np.float32)
+            async with FrameClient(server.target) as frames, frames.session(clip) as session:
+                assert len([frame async for frame in session]) == 4 * num_latents
+
+    await asyncio.gather(*(client() for _ in range(4)))
+    held = [own_bytes(server)[1]]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            while held[-1] > start_bytes + SLACK_BYTES:
+                await asyncio.sleep(0.1)
+                held.append(own_bytes(server)[1])
+    assert held[-1] <= start_bytes + SLACK_BYTES, f"{start_bytes >> 20} MiB at the start, {held[-1] >> 20} now"
 
 
 def test_sessions_that_stand_still_make_room_for_others(start_server: StartServer) -> None:

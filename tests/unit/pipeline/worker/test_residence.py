@@ -93,10 +93,6 @@ def levels(bench: Bench) -> list[int]:
     return found
 
 
-def used(bench: Bench) -> MemoryUsed:
-    return next(message for message in reversed(bench.sent) if isinstance(message, MemoryUsed))
-
-
 def test_a_session_that_does_not_fit_is_refused_before_anything_is_allocated() -> None:
     """The reason says what it needs and what there is; nothing is tried on the device, nothing said of being opened."""
     decoder = ShortDecoder(failing_opens=1)
@@ -104,7 +100,7 @@ def test_a_session_that_does_not_fit_is_refused_before_anything_is_allocated() -
     bench.open(1, model="short")
     bench.run()
     assert decoder.failing_opens == 1
-    [failed] = [message for message in bench.sent if not isinstance(message, MemoryUsed)]
+    [failed] = bench.sent
     assert isinstance(failed, SessionFailed)
     assert failed.overloaded
     assert "a session of this size needs" in failed.reason
@@ -192,7 +188,7 @@ def test_a_step_that_runs_out_of_memory_fails_its_session_and_frees_all() -> Non
     assert device.num_released == 1
     assert SessionEnded(session=2, num_frames=1) in bench.sent
     assert levels(bench) == expected_levels([7])
-    assert used(bench).used_bytes == 0
+    assert bench.used.used_bytes == 0
     bench.close()
 
 
@@ -203,12 +199,12 @@ def test_sessions_take_turns_on_a_device_with_room_for_one() -> None:
         bench.open(session)
         bench.latent(session, session - 1, value)
         bench.run()
-    assert used(bench) == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
+    assert bench.used == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
     bench.latent(1, 2, 3)
     bench.worker.apply(EndOfLatents(session=1))
     bench.run()
     assert levels(bench) == [10, 100, 13, 13]
-    assert used(bench) == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=1)
+    assert bench.used == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=1)
     bench.close()
 
 
@@ -230,7 +226,7 @@ def test_a_parked_session_holds_no_device_memory() -> None:
     for session in (1, 2):
         bench.open(session, model="watched")
         bench.run()
-    assert used(bench).num_parked == 1
+    assert bench.used.num_parked == 1
     assert [reference() is None for reference in decoder.states] == [True, False]
     bench.close()
 
@@ -259,10 +255,10 @@ def test_a_parked_session_whose_client_leaves_frees_both_sides() -> None:
         bench.open(newcomer)
         bench.run()
         assert not any(isinstance(message, SessionFailed) for message in bench.sent)
-        assert used(bench) == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
+        assert bench.used == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
     for session in (7, 8):
         bench.worker.apply(CloseSession(session=session))
-    assert used(bench) == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=0)
+    assert bench.used == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=0)
     bench.close()
 
 
@@ -295,12 +291,12 @@ def test_what_warm_up_leaves_is_shared_out() -> None:
 
     device = ShrinkingDevice()
     bench = Bench(device, MemoryLimits(page_bytes=1 << 20))
-    assert used(bench).total_bytes == 90 << 20
+    assert bench.used.total_bytes == 90 << 20
 
     def warm_up() -> ChunkLengths:
         device.free = 50 << 20
         return {}
 
     bench.worker.before_serving(warm_up)
-    assert used(bench) == MemoryUsed(used_bytes=0, total_bytes=45 << 20, num_parked=0)
+    assert bench.used == MemoryUsed(used_bytes=0, total_bytes=45 << 20, num_parked=0)
     bench.close()
