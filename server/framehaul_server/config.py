@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from framehaul.formats import parse_size
 from framehaul.logs import LEVELS
+from framehaul.options import file_name
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.core.tenants import MAX_QUEUED
@@ -213,7 +214,7 @@ SWITCH: Final = Kind("", show=lambda on: str(int(on)))
 _ADDRESS: Final = Kind("HOST:PORT", Address.parse)
 _AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920}")
 _COUNT: Final = Kind("N", _reader(int, "a whole number"))
-_FILE: Final = Kind("FILE", Path)
+_FILE: Final = Kind("FILE", lambda text: Path(file_name(text)))
 _GIB: Final = Kind("GIB", _reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
 _MIB: Final = Kind("MIB", _reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
 _MODELS: Final = Kind("NAME[=PATH]", show=lambda models: ",".join(model.spec.name for model in models), many=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from framehaul.options import file_name
 from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
@@ -167,7 +168,7 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
         raise InvalidInput("model", text, f"{', '.join(bare)}, or {_FORM}")
     if pinned and not _SHA256.fullmatch(sha256):
         raise InvalidInput(f"model {name} sha256", sha256, "64 hexadecimal digits in lower case")
-    path = Path(os.path.abspath(os.path.expanduser(place)))
+    path = Path(os.path.abspath(file_name(place)))
     if not path.exists():
         raise InvalidInput(f"model {name}", path, "a folder with config.json and weights, or a safetensors file")
     try:

@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -64,15 +65,35 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def read_public(path: Path) -> bytes:
+    """Read a file that others may read.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no regular file.
+    """
+    with _open(path) as file:
+        return file.read()
+
+
 def read_private(path: Path) -> bytes:
     """Read a file that others must not read, nor change.
 
     Raises:
         OSError: it can't be read.
-        ValueError: other users may read it, or its group may write it.
+        ValueError: it is no regular file, other users may read it, or its group may write it.
     """
-    with path.open("rb") as file:
+    with _open(path) as file:
         mode = os.fstat(file.fileno()).st_mode
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
             raise ValueError(f"{path}: mode {stat.S_IMODE(mode):04o}: must be 0600, or 0640 for a group: chmod 600")
         return file.read()
+
+
+def _open(path: Path) -> BufferedReader:
+    # A FIFO would wait for its writer, and could be read only once; a device may have no end.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller's
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path}: is a pipe or a device: must be a regular file")
+    return file

@@ -13,7 +13,7 @@ from typing import Final
 
 import grpc
 
-from framehaul_server.access.reload import Watched, read_private
+from framehaul_server.access.reload import Watched, read_private, read_public
 
 _NO_PASSWORD: Final = ""
 """Given where a key is encrypted: without it, OpenSSL would ask at the terminal."""
@@ -56,8 +56,8 @@ class Certificates:
 
 
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
-    chain, key = files.certificate.read_bytes(), read_private(files.key)
-    authorities = files.client_ca.read_bytes() if files.client_ca else None
+    chain, key = read_public(files.certificate), read_private(files.key)
+    authorities = read_public(files.client_ca) if files.client_ca else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(files.certificate, files.key, password=lambda: _NO_PASSWORD)

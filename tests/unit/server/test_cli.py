@@ -58,6 +58,16 @@ def test_several_models_are_served(tmp_path: Path) -> None:
     assert parse([], {"FRAMEHAUL_MODEL": ",".join(texts)}) == config
 
 
+def test_a_leading_tilde_is_home_in_every_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind `--option=`, and in the environment, where shells leave it alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = ["--tls-cert=~/c.pem", "--tls-key=~/c.key", "--tls-client-ca=~/ca.pem"]
+    config = parse(options, {"FRAMEHAUL_TOKENS": "~/t.toml"})
+    home = {name: tmp_path / name for name in ("c.pem", "c.key", "ca.pem", "t.toml")}
+    assert config.tls == TlsFiles(certificate=home["c.pem"], key=home["c.key"], client_ca=home["ca.pem"])
+    assert config.tokens == home["t.toml"]
+
+
 def test_sizes_to_warm_up_with_are_read() -> None:
     """As many as are named; none by default."""
     assert parse([], {}).worker.warm_up == ()

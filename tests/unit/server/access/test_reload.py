@@ -1,10 +1,11 @@
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from framehaul_server.access.reload import Watched, read_private
+from framehaul_server.access.reload import Watched, read_private, read_public
 
 
 def watched(path: Path) -> Watched[int]:
@@ -65,6 +66,18 @@ def test_secrets_that_others_may_read_or_change_are_refused(tmp_path: Path, mode
     path.chmod(mode)
     with pytest.raises(ValueError, match=rf"secret: mode {mode:04o}: must be 0600, or 0640 for a group: chmod 600"):
         read_private(path)
+
+
+@pytest.mark.parametrize("read", [read_private, read_public])
+def test_only_regular_files_are_read(tmp_path: Path, read: Callable[[Path], bytes]) -> None:
+    """A FIFO's writer is not waited for, and a device is not read without end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    for path in (fifo, Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"{path}: is a pipe or a device: must be a regular file"):
+            read(path)
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o640])

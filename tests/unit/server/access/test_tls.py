@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def spoil_authority(files: TlsFiles) -> None:
     files.client_ca.write_text("none")
 
 
+def certificate_from_a_pipe(files: TlsFiles) -> None:
+    files.certificate.unlink()
+    os.mkfifo(files.certificate)
+
+
+def authority_from_a_pipe(files: TlsFiles) -> None:
+    assert files.client_ca is not None
+    files.client_ca.unlink()
+    os.mkfifo(files.client_ca)
+
+
 def show_key(files: TlsFiles) -> None:
     files.key.chmod(0o644)
 
@@ -40,6 +52,8 @@ def show_key(files: TlsFiles) -> None:
         (spoil_certificate, "must be a PEM certificate chain and its unencrypted key"),
         (spoil_key, "must be a PEM certificate chain and its unencrypted key"),
         (spoil_authority, "must be PEM certificates of authorities"),
+        (certificate_from_a_pipe, "server.pem: is a pipe or a device: must be a regular file"),
+        (authority_from_a_pipe, "authority.pem: is a pipe or a device: must be a regular file"),
         (show_key, "mode 0644: must be 0600"),
     ],
 )
