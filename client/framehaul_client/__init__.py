@@ -35,6 +35,9 @@ from framehaul_client.errors import (
 from framehaul_client.session import Session
 from framehaul_client.source.latents_file import LatentsFile
 
+if os.environ["GRPC_VERBOSITY"] == "ERROR":
+    del os.environ["GRPC_VERBOSITY"]  # programs that this one starts, a server say, have defaults of their own
+
 __all__ = [
     "Access",
     "ConnectionLost",

@@ -173,9 +173,10 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
         raise InvalidInput(f"model {name}", path, "a folder with config.json and weights, or a safetensors file")
     try:
         path = _vae_folder(path)
+        described = _read_config(path, kinds)
         files = find_weights(path)
         header = _read_headers(files)
-        kind, config = _read_config(path, kinds) or (_WAN, infer_wan_config(header))
+        kind, config = described or (_WAN, infer_wan_config(header))
         assert kind.spec is not None, "it has class names"
         spec = kind.spec(name, config)
     except InvalidInput as error:

@@ -318,7 +318,7 @@ class HandSession:
             pass
 
     async def ask_wrongly(self, road: FaultProxy, wrong: str) -> None:
-        """Ask for a session that should be there, in a way that can't be right."""
+        """Ask for a session that should be there, in a way that can't be right: the call that serves it goes on."""
         frame = {"too low": self.known_frame - 1, "too high": self.promised + 1}.get(wrong, self.said_frame)
         if not self.session_id or self.finished or frame < 0:
             return
@@ -327,8 +327,6 @@ class HandSession:
             asked.priority, expected = -1, grpc.StatusCode.FAILED_PRECONDITION
         elif wrong == "other id":
             asked.resume.session_id, expected = self.session_id[::-1], grpc.StatusCode.NOT_FOUND
-        if wrong != "other id":
-            self.part()  # the server ends the old call before it looks further
         code = await self._refused(asked, road)
         if code is grpc.StatusCode.NOT_FOUND and expected is not code:
             self._expect_lost(told_all=self.told_all)

@@ -19,6 +19,8 @@ from tests.support.clips import make_clip
 from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
 from tests.support.waiting import eventually
 
+MKV_WITH_FRAMES_BYTES = 2_000
+
 pytestmark = pytest.mark.asyncio
 
 
@@ -153,6 +155,8 @@ async def test_a_server_that_does_not_come_back_is_given_up(servers: Successors,
     ):
         await take(session, 1)
         process = await start_streaming(servers.present, tmp_path, "v.mkv", "--retry-for", "0.5")
+        # A header comes first; Matroska's frames follow once a second of them is encoded.
+        await eventually(lambda: bool(partial_files(tmp_path, MKV_WITH_FRAMES_BYTES)), lambda: "frames in the file")
         (partial,) = partial_files(tmp_path)
         servers.end(signal.SIGKILL)
         with pytest.raises(GaveUp, match=r"gave up after 0\.5 s"):
@@ -166,5 +170,5 @@ async def test_a_server_that_does_not_come_back_is_given_up(servers: Successors,
     assert not (tmp_path / "v.mkv").exists()
 
 
-def partial_files(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*.partial") if path.stat().st_size > 0]
+def partial_files(folder: Path, least_bytes: int = 1) -> list[Path]:
+    return [path for path in folder.glob("*.partial") if path.stat().st_size >= least_bytes]
