@@ -435,7 +435,7 @@ Global___Opened: typing_extensions.TypeAlias = Opened
 
 @typing.final
 class Queued(google.protobuf.message.Message):
-    """The session waits for a place: sent at once, and whenever the position has changed, until Opened."""
+    """The session waits for a place: sent at once, whenever the position has changed, and every 15 s, until Opened."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
