@@ -111,7 +111,7 @@ test-machines: setup ## All tests as on older processors, and beside a busy proc
 	timeout 1h $(BIN)/python -c 'while True: pass' & trap "kill $$!" EXIT; $(MAKE) --no-print-directory test
 
 nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, soak, fuzzing; an hour and a half
-	$(MAKE) --no-print-directory test-machines
+	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
 	$(MAKE) --no-print-directory soak SECONDS=600

@@ -19,7 +19,7 @@ from typing import Final
 
 from framehaul import logs
 from framehaul_pipeline import core_dumps
-from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.config import PAGE_BYTES, WorkerConfig
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
@@ -37,6 +37,7 @@ from framehaul_pipeline.worker.worker import Worker
 EXIT_FAULT: Final = 70
 """A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
 _STOP_TIMEOUT_S: Final = 10.0
+_CPU_PAGE_BYTES: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +106,9 @@ def _limits(config: WorkerConfig, device: Device) -> MemoryLimits:
         # On the CPU, sessions are in the host's memory as it is.
         host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.memory_bytes else 0
         park_bytes = default_park_bytes(host_bytes)
-    return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes)
+    # Where nothing is parked, a small session need not count for a whole page of what it would be parked in.
+    page_bytes = PAGE_BYTES if device.memory_bytes or park_bytes else _CPU_PAGE_BYTES
+    return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes, page_bytes=page_bytes)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

@@ -1,5 +1,6 @@
 """The host's memory: what there is for a worker, and when it gives back what its allocator keeps."""
 
+import mmap
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -43,8 +44,12 @@ def test_memory_is_given_back_only_when_sessions_do_not_account_for_it(monkeypat
     assert trimmed.call_count == 2
 
 
-def test_a_process_holds_its_own_memory_and_not_shared_one() -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected_mib"), [(mmap.MAP_PRIVATE, 32), (mmap.MAP_SHARED, 0)], ids=["own", "shared"]
+)
+def test_a_process_holds_its_own_memory_and_not_shared_one(kind: int, expected_mib: int) -> None:
     before = own_bytes()
-    mine = bytearray(b"1") * (32 * MIB)
-    assert own_bytes() - before > 16 * MIB
-    del mine
+    with mmap.mmap(-1, 32 * MIB, flags=kind | mmap.MAP_ANONYMOUS) as mapped:
+        mapped[:: mmap.PAGESIZE] = bytes(len(mapped) // mmap.PAGESIZE)
+        held = own_bytes() - before
+    assert abs(held - expected_mib * MIB) < 8 * MIB
