@@ -27,7 +27,7 @@ from framehaul.allocator import tune_allocator
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.link.channel import ServerChannel, WorkerChannel
-from framehaul_pipeline.link.messages import Configure, Published, SlotReturned, ToServer
+from framehaul_pipeline.link.messages import ChunkTimes, Configure, Published, SlotReturned, ToServer
 from framehaul_pipeline.rings.ring import PAGE_BYTES, Ring, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
 
@@ -67,7 +67,7 @@ def work(fd: int, count: int) -> None:
                 first_frame=index,
                 frame_bytes=PAYLOAD_BYTES,
                 crc32c=(0,),
-                decode_ns=time.monotonic_ns(),
+                times=ChunkTimes(copied_ns=time.monotonic_ns()),
             )
         )
         returned = channel.receive()
@@ -99,7 +99,7 @@ class Reader:
         elif self._case == "message":
             payload = self._memory[offset : offset + PAYLOAD_BYTES].data
             wire.join(pb.StreamResponse(frames=pb.Frames(num_frames=1)), (payload,))
-        self.delays_us.append((time.monotonic_ns() - message.decode_ns) / 1e3)
+        self.delays_us.append((time.monotonic_ns() - message.times.copied_ns) / 1e3)
         generation = self._leases.give_back(message.slot)
         self.channel.send(SlotReturned(slot=message.slot, generation=generation))
 

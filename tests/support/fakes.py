@@ -12,7 +12,7 @@ from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
-from framehaul_pipeline.link.messages import Opening, Published
+from framehaul_pipeline.link.messages import ChunkTimes, Opening, Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.limits import SessionRules
@@ -107,7 +107,7 @@ def published(
         first_frame=first_frame,
         frame_bytes=frame_bytes,
         crc32c=tuple(range(first_checksum, first_checksum + num_frames)),
-        decode_ns=0,
+        times=ChunkTimes(),
     )
 
 

@@ -16,7 +16,7 @@ from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.window import FrameWindow as ClientWindow
 from framehaul_pipeline.errors import AtWork, InvalidInput, PipelineError, Unavailable, WorkerLost
-from framehaul_pipeline.link.messages import Opening, Published
+from framehaul_pipeline.link.messages import ChunkTimes, Opening, Published
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.grant import LatentGrant
@@ -118,7 +118,7 @@ class WorkerSession:
             first_frame=first_frame,
             frame_bytes=VALUE_BYTES,
             crc32c=tuple(crc32c(value) for value in values),
-            decode_ns=0,
+            times=ChunkTimes(),
         )
         self.events.on_published(published, memoryview(b"".join(values)))
 

@@ -26,6 +26,9 @@ class SimulatedEvent:
     def query(self) -> bool:
         return self.reached
 
+    def ns_after(self, earlier: Event) -> int:
+        return 0
+
 
 class SimulatedStream:
     def __init__(self, device: "SimulatedDevice") -> None:

@@ -6,6 +6,7 @@ For the worker process alone. Runtime calls: CUDA Runtime API, cudaHostRegister.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -16,11 +17,18 @@ from framehaul_pipeline.rings.ring import Ring
 
 
 class _Done:
+    def __init__(self) -> None:
+        self._at_ns = time.monotonic_ns()
+
     def synchronize(self) -> None:
         return
 
     def query(self) -> bool:
         return True
+
+    def ns_after(self, earlier: Event) -> int:
+        assert isinstance(earlier, _Done)
+        return self._at_ns - earlier._at_ns
 
 
 class _CpuStream:
@@ -82,6 +90,21 @@ class CpuDevice:
         return True
 
 
+class _CudaEvent:
+    def __init__(self, event: torch.cuda.Event) -> None:
+        self.event = event
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+    def query(self) -> bool:
+        return self.event.query()
+
+    def ns_after(self, earlier: Event) -> int:
+        assert isinstance(earlier, _CudaEvent)
+        return round(earlier.event.elapsed_time(self.event) * 1e6)
+
+
 class _CudaStream:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
@@ -91,13 +114,13 @@ class _CudaStream:
             work()
 
     def record(self) -> Event:
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record(self._stream)
-        return event
+        return _CudaEvent(event)
 
     def wait(self, event: Event) -> None:
-        assert isinstance(event, torch.cuda.Event)
-        self._stream.wait_event(event)
+        assert isinstance(event, _CudaEvent)
+        self._stream.wait_event(event.event)
 
 
 class CudaDevice:

@@ -24,6 +24,9 @@ class Event(Protocol):
     def query(self) -> bool:
         """Whether the work before this point is done; doesn't block."""
 
+    def ns_after(self, earlier: Event) -> int:
+        """Nanoseconds from `earlier`, of the same device, to here by the device's own clock; both are done."""
+
 
 class Stream(Protocol):
     """Work that runs in order."""

@@ -135,6 +135,8 @@ class DeviceTime(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     num_latents: int
     device_ns: int
     """For which the device was this chunk's own."""
+    kernels_ns: int = 0
+    """Of it, from the first kernel to the last, by the device's own clock."""
 
 
 class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -142,6 +144,30 @@ class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     slot: int
     generation: int
+
+
+class ChunkTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk's way over the device. Points in time are nanoseconds of the system's monotonic clock; 0: not known."""
+
+    launched_ns: int = 0
+    """It was put on the device's streams;"""
+    turn_ns: int = 0
+    """then the chunk before it was out, and the device was its own;"""
+    decoded_ns: int = 0
+    """its last kernel ended;"""
+    copied_ns: int = 0
+    """its frames lay in the slot."""
+    kernels_ns: int = 0
+    """From its first kernel to the last one, by the device's own clock."""
+    slot_wait_ns: int = 0
+    """Before the launch, for which no frame slot was free."""
+    shared: bool = False
+    """The device came to it from another session's chunk."""
+
+    @property
+    def in_flight_ns(self) -> int:
+        """From its launch to the end of its copy."""
+        return self.copied_ns - self.launched_ns
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -158,8 +184,8 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     frame_bytes: int
     crc32c: tuple[int, ...]
     """One for each frame."""
-    decode_ns: int
-    """From the chunk's launch to the end of its copy, on the worker's clock."""
+    times: ChunkTimes
+    """Of the newest of `chunks`."""
 
     @property
     def next_latent(self) -> int:

@@ -175,8 +175,8 @@ class Scheduler:
         self._shares.close(state.opening.tenant)
         return tuple(state.waiting)
 
-    def charge(self, chunk: Chunk, device_ns: int) -> DeviceTime:
-        """Count the device time that a chunk has taken, 0 when it failed.
+    def charge(self, chunk: Chunk, device_ns: int, kernels_ns: int = 0) -> DeviceTime:
+        """Count the device time that a chunk has taken, 0 when it failed, and pass on what its kernels took of it.
 
         Returns:
             What lets the server's clocks run alike.
@@ -184,7 +184,13 @@ class Scheduler:
         num_latents = len(chunk.latents)
         self._shares.hold(chunk.tenant, -num_latents)
         self._shares.charge(chunk.tenant, device_ns, num_latents)
-        return DeviceTime(session=chunk.session, tenant=chunk.tenant, num_latents=num_latents, device_ns=device_ns)
+        return DeviceTime(
+            session=chunk.session,
+            tenant=chunk.tenant,
+            num_latents=num_latents,
+            device_ns=device_ns,
+            kernels_ns=kernels_ns,
+        )
 
     def runnable(self, session: int) -> bool:
         """Whether the session has a chunk to decode; False when it is closed."""

@@ -127,6 +127,7 @@ class Epoch:
         heirloom: Heirloom,
         *,
         process: WorkerProcess | None = None,
+        on_device_time: Callable[[DeviceTime], None],
         on_lost: Callable[[Epoch], None],
         on_exit: Callable[[Epoch], None],
     ) -> None:
@@ -137,6 +138,7 @@ class Epoch:
             config: sizes of the rings, device and models.
             heirloom: of all epochs.
             process: a process that waits for `Configure`, now this epoch's; None starts one.
+            on_device_time: called for each chunk that is decoded.
             on_lost: called once when the worker can't be talked to any more, before its sessions fail.
             on_exit: called once when its process is gone.
         """
@@ -145,6 +147,7 @@ class Epoch:
         """The worker's first message; an `Unavailable` error when it ends before."""
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
         self.exited = asyncio.Event()
+        self._on_device_time = on_device_time
         self._on_lost = on_lost
         self._on_exit = on_exit
         self.lost = False
@@ -248,6 +251,7 @@ class Epoch:
                 self._publish(message)
             case DeviceTime():
                 self.feeder.charge(message)
+                self._on_device_time(message)
             case InletReturned():
                 self.feeder.returned(self._inlet.give_back(message.slot, message.generation))
                 self.feed()
@@ -271,7 +275,7 @@ class Epoch:
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)
-        self._watchdog.published(self._shape(published.session, published.chunks[-1]), published.decode_ns)
+        self._watchdog.published(self._shape(published.session, published.chunks[-1]), published.times.in_flight_ns)
         session = self._sessions.get(published.session)
         try:
             if session is not None:

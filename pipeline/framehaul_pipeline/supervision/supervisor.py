@@ -15,7 +15,7 @@ from enum import Enum
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.link.heirloom import Heirloom
-from framehaul_pipeline.link.messages import Opening
+from framehaul_pipeline.link.messages import DeviceTime, Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.standby import Standby
@@ -48,8 +48,9 @@ class Supervisor:
         config: WorkerConfig,
         *,
         on_state: Callable[[WorkerState], None] = lambda state: None,
+        on_device_time: Callable[[DeviceTime], None] = lambda time: None,
     ) -> None:
-        """Supervise a worker of `config`; `on_state` hears of each change.
+        """Supervise a worker of `config`; `on_state` hears of each change, `on_device_time` of each chunk decoded.
 
         Sessions of the worker before are opened again in that call for READY: only then does a worker begin.
         """
@@ -59,6 +60,7 @@ class Supervisor:
         """Set once the worker is ready."""
         self.memory_bytes = 0
         self._on_state = on_state
+        self._on_device_time = on_device_time
         self._epoch: Epoch | None = None
         self._numbers = itertools.count(1)
         self._sessions = itertools.count(1)
@@ -103,6 +105,7 @@ class Supervisor:
             self._config,
             self._heirloom,
             process=process,
+            on_device_time=self._on_device_time,
             on_lost=self._lost,
             on_exit=self._exited,
         )

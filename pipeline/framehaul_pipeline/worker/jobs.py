@@ -18,6 +18,8 @@ class ChunkJob:
     place: Place
     slot: int
     generation: int
+    slot_wait_ns: int = 0
+    """For which no slot was free before this one."""
 
     @property
     def session(self) -> int:

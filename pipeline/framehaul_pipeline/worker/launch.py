@@ -16,8 +16,10 @@ from torch import Tensor
 from framehaul.formats import LatentDtype
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
+from framehaul_pipeline.link.messages import ChunkTimes
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk
+from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.parking import Parking, Place
 
 _NUM_TURNS = 2
@@ -28,7 +30,7 @@ _TORCH_DTYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class InFlight:
     """A chunk on its way through the device."""
 
@@ -36,9 +38,16 @@ class InFlight:
     slot: int
     generation: int
     frame_bytes: int
+    begun: Event
+    """All that its decoding had to wait for on the device is done."""
+    decoded: Event
     copied: Event
     """The frames lie in the slot."""
     launched_ns: int
+    slot_wait_ns: int
+    """Before the launch, for which no slot was free."""
+    times: ChunkTimes | None = None
+    """Once it is complete."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +104,7 @@ class Launcher:
 
         self._compute.run(make_state)
 
-    def launch(self, chunk: Chunk, place: Place, slot: int, generation: int) -> InFlight:
+    def launch(self, job: ChunkJob) -> InFlight:
         """Put a chunk on the streams; its frames fit the slot.
 
         Raises:
@@ -103,6 +112,7 @@ class Launcher:
             Exception: whatever else the decoder raises.
         """
         launched_ns = time.monotonic_ns()
+        chunk, place, slot = job.chunk, job.place, job.slot
         turn = self._turns[self._next_turn]
         self._next_turn = (self._next_turn + 1) % _NUM_TURNS
         num_latents, latent_bytes = len(chunk.latents), place.opening.geometry.latent_bytes(place.opening.dtype)
@@ -134,6 +144,7 @@ class Launcher:
         self._compute.wait(self._upload.record())
         if turn.copied is not None:
             self._compute.wait(turn.copied)
+        begun = self._compute.record()
         if num_latents or chunk.num_frames:  # latents change the state even when they give no frame yet
             self._compute.run(decode)
         turn.decoded = self._compute.record()
@@ -141,7 +152,17 @@ class Launcher:
         if chunk.num_frames:
             self._copy.run(lambda: _copy(slot_memory, raw_frames))
         turn.copied = self._copy.record()
-        return InFlight(chunk, slot, generation, frame_bytes, turn.copied, launched_ns)
+        return InFlight(
+            chunk=chunk,
+            slot=slot,
+            generation=job.generation,
+            frame_bytes=frame_bytes,
+            begun=begun,
+            decoded=turn.decoded,
+            copied=turn.copied,
+            launched_ns=launched_ns,
+            slot_wait_ns=job.slot_wait_ns,
+        )
 
     def settle(self) -> None:
         """Wait until the device is done with all that was launched; after a failed launch, before slots are reused."""

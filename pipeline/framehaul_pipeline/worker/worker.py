@@ -23,6 +23,7 @@ from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.device.streams import Device
 from framehaul_pipeline.link.messages import (
     Alive,
+    ChunkTimes,
     CloseSession,
     EndOfLatents,
     InletReturned,
@@ -85,7 +86,11 @@ class Worker:
         self._suspects = Suspects(ring)
         self._chunk_is_next = False
         self._completed_ns = 0
-        """When the newest completed chunk was."""
+        """When the newest completed chunk was,"""
+        self._completed_session = 0
+        """and whose it was."""
+        self._full_ns: int | None = None
+        """Since when no frame slot is free; None: one is, or nobody has asked."""
         self._stopping = False
 
     def before_serving(self, warm_up: Callable[[], ChunkLengths]) -> None:
@@ -198,8 +203,18 @@ class Worker:
         with self._changed:
             self._running.finish(chunk.session, chunk.first_latent, completed_ns)
             # Chunks overlap: the device is a chunk's own only once the one before is out.
-            self._send(self._scheduler.charge(chunk, completed_ns - max(flight.launched_ns, self._completed_ns)))
-            self._completed_ns = completed_ns
+            turn_ns = max(flight.launched_ns, self._completed_ns)
+            flight.times = ChunkTimes(
+                launched_ns=flight.launched_ns,
+                turn_ns=turn_ns,
+                decoded_ns=max(turn_ns, completed_ns - flight.copied.ns_after(flight.decoded)),
+                copied_ns=completed_ns,
+                kernels_ns=flight.decoded.ns_after(flight.begun),
+                slot_wait_ns=flight.slot_wait_ns,
+                shared=self._completed_ns == turn_ns and self._completed_session != chunk.session,
+            )
+            self._send(self._scheduler.charge(chunk, completed_ns - turn_ns, flight.times.kernels_ns))
+            self._completed_ns, self._completed_session = completed_ns, chunk.session
             if chunk.last:
                 self._residence.release(chunk.session)
             self._changed.notify_all()
@@ -261,15 +276,20 @@ class Worker:
         )
 
     def _take_chunk(self) -> ChunkJob | None:
-        if self._running.num_chunks == MAX_IN_FLIGHT or not self._slots.num_free or self._residence.waiting:
+        if self._running.num_chunks == MAX_IN_FLIGHT or self._residence.waiting:
+            return None
+        now_ns = time.monotonic_ns()
+        if not self._slots.num_free:
+            self._full_ns = now_ns if self._full_ns is None else self._full_ns
             return None
         chunk = self._scheduler.pick(self._residence.memory.resident, self._suspects.may_begin)
         if chunk is None:
             return None
         slot, generation = self._slots.acquire(chunk.session)
-        self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), time.monotonic_ns())
+        self._running.begin(chunk.session, chunk.first_latent, len(chunk.latents), now_ns)
         self._residence.memory.ran(chunk.session)
-        return ChunkJob(chunk, self._residence.places[chunk.session], slot, generation)
+        slot_wait_ns, self._full_ns = 0 if self._full_ns is None else now_ns - self._full_ns, None
+        return ChunkJob(chunk, self._residence.places[chunk.session], slot, generation, slot_wait_ns)
 
     def _take_move(self) -> MoveJob | None:
         return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
@@ -305,7 +325,7 @@ class Worker:
 
     def _do(self, job: MoveJob | ChunkJob) -> InFlight | None:
         if isinstance(job, ChunkJob):
-            return self._launcher.launch(job.chunk, job.place, job.slot, job.generation)
+            return self._launcher.launch(job)
         self._residence.start(job)
         with self._changed:
             self._residence.started(job)
@@ -345,7 +365,7 @@ class Worker:
 def _stamp(ring: Ring, flight: InFlight) -> Published:
     """Checksum a completed chunk's frames and write its slot's header; gives what the server is told."""
     chunk, frame_bytes = flight.chunk, flight.frame_bytes
-    decode_ns = time.monotonic_ns() - flight.launched_ns
+    assert flight.times is not None, "complete"
     with ring.payload(flight.slot) as payload:
         checksums = tuple(
             crc32c.crc32c(payload[start : start + frame_bytes])
@@ -362,5 +382,5 @@ def _stamp(ring: Ring, flight: InFlight) -> Published:
         first_frame=chunk.first_frame,
         frame_bytes=frame_bytes,
         crc32c=checksums,
-        decode_ns=decode_ns,
+        times=flight.times,
     )

@@ -12,6 +12,7 @@ from framehaul.formats import LatentDtype
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
+from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.launch import Launcher
 from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
@@ -44,9 +45,8 @@ def test_streams_wait_for_each_other_whichever_runs_ahead(rings: tuple[Ring, Rin
             payload[:4] = struct.pack("<f", float(value))
         first_frame = FAKE_SPEC.num_frames(index)
         num_frames = FAKE_SPEC.num_frames(index + 1) - first_frame
-        launcher.launch(
-            Chunk(1, index, (InletSlot(index, 1),), first_frame, num_frames, last=False), place, index, generation=1
-        )
+        chunk = Chunk(1, index, (InletSlot(index, 1),), first_frame, num_frames, last=False)
+        launcher.launch(ChunkJob(chunk, place, index, 1))
     launcher.settle()
 
     levels: list[int] = []
@@ -70,7 +70,7 @@ def test_normalised_latents_are_scaled_back(rings: tuple[Ring, Ring]) -> None:
     launcher.open(place := Place(decoder, fake_opening(dtype=LatentDtype.FLOAT16, normalized=True)))
     with inlet.payload(0) as payload:
         payload[:2] = struct.pack("<e", 4.0)
-    launcher.launch(Chunk(1, 0, (InletSlot(0, 1),), 0, 1, last=False), place, 0, generation=1)
+    launcher.launch(ChunkJob(Chunk(1, 0, (InletSlot(0, 1),), 0, 1, last=False), place, 0, 1))
     launcher.settle()
     with ring.payload(0) as payload:
         assert payload[0] == 45
@@ -82,7 +82,7 @@ def test_a_decoder_that_gives_other_frames_than_its_spec_is_caught(rings: tuple[
     ring, inlet = rings
     launcher = Launcher(SimulatedDevice(lambda num_ready: 0), ring, inlet, chunk_latents=1)
     launcher.open(place := Place(FakeDecoder(), fake_opening()))
-    launcher.launch(Chunk(1, 0, (InletSlot(0, 1),), 0, 2, last=False), place, 0, generation=1)
+    launcher.launch(ChunkJob(Chunk(1, 0, (InletSlot(0, 1),), 0, 2, last=False), place, 0, 1))
     with pytest.raises(RuntimeError, match=r"gave 1 frames for latents 0\.\.0: must be 2"):
         launcher.settle()
     launcher.close()
@@ -106,7 +106,7 @@ def test_a_decoder_gets_latents_in_its_own_dtype(rings: tuple[Ring, Ring]) -> No
         launcher.open(place := Place(Half(), fake_opening(dtype=dtype)))
         with inlet.payload(number) as payload:
             payload[: struct.calcsize(form)] = struct.pack(form, 3.0)
-        launcher.launch(Chunk(1, 0, (InletSlot(number, 1),), 0, 1, last=False), place, number, generation=1)
+        launcher.launch(ChunkJob(Chunk(1, 0, (InletSlot(number, 1),), 0, 1, last=False), place, number, 1))
         launcher.settle()
     assert given == [torch.bfloat16, torch.bfloat16]
     launcher.close()
