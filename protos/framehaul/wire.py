@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from framehaul.causes import Cause
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 
@@ -20,6 +21,7 @@ PAYLOAD_FIELD: Final = 15
 MAX_PRIORITY: Final = 100
 """Of a session; the lowest is the same below zero."""
 PIXEL_FORMATS: Final = {each: pb.PixelFormat.Value(f"PIXEL_FORMAT_{each.name}") for each in PixelFormat}
+CAUSES: Final = {each: pb.Cause.Value(f"CAUSE_{each.name}") for each in Cause}
 DATA_TYPES: Final = {each: pb.DataType.Value(f"DATA_TYPE_{each.name}") for each in LatentDtype}
 
 _PAYLOAD_TAG: Final = bytes([PAYLOAD_FIELD << 3 | 2])

@@ -34,6 +34,8 @@ from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import Address, ServerConfig
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
+from framehaul_server.core.recorder import Recorder
+from framehaul_server.core.responses import charged
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.authentication import Authentication
 from framehaul_server.rpc.health import Health
@@ -78,7 +80,12 @@ class App:
         self._unread_calls = UnreadCalls(config.max_sessions)
         self._health = Health(spec.name for spec in self._specs)
         self._worker_failed = asyncio.Event()
-        self._supervisor = Supervisor(config.worker, on_state=self._worker_changed)
+        self._recorder = recorder = Recorder(time.monotonic_ns())
+        self._supervisor = Supervisor(
+            config.worker,
+            on_state=self._worker_changed,
+            on_device_time=lambda spent: recorder.decoded(spent, time.monotonic_ns()),
+        )
         self._server = grpc.aio.server(
             interceptors=(Authentication(identify), SmallRequests(identify)),
             options=server_options(
@@ -97,6 +104,7 @@ class App:
             reading=_reading(config),
             unread_calls=self._unread_calls,
             rules=_rules(config),
+            recorder=recorder,
             locate=self._locate,
             info=self._info,
         )
@@ -181,6 +189,7 @@ class App:
                 queued=self._admission.num_queued,
             ),
             synthetic=config.allow_synthetic,
+            charged=charged(self._recorder.seconds(time.monotonic_ns())),
         )
 
     def _ready_line(self) -> str:

@@ -6,6 +6,8 @@ import json
 import time
 from dataclasses import dataclass, field
 
+from framehaul.causes import Verdict
+
 
 def line(event: str, **fields: object) -> str:
     """Render an event; values with spaces, quotes or control characters are quoted as JSON strings."""
@@ -42,6 +44,8 @@ class SessionRecord:
     """Of it, in the queue for a place; None for a session that didn't wait there."""
     first_frame_s: float | None = None
     """From the session's start to the first frame handed to the transport."""
+    verdict: Verdict | None = None
+    """Of the whole session, once it is over."""
 
     def sent(self, num_bytes: int, num_frames: int) -> None:
         """Count a response that was handed to the transport."""
@@ -67,6 +71,8 @@ class SessionRecord:
             seconds=time.monotonic() - self.started_s,
             queued_s=self.queued_s,
             first_frame_s=self.first_frame_s,
+            bound_by=self.verdict.bound_by.value if self.verdict is not None else None,
+            bound_share=self.verdict.share if self.verdict is not None else None,
             cause=self.cause,
             details=self.details,
         )

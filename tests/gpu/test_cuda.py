@@ -18,6 +18,7 @@ from framehaul_pipeline.device.streams import Event, Stream
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.launch import Launcher
 from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, fake_opening
@@ -114,7 +115,8 @@ def test_streams_that_run_late_do_not_mix_chunks_up(delayed: frozenset[int]) -> 
         with inlet.payload(index) as payload:
             payload[:] = struct.pack("<e", value) * SIDE * SIDE
     for index in range(NUM_CHUNKS):
-        launcher.launch(Chunk(1, index, (InletSlot(index, 1),), 2 * index, 2, last=False), place, index, generation=1)
+        chunk = Chunk(1, index, (InletSlot(index, 1),), 2 * index, 2, last=False)
+        launcher.launch(ChunkJob(chunk, place, index, 1))
     launcher.settle()
     for index, level in enumerate(expected):
         with ring.payload(index) as payload:

@@ -17,6 +17,7 @@ from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.supervisor import Supervisor
+from framehaul_pipeline.worker.jobs import ChunkJob
 from framehaul_pipeline.worker.launch import Launcher
 from framehaul_pipeline.worker.parking import Place
 from tests.support.fake_decoder import fake_opening
@@ -78,7 +79,7 @@ def test_device_memory_is_flat_however_long_the_clip(decoder: Decoder) -> None:
     allocated = {}
     for index in range(300):
         slot = index % 2
-        launcher.launch(Chunk(1, index, (InletSlot(slot, 1),), 4 * index, 4, last=False), place, slot, generation=1)
+        launcher.launch(ChunkJob(Chunk(1, index, (InletSlot(slot, 1),), 4 * index, 4, last=False), place, slot, 1))
         launcher.settle()
         allocated[index + 1] = torch.cuda.memory_allocated()
     launcher.close()

@@ -11,6 +11,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, PipelineError, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.errors import ConnectionLost, ServerError
 from framehaul_server.rpc.status import status_of
 from framehaul_server.rpc.synthetic import make_latents
@@ -39,7 +40,7 @@ async def explicit_session(
     opened = opening(mode=pb.MODE_EXPLICIT, window_frames=window_frames, max_message_bytes=max_message_bytes)
     connection = FakeConnection()
     session_rules = rules(spec=spec, window_bytes=16 * FRAME_BYTES, latent_bytes=0)
-    session = Session(request(open=opened), worker, session_rules, record(), ANYBODY)
+    session = Session(request(open=opened), worker, session_rules, record(), ANYBODY, Recorder(0))
     task = asyncio.ensure_future(session.run(connection))
     waiting, num_sent, granted, acknowledged = list(messages), 0, 0, 0
     limits = max(16, spec.most_frames(1)) + 4
@@ -132,7 +133,7 @@ async def any_session(first: Message, steps: list[str | Message]) -> Exception |
     try:
         opening_request = request(first[1], **first[0])
         served, opening_request = make_latents(connection, opening_request, session_rules.opening)
-        session = Session(opening_request, worker, session_rules, record(), ANYBODY)
+        session = Session(opening_request, worker, session_rules, record(), ANYBODY, Recorder(0))
     except (PipelineError, ServerError) as error:
         return error
     task = asyncio.ensure_future(session.run(served))
@@ -184,6 +185,6 @@ def test_any_bytes_are_a_request_or_malformed(raw: bytes) -> None:
     try:
         given_request = wire.split_request(raw)
         _, given_request = make_latents(FakeConnection(), given_request, rules().opening)
-        Session(given_request, FakeWorker(), rules(), record(), ANYBODY)
+        Session(given_request, FakeWorker(), rules(), record(), ANYBODY, Recorder(0))
     except (wire.MalformedMessage, PipelineError, ServerError) as error:
         assert status_of(error) is not None  # noqa: PT017

@@ -74,7 +74,7 @@ class Answers:
         if header.HasField("frames"):
             self._take_frames(header.frames, envelope.payload)
         if header.HasField("done"):
-            self.done = header.done
+            self.done = pb.Done(num_frames=header.done.num_frames, num_latents=header.done.num_latents)
             assert self.done.num_frames == self.num_frames
         return header
 

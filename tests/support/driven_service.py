@@ -12,6 +12,7 @@ from framehaul_server.access.callers import Identify, Metadata
 from framehaul_server.admission.places import Admission
 from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.rpc.service import FrameService
 from framehaul_server.session.connection import Request
@@ -59,6 +60,7 @@ class Server:
         self.worker = worker or FakeWorker()
         self.admission = Admission(max_sessions, max_queued=max_queued, max_queued_bytes=max_queued_bytes)
         self.unread_calls = UnreadCalls(max_sessions)
+        self.recorder = Recorder(0)
         self.service = FrameService(
             worker=self.worker,
             identify=by_name(*tenants),
@@ -71,6 +73,7 @@ class Server:
                 resume_window_s=resume_window_s,
                 journal_bytes=journal_bytes,
             ),
+            recorder=self.recorder,
             locate=lambda: pb.LocateResponse(target="farm:50051", epoch=7, lease_ms=1),
             info=lambda: pb.ServerInfo(version="1"),
         )

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_server.core.limits import SessionRules
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.rpc.synthetic import make_latents
 from framehaul_server.session.session import Session
 from tests.support.driven_service import settle
@@ -23,7 +24,7 @@ class Running:
         self.record = record()
         self.worker = worker
         served, first = make_latents(self.connection, first, session_rules.opening)
-        self.session = Session(first, worker, session_rules, self.record, ANYBODY)
+        self.session = Session(first, worker, session_rules, self.record, ANYBODY, Recorder(0))
         self.task = asyncio.ensure_future(self.session.run(served))
 
     @property

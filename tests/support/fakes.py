@@ -264,7 +264,9 @@ class Received:
         return found
 
     def done(self) -> pb.Done:
-        return self.responses[-1].header.done
+        """The last response's counts."""
+        done = self.responses[-1].header.done
+        return pb.Done(num_frames=done.num_frames, num_latents=done.num_latents)
 
 
 class FakeConnection(Received):

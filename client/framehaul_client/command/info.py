@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
+from framehaul.causes import Verdict
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
@@ -47,6 +48,9 @@ def info_text(target: str, info: ServerInfo) -> str:
         f"({PixelFormat.GBRPF16LE}: half of that)"
     )
     lines.append(f"  latents as {', '.join(info.dtypes)}, up to {info.chunk_latents} decoded together")
+    verdict = Verdict.of(info.charged_s)
+    if verdict is not None:
+        lines.append(f"  the last minute: {verdict.text()}")
     if info.synthetic:
         lines.append("  synthetic latents are allowed")
     return "\n".join(lines)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+from framehaul.causes import ADVICE, Cause, Verdict
+
 
 @dataclass(slots=True, kw_only=True)
 class Timeline:
@@ -73,6 +75,10 @@ class Report:
     """Likewise, to its last frame."""
     timeline: Timeline
     meanwhile: Meanwhile
+    server_s: dict[Cause, float]
+    """What the session's time at the server went to, as that says."""
+    faster: str
+    """What would make the encoder faster."""
 
     @property
     def frames_per_s(self) -> float:
@@ -84,9 +90,30 @@ class Report:
         """Megabytes of frames a second, over the same time."""
         return self.frame_bytes / 1e6 / self.stream_s if self.stream_s else 0.0
 
+    @property
+    def charged_s(self) -> dict[Cause, float]:
+        """What the time went to: the client's own, and while it waited for frames, what the server says of it."""
+        line = self.timeline
+        charged = {Cause.CLIENT_ENCODER: line.wait_encoder_s + line.finish_s, Cause.SHARED: line.queue_s}
+        waited_s = line.connect_s + line.open_s + line.wait_frames_s
+        there = {cause: each for cause, each in self.server_s.items() if cause is not Cause.CLIENT_ENCODER}
+        total = sum(there.values())
+        for cause, each in (there if total else {Cause.NETWORK: 1.0}).items():
+            charged[cause] = charged.get(cause, 0.0) + waited_s * each / (total or 1.0)
+        return {cause: each for cause, each in charged.items() if each}
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What most of the time went to; None: it took none."""
+        return Verdict.of(self.charged_s)
+
     def as_json(self) -> str:
         """Make one line of JSON; times in seconds, sizes in bytes."""
         values: dict[str, Any] = asdict(self)
+        del values["server_s"], values["faster"]
+        values["charged_s"] = {cause.value: each for cause, each in self.charged_s.items()}
+        values["bound_by"] = None if self.verdict is None else self.verdict.bound_by.value
+        values["bound_share"] = None if self.verdict is None else self.verdict.share
         values["fps"] = None if self.fps is None else str(self.fps)
         values["frames_per_s"] = self.frames_per_s
         values["megabytes_per_s"] = self.megabytes_per_s
@@ -112,8 +139,16 @@ class Report:
                 f"  meanwhile: encoder busy {beside.encode_s:.2f} s ({busy:.0%}); "
                 f"latents read {beside.read_latents_s:.2f} s, held back by the server {beside.wait_room_s:.2f} s, "
                 f"sending {beside.send_latents_s:.2f} s",
+                *self._verdict_lines(),
             )
         )
+
+    def _verdict_lines(self) -> list[str]:
+        verdict = self.verdict
+        if verdict is None:
+            return []
+        own = self.faster if verdict.bound_by is Cause.CLIENT_ENCODER else ""
+        return [f"  {verdict.text()}", f"  {own or ADVICE[verdict.bound_by]}"]
 
 
 def _size(num_bytes: int) -> str:

@@ -148,6 +148,8 @@ class _Run:
                 wait_room_s=statistics.wait_room_s,
                 send_latents_s=statistics.send_s,
             ),
+            server_s=statistics.server_s,
+            faster=self._sink.faster,
         )
 
 

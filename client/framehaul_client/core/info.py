@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
+from framehaul.wire import CAUSES, DATA_TYPES, PIXEL_FORMATS
 from framehaul_client.errors import ProtocolError
 
 
@@ -72,6 +74,7 @@ class ServerInfo:
         num_queued: waiting for a place now.
         num_slots: places for decoded frames.
         num_slots_in_use: of those, now.
+        charged_s: what its last minute went to, in seconds.
     """
 
     version: str
@@ -91,6 +94,7 @@ class ServerInfo:
     num_queued: int
     num_slots: int
     num_slots_in_use: int
+    charged_s: dict[Cause, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +138,21 @@ def read_info(message: pb.ServerInfo) -> ServerInfo:
         num_queued=message.load.queued,
         num_slots=message.load.slots,
         num_slots_in_use=message.load.slots_in_use,
+        charged_s=read_charged(message.charged),
     )
+
+
+def read_charged(message: Iterable[pb.Charged]) -> dict[Cause, float]:
+    """Time by what it went to, in seconds; causes that this client doesn't know are left out.
+
+    Raises:
+        ProtocolError: it is no time.
+    """
+    causes = {number: cause for cause, number in CAUSES.items()}
+    for each in message:
+        if not 0 <= each.seconds < math.inf:
+            raise ProtocolError(f"the server says charged.seconds={each.seconds}: must be 0 or more")
+    return {causes[each.cause]: each.seconds for each in message if each.cause in causes}
 
 
 def _read_model(model: pb.ModelInfo) -> Model:

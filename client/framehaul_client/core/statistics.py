@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from framehaul.causes import Cause
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,10 +21,12 @@ class SessionStatistics:
         first_frame_s: from the first message to the first frame, without the queue; None before it came.
         last_frame_s: likewise, to the last frame so far; None before the first.
         wait_frames_s: the consumer waited for frames.
+        consume_s: the consumer worked on frames.
         produce_s: the latents' iterator worked.
         wait_room_s: latents waited for the server to take more.
         send_s: latents waited for the connection.
         num_reconnects: how often a lost connection was replaced.
+        server_s: what the session's time at the server went to, as that says at the end.
     """
 
     num_latents: int = 0
@@ -34,7 +38,9 @@ class SessionStatistics:
     first_frame_s: float | None = None
     last_frame_s: float | None = None
     wait_frames_s: float = 0.0
+    consume_s: float = 0.0
     produce_s: float = 0.0
     wait_room_s: float = 0.0
     send_s: float = 0.0
     num_reconnects: int = 0
+    server_s: dict[Cause, float] = field(default_factory=dict)

@@ -19,6 +19,8 @@ class Acknowledgement:
 
     next_frame: int
     window_frames: int
+    busy_us: int = 0
+    """How long the consumer has worked on frames, in all."""
 
 
 class FrameWindow:

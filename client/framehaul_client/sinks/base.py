@@ -49,6 +49,10 @@ class Sink(Protocol):
     def num_bytes(self) -> int:
         """Bytes written so far; final after `finish`."""
 
+    @property
+    def faster(self) -> str:
+        """How it is driven, and what would make it faster; empty: nothing known would."""
+
     def prepare(self) -> None:
         """Make sure that the output can be written, before any work is done for it.
 

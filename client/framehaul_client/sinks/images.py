@@ -149,6 +149,7 @@ class ImageSink:
         self.fps: Fraction | None = None
         self.pixel_format = encoding.pixel_format
         self.num_bytes = 0
+        self.faster = encoding.codec
 
     def prepare(self) -> None:
         """Create the folder, and see that the first file can be written there.

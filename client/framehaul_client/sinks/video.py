@@ -36,6 +36,8 @@ _APPLE_TAGS: Final = {"hevc": "hvc1"}  # what QuickTime and editors on macOS wan
 _BT709: Final = 1  # ITU-T H.273: matrix, primaries and transfer characteristics alike
 _RGB_MATRIX: Final = 0
 _BUFFER_BYTES: Final = 1 << 20
+_PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+"""Of x264 and x265, the fastest first."""
 _TRIAL_SIZE: Final = (640, 480)
 _FAILURES: Final = (av.error.FFmpegError, OSError)
 
@@ -84,6 +86,14 @@ class VideoSink:
     def num_bytes(self) -> int:
         """Bytes written."""
         return 0 if self._output is None else self._output.num_bytes
+
+    @property
+    def faster(self) -> str:
+        """The encoder, and the next faster one of x264's and x265's presets."""
+        preset = self._encoder_options.get("preset", "")
+        if preset not in _PRESETS[1:] or self._codec not in ("libx264", "libx265"):
+            return self._codec
+        return f"{self._codec} {preset}; --preset {_PRESETS[_PRESETS.index(preset) - 1]} is faster, with more bytes"
 
     def prepare(self) -> None:
         """Create the file under its temporary name, or open the pipe.

@@ -220,5 +220,9 @@ async def _until_ended(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _ack(acknowledgement: Acknowledgement) -> pb.StreamRequest:
-    ack = pb.Ack(next_frame=acknowledgement.next_frame, window_frames=acknowledgement.window_frames)
+    ack = pb.Ack(
+        next_frame=acknowledgement.next_frame,
+        window_frames=acknowledgement.window_frames,
+        busy_us=acknowledgement.busy_us,
+    )
     return pb.StreamRequest(ack=ack)

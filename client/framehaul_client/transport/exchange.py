@@ -13,11 +13,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.frames import FrameBatch
+from framehaul_client.core.info import read_charged
 from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.core.retry import Retry
@@ -62,6 +64,7 @@ class Exchange:
         self._leaving = False
         self._error: Exception | None = None
         self._started_s = 0.0
+        self._handed_s: float | None = None  # since when the consumer has frames
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
@@ -106,6 +109,9 @@ class Exchange:
         Cancellation: no frame is lost.
         """
         started_s = time.perf_counter()
+        if self._handed_s is not None:
+            self._statistics.consume_s += started_s - self._handed_s
+            self._handed_s = None
         try:
             while not self._batches:
                 if self._error is not None:
@@ -118,6 +124,7 @@ class Exchange:
                     await self._changed.wait()
         finally:
             self._statistics.wait_frames_s += time.perf_counter() - started_s
+        self._handed_s = time.perf_counter()
         return self._batches.popleft()
 
     def consume(self, num_frames: int) -> None:
@@ -299,6 +306,7 @@ class Exchange:
             raise ProtocolError(f"the server sent Done after latent {call.next_latent}: more were to come")
         if done.num_latents != num_latents:
             raise DataLoss(f"the server took {done.num_latents} latents: {num_latents} were sent")
+        self._statistics.server_s = read_charged(done.charged)
         self._reassembly.finish(done.num_frames)
         if done.num_frames != (expected := self.opened.num_frames(num_latents)):
             raise DataLoss(f"the server sent {done.num_frames} frames: {num_latents} latents give {expected}")
@@ -315,4 +323,9 @@ class Exchange:
 
     def _post(self, acknowledgement: Acknowledgement | None) -> None:
         if acknowledgement is not None and self._call is not None:
-            self._call.post(acknowledgement)
+            self._call.post(replace(acknowledgement, busy_us=round(self._consume_s() * 1e6)))
+
+    def _consume_s(self) -> float:
+        """How long the consumer has worked on frames, until now."""
+        present_s = 0.0 if self._handed_s is None else time.perf_counter() - self._handed_s
+        return self._statistics.consume_s + present_s

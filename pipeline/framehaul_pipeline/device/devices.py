@@ -98,11 +98,11 @@ class _CudaEvent:
         self.event.synchronize()
 
     def query(self) -> bool:
-        return self.event.query()
+        return bool(self.event.query())
 
     def ns_after(self, earlier: Event) -> int:
         assert isinstance(earlier, _CudaEvent)
-        return round(earlier.event.elapsed_time(self.event) * 1e6)
+        return int(earlier.event.elapsed_time(self.event) * 1e6)
 
 
 class _CudaStream:

@@ -117,6 +117,76 @@ EXACTNESS_LIBRARY_TILES: Exactness.ValueType  # 3
 EXACTNESS_APPROXIMATE: Exactness.ValueType  # 4
 Global___Exactness: typing_extensions.TypeAlias = Exactness
 
+class _Cause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CAUSE_UNSPECIFIED: _Cause.ValueType  # 0
+    CAUSE_LATENTS: _Cause.ValueType  # 1
+    """for latents"""
+    CAUSE_DECODE: _Cause.ValueType  # 2
+    """the device, at this session's chunks"""
+    CAUSE_COPY: _Cause.ValueType  # 3
+    """from the device to the host, and the checksum there"""
+    CAUSE_SLOTS: _Cause.ValueType  # 4
+    """a slot of the frame ring"""
+    CAUSE_CLIENT_WINDOW: _Cause.ValueType  # 5
+    """the client has frames, or acknowledgements are on their way"""
+    CAUSE_NETWORK: _Cause.ValueType  # 6
+    """frames wait to be written, or the connection is lost"""
+    CAUSE_CLIENT_ENCODER: _Cause.ValueType  # 7
+    """the client works on frames: Ack.busy_us"""
+    CAUSE_SHARED: _Cause.ValueType  # 8
+    """the device, or the way to it, is others'"""
+    CAUSE_IDLE: _Cause.ValueType  # 9
+    """a server without sessions"""
+
+class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+    """What the next frame waits for. docs/protocol.md, "Where the time goes"."""
+
+CAUSE_UNSPECIFIED: Cause.ValueType  # 0
+CAUSE_LATENTS: Cause.ValueType  # 1
+"""for latents"""
+CAUSE_DECODE: Cause.ValueType  # 2
+"""the device, at this session's chunks"""
+CAUSE_COPY: Cause.ValueType  # 3
+"""from the device to the host, and the checksum there"""
+CAUSE_SLOTS: Cause.ValueType  # 4
+"""a slot of the frame ring"""
+CAUSE_CLIENT_WINDOW: Cause.ValueType  # 5
+"""the client has frames, or acknowledgements are on their way"""
+CAUSE_NETWORK: Cause.ValueType  # 6
+"""frames wait to be written, or the connection is lost"""
+CAUSE_CLIENT_ENCODER: Cause.ValueType  # 7
+"""the client works on frames: Ack.busy_us"""
+CAUSE_SHARED: Cause.ValueType  # 8
+"""the device, or the way to it, is others'"""
+CAUSE_IDLE: Cause.ValueType  # 9
+"""a server without sessions"""
+Global___Cause: typing_extensions.TypeAlias = Cause
+
+@typing.final
+class Charged(google.protobuf.message.Message):
+    """Time that went to a cause."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    cause: Global___Cause.ValueType
+    seconds: builtins.float
+    def __init__(
+        self,
+        *,
+        cause: Global___Cause.ValueType = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "seconds", b"seconds"]) -> None: ...
+
+Global___Charged: typing_extensions.TypeAlias = Charged
+
 @typing.final
 class LatentGeometry(google.protobuf.message.Message):
     """Size of one latent [channels, height, width], in latent units."""
@@ -268,15 +338,19 @@ class Ack(google.protobuf.message.Message):
 
     NEXT_FRAME_FIELD_NUMBER: builtins.int
     WINDOW_FRAMES_FIELD_NUMBER: builtins.int
+    BUSY_US_FIELD_NUMBER: builtins.int
     next_frame: builtins.int
     window_frames: builtins.int
+    busy_us: builtins.int
+    """how long the client has worked on frames, in all, microseconds; 0: it doesn't say"""
     def __init__(
         self,
         *,
         next_frame: builtins.int = ...,
         window_frames: builtins.int = ...,
+        busy_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["next_frame", b"next_frame", "window_frames", b"window_frames"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy_us", b"busy_us", "next_frame", b"next_frame", "window_frames", b"window_frames"]) -> None: ...
 
 Global___Ack: typing_extensions.TypeAlias = Ack
 
@@ -502,15 +576,21 @@ class Done(google.protobuf.message.Message):
 
     NUM_FRAMES_FIELD_NUMBER: builtins.int
     NUM_LATENTS_FIELD_NUMBER: builtins.int
+    CHARGED_FIELD_NUMBER: builtins.int
     num_frames: builtins.int
     num_latents: builtins.int
+    @property
+    def charged(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Charged]:
+        """the session's time, up to the last chunk"""
+
     def __init__(
         self,
         *,
         num_frames: builtins.int = ...,
         num_latents: builtins.int = ...,
+        charged: collections.abc.Iterable[Global___Charged] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["num_frames", b"num_frames", "num_latents", b"num_latents"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "num_frames", b"num_frames", "num_latents", b"num_latents"]) -> None: ...
 
 Global___Done: typing_extensions.TypeAlias = Done
 
@@ -743,6 +823,7 @@ class ServerInfo(google.protobuf.message.Message):
     LIMITS_FIELD_NUMBER: builtins.int
     LOAD_FIELD_NUMBER: builtins.int
     SYNTHETIC_FIELD_NUMBER: builtins.int
+    CHARGED_FIELD_NUMBER: builtins.int
     version: builtins.str
     device: builtins.str
     epoch: builtins.int
@@ -760,6 +841,10 @@ class ServerInfo(google.protobuf.message.Message):
     def limits(self) -> Global___Limits: ...
     @property
     def load(self) -> Global___Load: ...
+    @property
+    def charged(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Charged]:
+        """the last minute"""
+
     def __init__(
         self,
         *,
@@ -772,8 +857,9 @@ class ServerInfo(google.protobuf.message.Message):
         limits: Global___Limits | None = ...,
         load: Global___Load | None = ...,
         synthetic: builtins.bool = ...,
+        charged: collections.abc.Iterable[Global___Charged] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "synthetic", b"synthetic", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "synthetic", b"synthetic", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo

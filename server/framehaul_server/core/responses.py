@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Final
 
+from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import PIXEL_FORMATS
+from framehaul.wire import CAUSES, PIXEL_FORMATS
 from framehaul_server.core.open_request import OpenRequest
 from framehaul_server.core.window import WindowLimits
 
@@ -60,6 +62,13 @@ def drain(grace_s: float) -> pb.StreamResponse:
     return pb.StreamResponse(drain=pb.Drain(grace_ms=round(grace_s * 1000)))
 
 
-def done(num_frames: int, num_latents: int) -> pb.StreamResponse:
-    """The last response."""
-    return pb.StreamResponse(done=pb.Done(num_frames=num_frames, num_latents=num_latents))
+def done(num_frames: int, num_latents: int, seconds: Mapping[Cause, float]) -> pb.StreamResponse:
+    """The last response; `seconds` is what the session's time went to."""
+    return pb.StreamResponse(
+        done=pb.Done(num_frames=num_frames, num_latents=num_latents, charged=charged(seconds)),
+    )
+
+
+def charged(seconds: Mapping[Cause, float]) -> list[pb.Charged]:
+    """Time that was charged to causes."""
+    return [pb.Charged(cause=CAUSES[cause], seconds=each) for cause, each in seconds.items()]

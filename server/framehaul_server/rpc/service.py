@@ -22,6 +22,7 @@ from framehaul_server.admission.reading import Reader, Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.limits import SessionRules, most_read
 from framehaul_server.core.open_request import find_model
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
@@ -61,6 +62,7 @@ class FrameService:
         reading: Reading,
         unread_calls: UnreadCalls,
         rules: SessionRules,
+        recorder: Recorder,
         locate: Callable[[], pb.LocateResponse],
         info: Callable[[], pb.ServerInfo],
     ) -> None:
@@ -70,6 +72,7 @@ class FrameService:
         self._admission = admission
         self._reading = reading
         self._rules = rules
+        self._recorder = recorder
         self._locate = locate
         self._info = info
         self._sessions: set[Session] = set()
@@ -116,6 +119,11 @@ class FrameService:
         for session in self._sessions:
             session.fail(Unavailable(reason))
 
+    def charge_time(self) -> None:
+        """Bring the recorder up to date."""
+        for session in self._sessions:
+            session.time_keeper.mark()
+
     async def stream(self, _requests: object, context: Context) -> None:
         """Latents in, frames out."""
         await self._serve("Stream", context, StreamConnection(context))
@@ -146,6 +154,7 @@ class FrameService:
         async def answer() -> bytes:
             self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
+            self.charge_time()
             return self._info().SerializeToString()
 
         record = new_record("GetServerInfo", context)
@@ -160,7 +169,14 @@ class FrameService:
                 self._admission.release(call.claim)
             if call.unread_by is not None:
                 self._unread_calls.end(call.unread_by)
-            _log.info("%s", call.record.line())
+            record = call.record
+            self._recorder.ended(
+                tenant=record.tenant,
+                cause=record.cause,
+                queued_s=record.queued_s,
+                first_frame_s=record.first_frame_s,
+            )
+            _log.info("%s", record.line())
 
     async def _session(self, call: _Call, connection: Connection) -> None:
         caller = self._caller(call.context, call.record)
@@ -196,7 +212,7 @@ class FrameService:
 
     async def _open(self, call: _Call, first: Request, caller: Caller, connection: Connection) -> Session:
         """A new session, once it has its place."""
-        session = Session(first, self._worker, self._rules, call.record, caller)
+        session = Session(first, self._worker, self._rules, call.record, caller, self._recorder)
         assert call.claim is not None, "every call has entered"
         self._admission.ask(
             call.claim,
@@ -220,6 +236,7 @@ class FrameService:
         self._admission.release(call.claim)
         call.claim = claim
         session.resume(first, call.record)
+        self._recorder.totals.num_resumed += 1
         return session
 
     def _detach(self, call: _Call, session: Session) -> None:

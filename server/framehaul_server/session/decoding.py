@@ -76,8 +76,21 @@ class Decoding:
         """No more latents come."""
         self._next_frame = request.start_frame
         """Those below were published."""
+        self._num_out = request.spec.num_frames(request.first_latent)
+        """Frames of the clip below this one are out of the worker, whether anybody wants them or not."""
         self._suspect = False
         """A worker died at work for it, and no new frame was published since."""
+
+    @property
+    def num_fed(self) -> int:
+        """Latents below this one a worker has taken over."""
+        return self._num_fed
+
+    @property
+    def in_worker(self) -> bool:
+        """Whether a worker has latents whose frames aren't out."""
+        ended = self._has_all and self._num_fed == self.num_latents
+        return self._spec.frames_after(self._num_fed, ended=ended) > self._num_out
 
     def start(self) -> None:
         """Begin with the first latent needed; with the next worker, where the last one died a moment ago.
@@ -140,6 +153,7 @@ class Decoding:
         except DataLoss as error:
             self._events.on_failed(error)
             return
+        self._num_out = max(self._num_out, published.next_frame)
         num_known = max(0, self._next_frame - published.first_frame)
         if num_known >= published.num_frames:
             return

@@ -6,6 +6,7 @@ Runs on the event loop: `run` in a task of its own, everything else as plain cal
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from framehaul_server.core.window import FrameWindow, WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.logs import SessionRecord
 from framehaul_server.session.connection import Connection
+from framehaul_server.session.time_keeper import TimeKeeper
 
 _PARTING_TIMEOUT_S: Final = 30.0
 """How long an EXPLICIT client may keep the call open after `Done`."""
@@ -48,6 +50,11 @@ class Outbox:
         self._ordinary.extendleft(reversed(list(sent)))
         self._filled.set()
 
+    @property
+    def has_ordinary(self) -> bool:
+        """Whether frames wait, or what comes after them."""
+        return bool(self._ordinary)
+
     async def get(self) -> Outgoing:
         """Take the next response.
 
@@ -68,9 +75,19 @@ class FramesOut:
     """Sends one session's responses in order, frames no faster than the client takes them."""
 
     def __init__(
-        self, request: OpenRequest, limits: WindowLimits, record: SessionRecord, *, window_moved: Callable[[], None]
+        self,
+        request: OpenRequest,
+        limits: WindowLimits,
+        record: SessionRecord,
+        time_keeper: TimeKeeper,
+        *,
+        window_moved: Callable[[], None],
     ) -> None:
         """Start with the window that `request` asks for; `window_moved` is called when it lets more frames through."""
+        self._time_keeper = time_keeper
+        self._writing = False
+        self._num_sent = request.start_frame
+        """Frames below this one were sent at least once."""
         self._explicit = request.explicit
         self.record = record
         """Of the call that the responses go out by."""
@@ -85,12 +102,18 @@ class FramesOut:
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether frames wait for the connection."""
+        return self._writing or self._outbox.has_ordinary
+
     def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a response without frames; an urgent one passes the frames that wait."""
         self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
 
     def publish(self, published: Published, frames: memoryview, *, latents_until: int) -> None:
         """Copy a chunk's frames into responses."""
+        self._time_keeper.published(published)
         self.num_published += published.num_frames
         for outgoing in pack(published, frames, self._frames_to_a_message, latents_until):
             self._outbox.put(outgoing)
@@ -101,6 +124,7 @@ class FramesOut:
         Raises:
             InvalidInput: more is acknowledged than was sent.
         """
+        self._time_keeper.acknowledged(ack.next_frame, ack.busy_us * 1000)
         self.window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
         self._retention.acknowledge(ack.next_frame)
         self._window_moved()
@@ -146,13 +170,25 @@ class FramesOut:
             outgoing = await self._outbox.get()
             # Now, since the client's answer may overtake the write's return.
             self._retention.sent(outgoing, keep=self._keep)
-            await connection.write(outgoing.message)
-            self.record.sent(len(outgoing.message), outgoing.num_frames)
+            await self._write(outgoing, connection)
             if not self._explicit and outgoing.num_frames:
                 self.window.take(outgoing.num_frames)
                 self._window_moved()
         if self._explicit and not self._retention.complete:
             await self._part()
+
+    async def _write(self, outgoing: Outgoing, connection: Connection) -> None:
+        start_ns, self._writing = time.monotonic_ns(), True
+        try:
+            await connection.write(outgoing.message)
+            if outgoing.num_frames:
+                again = outgoing.first_frame < self._num_sent
+                first, num_bytes = outgoing.first_frame, len(outgoing.message)
+                self._time_keeper.sent(first, outgoing.num_frames, num_bytes=num_bytes, again=again, start_ns=start_ns)
+                self._num_sent = max(self._num_sent, outgoing.first_frame + outgoing.num_frames)
+        finally:
+            self._writing = False
+        self.record.sent(len(outgoing.message), outgoing.num_frames)
 
     async def _part(self) -> None:
         """Leave the call open while acknowledgements may be under way.

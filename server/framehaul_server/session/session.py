@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+from framehaul.causes import Cause, Verdict
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, PipelineError
 from framehaul_pipeline.link.messages import Published
@@ -27,6 +28,7 @@ from framehaul_server.core.grant import latent_budget
 from framehaul_server.core.latents import holds_latents
 from framehaul_server.core.limits import SessionRules, most_bytes
 from framehaul_server.core.open_request import read_open
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
@@ -36,6 +38,7 @@ from framehaul_server.session.decoding import Decoding, WorkerOpener
 from framehaul_server.session.frames_out import FramesOut
 from framehaul_server.session.latents_in import LatentsIn
 from framehaul_server.session.stall_timer import StallTimer
+from framehaul_server.session.time_keeper import TimeKeeper
 from framehaul_server.session.waiting import wait_for_place
 
 _log = logging.getLogger(__name__)
@@ -69,7 +72,13 @@ class Session:
     """A session from its first request to its end."""
 
     def __init__(
-        self, first: Request, worker: WorkerOpener, rules: SessionRules, record: SessionRecord, caller: Caller
+        self,
+        first: Request,
+        worker: WorkerOpener,
+        rules: SessionRules,
+        record: SessionRecord,
+        caller: Caller,
+        recorder: Recorder,
     ) -> None:
         """Check the first request; nothing is opened yet.
 
@@ -88,7 +97,8 @@ class Session:
         self._explicit = self.request.explicit
         self.id = responses.new_session_id()
         self._limits = WindowLimits.of(self.request.spec, self.request.frame_bytes, rules.window_bytes)
-        self._frames_out = FramesOut(self.request, self._limits, record, window_moved=self._allow)
+        self.time_keeper = TimeKeeper(recorder, self._waiting_for)
+        self._frames_out = FramesOut(self.request, self._limits, record, self.time_keeper, window_moved=self._allow)
         self._decoding = Decoding(worker, self.request, caller.tenant, self, journal_bytes=rules.journal_bytes)
         budget = latent_budget(self.request.spec, self.request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
         self._latents_in = LatentsIn(self.request, self._decoding, budget=budget)
@@ -128,6 +138,7 @@ class Session:
             error = caught
         self._stall.stop()
         self._record.num_latents = self._latents_in.input.num_received
+        self.time_keeper.mark()
         known = self._state is SessionState.SERVED
         detached = error is not None and is_loss(error) and known and self._resumable
         if detached:
@@ -170,6 +181,8 @@ class Session:
     def close(self) -> None:
         """Give everything back; twice is fine."""
         self._stall.stop()
+        self.time_keeper.end()
+        self._record.verdict = Verdict.of(self.time_keeper.seconds)
         self._decoding.drop()
         self._frames_out.close()
         self._become(SessionState.ENDED)
@@ -193,6 +206,7 @@ class Session:
 
     def on_fed(self, num_fed: int) -> None:
         """Make room for more latents."""
+        self.time_keeper.mark()
         self._latents_in.fed(num_fed)
         if self._latents_in.grant_overdue:
             self._frames_out.put(responses.grant(self._latents_in.announce()))
@@ -203,7 +217,8 @@ class Session:
 
     def on_ended(self, num_frames: int) -> None:
         """Queue the last response."""
-        self._frames_out.put(responses.done(num_frames, self._latents_in.input.num_received), last=True)
+        done = responses.done(num_frames, self._latents_in.input.num_received, self.time_keeper.seconds)
+        self._frames_out.put(done, last=True)
 
     def on_failed(self, error: PipelineError) -> None:
         """There will be no more frames."""
@@ -243,6 +258,7 @@ class Session:
 
     def _attach(self) -> None:
         self._ending = asyncio.get_running_loop().create_future()
+        self.time_keeper.begin()
         if self._error is not None:
             raise self._error
         if self._state is SessionState.DETACHED:
@@ -289,7 +305,10 @@ class Session:
         if header.HasField("synthetic"):
             raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
         if holds_latents(request):
+            self.time_keeper.mark()
+            first_latent = self._latents_in.input.num_received
             await self._latents_in.add(request)
+            self.time_keeper.took(first_latent, self._latents_in.input.num_received - first_latent)
         if header.end_of_latents:
             self._end_input()
 
@@ -299,12 +318,27 @@ class Session:
         self._frames_out.acknowledge(ack)
 
     def _end_input(self) -> None:
+        self.time_keeper.mark()
         self._latents_in.end()
         self._allow()
 
     async def _send(self, connection: Connection) -> None:
         await self._frames_out.run(connection)
         self._end_connection(None)
+
+    # What its next frame waits for
+
+    def _waiting_for(self) -> Cause | None:
+        if self._state is SessionState.DETACHED:
+            return Cause.NETWORK
+        if self._decoding.in_worker:
+            return None
+        num_fed, latents = self._decoding.num_fed, self._latents_in.input
+        if latents.num_received > num_fed and self._num_allowed() > num_fed:
+            return Cause.SHARED  # others fill the inlet, or the worker is replaced
+        if latents.num_received == num_fed and not latents.ended:
+            return Cause.LATENTS
+        return Cause.CLIENT_WINDOW if self._explicit and not self._frames_out.has_unsent else Cause.NETWORK
 
     # A client that does nothing while a connection serves it
 

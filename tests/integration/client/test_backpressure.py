@@ -20,6 +20,7 @@ class SlowSink:
     pixel_format = PixelFormat.RGB24
     fps = None
     num_bytes = 0
+    faster = ""
 
     def __init__(self) -> None:
         self.allowed = threading.Semaphore(0)

@@ -92,4 +92,4 @@ async def test_every_pair_of_codecs_moves_the_same_frames(client, generated_serv
         found, last = await client(channel)
     # The fake worker's leases don't carry real checksums, so content is compared by our own.
     assert found == EXPECTED
-    assert last.done == pb.Done(num_frames=4 * NUM_LATENTS, num_latents=NUM_LATENTS)
+    assert (last.done.num_frames, last.done.num_latents) == (4 * NUM_LATENTS, NUM_LATENTS)

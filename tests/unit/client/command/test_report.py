@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 
+from framehaul.causes import Cause
 from framehaul_client.command.report import Meanwhile, Report, Timeline
 
 REPORT = Report(
@@ -32,6 +33,8 @@ REPORT = Report(
         other_s=0.5500000001,
     ),
     meanwhile=Meanwhile(encode_s=1.5, read_latents_s=0.1, wait_room_s=0.2, send_latents_s=0.3),
+    server_s={Cause.DECODE: 6.0, Cause.NETWORK: 2.0, Cause.CLIENT_ENCODER: 9.0},
+    faster="libx264 veryfast; --preset superfast is faster, with more bytes",
 )
 
 
@@ -78,8 +81,26 @@ def test_sizes(out_bytes: int, size: str) -> None:
     assert size in replace(REPORT, out_bytes=out_bytes).as_text()
 
 
+def test_the_time_that_the_client_waited_is_what_the_server_says_of_it() -> None:
+    """Without what the server says of the client's encoder, which the client itself knows better."""
+    assert REPORT.charged_s == {Cause.CLIENT_ENCODER: 0.75, Cause.DECODE: pytest.approx(1.275), Cause.NETWORK: 0.425}
+    values = json.loads(REPORT.as_json())
+    assert (values["bound_by"], values["bound_share"]) == ("decode", 0.520408)
+    assert values["charged_s"] == {"client's encoder": 0.75, "decode": 1.275, "network": 0.425}
+    text = "bound by the decoder, 52 %; client's encoder 31 %, network 17 %\n  the decoder works all the time"
+    assert text in REPORT.as_text()
+
+
+def test_a_slow_encoder_is_told_how_to_be_faster() -> None:
+    slow = replace(REPORT, timeline=replace(REPORT.timeline, wait_encoder_s=9.0), server_s={})
+    text = slow.as_text()
+    assert text.endswith("bound by the client's encoder, 85 %; network 15 %\n  " + REPORT.faster)
+
+
 def test_no_time_is_no_speed() -> None:
-    """A clock that stands still divides nothing by zero."""
-    still = replace(REPORT, total_s=0.0, stream_s=0.0)
+    """A clock that stands still divides nothing by zero, and nothing is bound by anything."""
+    still = replace(REPORT, total_s=0.0, stream_s=0.0, timeline=Timeline())
+    assert (still.verdict, json.loads(still.as_json())["bound_by"]) == (None, None)
+    assert "bound by" not in still.as_text()
     assert (still.frames_per_s, still.megabytes_per_s) == (0.0, 0.0)
     assert "(0%)" in still.as_text()

@@ -24,6 +24,7 @@ class RecordingSink:
     pixel_format = PixelFormat.RGB24
     fps = None
     num_bytes = 0
+    faster = ""
 
     def __init__(self, *, allowed: int = 1000, fail_at: int | None = None, fail_with: Exception | None = None) -> None:
         self.allowed = threading.Semaphore(allowed)

@@ -4,6 +4,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_server.core.limits import SessionRules, most_read
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.session.session import Session
 from tests.support.fakes import (
@@ -30,7 +31,9 @@ RESUMABLE = {**EXPLICIT, "resume": pb.Resume()}
 
 
 def most(held_to: SessionRules, **fields: object) -> int:
-    return Session(request(open=opening(**fields)), FakeWorker(), held_to, record(), ANYBODY).max_waiting_bytes
+    return Session(
+        request(open=opening(**fields)), FakeWorker(), held_to, record(), ANYBODY, Recorder(0)
+    ).max_waiting_bytes
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ async def test_a_session_that_keeps_all_it_can_is_within_its_count() -> None:
     """Latents that were decoded are kept for the next worker, and frames that nobody takes wait."""
     first = request(open=opening(**EXPLICIT, window_frames=8))
     worker, connection = FakeWorker(), FakeConnection()
-    session = Session(first, worker, RULES, record(), ANYBODY)
+    session = Session(first, worker, RULES, record(), ANYBODY, Recorder(0))
     task = asyncio.ensure_future(session.run(connection))
     for sent in range(1, 46):
         connection.send(request(latents(1), ack=pb.Ack(next_frame=4 * max(0, sent - 3), window_frames=8)))

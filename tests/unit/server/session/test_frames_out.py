@@ -6,10 +6,12 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_server.core.open_request import check_open
 from framehaul_server.core.packing import Outgoing
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.responses import done, drain, opened
 from framehaul_server.core.window import WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.session.frames_out import FramesOut, Outbox
+from framehaul_server.session.time_keeper import TimeKeeper
 from tests.support.fakes import FakeConnection, frame, opening, published, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
@@ -67,7 +69,9 @@ class Delivering:
     def __init__(self, mode: pb.Mode.ValueType) -> None:
         request = check_open(opening(mode=mode), rules().opening)
         self.moved: list[int] = []
-        self.frames_out = FramesOut(request, LIMITS, record(), window_moved=self.note)
+        self.frames_out = FramesOut(
+            request, LIMITS, record(), TimeKeeper(Recorder(0), lambda: None), window_moved=self.note
+        )
         self.frames_out.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
         self.connection = FakeConnection()
         self.connection.headers_sent = True
@@ -85,7 +89,7 @@ class Delivering:
 async def test_auto_frames_move_the_window_once_they_are_written() -> None:
     run = Delivering(pb.MODE_AUTO)
     run.publish(0, 8)
-    run.frames_out.put(done(8, 2), last=True)
+    run.frames_out.put(done(8, 2, {}), last=True)
     assert run.moved == []
     await run.task
     assert run.moved == [20]
@@ -104,7 +108,7 @@ async def test_explicit_frames_move_the_window_when_they_are_acknowledged() -> N
     assert run.moved == [12, 14]
     with pytest.raises(InvalidInput, match=r"ack.next_frame=5"):
         run.frames_out.acknowledge(pb.Ack(next_frame=5))
-    run.frames_out.put(done(4, 1), last=True)
+    run.frames_out.put(done(4, 1, {}), last=True)
     await run.task
 
 
@@ -114,7 +118,7 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
     run.publish(0, 4)
     with pytest.raises(ClientLeft):
         run.frames_out.hear_end()
-    run.frames_out.put(done(4, 1), last=True)
+    run.frames_out.put(done(4, 1, {}), last=True)
     await run.connection.responded(3)
     assert not run.task.done()
     run.frames_out.hear_end()
@@ -129,6 +133,6 @@ async def test_a_closed_delivery_has_nothing_left_to_send() -> None:
     run.frames_out.put(drain(1.0), urgent=True)
     run.frames_out.close()
     run.frames_out.close()
-    run.frames_out.put(done(0, 0), last=True)
+    run.frames_out.put(done(0, 0, {}), last=True)
     await run.task
     assert [each.header.HasField("done") for each in run.connection.responses] == [False, True]

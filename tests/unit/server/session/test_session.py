@@ -22,6 +22,7 @@ from framehaul_pipeline.errors import (
     WorkersKilled,
 )
 from framehaul_pipeline.link.messages import Opening
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import ClientLeft, ClientStalled, ConnectionLost, GrantExceeded, SessionCancelled
 from framehaul_server.session.session import Session, SessionState
@@ -481,6 +482,6 @@ async def test_a_session_whose_worker_is_slow_is_not_the_clients_fault() -> None
 @pytest.mark.asyncio
 async def test_a_priority_over_the_tenants_ceiling_is_refused_by_name() -> None:
     film = Caller(tenant=Tenant(name="film", max_priority=10))
-    Session(request(open=opening(priority=10)), FakeWorker(), rules(), record(), film)
+    Session(request(open=opening(priority=10)), FakeWorker(), rules(), record(), film, Recorder(0))
     with pytest.raises(InvalidInput, match=r"open.priority=11: must be -100..10 for tenant film"):
-        Session(request(open=opening(priority=11)), FakeWorker(), rules(), record(), film)
+        Session(request(open=opening(priority=11)), FakeWorker(), rules(), record(), film, Recorder(0))

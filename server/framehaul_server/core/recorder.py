@@ -1,0 +1,247 @@
+"""What the server's sessions do: counters since its start, the last minute by seconds, and events for those who listen.
+
+Pure but for nothing being locked: for the event loop alone. Times are nanoseconds of the system's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from framehaul.causes import Cause
+from framehaul_pipeline.link.messages import DeviceTime, Published
+
+RECENT_S: Final = 60
+_SECOND_NS: Final = 1_000_000_000
+_ON_DEVICE: Final = frozenset({Cause.DECODE, Cause.SHARED})
+"""While sessions wait for these, the device works."""
+
+
+class Histogram:
+    """Counts values below each of some bounds."""
+
+    def __init__(self, *bounds: float) -> None:
+        """Start empty, with these upper bounds and infinity."""
+        self.bounds = (*bounds, float("inf"))
+        self.counts = [0] * len(self.bounds)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Recent:
+    """How much of each of the last `RECENT_S` seconds something held, or happened."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._seconds: dict[int, Counter[Hashable]] = {}
+
+    def add(self, what: Hashable, start_ns: int, end_ns: int) -> None:
+        """Note that `what` held from `start_ns` to `end_ns`."""
+        start_ns = max(start_ns, end_ns - RECENT_S * _SECOND_NS)
+        while start_ns < end_ns:
+            second = start_ns // _SECOND_NS
+            until_ns = min(end_ns, (second + 1) * _SECOND_NS)
+            self._bucket(second)[what] += until_ns - start_ns
+            start_ns = until_ns
+
+    def count(self, what: Hashable, number: int, now_ns: int) -> None:
+        """Note that `what` happened so often."""
+        self._bucket(now_ns // _SECOND_NS)[what] += number
+
+    def _bucket(self, second: int) -> Counter[Hashable]:
+        found = self._seconds.get(second)
+        if found is None:
+            found = self._seconds[second] = Counter()
+            for old in [each for each in self._seconds if each < second - RECENT_S]:
+                del self._seconds[old]
+        return found
+
+    def seconds(self, now_ns: int) -> list[Mapping[Hashable, int]]:
+        """The last `RECENT_S` whole seconds, the oldest first."""
+        now = now_ns // _SECOND_NS
+        return [self._seconds.get(second, Counter()) for second in range(now - RECENT_S, now)]
+
+    def sums(self, now_ns: int) -> Counter[Hashable]:
+        """All of them together, and what there is of the present one."""
+        now = now_ns // _SECOND_NS
+        found: Counter[Hashable] = Counter()
+        for second, counts in self._seconds.items():
+            if second >= now - RECENT_S:
+                found.update(counts)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that took from `start_ns` to `end_ns`, of a session; a moment when these are equal."""
+
+    name: str
+    """A cause, or a stage: "chunk", "sent", "latents", "acknowledged"."""
+    session: int
+    start_ns: int
+    end_ns: int
+    first: int = 0
+    """The first frame that it is about, or the first latent."""
+    count: int = 0
+    published: Published | None = None
+    """Of a chunk."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Since the server's start."""
+
+    num_latents: int = 0
+    """Received and checked."""
+    num_frames: int = 0
+    """Handed to the transport, each as often as it was sent."""
+    num_bytes: int = 0
+    num_resumed: int = 0
+    """Sessions taken up again by a new connection."""
+    num_replayed: int = 0
+    """Frames that were sent again."""
+    device_ns: int = 0
+    """Chunks on the device."""
+    kernels_ns: int = 0
+    """Of it, from the first kernel of a chunk to its last one, by the device's clock."""
+    num_decoded: int = 0
+    """Frames."""
+    charged_ns: Counter[Cause] = field(default_factory=Counter)
+    """Of all sessions."""
+    num_waits: Counter[Cause] = field(default_factory=Counter)
+    """How often that was."""
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Calls of sessions by tenant and cause, as the log has it."""
+
+
+class Recorder:
+    """One server's."""
+
+    def __init__(self, now_ns: int) -> None:
+        """Start with an idle server."""
+        self.started_ns = now_ns
+        self.totals = Totals()
+        self.recent = Recent()
+        seconds = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+        milliseconds = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+        self.first_frame_s = Histogram(*seconds)
+        """From a session's first request, without its time in the queue, to its first frame handed to the transport."""
+        self.queue_s = Histogram(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+        """Of sessions that waited in the queue."""
+        self.stages_s = {stage: Histogram(*milliseconds) for stage in ("wait", "decode", "copy", "publish")}
+        """Of each chunk: before its turn on the device, its decoding, its copy, its checksum and way to the server."""
+        self._numbers = itertools.count(1)
+        self._num_sessions = 0
+        self._active_ns = 0
+        """Since when there are sessions."""
+        self._listeners: list[Callable[[Event], None]] = []
+
+    @contextmanager
+    def listening(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Let `listener` hear of each event meanwhile."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def begin(self, now_ns: int) -> int:
+        """A session begins; gives its number here."""
+        if not self._num_sessions:
+            self._active_ns = now_ns
+        self._num_sessions += 1
+        return next(self._numbers)
+
+    def end(self, now_ns: int) -> None:
+        """A session is over."""
+        self._num_sessions -= 1
+        if not self._num_sessions:
+            self.recent.add("sessions", self._active_ns, now_ns)
+
+    def charge(self, session: int, cause: Cause, start_ns: int, end_ns: int) -> None:
+        """A session has waited for `cause`."""
+        self.totals.charged_ns[cause] += end_ns - start_ns
+        self.totals.num_waits[cause] += 1
+        self.recent.add(cause, start_ns, end_ns)
+        self._tell(Event(cause.value, session, start_ns, end_ns))
+
+    def latents(self, session: int, first: int, count: int, now_ns: int) -> None:
+        """Latents came."""
+        self.totals.num_latents += count
+        self._tell(Event("latents", session, now_ns, now_ns, first, count))
+
+    def decoded(self, time: DeviceTime, now_ns: int) -> None:
+        """A chunk was on the device; its session may be gone."""
+        self.totals.device_ns += time.device_ns
+        self.totals.kernels_ns += time.kernels_ns
+        self.recent.add("device", now_ns - time.device_ns, now_ns)
+        self.recent.add("kernels", now_ns - time.kernels_ns, now_ns)
+
+    def chunk(self, session: int, published: Published, now_ns: int) -> None:
+        """A chunk's frames came to the server."""
+        times, stages = published.times, self.stages_s
+        stages["wait"].observe((times.turn_ns - times.launched_ns + times.slot_wait_ns) / 1e9)
+        stages["decode"].observe((times.decoded_ns - times.turn_ns) / 1e9)
+        stages["copy"].observe((times.copied_ns - times.decoded_ns) / 1e9)
+        stages["publish"].observe((now_ns - times.copied_ns) / 1e9)
+        self.totals.num_decoded += published.num_frames
+        start_ns = times.launched_ns
+        self._tell(Event("chunk", session, start_ns, now_ns, published.first_frame, published.num_frames, published))
+
+    def sent(
+        self, session: int, first: int, count: int, *, num_bytes: int, again: bool, start_ns: int, end_ns: int
+    ) -> None:
+        """A message of frames was handed to the transport, which took that long to take it."""
+        totals = self.totals
+        totals.num_frames += count
+        totals.num_bytes += num_bytes
+        totals.num_replayed += count if again else 0
+        self.recent.count("frames", count, end_ns)
+        self._tell(Event("sent", session, start_ns, end_ns, first, count))
+
+    def acknowledged(self, session: int, next_frame: int, now_ns: int) -> None:
+        """A client has consumed the frames below this one."""
+        self._tell(Event("acknowledged", session, now_ns, now_ns, next_frame))
+
+    def ended(self, *, tenant: str | None, cause: str, queued_s: float | None, first_frame_s: float | None) -> None:
+        """A call of a session ended, as the log has it."""
+        self.totals.ended[tenant or "", cause] += 1
+        if queued_s is not None:
+            self.queue_s.observe(queued_s)
+        if first_frame_s is not None:
+            self.first_frame_s.observe(first_frame_s - (queued_s or 0.0))
+
+    def seconds(self, now_ns: int) -> dict[Cause, float]:
+        """What the server's last minute, or its time since the start, went to.
+
+        While the device works that is decoding, for whomever. The rest of the time in which there are sessions goes to
+        what these wait for besides.
+        """
+        sums = self.recent.sums(now_ns)
+        window_ns = min(now_ns - self.started_ns, RECENT_S * _SECOND_NS + now_ns % _SECOND_NS)
+        active_ns = sums["sessions"]
+        if self._num_sessions:
+            active_ns += now_ns - max(self._active_ns, now_ns - window_ns)
+        active_ns = min(active_ns, window_ns)
+        device_ns = min(sums["device"], active_ns)
+        others = {cause: sums[cause] for cause in Cause if cause not in _ON_DEVICE and sums[cause]}
+        waited_ns = sum(others.values())
+        found = {Cause.DECODE: float(device_ns), Cause.IDLE: float(window_ns - active_ns)}
+        for cause, ns in others.items():
+            found[cause] = (active_ns - device_ns) * ns / waited_ns
+        if not waited_ns:
+            found[Cause.IDLE] += active_ns - device_ns
+        return {cause: ns / 1e9 for cause, ns in found.items() if ns > 0}
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
