@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -37,6 +37,7 @@ from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.responses import charged
 from framehaul_server.errors import CannotListen, UnusableFile
+from framehaul_server.observe.view import ServerView
 from framehaul_server.rpc.authentication import Authentication
 from framehaul_server.rpc.health import Health
 from framehaul_server.rpc.info import max_response_bytes, model_info
@@ -44,6 +45,9 @@ from framehaul_server.rpc.options import server_options
 from framehaul_server.rpc.reflection import MethodPool
 from framehaul_server.rpc.service import FrameService
 from framehaul_server.rpc.small_requests import SmallRequests
+
+if TYPE_CHECKING:
+    from framehaul_server.observe.http import HttpServer
 
 _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""
@@ -69,7 +73,7 @@ class App:
         self._config = config
         try:
             self._certificates = Certificates(config.tls) if config.tls else None
-            identify = _identify(config)
+            self._identify = identify = _identify(config)
         except (OSError, ValueError) as error:
             raise UnusableFile(str(error)) from error
         self._on_ready = on_ready
@@ -94,6 +98,7 @@ class App:
                 keepalive_s=config.keepalive_s,
             ),
         )
+        self._http: HttpServer | None = None
         self._epoch = time.time_ns()
         self._address = config.listen
         """Where it listens, once it does."""
@@ -130,6 +135,8 @@ class App:
                 return
             await self._health.publish()
             await self._server.start()
+            if self._config.metrics is not None:
+                self._http = await self._observe(self._config.metrics)
             self._on_ready(self._ready_line())
             await _first(stop.wait(), self._worker_failed.wait())
             if self._worker_failed.is_set():
@@ -142,6 +149,8 @@ class App:
                 each.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             await self._stop_server()
+            if self._http is not None:
+                await self._http.aclose()
             await self._supervisor.aclose()
 
     def _bind(self) -> None:
@@ -156,6 +165,31 @@ class App:
         except RuntimeError as error:
             raise CannotListen(f"listen={wanted}: the address is in use or not of this machine") from error
         self._address = Address(host=wanted.host, port=port)
+
+    async def _observe(self, address: Address) -> HttpServer:
+        from framehaul_server.observe.http import HttpServer  # only where it is asked for: it takes its time
+
+        server = HttpServer(self._identify, ())
+        bound = await server.start(address, self._config.tls)
+        _log.info("%s", logs.line("metrics", listen=bound))
+        return server
+
+    def _view(self) -> ServerView:
+        self._service.charge_time()
+        return ServerView(
+            now_ns=time.monotonic_ns(),
+            version=version("framehaul"),
+            device=self._supervisor.device,
+            worker_state=self._supervisor.state.value,
+            num_restarts=self._supervisor.epoch - 1,
+            max_sessions=self._config.max_sessions,
+            num_sessions=self._admission.num_sessions,
+            num_queued=self._admission.num_queued,
+            max_queued=self._config.max_queued,
+            worker=self._supervisor.statistics(),
+            recorder=self._recorder,
+            sessions=self._service.views(),
+        )
 
     def _locate(self) -> pb.LocateResponse:
         host = socket.gethostname() if self._address.is_wildcard else self._address.host

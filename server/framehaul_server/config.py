@@ -105,6 +105,8 @@ class ServerConfig:
     """Serve with these certificates; None: without TLS."""
     tokens: Path | None = None
     """Tenants and the digests of their tokens; None: everybody is let in, as one tenant."""
+    metrics: Address | None = None
+    """Where operators look, over HTTP; None: nowhere."""
     insecure: bool = False
     """Listen beyond loopback even without TLS, or without asking who calls."""
     log_level: str = "info"
@@ -119,6 +121,11 @@ class ServerConfig:
             raise ValueError(
                 f"listen={self.listen}: others than this machine reach it, which needs {self.exposed}; --insecure does "
                 "without, for networks where every machine is trusted"
+            )
+        if self.metrics is not None and not (self.metrics.is_loopback or self.tokens or self.insecure):
+            raise ValueError(
+                f"metrics={self.metrics}: others than this machine reach it, which needs tokens (--tokens); --insecure "
+                "does without, for networks where every machine is trusted"
             )
         if self.advertise is not None:
             Address.parse(self.advertise)
@@ -326,5 +333,6 @@ OPTIONS: Final = (
         "--allow-synthetic", "allow_synthetic", SWITCH, "allow clips that the server makes from a seed, for load tests"
     ),
     Option("--reflection", "reflection", SWITCH, "serve gRPC reflection"),
+    Option("--metrics", "metrics", _ADDRESS, "serve metrics for Prometheus, and a page for people, there by HTTP"),
     Option("--log-level", "log_level", Kind("LEVEL"), ", ".join(LEVELS)),
 )

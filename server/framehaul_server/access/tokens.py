@@ -7,6 +7,7 @@
     max_queued = 16
     max_waiting_mib = 512
     max_priority = 10
+    watch = true                     # it may see the whole server: metrics, page and traces
 
 `python -m framehaul_server.access.tokens film film.token >> tokens.toml` makes a token: its file is the client's.
 """
@@ -42,6 +43,7 @@ _RANGES: Final[Mapping[str, tuple[type, float, float]]] = MappingProxyType(
     }
 )
 _TOKENS: Final = "token_sha256"
+_WATCH: Final = "watch"
 
 
 def read_tokens(path: Path) -> Mapping[bytes, Tenant]:
@@ -74,8 +76,8 @@ def parse_tokens(document: Mapping[str, object]) -> dict[bytes, Tenant]:
             raise ValueError(f"{where}: a name must be 1..64 letters, digits, '_', '.' or '-'")
         if not isinstance(fields, dict):
             raise ValueError(f"{where}={fields!r}: must be a table")
-        if unknown := set(fields) - {*_RANGES, _TOKENS}:
-            raise ValueError(f"{where}.{min(unknown)}: must be one of {', '.join((_TOKENS, *_RANGES))}")
+        if unknown := set(fields) - {*_RANGES, _TOKENS, _WATCH}:
+            raise ValueError(f"{where}.{min(unknown)}: must be one of {', '.join((_TOKENS, *_RANGES, _WATCH))}")
         tenant = _tenant(where, name, fields)
         for digest in _digests(where, fields.get(_TOKENS)):
             if digest in found:
@@ -86,6 +88,9 @@ def parse_tokens(document: Mapping[str, object]) -> dict[bytes, Tenant]:
 
 def _tenant(where: str, name: str, fields: Mapping[str, object]) -> Tenant:
     numbers = {field: _number(f"{where}.{field}", field, fields[field]) for field in _RANGES if field in fields}
+    watch = fields.get(_WATCH, False)
+    if not isinstance(watch, bool):
+        raise ValueError(f"{where}.{_WATCH}={watch!r}: must be true or false")
     sessions, queued, mib = (numbers.get(field) for field in ("max_sessions", "max_queued", "max_waiting_mib"))
     return Tenant(
         name=name,
@@ -94,6 +99,7 @@ def _tenant(where: str, name: str, fields: Mapping[str, object]) -> Tenant:
         max_queued=None if queued is None else int(queued),
         max_waiting_bytes=None if mib is None else int(mib) << 20,
         max_priority=int(numbers.get("max_priority", MAX_PRIORITY)),
+        watch=watch,
     )
 
 

@@ -25,6 +25,8 @@ class Tenant:
     max_waiting_bytes: int | None = None
     """Latents and frames that the server may hold for all sessions together."""
     max_priority: int = MAX_PRIORITY
+    watch: bool = False
+    """It may see the whole server: metrics, page and traces."""
 
     def check_priority(self, priority: int) -> None:
         """Refuse a session over the ceiling; it isn't lowered in silence.
@@ -37,7 +39,7 @@ class Tenant:
             raise InvalidInput("open.priority", priority, allowed)
 
 
-EVERYONE: Final = Tenant(name="everyone")
+EVERYONE: Final = Tenant(name="everyone", watch=True)
 """The one tenant of a server without tokens."""
 
 

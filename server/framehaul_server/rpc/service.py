@@ -23,6 +23,7 @@ from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.limits import SessionRules, most_read
 from framehaul_server.core.open_request import find_model
 from framehaul_server.core.recorder import Recorder
+from framehaul_server.core.session_view import SessionView
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
@@ -118,6 +119,10 @@ class FrameService:
         self._resumable.drop_detached()
         for session in self._sessions:
             session.fail(Unavailable(reason))
+
+    def views(self) -> list[SessionView]:
+        """The sessions that are served or detached, for operators."""
+        return [session.view() for session in self._sessions]
 
     def charge_time(self) -> None:
         """Bring the recorder up to date."""

@@ -29,6 +29,7 @@ from framehaul_server.core.latents import holds_latents
 from framehaul_server.core.limits import SessionRules, most_bytes
 from framehaul_server.core.open_request import read_open
 from framehaul_server.core.recorder import Recorder
+from framehaul_server.core.session_view import SessionView
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
@@ -201,6 +202,30 @@ class Session:
     def worker_ready(self) -> None:
         """Go on with a new worker where the old one died."""
         self._decoding.worker_ready()
+
+    def view(self) -> SessionView:
+        """The session now, for operators."""
+        height, width = self.request.frame_size
+        opening, window = self.request.opening, self._frames_out.window
+        return SessionView(
+            number=self.time_keeper.number,
+            request_id=self._record.request_id,
+            tenant=self.caller.tenant.name,
+            model=opening.model,
+            width=width,
+            height=height,
+            pixel_format=opening.pixel_format.value,
+            explicit=self._explicit,
+            priority=opening.priority,
+            state=self._state.value,
+            num_latents=self._latents_in.input.num_received,
+            num_fed=self._decoding.num_fed,
+            num_published=self._frames_out.num_published,
+            num_taken=window.num_taken,
+            frames_until=window.frames_until,
+            waiting_for=self._waiting_for() or Cause.DECODE,
+            seconds=self.time_keeper.seconds,
+        )
 
     # The decoding's events
 
