@@ -17,7 +17,7 @@ class Cause(str, Enum):
     COPY = "copy"
     """From the device to the host, and the checksum there."""
     SLOTS = "slots"
-    """All slots of the frame ring are taken."""
+    """All slots of the frame ring are taken, or the server is late in taking the frames of one."""
     CLIENT_WINDOW = "client's window"
     """The client has frames, or acknowledgements of them are on their way."""
     NETWORK = "network"
@@ -43,6 +43,20 @@ ADVICE: Final = MappingProxyType(
     }
 )
 """What to do about each."""
+
+_BOUND_BY: Final = MappingProxyType(
+    {
+        Cause.LATENTS: "bound by waiting for latents",
+        Cause.DECODE: "bound by the decoder",
+        Cause.COPY: "bound by the copy to the host",
+        Cause.SLOTS: "bound by the frame slots",
+        Cause.CLIENT_WINDOW: "bound by the client's window",
+        Cause.NETWORK: "bound by the network",
+        Cause.CLIENT_ENCODER: "bound by the client's encoder",
+        Cause.SHARED: "bound by sharing the device with others",
+        Cause.IDLE: "idle",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +87,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """Like "bound by the client's encoder, 91 %"."""
-        article = "" if self.bound_by in (Cause.LATENTS, Cause.SHARED, Cause.IDLE) else "the "
-        name = {Cause.COPY: "copy to the host", Cause.DECODE: "decoder", Cause.SLOTS: "frame slots"}.get(
-            self.bound_by, self.bound_by.value
-        )
-        return f"bound by {article}{name}, {_percent(self.share)}"
+        return f"{_BOUND_BY[self.bound_by]}, {_percent(self.share)}"
 
 
 def _percent(share: float) -> str:

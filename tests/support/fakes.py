@@ -36,6 +36,7 @@ SPEC = DecoderSpec(
 )
 FINITE = msgspec.structs.replace(SPEC, receptive_latents=3)
 PICTURE_FIRST = msgspec.structs.replace(FINITE, first_frames=1)
+NO_TIMES = ChunkTimes()
 ANYBODY = Caller(tenant=EVERYONE)
 GEOMETRY = Geometry(channels=2, height=4, width=6)
 LATENT_BYTES = GEOMETRY.latent_bytes(LatentDtype.FLOAT16)
@@ -96,6 +97,7 @@ def published(
     first_latent: int = 0,
     chunks: tuple[int, ...] = (1,),
     first_checksum: int = 100,
+    times: ChunkTimes = NO_TIMES,
 ) -> Published:
     """A chunk that gave these frames."""
     return Published(
@@ -107,7 +109,7 @@ def published(
         first_frame=first_frame,
         frame_bytes=frame_bytes,
         crc32c=tuple(range(first_checksum, first_checksum + num_frames)),
-        times=ChunkTimes(),
+        times=times,
     )
 
 

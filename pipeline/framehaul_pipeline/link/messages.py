@@ -156,7 +156,9 @@ class ChunkTimes(msgspec.Struct, frozen=True, kw_only=True):
     decoded_ns: int = 0
     """its last kernel ended;"""
     copied_ns: int = 0
-    """its frames lay in the slot."""
+    """its frames lay in the slot;"""
+    published_ns: int = 0
+    """they were checksummed, and the server was told."""
     kernels_ns: int = 0
     """From its first kernel to the last one, by the device's own clock."""
     slot_wait_ns: int = 0

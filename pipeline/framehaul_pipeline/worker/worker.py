@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final
 
 import crc32c
+import msgspec
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
@@ -382,5 +383,5 @@ def _stamp(ring: Ring, flight: InFlight) -> Published:
         first_frame=chunk.first_frame,
         frame_bytes=frame_bytes,
         crc32c=checksums,
-        times=flight.times,
+        times=msgspec.structs.replace(flight.times, published_ns=time.monotonic_ns()),
     )

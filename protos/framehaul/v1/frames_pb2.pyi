@@ -131,7 +131,7 @@ class _CauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     CAUSE_COPY: _Cause.ValueType  # 3
     """from the device to the host, and the checksum there"""
     CAUSE_SLOTS: _Cause.ValueType  # 4
-    """a slot of the frame ring"""
+    """a slot of the frame ring, or the server to take what is in it"""
     CAUSE_CLIENT_WINDOW: _Cause.ValueType  # 5
     """the client has frames, or acknowledgements are on their way"""
     CAUSE_NETWORK: _Cause.ValueType  # 6
@@ -154,7 +154,7 @@ CAUSE_DECODE: Cause.ValueType  # 2
 CAUSE_COPY: Cause.ValueType  # 3
 """from the device to the host, and the checksum there"""
 CAUSE_SLOTS: Cause.ValueType  # 4
-"""a slot of the frame ring"""
+"""a slot of the frame ring, or the server to take what is in it"""
 CAUSE_CLIENT_WINDOW: Cause.ValueType  # 5
 """the client has frames, or acknowledgements are on their way"""
 CAUSE_NETWORK: Cause.ValueType  # 6

@@ -27,7 +27,7 @@ class Histogram:
 
     def __init__(self, *bounds: float) -> None:
         """Start empty, with these upper bounds and infinity."""
-        self.bounds = (*bounds, float("inf"))
+        self.bounds: tuple[float, ...] = (*bounds, float("inf"))
         self.counts = [0] * len(self.bounds)
         self.sum = 0.0
 

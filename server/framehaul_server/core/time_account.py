@@ -55,14 +55,15 @@ class TimeAccount:
         """Charge the time since the last charge to the stages of a chunk that is published now.
 
         Before its launch it waited for a slot, or for other sessions' chunks. What is left, of earlier chunks say that
-        gave no frames, is the decoder's.
+        gave no frames, is the decoder's. Once it is published, it waits in its slot until the server takes its frames.
         """
         before = Cause.SHARED if times.shared else Cause.DECODE
         self.charge(times.launched_ns - times.slot_wait_ns, before)
         self.charge(times.launched_ns, Cause.SLOTS)
         self.charge(times.turn_ns, before)
         self.charge(times.decoded_ns, Cause.DECODE)
-        self.charge(now_ns, Cause.COPY)
+        self.charge(times.published_ns, Cause.COPY)
+        self.charge(now_ns, Cause.SLOTS)
 
     def report(self, client_busy_ns: int) -> None:
         """Take a client's word on how long it has worked on frames in all; time that is with the client is charged."""
