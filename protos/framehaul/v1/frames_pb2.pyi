@@ -133,9 +133,9 @@ class _CauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     CAUSE_SLOTS: _Cause.ValueType  # 4
     """a slot of the frame ring, or the server to take what is in it"""
     CAUSE_CLIENT_WINDOW: _Cause.ValueType  # 5
-    """the client has frames, or acknowledgements are on their way"""
+    """the window is full: the client has frames, or acknowledgements are on their way"""
     CAUSE_NETWORK: _Cause.ValueType  # 6
-    """frames wait to be written, or the connection is lost"""
+    """frames are on their way though the window has room, or the connection is lost"""
     CAUSE_CLIENT_ENCODER: _Cause.ValueType  # 7
     """the client works on frames: Ack.busy_us"""
     CAUSE_SHARED: _Cause.ValueType  # 8
@@ -156,9 +156,9 @@ CAUSE_COPY: Cause.ValueType  # 3
 CAUSE_SLOTS: Cause.ValueType  # 4
 """a slot of the frame ring, or the server to take what is in it"""
 CAUSE_CLIENT_WINDOW: Cause.ValueType  # 5
-"""the client has frames, or acknowledgements are on their way"""
+"""the window is full: the client has frames, or acknowledgements are on their way"""
 CAUSE_NETWORK: Cause.ValueType  # 6
-"""frames wait to be written, or the connection is lost"""
+"""frames are on their way though the window has room, or the connection is lost"""
 CAUSE_CLIENT_ENCODER: Cause.ValueType  # 7
 """the client works on frames: Ack.busy_us"""
 CAUSE_SHARED: Cause.ValueType  # 8

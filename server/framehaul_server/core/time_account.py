@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from framehaul.causes import Cause
 from framehaul_pipeline.link.messages import ChunkTimes
+
+_WITH_CLIENT: Final = frozenset({Cause.CLIENT_WINDOW, Cause.NETWORK})
 
 OnInterval = Callable[[Cause, int, int], None]
 """Hears of a cause, and of the time from and to which it held."""
@@ -22,21 +25,23 @@ class TimeAccount:
     it acknowledges: it reports how long it has worked on frames. Until then such time is only noted.
     """
 
-    def __init__(self, now_ns: int, on_interval: OnInterval) -> None:
-        """Charge what follows."""
+    def __init__(self, now_ns: int, on_interval: OnInterval, *, reports: bool) -> None:
+        """Charge what follows; `reports`: the client acknowledges."""
+        self._reports = reports
         self._until_ns = now_ns
         """All before it is charged or noted."""
         self._charged_ns: Counter[Cause] = Counter()
-        self._with_client: list[tuple[int, int]] = []
-        """Intervals in which the client had frames, since its last report."""
+        self._noted: list[tuple[Cause, int, int]] = []
+        """Intervals in which the client had frames, or they were on their way, since its last report."""
         self._client_busy_ns = 0
         self._on_interval = on_interval
 
     @property
     def seconds(self) -> Mapping[Cause, float]:
-        """Charged to each cause so far; what is with the client, and not reported on, to its window."""
+        """Charged or noted so far."""
         found = Counter(self._charged_ns)
-        found[Cause.CLIENT_WINDOW] += sum(end - start for start, end in self._with_client)
+        for cause, start_ns, end_ns in self._noted:
+            found[cause] += end_ns - start_ns
         return {cause: ns / 1e9 for cause, ns in found.items() if ns}
 
     def charge(self, now_ns: int, cause: Cause) -> None:
@@ -44,12 +49,12 @@ class TimeAccount:
         start_ns, self._until_ns = self._until_ns, max(self._until_ns, now_ns)
         if start_ns == self._until_ns:
             return
-        if cause is not Cause.CLIENT_WINDOW:
+        if not self._reports or cause not in _WITH_CLIENT:
             self._charge(cause, start_ns, self._until_ns)
-        elif self._with_client and self._with_client[-1][1] == start_ns:
-            self._with_client[-1] = (self._with_client[-1][0], self._until_ns)
-        else:
-            self._with_client.append((start_ns, self._until_ns))
+            return
+        if self._noted and self._noted[-1][::2] == (cause, start_ns):
+            start_ns = self._noted.pop()[1]
+        self._noted.append((cause, start_ns, self._until_ns))
 
     def charge_chunk(self, now_ns: int, times: ChunkTimes) -> None:
         """Charge the time since the last charge to the stages of a chunk that is published now.
@@ -69,12 +74,12 @@ class TimeAccount:
         """Take a client's word on how long it has worked on frames in all; time that is with the client is charged."""
         busy_ns = max(0, client_busy_ns - self._client_busy_ns)
         self._client_busy_ns = max(self._client_busy_ns, client_busy_ns)
-        for start_ns, end_ns in self._with_client:
+        for cause, start_ns, end_ns in self._noted:
             split_ns = min(end_ns, start_ns + busy_ns)
             busy_ns -= split_ns - start_ns
             self._charge(Cause.CLIENT_ENCODER, start_ns, split_ns)
-            self._charge(Cause.CLIENT_WINDOW, split_ns, end_ns)
-        self._with_client.clear()
+            self._charge(cause, split_ns, end_ns)
+        self._noted.clear()
 
     def _charge(self, cause: Cause, start_ns: int, end_ns: int) -> None:
         if start_ns < end_ns:

@@ -98,7 +98,7 @@ class Session:
         self._explicit = self.request.explicit
         self.id = responses.new_session_id()
         self._limits = WindowLimits.of(self.request.spec, self.request.frame_bytes, rules.window_bytes)
-        self.time_keeper = TimeKeeper(recorder, self._waiting_for)
+        self.time_keeper = TimeKeeper(recorder, self._waiting_for, reports=self._explicit)
         self._frames_out = FramesOut(self.request, self._limits, record, self.time_keeper, window_moved=self._allow)
         self._decoding = Decoding(worker, self.request, caller.tenant, self, journal_bytes=rules.journal_bytes)
         budget = latent_budget(self.request.spec, self.request.latent_bytes, rules.latent_bytes, rules.chunk_latents)
@@ -358,12 +358,13 @@ class Session:
             return Cause.NETWORK
         if self._decoding.in_worker:
             return None
-        num_fed, latents = self._decoding.num_fed, self._latents_in.input
-        if latents.num_received > num_fed and self._num_allowed() > num_fed:
-            return Cause.SHARED  # others fill the inlet, or the worker is replaced
-        if latents.num_received == num_fed and not latents.ended:
-            return Cause.LATENTS
-        return Cause.CLIENT_WINDOW if self._explicit and not self._frames_out.has_unsent else Cause.NETWORK
+        num_fed, latents, frames_out = self._decoding.num_fed, self._latents_in.input, self._frames_out
+        if latents.num_received > num_fed:
+            if self._num_allowed() > num_fed:
+                return Cause.SHARED  # others fill the inlet, or the worker is replaced
+            return Cause.NETWORK if frames_out.has_unsent else Cause.CLIENT_WINDOW
+        client_has_all = not frames_out.has_unsent and frames_out.window.num_taken == frames_out.num_published
+        return Cause.LATENTS if client_has_all and not latents.ended else Cause.NETWORK
 
     # A client that does nothing while a connection serves it
 

@@ -17,8 +17,12 @@ from framehaul_server.core.time_account import TimeAccount
 class TimeKeeper:
     """From a session's place to its end."""
 
-    def __init__(self, recorder: Recorder, waiting_for: Callable[[], Cause | None]) -> None:
-        """Prepare; `waiting_for` says what the next frame waits for now, None: what a chunk in the worker will tell."""
+    def __init__(self, recorder: Recorder, waiting_for: Callable[[], Cause | None], *, reports: bool) -> None:
+        """Prepare for a client that acknowledges frames if it `reports`.
+
+        `waiting_for` says what the next frame waits for now, None: what a chunk in the worker will tell.
+        """
+        self._reports = reports
         self._recorder = recorder
         self._waiting_for = waiting_for
         self._account: TimeAccount | None = None
@@ -39,7 +43,9 @@ class TimeKeeper:
         now_ns = time.monotonic_ns()
         self.number = self._recorder.begin(now_ns)
         self._account = TimeAccount(
-            now_ns, lambda cause, start_ns, end_ns: self._recorder.charge(self.number, cause, start_ns, end_ns)
+            now_ns,
+            lambda cause, start_ns, end_ns: self._recorder.charge(self.number, cause, start_ns, end_ns),
+            reports=self._reports,
         )
 
     def mark(self) -> None:

@@ -14,9 +14,9 @@ MS = 1_000_000
 class Account:
     """An account that starts at 100 ms, and what it told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reports: bool = True) -> None:
         self.told: list[tuple[Cause, int, int]] = []
-        self.account = TimeAccount(100 * MS, lambda *interval: self.told.append(interval))
+        self.account = TimeAccount(100 * MS, lambda *interval: self.told.append(interval), reports=reports)
 
     def charge(self, now: int, cause: Cause) -> None:
         self.account.charge(now * MS, cause)
@@ -39,11 +39,11 @@ def test_time_since_the_last_charge_goes_to_a_cause() -> None:
     """Each moment once; a clock that stands still, or goes back, charges nothing."""
     account = Account()
     account.charge(130, Cause.LATENTS)
-    account.charge(130, Cause.NETWORK)
+    account.charge(130, Cause.SLOTS)
     account.charge(110, Cause.COPY)
-    account.charge(150, Cause.NETWORK)
-    assert account.seconds() == {Cause.LATENTS: 30, Cause.NETWORK: 20}
-    assert account.intervals() == [(Cause.LATENTS, 100, 130), (Cause.NETWORK, 130, 150)]
+    account.charge(150, Cause.SLOTS)
+    assert account.seconds() == {Cause.LATENTS: 30, Cause.SLOTS: 20}
+    assert account.intervals() == [(Cause.LATENTS, 100, 130), (Cause.SLOTS, 130, 150)]
 
 
 @pytest.mark.parametrize(
@@ -91,26 +91,34 @@ def test_a_chunks_time_goes_to_its_stages(times: dict[str, int], expected: dict[
 @pytest.mark.parametrize(
     ("busy", "expected"),
     [
-        (0, {Cause.CLIENT_WINDOW: 50}),
-        (20, {Cause.CLIENT_ENCODER: 20, Cause.CLIENT_WINDOW: 30}),
-        (50, {Cause.CLIENT_ENCODER: 50}),
+        (0, {Cause.CLIENT_WINDOW: 40, Cause.NETWORK: 10}),
+        (20, {Cause.CLIENT_ENCODER: 20, Cause.CLIENT_WINDOW: 20, Cause.NETWORK: 10}),
+        (45, {Cause.CLIENT_ENCODER: 45, Cause.NETWORK: 5}),
         (900, {Cause.CLIENT_ENCODER: 50}),
     ],
 )
 def test_what_is_with_the_client_is_its_encoders_as_far_as_it_says(busy: int, expected: dict[Cause, int]) -> None:
-    """And before it says anything, its window's."""
+    """Whether its window is full or not; and before it says anything, its window's or the network's."""
     account = Account()
     account.charge(120, Cause.CLIENT_WINDOW)
     account.charge(140, Cause.CLIENT_WINDOW)
-    account.charge(150, Cause.NETWORK)
-    account.charge(160, Cause.CLIENT_WINDOW)
-    assert account.seconds() == {Cause.CLIENT_WINDOW: 50, Cause.NETWORK: 10}
+    account.charge(150, Cause.COPY)
+    account.charge(160, Cause.NETWORK)
+    assert account.seconds() == {Cause.CLIENT_WINDOW: 40, Cause.NETWORK: 10, Cause.COPY: 10}
+    assert account.intervals() == [(Cause.COPY, 140, 150)]
     account.account.report(busy * MS)
-    assert account.seconds() == {**expected, Cause.NETWORK: 10}
+    assert account.seconds() == {**expected, Cause.COPY: 10}
     spans: Counter[Cause] = Counter()
     for cause, start, end in account.intervals():
         spans[cause] += end - start
-    assert spans == {**expected, Cause.NETWORK: 10}
+    assert spans == {**expected, Cause.COPY: 10}
+
+
+def test_a_client_that_never_reports_is_charged_at_once() -> None:
+    """Nothing is kept for it, however long its session is."""
+    account = Account(reports=False)
+    account.charge(120, Cause.NETWORK)
+    assert account.intervals() == [(Cause.NETWORK, 100, 120)]
 
 
 def test_a_report_says_how_long_in_all() -> None:

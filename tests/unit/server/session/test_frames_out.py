@@ -70,7 +70,7 @@ class Delivering:
         request = check_open(opening(mode=mode), rules().opening)
         self.moved: list[int] = []
         self.frames_out = FramesOut(
-            request, LIMITS, record(), TimeKeeper(Recorder(0), lambda: None), window_moved=self.note
+            request, LIMITS, record(), TimeKeeper(Recorder(0), lambda: None, reports=True), window_moved=self.note
         )
         self.frames_out.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
         self.connection = FakeConnection()
