@@ -144,7 +144,10 @@ def _address(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line said: one field an option, in the order of `--help`. `retry_for` is `--retry-for`."""
+    """What the command line said: one field an option, in the order of `--help`. `retry_for` is `--retry-for`.
+
+    A probe without `targets` is of `target`, which then is the environment's or the default.
+    """
 
     command: str
     targets: Sequence[str] = _option(
@@ -408,8 +411,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     for name, texts in _COMMANDS.items():
         command = commands.add_parser(name, allow_abbrev=False, **texts)
         _add_options(command, name)
-        target = os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
-        command.set_defaults(target=target, targets=(target,), debug=bool(os.environ.get(DEBUG_VARIABLE)))
+        command.set_defaults(
+            target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))
+        )
     return Options(**vars(parser.parse_args(arguments)))
 
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -38,10 +38,11 @@ async def probe(options: Options, access: Access) -> Exit:
 
     Cancellation: leaves the run that is under way and ends as after `--count`, once there was a run.
     """
+    targets = options.targets or (options.target,)
     with LatentsFile(options.latents or SAMPLE, options.tensor, layout=options.layout) as latents:
-        _check(options, access, latents)
-        with _observer(options) as observe:
-            prober = _Prober(options, latents, observe)
+        _check(options, targets, access, latents)
+        with _observer(options, targets) as observe:
+            prober = _Prober(options, targets, latents, observe)
             try:
                 await prober.run()
             except asyncio.CancelledError:
@@ -51,9 +52,9 @@ async def probe(options: Options, access: Access) -> Exit:
             return prober.exit
 
 
-def _check(options: Options, access: Access, latents: LatentsFile) -> None:
+def _check(options: Options, targets: Sequence[str], access: Access, latents: LatentsFile) -> None:
     """Find what would fail each time, before the first."""
-    for target in options.targets:
+    for target in targets:
         try:
             check_target(target)  # of the environment, perhaps
         except ValueError as error:
@@ -65,7 +66,7 @@ def _check(options: Options, access: Access, latents: LatentsFile) -> None:
 
 
 @contextmanager
-def _observer(options: Options) -> Iterator[Callable[[Run], None]]:
+def _observer(options: Options, targets: Sequence[str]) -> Iterator[Callable[[Run], None]]:
     """Yield what is told of each run: the metrics, while they are served."""
     if options.metrics is None:
         yield lambda run: None
@@ -79,7 +80,7 @@ def _observer(options: Options) -> Iterator[Callable[[Run], None]]:
         from framehaul_client.command.probe_metrics import ProbeMetrics
     except ImportError as error:
         raise InvalidOption("--metrics needs prometheus-client: pip install 'framehaul[observe]'") from error
-    metrics = ProbeMetrics(options.targets)
+    metrics = ProbeMetrics(targets)
     with metrics.served(options.metrics) as url:
         sys.stderr.write(f"metrics at {url}\n")
         yield metrics.observe
@@ -88,11 +89,13 @@ def _observer(options: Options) -> Iterator[Callable[[Run], None]]:
 class _Prober:
     """All runs, one after another."""
 
-    def __init__(self, options: Options, latents: LatentsFile, observe: Callable[[Run], None]) -> None:
+    def __init__(
+        self, options: Options, targets: Sequence[str], latents: LatentsFile, observe: Callable[[Run], None]
+    ) -> None:
         self._options = options
         self._latents = latents
         self._observe = observe
-        self._summaries = {target: Summary(target) for target in options.targets}
+        self._summaries = {target: Summary(target) for target in targets}
         self.num_runs = 0
         self.exit = Exit.OK
 
@@ -101,7 +104,7 @@ class _Prober:
         last = options.count or (1 if options.every is None else None)
         due_s = loop.time()
         for number in itertools.count(1):
-            for target in options.targets:
+            for target in self._summaries:
                 self._tell(await _Measurement(options, target, self._latents).run())
             if number == last:
                 return

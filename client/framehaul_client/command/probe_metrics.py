@@ -79,7 +79,7 @@ class ProbeMetrics:
         Raises:
             InvalidOption: it can't be listened on.
         """
-        disable_created_metrics()  # a series more for each of ours
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a series more for each of ours
         parts = urlsplit(f"//{address}")
         try:
             server, thread = start_http_server(parts.port or 0, parts.hostname or "", self.registry)
