@@ -1,12 +1,17 @@
 import asyncio
 import itertools
+import re
+import shutil
 import socket
+import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from framehaul_client import Access
 from framehaul_client.command import cli, probe
@@ -183,3 +188,25 @@ def test_every_way_to_fail_counts_from_zero() -> None:
     for outcome in ("ok", "ServerUnavailable", "Refused", "DataLoss", "NotAuthenticated", "TimedOut"):
         assert registry.get_sample_value("framehaul_probe_runs_total", {"target": "a:1", "outcome": outcome}) == 0
     assert registry.get_sample_value("framehaul_probe_success", {"target": "a:1"}) is None
+
+
+def test_promtool_finds_nothing_to_say() -> None:
+    """Names, units, types and texts are as Prometheus wants them."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs Prometheus' promtool")
+    metrics = ProbeMetrics(["a:1"])
+    metrics.observe(Run(target="a:1", started_at=1.0, total_s=1.0, first_frame_s=0.5, stream_s=1.0, connect_s=0.1))
+    found = subprocess.run(
+        [promtool, "check", "metrics"], input=generate_latest(metrics.registry), capture_output=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
+
+
+def test_metrics_on_a_name_and_on_ipv6() -> None:
+    """The URL says which port the system chose."""
+    for host in ("localhost", "[::1]"):
+        with ProbeMetrics(["a:1"]).served(f"{host}:0") as url:
+            assert re.fullmatch(rf"http://{re.escape(host)}:[1-9][0-9]*/metrics", url)
+            with urllib.request.urlopen(url, timeout=30) as response:
+                assert b'framehaul_probe_runs_total{outcome="ok",target="a:1"} 0.0' in response.read()
