@@ -69,7 +69,8 @@ def abort(code: grpc.StatusCode, details: str) -> Abort:
     return (code, details, ())
 
 
-BUSY, ILL = abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "64 sessions"), abort(grpc.StatusCode.INTERNAL, "error 42")
+BUSY = abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "64 sessions")
+ILL, GONE = abort(grpc.StatusCode.INTERNAL, "error 42"), abort(grpc.StatusCode.UNAVAILABLE, "a moment")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,10 @@ BUSY, ILL = abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "64 sessions"), abort(grpc
         ({"refuse_open": BUSY}, "open", "Refused", "64 sessions", Exit.REFUSED),
         ({"queue": [[2, BUSY]]}, "queue", "Refused", "64 sessions", Exit.REFUSED),
         ({"fail_after_latents": (2, ILL)}, "frames", "StreamFailed", "INTERNAL: error 42", Exit.STREAM),
+        ({"fail_after_latents": (2, GONE)}, "frames", "ConnectionLost", "a moment", Exit.STREAM),
         ({"edit": corrupt_payload}, "frames", "DataLoss", "crc32c", Exit.STREAM),
     ],
-    ids=["refused", "refused in the queue", "broken", "damaged"],
+    ids=["refused", "refused in the queue", "broken", "lost", "damaged"],
 )
 async def test_a_failure_is_measured(
     target: str, behaviour: Behaviour, tmp_path: Path, capsys: pytest.CaptureFixture[str],
