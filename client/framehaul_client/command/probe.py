@@ -71,7 +71,7 @@ def _observer(options: Options, targets: Sequence[str]) -> Iterator[Callable[[Ru
     if options.metrics is None:
         yield lambda run: None
         return
-    if not (options.metrics_insecure or is_local(options.metrics)):
+    if not (options.metrics_insecure or is_local(f"dns:{options.metrics}")):  # a host, whatever its name begins with
         raise InvalidOption(
             f"metrics={options.metrics}: others than this machine reach it: must be a loopback address, or come with "
             "--metrics-insecure"

@@ -45,13 +45,16 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("--latents", "/none"), "client: /none: No such file or directory\n"),
         (("--num-latents", "22"), "client: num_latents=22: must be 1..21, what the file has\n"),
         (("--ca", "/none", "--tls"), "client: /none: can't be read: No such file or directory\n"),
-        (
-            ("--metrics", "0.0.0.0:0"),
-            "client: metrics=0.0.0.0:0: others than this machine reach it: must be a loopback address, or come with "
-            "--metrics-insecure\n",
+        *(
+            (
+                ("--metrics", address),
+                f"client: metrics={address}: others than this machine reach it: must be a loopback address, or come "
+                "with --metrics-insecure\n",
+            )
+            for address in ("0.0.0.0:0", "[::]:0", "unixbox:0")
         ),
     ],
-    ids=["no file", "too many latents", "no authority", "exposed metrics"],
+    ids=["no file", "too many latents", "no authority", "any address", "any address of IPv6", "a host by name"],
 )
 def test_what_would_fail_each_time_is_found_first(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
