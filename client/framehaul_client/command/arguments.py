@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from framehaul.formats import PixelFormat, parse_size
 from framehaul.options import file_name, named_value, option_type
@@ -43,6 +44,7 @@ from framehaul_client.source.latents_file import DEFAULT_TENSOR
 
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 DEFAULT_FPS: Final = Fraction(24)
+_DEFAULT_TIMEOUT_S: Final = 60.0
 
 _EXIT_CODES: Final = "exit codes:\n" + "\n".join(f"  {code.value:<5} {meaning}" for code, meaning in MEANINGS.items())
 _EXAMPLES: Final = """\
@@ -54,6 +56,12 @@ examples:
   client stream clip.safetensors --out 'frames/%06d.png'
   client stream clip.safetensors --out 'plates/%06d.exr'                      half floats, for grading
   client stream clip.safetensors --out master.mp4 --format yuv420p10le        10 bits
+"""
+_PROBE_EXAMPLES: Final = """\
+examples:
+  client probe                                          one run at the server on this machine
+  client probe gpu7:50051 gpu8:50051 --every 30 --json  a line for each run, until Ctrl-C
+  client probe gpu7:50051 --ca ca.pem --token-file probe.token --every 30 --metrics 127.0.0.1:9464
 """
 _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "stream": {
@@ -69,6 +77,19 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "epilog": f"{_EXAMPLES}\n{_EXIT_CODES}",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
+    "probe": {
+        "help": "measure servers as a user meets them, once or again and again",
+        "description": "Decodes a clip at each server in turn, over a new connection each time; checks the frames and "
+        "drops them.\n"
+        "Says when the first frame came, how many came a second, and how long it all took.\n\n"
+        "A connection that is lost isn't taken up again, and a run that isn't over in time has failed. Failures are\n"
+        "told and counted, and the probe goes on. Token and certificates are read anew for each run.\n\n"
+        "After more than one run, a summary has percentiles of those that ended well.",
+        "epilog": f"{_PROBE_EXAMPLES}\n{_EXIT_CODES}\n\n"
+        "After several runs: 0 if all ended well, else the code of the last one that failed. That goes for Ctrl-C and\n"
+        "SIGTERM too, unless they come before the first run is over. A run that isn't over in time counts as broken.",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    },
     "info": {
         "help": "say what a server offers",
         "description": "Says which models and formats a server offers, and its load.",
@@ -81,10 +102,11 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 _ALL: Final = tuple(_COMMANDS)
+_DECODING: Final = ("stream", "probe")
 
 
 def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: Any = None, **row: Any) -> Any:
-    """One row of the table; `row` is for `add_argument`. A `help` that differs by command is a dict."""
+    """One row of the table; `row` is for `add_argument`. What differs by command in there is a dict."""
     return field(default=default, metadata={"commands": commands, "group": group, "row": row})
 
 
@@ -103,17 +125,89 @@ def _timeout_s(text: str) -> float:
     return given
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise ValueError(f"{text}: must be a whole number from 1")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    try:
+        parts = urlsplit(f"//{text}")
+        named = parts.hostname and parts.port is not None and parts.username is None and parts.netloc == text
+    except ValueError:
+        named = False
+    if not named:
+        raise ValueError(f"{text}: must be HOST:PORT, such as 127.0.0.1:9464; port 0 for a free one")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line said: one field an option, in the order of `--help`. `retry_for` is `--retry-for`."""
+    """What the command line said: one field an option, in the order of `--help`. `retry_for` is `--retry-for`.
+
+    A probe without `targets` is of `target`, which then is the environment's or the default.
+    """
 
     command: str
+    targets: Sequence[str] = _option(
+        commands=("probe",),
+        default=(),
+        nargs="*",
+        type=option_type(check_target),
+        metavar="HOST:PORT",
+        help=f"the servers (default: ${TARGET_VARIABLE}, else {DEFAULT_TARGET})",
+    )
+    every: float | None = _option(
+        commands=("probe",),
+        type=option_type(_timeout_s),
+        metavar="SECONDS",
+        help="repeat, from the start of a run to the start of the next, until --count or Ctrl-C; after a run that took "
+        "longer the next one begins at once",
+    )
+    count: int | None = _option(
+        commands=("probe",),
+        type=option_type(_count),
+        metavar="N",
+        help="runs at each server (default: 1; with --every no end)",
+    )
+    timeout: float = _option(
+        commands=("probe",),
+        default=_DEFAULT_TIMEOUT_S,
+        type=option_type(_timeout_s),
+        metavar="SECONDS",
+        help="how long a run may take, with the time in the server's queue; then it has failed "
+        f"(default: {_DEFAULT_TIMEOUT_S:g})",
+    )
     latents: str | None = _option(
-        nargs="?",
+        commands=_DECODING,
+        nargs={"stream": "?"},
         type=file_name,
-        metavar="LATENTS.safetensors",
-        help="latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32; a pipe, or - for stdin, if one latent comes "
-        "after the other (default: the sample clip that ships with this client)",
+        metavar={"stream": "LATENTS.safetensors", "probe": "FILE"},
+        help={
+            "stream": "latents [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32; a pipe, or - for stdin, if one "
+            "latent comes after the other (default: the sample clip that ships with this client)",
+            "probe": "latents to decode, [T, C, h, w] or [1, C, T, h, w], F16, BF16 or F32 (default: the sample clip "
+            "that ships with this client)",
+        },
+    )
+    num_latents: int | None = _option(
+        commands=("probe",),
+        type=option_type(_count),
+        metavar="N",
+        help="decode the first N of them (default: all)",
+    )
+    metrics: str | None = _option(
+        commands=("probe",),
+        type=option_type(_address),
+        metavar="HOST:PORT",
+        help="serve what was measured at http://HOST:PORT/metrics in Prometheus' format (needs framehaul[observe])",
+    )
+    metrics_insecure: bool = _option(
+        commands=("probe",),
+        default=False,
+        action="store_true",
+        help="serve them even where other machines reach them: in the clear, to everybody",
     )
     out: str = _option(
         default="",
@@ -124,7 +218,7 @@ class Options:
         "or - for Matroska on stdout, without loss. Folders are made as needed",
     )
     target: str = _option(
-        commands=_ALL,
+        commands=("stream", "info", "models"),
         default=DEFAULT_TARGET,
         type=option_type(check_target),
         metavar="HOST:PORT",
@@ -166,7 +260,9 @@ class Options:
         action="store_true",
         help="send the token even in the clear, over networks where every machine is trusted",
     )
-    model: str | None = _option(help="the server's decoder (default: the one named in the file, else the server's own)")
+    model: str | None = _option(
+        commands=_DECODING, help="the server's decoder (default: the one named in the file, else the server's own)"
+    )
     format: str | None = _option(
         choices=[pixel_format.value for pixel_format in PixelFormat],
         help="how frames cross the network (default: what suits the output). yuv420p: video, the fewest bytes and no "
@@ -179,6 +275,7 @@ class Options:
         f"(default: what the file says, else {DEFAULT_FPS})",
     )
     normalized: bool | None = _option(
+        commands=_DECODING,
         action=argparse.BooleanOptionalAction,
         help="the latents have zero mean and unit variance, as a diffusion model makes them, and the server must undo "
         "that (default: what the file says, else no)",
@@ -189,6 +286,7 @@ class Options:
         "they do; takes longer with some decoders (default: the server's)",
     )
     priority: int = _option(
+        commands=_DECODING,
         default=0,
         type=option_type(lambda text: check_priority(int(text))),
         help="-100 to 100, higher is served first (default: 0)",
@@ -208,10 +306,12 @@ class Options:
         f"connection lives; then the session counts as lost (default: {DEFAULT_STALL_TIMEOUT_S:g})",
     )
     tensor: str | None = _option(
+        commands=_DECODING,
         help=f"name of the tensor in the file (default: {DEFAULT_TENSOR}, or ComfyUI's latent_tensor, or the only one "
-        "that can be latents)"
+        "that can be latents)",
     )
     layout: str | None = _option(
+        commands=_DECODING,
         choices=list(Layout),
         type=str.upper,
         help="order of the tensor's axes: T latents, C channels, height, width; a batch of one may stand before them "
@@ -260,6 +360,7 @@ class Options:
         action="store_true",
         help={
             "stream": "write the report as one line of JSON on stdout (stderr with --out -)",
+            "probe": "write each run as one line of JSON on stdout, and the summary on stderr",
             "info": "write the answer as one line of JSON on stdout",
             "models": "write the answer as one line of JSON on stdout",
         },
@@ -321,9 +422,11 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
     for option in fields(Options):
         if command not in option.metadata.get("commands", ()):
             continue
-        row = dict(option.metadata["row"])
-        if isinstance(row["help"], dict):
-            row["help"] = row["help"][command]
+        row = {
+            name: value[command] if isinstance(value, dict) else value
+            for name, value in option.metadata["row"].items()
+            if not isinstance(value, dict) or command in value
+        }
         flag = option.name if "nargs" in row else f"--{option.name.replace('_', '-')}"
         title = option.metadata["group"]
         if title not in groups:

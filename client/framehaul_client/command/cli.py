@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
+from framehaul_client.command.probe import probe
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.stream import stream
 from framehaul_client.core.printable import printable
@@ -74,6 +75,8 @@ def _configure_logging(*, debug: bool) -> None:
 
 def _run(options: Options) -> Exit:
     out, access = sys.stdout, options.access()
+    if options.command == "probe":
+        return asyncio.run(_until_terminated(probe(options, access)))
     if options.command == "stream":
         with choose_progress(quiet=options.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))

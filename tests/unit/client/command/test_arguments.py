@@ -47,6 +47,38 @@ def test_every_option_has_its_place() -> None:
     )
 
 
+def test_a_probe_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers without a flag, the clip with one; what it shares with `stream` is the same."""
+    monkeypatch.setenv("FRAMEHAUL_TARGET", "gpu7:1")
+    assert parse(["probe"]) == Options(command="probe", target="gpu7:1")
+    options = parse(
+        [
+            *("probe", "a:1", "b:2", "--every", "30", "--count", "4", "--timeout", "9", "--latents", "a.safetensors"),
+            *("--num-latents", "3", "--metrics", "[::1]:0", "--metrics-insecure", "--model", "m", "--priority", "-7"),
+            *("--no-normalized", "--tensor", "z", "--layout", "cthw", "--connect-timeout", "2.5", "--json"),
+        ]
+    )
+    assert options == Options(
+        command="probe",
+        targets=["a:1", "b:2"],
+        target="gpu7:1",
+        every=30.0,
+        count=4,
+        timeout=9.0,
+        latents="a.safetensors",
+        num_latents=3,
+        metrics="[::1]:0",
+        metrics_insecure=True,
+        model="m",
+        priority=-7,
+        normalized=False,
+        tensor="z",
+        layout="CTHW",
+        connect_timeout=2.5,
+        json=True,
+    )
+
+
 def test_a_leading_tilde_is_home_in_every_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shells leave it alone after `--option=`."""
     monkeypatch.setenv("HOME", "/home/me")
@@ -91,6 +123,12 @@ def test_normalized_may_be_denied() -> None:
         (["stream", "--out", "v.mp4", "--connect-timeout", "nan"], "nan: must be over 0"),
         (["stream", "--out", "v.mp4", "--format", "bgr"], "invalid choice: 'bgr'"),
         (["stream", "a", "b", "--out", "v.mp4"], "unrecognized arguments: b"),
+        (["probe", "gpu7"], "target=gpu7: must be HOST:PORT"),
+        (["probe", "--target", "gpu7:1"], "unrecognized arguments: --target"),
+        (["probe", "--count", "0"], "0: must be a whole number from 1"),
+        (["probe", "--num-latents", "1.5"], "1.5: must be a whole number from 1"),
+        (["probe", "--every", "0"], "0: must be over 0 and up to 3600 seconds"),
+        *((["probe", "--metrics", text], f"{text}: must be HOST:PORT") for text in (":1", "h", "h:x", "a@h:1", "h:1/")),
         (["nosuch"], "invalid choice: 'nosuch'"),
         ([], "COMMAND"),
     ],
