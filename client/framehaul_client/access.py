@@ -120,7 +120,7 @@ class Access:
 
 def is_local(target: str) -> bool:
     """Whether what goes to a gRPC target stays on this machine."""
-    if target.startswith("unix"):
+    if target.startswith(("unix:", "unix-abstract:")):
         return True
     host = SCHEME.sub("", target)
     host = host.partition("]")[0][1:] if host.startswith("[") else host.rpartition(":")[0] or host

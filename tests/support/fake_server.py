@@ -60,6 +60,8 @@ class Behaviour:
 
     # What it saw; of several sessions, the latest.
     opens: list[pb.Open] = field(default_factory=list)
+    num_first_bytes: int = 0
+    """Latents in the newest call's first message."""
     latents: list[np.ndarray[Any, Any]] = field(default_factory=list)
     acks: list[pb.Ack] = field(default_factory=list)
     num_sent: int = 0
@@ -144,6 +146,7 @@ class _Session:
         behaviour = self._behaviour
         first = await self._context.read()
         behaviour.opens.append(first.open)
+        behaviour.num_first_bytes = len(first.latents)
         if behaviour.refuse_open is not None:
             await self._context.abort(*behaviour.refuse_open)
         if behaviour.refuse_resume is not None and first.open.resume.session_id:
@@ -151,6 +154,7 @@ class _Session:
         if behaviour.queue:
             await self._queue(behaviour.queue.pop(0))
         opened = self._open(first.open)
+        self._take_latents(first)
         await self._send(pb.StreamResponse(opened=opened, latents_until=behaviour.budget))
         behaviour.opened.set()
         for response in behaviour.extra:
@@ -204,17 +208,21 @@ class _Session:
                 if request.ack.next_frame == behaviour.stop_after_frames:
                     behaviour.all_acked.set()
                 self._until = max(self._until, request.ack.next_frame + request.ack.window_frames)
-            if request.latents:
-                assert request.index == len(self._latents)
-                assert request.crc32c == crc32c.crc32c(request.latents)
-                block = np.frombuffer(request.latents, self._dtype).reshape(-1, *self._latent_shape)
-                assert len(block) == request.num_latents
-                self._latents.extend(block)
-                if behaviour.refuse_nan and self._dtype != np.uint16 and np.isnan(block).any():
-                    self._failure = (grpc.StatusCode.INVALID_ARGUMENT, "latents: NaN: must be finite", ())
+            self._take_latents(request)
             if request.end_of_latents:
                 self._ended = True
             self._changed.set()
+
+    def _take_latents(self, request: pb.StreamRequest) -> None:
+        if not request.latents:
+            return
+        assert request.index == len(self._latents)
+        assert request.crc32c == crc32c.crc32c(request.latents)
+        block = np.frombuffer(request.latents, self._dtype).reshape(-1, *self._latent_shape)
+        assert len(block) == request.num_latents
+        self._latents.extend(block)
+        if self._behaviour.refuse_nan and self._dtype != np.uint16 and np.isnan(block).any():
+            self._failure = (grpc.StatusCode.INVALID_ARGUMENT, "latents: NaN: must be finite", ())
 
     async def _decode(self) -> None:
         behaviour = self._behaviour

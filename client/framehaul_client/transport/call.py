@@ -188,8 +188,7 @@ class Call:
             await self._wait_room()
             index = self._grant.next_latent
             num_latents = self._grant.take(len(block), most)
-            payload = block[:num_latents].reshape(-1).view(np.uint8).data
-            header = pb.StreamRequest(index=index, num_latents=num_latents, crc32c=crc32c.crc32c(payload))
+            header, payload = latents_message(index, block[:num_latents])
             started_s = time.perf_counter()
             await self._rpc.send(header, [payload])
             self._patience.news()
@@ -212,6 +211,12 @@ class Call:
             self._acknowledge.clear()
             assert self._acknowledgement is not None, "set before the event"
             await self._rpc.send(_ack(self._acknowledgement))
+
+
+def latents_message(index: int, block: LatentArray) -> tuple[pb.StreamRequest, memoryview]:
+    """A request with the latents `[T, C, h, w]` from `index` on, and its payload."""
+    payload = block.reshape(-1).view(np.uint8).data
+    return pb.StreamRequest(index=index, num_latents=len(block), crc32c=crc32c.crc32c(payload)), payload
 
 
 async def _until_ended(work: Coroutine[Any, Any, None]) -> None:

@@ -20,6 +20,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.frames import FrameBatch
 from framehaul_client.core.info import read_charged
+from framehaul_client.core.latents import LatentArray
 from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.core.retry import Retry
@@ -28,13 +29,15 @@ from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.core.window import Acknowledgement, FrameWindow
 from framehaul_client.errors import DataLoss, FramehaulError, NotFound, ProtocolError
 from framehaul_client.source.history import LatentHistory
-from framehaul_client.transport.call import Call
+from framehaul_client.transport.call import Call, latents_message
 from framehaul_client.transport.patience import Patience, answer_within
 from framehaul_client.transport.queueing import QueuePosition, receive_opened
 from framehaul_client.transport.rpc import Rpc, RpcEnded
 
 _LOG: Final = logging.getLogger(__name__)
 _END_TIMEOUT_S: Final = 1.0
+_FIRST_BYTES: Final = 256 << 10
+"""The largest latent that travels with the first message, which may wait in the server's queue."""
 
 
 class Exchange:
@@ -209,13 +212,14 @@ class Exchange:
     async def _attach(self) -> Call:
         """Open the session, resume it, or open one that goes on from here."""
         asked = self._ask()
+        first = await self._first_latent()
         rpc = self._start_rpc()
         try:
             async with answer_within(self._config.stall_timeout_s):
                 with contextlib.suppress(RpcEnded):  # receiving tells why
-                    await rpc.send(pb.StreamRequest(open=asked))
+                    await self._send_open(rpc, asked, first)
             answer = await receive_opened(rpc, self._queue, self._config.stall_timeout_s)
-            await self._accept(asked, answer.header.opened)
+            await self._accept(asked, answer.header.opened, num_sent=0 if first is None else len(first))
             num_latents = self._config.num_latents
             call = Call(
                 rpc,
@@ -234,6 +238,24 @@ class Exchange:
             call.post(self._window.repeat())
         return call
 
+    async def _first_latent(self) -> LatentArray | None:
+        """What travels with the very first message: one round trip less to the first frame."""
+        if self._opened is not None or self._open.start_frame:
+            return None
+        await self._history.rewind(0)
+        block = await self._history.next()
+        assert block is not None, "the caller has seen it"
+        return block[:1] if block[0].nbytes <= _FIRST_BYTES else None
+
+    async def _send_open(self, rpc: Rpc, asked: pb.Open, first: LatentArray | None) -> None:
+        if first is None:
+            await rpc.send(pb.StreamRequest(open=asked))
+            return
+        header, payload = latents_message(0, first)
+        header.open.CopyFrom(asked)
+        self._statistics.latent_bytes += len(payload)
+        await rpc.send(header, [payload])
+
     def _ask(self) -> pb.Open:
         if self._opened is None:
             return self._open
@@ -242,7 +264,7 @@ class Exchange:
             return resumed(self._open, self._session_id, next_frame)
         return restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
 
-    async def _accept(self, asked: pb.Open, answer: pb.Opened) -> None:
+    async def _accept(self, asked: pb.Open, answer: pb.Opened, *, num_sent: int) -> None:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
             self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
@@ -257,7 +279,8 @@ class Exchange:
             self._open = asked
         self._opened = opened
         self._session_id = opened.session_id
-        await self._history.rewind(opened.next_latent)
+        await self._history.rewind(max(opened.next_latent, num_sent))
+        self._statistics.num_latents = max(self._statistics.num_latents, num_sent)
 
     def _receive(self, message: wire.Envelope[pb.StreamResponse] | None, call: Call) -> bool:
         """Handle a message of `call`, or its end; True after the session's last message."""

@@ -83,20 +83,21 @@ def done_for_fewer(number: int, response: pb.StreamResponse) -> pb.StreamRespons
 
 
 def frames_before_latents(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    """A frame comes with the answer to the opening."""
+    """Two frames come with the answer to the opening, which had one latent."""
     if number == 0:
-        response.MergeFrom(one_frame_at(0))
+        response.MergeFrom(frames_at(0, num_frames=2))
     return response
 
 
-def one_frame_at(index: int) -> pb.StreamResponse:
-    payload = bytes(16 * 32 * 3)
-    frames = pb.Frames(first_frame=index, num_frames=1, crc32c=[crc32c.crc32c(payload)])
+def frames_at(index: int, *, num_frames: int = 1) -> pb.StreamResponse:
+    frame = bytes(16 * 32 * 3)
+    payload = frame * num_frames
+    frames = pb.Frames(first_frame=index, num_frames=num_frames, crc32c=[crc32c.crc32c(frame)] * num_frames)
     return pb.StreamResponse(frames=frames, payload=payload)
 
 
 def one_frame_more(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
-    return one_frame_at(21) if response.HasField("done") else response
+    return frames_at(21) if response.HasField("done") else response
 
 
 def opened_again(number: int, response: pb.StreamResponse) -> pb.StreamResponse:
@@ -124,12 +125,12 @@ FAULTS = [
     (wrong("opened", temporal_factor=5), DataLoss, "the server sent 21 frames: 6 latents give 26"),
     (wrong("opened", model="another"), ProtocolError, "model='another': must be 'fake'"),
     (done_for_fewer, DataLoss, "the server sent 17 frames: 6 latents give 21"),
-    (frames_before_latents, DataLoss, "frames up to 1 arrived: 0 latents give 0"),
+    (frames_before_latents, DataLoss, "frames up to 2 arrived: 1 latents give 1"),
     (one_frame_more, DataLoss, "frames up to 22 arrived: 6 latents give 21"),
     (opened_again, ProtocolError, "opened the session again after frame"),
     (queued_again, ProtocolError, "opened the session again after frame"),
     (wrong("opened", frame_bytes=lambda size: size + 1), ProtocolError, "frame_bytes="),
-    (done_at_once, ProtocolError, "Done after latent 0"),
+    (done_at_once, ProtocolError, "Done after latent 1"),
     (wrong("opened", max_window_frames=2, min_window_frames=2), ProtocolError, "the window ends at"),
 ]
 

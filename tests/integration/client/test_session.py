@@ -148,6 +148,19 @@ async def test_the_grant_is_never_exceeded(target: str, behaviour: Behaviour) ->
         await asyncio.gather(waiting, return_exceptions=True)
 
 
+@pytest.mark.parametrize(("side", "num_with_open"), [(4, 1), (256, 0)])
+async def test_the_first_latent_travels_with_the_opening_if_it_is_small(
+    target: str, behaviour: Behaviour, side: int, num_with_open: int
+) -> None:
+    """Up to 256 KiB: it may wait in the server's queue. From an array, or from an iterator, which is read once."""
+    clip = np.ones((3, CHANNELS, side, side), np.float16)
+    for latents in (clip, iter(clip)):
+        async with FrameClient(target) as client, client.session(latents) as session:
+            assert await session.next_batch() is not None
+        assert behaviour.num_first_bytes == num_with_open * clip[0].nbytes
+        assert session.statistics.latent_bytes >= clip[0].nbytes
+
+
 async def test_large_blocks_are_split_at_the_grant(target: str, behaviour: Behaviour) -> None:
     """One [T, C, h, w] array goes out in as many messages as the grant asks for."""
     behaviour.budget = 2

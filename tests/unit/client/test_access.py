@@ -23,7 +23,9 @@ def test_a_token_goes_to_this_machine_without_tls(target: str) -> None:
     assert Access(token=TOKEN).metadata(target) == (("authorization", f"Bearer {TOKEN}"),)
 
 
-@pytest.mark.parametrize("target", ["gpu7:50051", "10.0.0.1:1", "[fe80::1]:1", "dns:///gpu7:1", "127.0.0.1.evil.org:1"])
+@pytest.mark.parametrize(
+    "target", ["gpu7:50051", "10.0.0.1:1", "[fe80::1]:1", "dns:///gpu7:1", "127.0.0.1.evil.org:1", "unixbox:1"]
+)
 def test_a_token_leaves_this_machine_only_encrypted_or_when_told_so(target: str) -> None:
     assert not is_local(target)
     with pytest.raises(InvalidOption, match="the token would cross the network in the clear: use --tls") as refusal:
