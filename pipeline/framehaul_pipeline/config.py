@@ -83,6 +83,10 @@ class WorkerConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+        for spec in self.specs:
+            if spec.spatial_factor**2 > self.max_pixels:
+                allowed = f"at least {spec.spatial_factor**2}, which one cell of model {spec.name!r} makes"
+                raise ValueError(f"max_pixels={self.max_pixels}: must be {allowed}")
         for width, height in self.warm_up:
             self._check_warm_up(width, height)
 
