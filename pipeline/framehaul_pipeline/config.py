@@ -39,7 +39,7 @@ class WorkerConfig:
     """Device memory for sessions; None: what the device offers, which is half of what its host has left for a CPU."""
     park_bytes: int | None = None
     """Host memory for the state of sessions that stand still; 0: it stays on the device; None: a quarter of the host's
-    memory, at most 16 GiB, and nothing for a CPU."""
+    or its container's, at most 16 GiB, and nothing for a CPU."""
     warm_up: tuple[tuple[int, int], ...] = ()
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 600.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Final
 from framehaul.formats import SLOT_BYTES_PER_PIXEL
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.device.host_memory import FRAGMENTATION
-from framehaul_pipeline.rings.ring import stride_bytes
+from framehaul_pipeline.rings.ring import PAGE_BYTES, stride_bytes
 from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_server.app import MOST_READ, session_rules
@@ -20,6 +21,7 @@ from framehaul_server.core.sizing import SessionNeeds
 from framehaul_server.errors import CannotWork
 
 _USUAL_SIZES: Final = ((832, 480), (1280, 720), (1920, 1088))
+_COLUMNS: Final = 110
 _MOST_OTHERS_READ: Final = 2
 """Requests of other methods at a time."""
 _TELEVISION_CELL: Final = 16
@@ -33,7 +35,8 @@ _CPU_ITEMSIZE_BYTES, _GPU_ITEMSIZE_BYTES = 4, 2
 def check_host(config: ServerConfig, host_bytes: int) -> None:
     """Refuse what a host, or container, with so much memory can't hold however idle it is.
 
-    Pinned memory isn't held to RLIMIT_MEMLOCK, nor are memory files to the size of /dev/shm.
+    The size of /dev/shm doesn't bound memory files, and CUDA's driver doesn't count what it pins against
+    RLIMIT_MEMLOCK.
 
     Raises:
         CannotWork: names the option, its value and what would work.
@@ -42,7 +45,8 @@ def check_host(config: ServerConfig, host_bytes: int) -> None:
     frames_bytes, inlet_bytes = _rings(worker)
     rings_bytes = frames_bytes + inlet_bytes
     if rings_bytes > host_bytes:
-        fitting = worker.max_pixels * host_bytes // rings_bytes
+        pages_bytes = 2 * PAGE_BYTES * (worker.num_slots + worker.num_inlet_slots)
+        fitting = worker.max_pixels * (host_bytes - pages_bytes) // rings_bytes
         ways = [f"--max-size with at most {fitting} pixels, like {_television(fitting, _TELEVISION_CELL)}"]
         if (num_slots := (host_bytes - inlet_bytes) * worker.num_slots // frames_bytes) >= 2:
             ways.insert(0, f"--slots {num_slots} or fewer")
@@ -66,7 +70,10 @@ def explain(config: ServerConfig, *, host_bytes: int, free_bytes: int) -> str:
     for spec in config.worker.specs:
         own = [each for each in sessions if each.spec is spec]
         lines += ["", f"Sessions of {spec.name}: {_rule(spec)}", *_session_lines(own, device)]
-    return "\n".join([*lines, "", *_notes(config, device), *_warnings(config, device, sessions)])
+    lines += ["", textwrap.fill(_note(config, device), _COLUMNS)]
+    for warning in _warnings(config, device, sessions):
+        lines.append(textwrap.fill(f"! {warning}", _COLUMNS, subsequent_indent="  "))
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +84,30 @@ class _Device:
     limits: MemoryLimits
     room_bytes: int
     """For sessions."""
-    heading: str
-    """Over the numbers of sessions that it holds."""
+    is_known: bool
+    """Whether that is all there is, or a share of what only the device can tell."""
+
+    @property
+    def heading(self) -> str:
+        """Over the numbers of sessions that it holds."""
+        return f"in {'' if self.is_known else 'each '}{_amount(self.room_bytes)}"
+
+    @property
+    def parked_heading(self) -> str:
+        """Over the numbers of those that are parked."""
+        return f"parked in {_amount(self.limits.park_bytes)}" if self.limits.park_bytes else "parked"
 
     @classmethod
     def of(cls, worker: WorkerConfig, *, host_bytes: int, free_bytes: int) -> _Device:
         is_cpu = worker.device == "cpu"
         limits = MemoryLimits.of(worker, own_memory=not is_cpu, host_bytes=host_bytes)
         room_bytes = limits.device_total(free_bytes // FRAGMENTATION if is_cpu else None)
-        each, room_bytes = ("each ", _SHARE_BYTES) if room_bytes is None else ("", room_bytes)
-        return cls(is_cpu=is_cpu, limits=limits, room_bytes=room_bytes, heading=f"in {each}{_amount(room_bytes)}")
+        return cls(
+            is_cpu=is_cpu,
+            limits=limits,
+            room_bytes=_SHARE_BYTES if room_bytes is None else room_bytes,
+            is_known=room_bytes is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +214,7 @@ def _host_lines(parts: Sequence[_Part], host_bytes: int) -> list[str]:
 
 
 def _session_lines(sessions: Iterable[_Session], device: _Device) -> list[str]:
-    rows = [("  size", "frame", "chunk", "window", "on the host", "state", device.heading, "parked")]
+    rows = [("  size", "frame", "chunk", "window", "on the host", "state", device.heading, device.parked_heading)]
     for each in sessions:
         needs = each.needs
         rows.append(
@@ -203,7 +224,7 @@ def _session_lines(sessions: Iterable[_Session], device: _Device) -> list[str]:
                 _count(needs.chunk_latents, "latent"),
                 _count(needs.window.max_frames, "frame"),
                 _amount(needs.host_bytes),
-                _amount(needs.state_bytes),
+                _amount(needs.state_bytes) if needs.state_bytes else "none",
                 "any" if each.num_on_device is None else str(each.num_on_device),
                 f"+{each.num_parked}" if each.num_parked else "-",
             )
@@ -216,19 +237,17 @@ def _rule(spec: DecoderSpec) -> str:
     return f"{_count(spec.temporal_factor, 'frame')} a latent, the first out after {needed}"
 
 
-def _notes(config: ServerConfig, device: _Device) -> list[str]:
+def _note(config: ServerConfig, device: _Device) -> str:
     """How to read the numbers."""
     free = "half of what this host has free" if device.is_cpu else "what is free once models are loaded"
     given = config.worker.device_memory_bytes is not None
     share = f"--device-memory-gib, or {free} if that is less" if given else f"{free} (--device-memory-gib says less)"
-    notes = [
-        "A chunk is the most latents that are decoded together, a window the most frames that wait for a client.",
-        f"Sessions share {share}. Decoding a chunk",
-        "takes of it too, once for all of them; only a worker knows how much, so the numbers of sessions are the most.",
-    ]
-    if config.worker.device == "auto":
-        notes.append("--device auto is a GPU if there is one, as assumed here; --device cpu shows the CPU.")
-    return notes
+    assumed = "--device auto is a GPU if there is one, as assumed here; --device cpu shows the CPU."
+    return (
+        "A chunk is the most latents that are decoded together, a window the most frames that wait for a client. "
+        f"Sessions share {share}. Decoding a chunk takes of it too, once for all of them; only a worker knows how "
+        f"much, so the numbers of sessions are the most. {assumed if config.worker.device == 'auto' else ''}"
+    ).rstrip()
 
 
 def _warnings(config: ServerConfig, device: _Device, sessions: Sequence[_Session]) -> Iterator[str]:
@@ -236,14 +255,14 @@ def _warnings(config: ServerConfig, device: _Device, sessions: Sequence[_Session
     queued_bytes, request_bytes = config.max_queued_bytes, config.max_request_bytes
     if config.max_queued and queued_bytes < request_bytes:
         yield (
-            f"! --max-queued-mib {queued_bytes >> 20}: a larger first request can't wait for a place; "
+            f"--max-queued-mib {queued_bytes >> 20}: a larger first request can't wait for a place; "
             f"--max-queued-mib {request_bytes >> 20} lets all wait that --max-request-mib allows"
         )
     for spec in config.worker.specs:
         own = [each for each in sessions if each.spec is spec]
         for find in (_cannot_be_sent, _window_is_raised, _fits_nowhere, _is_never_parked):
             found = (text for each in own if (text := find(config, device, each)))
-            yield from (f"! {text}" for text in islice(found, 1))
+            yield from islice(found, 1)
 
 
 def _cannot_be_sent(config: ServerConfig, device: _Device, session: _Session) -> str | None:
@@ -268,7 +287,7 @@ def _window_is_raised(config: ServerConfig, device: _Device, session: _Session) 
 
 
 def _fits_nowhere(config: ServerConfig, device: _Device, session: _Session) -> str | None:
-    if session.num_on_device != 0:
+    if session.num_on_device != 0 or not device.is_known:
         return None
     state_bytes, cell = session.needs.state_bytes, session.spec.spatial_factor**2
     pixels = session.needs.frame_bytes // SLOT_BYTES_PER_PIXEL
@@ -279,9 +298,12 @@ def _fits_nowhere(config: ServerConfig, device: _Device, session: _Session) -> s
         // cell
         * cell
     )
-    told = "--device-memory-gib" if config.worker.device_memory_bytes else "memory for sessions"
+    given_bytes = config.worker.device_memory_bytes
+    room = (
+        f"--device-memory-gib {given_bytes / _GIB:.9g}" if given_bytes else f"{_amount(device.room_bytes)} for sessions"
+    )
     return (
-        f"{told} {device.room_bytes / _GIB:.3g}: too little for the state of {session.who}, {_amount(state_bytes)}; "
+        f"{room}: too little for the state of {session.who}, {_amount(state_bytes)}; "
         f"the largest size that fits has {fitting} pixels, like {_television(fitting, session.spec.spatial_factor)}"
     )
 
@@ -290,7 +312,7 @@ def _is_never_parked(config: ServerConfig, device: _Device, session: _Session) -
     if not config.worker.park_bytes or session.num_parked or not session.num_on_device:
         return None
     return (
-        f"--park-gib {config.worker.park_bytes / _GIB:.3g}: parks no session of {session.who}; swapping needs room for "
+        f"--park-gib {config.worker.park_bytes / _GIB:.9g}: parks no session of {session.who}; swapping needs room for "
         f"two states, --park-gib {2 * device.limits.whole_pages(session.needs.state_bytes) / _GIB:.9g}"
     )
 
@@ -306,8 +328,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def _amount(num_bytes: int) -> str:
-    """Three digits of MiB or GiB."""
-    value, unit = (num_bytes / _GIB, "GiB") if num_bytes >= _GIB else (num_bytes / (1 << 20), "MiB")
+    """Three digits of KiB, MiB or GiB."""
+    shift, unit = (30, "GiB") if num_bytes >= _GIB else (20, "MiB") if num_bytes >= 1 << 20 else (10, "KiB")
+    value = num_bytes / (1 << shift)
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
 
 
