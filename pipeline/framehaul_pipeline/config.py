@@ -39,7 +39,7 @@ class WorkerConfig:
     """Device memory for sessions; None: what the device offers, which is half of what its host has left for a CPU."""
     park_bytes: int | None = None
     """Host memory for the state of sessions that stand still; 0: it stays on the device; None: a quarter of the host's
-    memory, at most 16 GiB, and nothing for a CPU."""
+    or its container's, at most 16 GiB, and nothing for a CPU."""
     warm_up: tuple[tuple[int, int], ...] = ()
     """Widths and heights in pixels to decode once, with each model, before the worker is ready."""
     startup_timeout_s: float = 600.0
@@ -83,6 +83,10 @@ class WorkerConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+        for spec in self.specs:
+            if spec.spatial_factor**2 > self.max_pixels:
+                allowed = f"at least {spec.spatial_factor**2}, which one cell of model {spec.name!r} makes"
+                raise ValueError(f"max_pixels={self.max_pixels}: must be {allowed}")
         for width, height in self.warm_up:
             self._check_warm_up(width, height)
 

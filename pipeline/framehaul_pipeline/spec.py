@@ -46,7 +46,7 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     receptive_latents: int | None
     """How many latents back a frame depends on, its own included; None: on all of them."""
     state_bytes_per_pixel: float
-    """Temporal state of a session, device bytes for each output pixel."""
+    """Temporal state of a session, device bytes for each output pixel, in numbers of 16 bits as on GPUs."""
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     """Per channel: `latents = normalized * std + mean`; empty: already in the decoder's own scale."""

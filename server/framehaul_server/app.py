@@ -53,7 +53,7 @@ _STATUS_TIMEOUT_S: Final = 1.0
 """For clients to hear how their session ended, once it was ended for them."""
 _STOP_MARGIN_S: Final = 2.0
 _LEASE_MS: Final = 60_000
-_MOST_READ: Final = 8
+MOST_READ: Final = 8
 """Sessions' first requests at a time."""
 _READING_GRACE_S: Final = 1.0
 _GIVE_BACK_S: Final = 10.0
@@ -108,7 +108,7 @@ class App:
             admission=self._admission,
             reading=_reading(config),
             unread_calls=self._unread_calls,
-            rules=_rules(config),
+            rules=session_rules(config),
             recorder=recorder,
             locate=self._locate,
             info=self._info,
@@ -289,11 +289,12 @@ def _identify(config: ServerConfig) -> Identify:
 
 
 def _reading(config: ServerConfig) -> Reading:
-    most = min(_MOST_READ, config.max_sessions + config.max_queued)
+    most = min(MOST_READ, config.max_sessions + config.max_queued)
     return Reading(most, grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
 
 
-def _rules(config: ServerConfig) -> SessionRules:
+def session_rules(config: ServerConfig) -> SessionRules:
+    """What every session of a server with this configuration is held to."""
     worker = config.worker
     return SessionRules(
         opening=OpenRules(

@@ -17,21 +17,23 @@ from framehaul.allocator import tune_allocator
 from framehaul.options import option_type
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.models.plugins import find_kinds
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.app import App, log_config
-from framehaul_server.config import OPTIONS, SWITCH, ServerConfig
-from framehaul_server.errors import CannotListen, UnusableFile
+from framehaul_server.config import FLAG, OPTIONS, SWITCH, ServerConfig
+from framehaul_server.errors import CannotListen, CannotWork, UnusableFile
+from framehaul_server.explain import check_host, explain
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
-_EXITS: Final = {UnusableFile: 2, CannotListen: 3, WorkerFailed: 4}
+_EXITS: Final = {CannotWork: 2, UnusableFile: 2, CannotListen: 3, WorkerFailed: 4}
 
 _EPILOG: Final = """\
-Every option can be set by an environment variable as well; the command line counts first.
+Every option but --explain can be set by an environment variable as well; the command line counts first.
 Frames leave as rgb24, yuv420p, yuv420p10le (10 bits) or gbrpf16le (half float), as each client asks. --max-size is for
 the first three; half-float frames take twice the bytes, so the largest has half the pixels.
 Addresses other than loopback need TLS and tokens: see docs/operations.md.
@@ -40,8 +42,8 @@ The first SIGTERM or SIGINT drains: new and queued sessions are refused, running
 The process ends at most 10 s after that. The second ends it at once.
 
 exit codes:
-  0    stopped by a signal, after draining
-  2    an option is wrong, or a file that it names
+  0    stopped by a signal, after draining; or --explain is done
+  2    an option is wrong, or a file that it names, or the host too small for them
   3    the address can't be listened on
   4    the worker doesn't start, or died too often
   130  second signal was SIGINT
@@ -52,19 +54,27 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until it is told to stop; gives the exit code."""
     config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    try:
+        check_host(config, total_bytes())
+        if config.explain:
+            _say(explain(config, host_bytes=total_bytes(), free_bytes=available_bytes()))
+        else:
+            _run(config)
+    except tuple(_EXITS) as error:
+        sys.stderr.write(f"server: error: {error}\n")
+        return _EXITS[type(error)]
+    return 0
+
+
+def _run(config: ServerConfig) -> None:
     core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
     quieten_grpc()
     os.environ[logs.LEVEL_VARIABLE] = config.log_level  # for the worker
     log_config(config)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config))
-    except tuple(_EXITS) as error:
-        sys.stderr.write(f"server: error: {error}\n")
-        return _EXITS[type(error)]
-    return 0
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config))
 
 
 async def _serve(config: ServerConfig) -> None:
@@ -110,7 +120,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     for option in OPTIONS:
         flag, field, kind, variable, default = option.flag, option.field, option.kind, option.variable, option.default
         shown = "" if default is None else f", default {default}"
-        if kind is SWITCH:
+        if kind is FLAG:
+            parser.add_argument(flag, dest=field, action="store_true", help=option.help)
+        elif kind is SWITCH:
             on = _read_switch(parser, variable, environment.get(variable, str(default)))
             other = "0" if default == "1" else "1"
             description = f"{option.help} [{variable}={other}]"

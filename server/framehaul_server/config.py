@@ -110,6 +110,8 @@ class ServerConfig:
     insecure: bool = False
     """Listen beyond loopback even without TLS, or without asking who calls."""
     log_level: str = "info"
+    explain: bool = False
+    """Say what all this takes, and start nothing."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -218,6 +220,8 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 SWITCH: Final = Kind("", show=lambda on: str(int(on)))
 """`--flag` or `--no-flag`; 1 or 0 in the environment."""
+FLAG: Final = Kind("")
+"""`--flag`, for this time alone: the environment doesn't say it."""
 _ADDRESS: Final = Kind("HOST:PORT", Address.parse)
 _AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920}")
 _COUNT: Final = Kind("N", _reader(int, "a whole number"))
@@ -275,7 +279,7 @@ OPTIONS: Final = (
         "worker.park_bytes",
         _GIB,
         "host memory for the state of sessions that stand still; 0 keeps it on the device; "
-        "default is a quarter of the host's memory, at most 16; on the CPU 0",
+        "default is a quarter of the host's (or its container's), at most 16; on the CPU 0",
     ),
     Option(
         "--session-window-mib",
@@ -335,4 +339,11 @@ OPTIONS: Final = (
     Option("--reflection", "reflection", SWITCH, "serve gRPC reflection"),
     Option("--metrics", "metrics", _ADDRESS, "serve metrics for Prometheus, and a page for people, there by HTTP"),
     Option("--log-level", "log_level", Kind("LEVEL"), ", ".join(LEVELS)),
+    Option(
+        "--explain",
+        "explain",
+        FLAG,
+        "print what these options take, slots, host memory and state of sessions by size, and how many sessions fit; "
+        "starts nothing",
+    ),
 )

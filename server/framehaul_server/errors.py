@@ -14,6 +14,10 @@ class CannotListen(ServerError):
     """The listening address can't be bound."""
 
 
+class CannotWork(ServerError):
+    """Settings that are each allowed, and can't work together or on this host."""
+
+
 class UnusableFile(ServerError):
     """A certificate, key or tokens' file that the server can't start with."""
 

@@ -1,6 +1,6 @@
 """What the worker needs of a device: streams, events, attached rings, and the conversion to frames' final format.
 
-Runs in the worker process. Imports torch, and Triton on CUDA.
+Runs in the worker process. Imports torch, and Triton on CUDA; `host_memory` neither, the server asks it as well.
 """
 
-__all__ = ["convert", "devices", "streams"]
+__all__ = ["convert", "devices", "host_memory", "streams"]

@@ -38,6 +38,11 @@ class SlotHeader(NamedTuple):
     item_bytes: int
 
 
+def stride_bytes(slot_bytes: int) -> int:
+    """Memory of a slot with so much payload: a header page and whole pages."""
+    return PAGE_BYTES + -(-slot_bytes // PAGE_BYTES) * PAGE_BYTES
+
+
 class Ring:
     """A mapping of `num_slots` slots, each a header page and `slot_bytes` of payload rounded up to whole pages."""
 
@@ -49,7 +54,7 @@ class Ring:
         """
         self.num_slots = num_slots
         self.slot_bytes = slot_bytes
-        self._stride = PAGE_BYTES + -(-slot_bytes // PAGE_BYTES) * PAGE_BYTES
+        self._stride = stride_bytes(slot_bytes)
         self.num_bytes = self._stride * num_slots
         self.fd = fd
         size = os.fstat(fd).st_size
@@ -64,11 +69,10 @@ class Ring:
     @classmethod
     def create(cls, name: str, *, num_slots: int, slot_bytes: int) -> Ring:
         """Make and map a new file; `name` shows in /proc for people."""
-        stride = PAGE_BYTES + -(-slot_bytes // PAGE_BYTES) * PAGE_BYTES
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.fchmod(fd, 0o600)
-            os.ftruncate(fd, stride * num_slots)
+            os.ftruncate(fd, stride_bytes(slot_bytes) * num_slots)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             return cls(fd, num_slots=num_slots, slot_bytes=slot_bytes)
         except BaseException:

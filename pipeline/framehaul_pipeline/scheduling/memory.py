@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from framehaul_pipeline.config import PAGE_BYTES
+from framehaul_pipeline.config import PAGE_BYTES, WorkerConfig
 
+_CPU_PAGE_BYTES: Final = 1 << 20
 _MAX_RESERVE_BYTES: Final = 1 << 30
 _MAX_DEFAULT_PARK_BYTES: Final = 16 << 30
 PIN_PAGES: Final = 8
@@ -37,6 +38,33 @@ class MemoryLimits:
     park_bytes: int = 0
     """Host memory for parked sessions; 0: none is parked."""
     page_bytes: int = PAGE_BYTES
+
+    @classmethod
+    def of(cls, config: WorkerConfig, *, own_memory: bool, host_bytes: int) -> MemoryLimits:
+        """Limits of a worker, on a host of `host_bytes`, whose device has memory of its own or lives in the host's."""
+        park_bytes = config.park_bytes
+        if park_bytes is None:
+            # On the CPU, sessions are in the host's memory as it is.
+            park_bytes = default_park_bytes(host_bytes) if own_memory else 0
+        # Where nothing is parked, a small session need not count for a whole page of what it would be parked in.
+        page_bytes = PAGE_BYTES if own_memory or park_bytes else _CPU_PAGE_BYTES
+        return cls(device_bytes=config.device_memory_bytes, park_bytes=park_bytes, page_bytes=page_bytes)
+
+    def whole_pages(self, num_bytes: int) -> int:
+        """The bytes of the pages that hold so many."""
+        return -(-num_bytes // self.page_bytes) * self.page_bytes
+
+    def most_alike(self, device_bytes: int, state_bytes: int) -> tuple[int, int]:
+        """How many sessions with so much state, 1 byte or more, are let in, if decoding took nothing beside them.
+
+        `SessionMemory` decides the same way: one place on the host stays free for swapping.
+
+        Returns:
+            Those that `device_bytes` hold, and those that are parked beyond them.
+        """
+        held_bytes = self.whole_pages(state_bytes)
+        on_device, places = device_bytes // held_bytes, self.park_bytes // held_bytes
+        return on_device, max(0, places - 1) if on_device else 0
 
     def device_total(self, free_bytes: int | None) -> int | None:
         """Device memory for sessions when `free_bytes` are free, None: not known; gives None for no limit."""

@@ -19,17 +19,16 @@ from typing import Final
 
 from framehaul import logs
 from framehaul_pipeline import core_dumps
-from framehaul_pipeline.config import PAGE_BYTES, WorkerConfig
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
-from framehaul_pipeline.device.streams import Device
+from framehaul_pipeline.device.host_memory import total_bytes
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
 from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory import MemoryLimits, default_park_bytes
+from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.warm_up import warm_up
 from framehaul_pipeline.worker.worker import Worker
@@ -37,7 +36,6 @@ from framehaul_pipeline.worker.worker import Worker
 EXIT_FAULT: Final = 70
 """A thread met an error it can't recover from (sysexits.h: EX_SOFTWARE)."""
 _STOP_TIMEOUT_S: Final = 10.0
-_CPU_PAGE_BYTES: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ def main() -> int:
     try:
         device = open_device(config.device)
         plans = open_plans(device.torch_device, Heirloom(heirloom_fd))
-        limits = _limits(config, device)
+        limits = MemoryLimits.of(config, own_memory=bool(device.memory_bytes), host_bytes=total_bytes())
         decoders = {model.spec.name: load_decoder(model, device.torch_device, plans) for model in config.models}
         worker = Worker(
             device,
@@ -98,17 +96,6 @@ def main() -> int:
     _log.info("worker ready pid=%d epoch=%d device=%s", os.getpid(), configure.epoch, json.dumps(device.name))
     _serve(worker, channel)
     return 0
-
-
-def _limits(config: WorkerConfig, device: Device) -> MemoryLimits:
-    park_bytes = config.park_bytes
-    if park_bytes is None:
-        # On the CPU, sessions are in the host's memory as it is.
-        host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.memory_bytes else 0
-        park_bytes = default_park_bytes(host_bytes)
-    # Where nothing is parked, a small session need not count for a whole page of what it would be parked in.
-    page_bytes = PAGE_BYTES if device.memory_bytes or park_bytes else _CPU_PAGE_BYTES
-    return MemoryLimits(device_bytes=config.device_memory_bytes, park_bytes=park_bytes, page_bytes=page_bytes)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "queue_order",
     "responses",
     "retention",
+    "sizing",
     "tenants",
     "window",
 ]

@@ -9,6 +9,7 @@ from framehaul_pipeline.models.model import BUILT_IN, TINY, TINY_SPEC
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 
 HUGE = msgspec.structs.replace(TINY, spec=msgspec.structs.replace(TINY_SPEC, name="huge"), path="/" + "x" * 61440)
+COARSE = msgspec.structs.replace(TINY, spec=msgspec.structs.replace(TINY_SPEC, name="coarse", spatial_factor=16))
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,10 @@ HUGE = msgspec.structs.replace(TINY, spec=msgspec.structs.replace(TINY_SPEC, nam
         ({"device": "cuda:x"}, "device=cuda:x"),
         ({"models": ()}, r"models=\(\): must name at least one model"),
         ({"max_pixels": 63}, r"max_pixels=63: must be 64\.\."),
+        (
+            {"models": (COARSE,), "max_pixels": 255},
+            "max_pixels=255: must be at least 256, which one",
+        ),
         ({"num_slots": 1}, r"num_slots=1: must be 2\.\.1024"),
         ({"chunk_latents": 65}, r"chunk_latents=65: must be 1\.\.64"),
         ({"num_inlet_chunks": 5}, r"num_inlet_chunks=5: must be 6\.\.1024"),

@@ -7,25 +7,32 @@ from unittest.mock import Mock
 import pytest
 
 from framehaul_pipeline.device import host_memory
-from framehaul_pipeline.device.host_memory import SLACK_BYTES, KeptMemory, available_bytes, own_bytes
+from framehaul_pipeline.device.host_memory import SLACK_BYTES, KeptMemory, available_bytes, own_bytes, total_bytes
 
 MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "expected_mib"),
-    [(None, None, 1000), ("max", "0", 1000), (str(600 * MIB), str(200 * MIB), 400), (str(MIB), str(2 * MIB), 0)],
-    ids=["no container", "no limit", "limited", "over its limit"],
+    ("limit", "used", "expected_mib", "total_mib"),
+    [
+        (None, None, 1000, 3000),
+        ("max", "0", 1000, 3000),
+        (str(600 * MIB), str(200 * MIB), 400, 600),
+        (str(MIB), str(2 * MIB), 0, 1),
+        (str(4000 * MIB), "0", 1000, 3000),
+    ],
+    ids=["no container", "no limit", "limited", "over its limit", "allowed more than there is"],
 )
 def test_available_is_what_host_and_container_have_left(
-    tmp_path: Path, limit: str | None, used: str | None, expected_mib: int
+    tmp_path: Path, limit: str | None, used: str | None, expected_mib: int, total_mib: int
 ) -> None:
     meminfo = tmp_path / "meminfo"
-    meminfo.write_text(f"MemTotal:       9999999 kB\nMemAvailable:   {1000 << 10} kB\n")
+    meminfo.write_text(f"MemTotal:       {3000 << 10} kB\nMemAvailable:   {1000 << 10} kB\n")
     if limit is not None and used is not None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text(f"{used}\n")
     assert available_bytes(meminfo, tmp_path) == expected_mib * MIB
+    assert total_bytes(meminfo, tmp_path) == total_mib * MIB
 
 
 def test_memory_is_given_back_only_when_sessions_do_not_account_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

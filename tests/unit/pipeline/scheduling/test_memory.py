@@ -1,5 +1,6 @@
 import pytest
 
+from framehaul_pipeline.config import PAGE_BYTES, WorkerConfig
 from framehaul_pipeline.scheduling.memory import (
     PIN_PAGES,
     Enter,
@@ -191,3 +192,32 @@ def test_what_sessions_get_of_a_device(limit: int | None, free: int | None, tota
 def test_host_memory_for_parking_by_default() -> None:
     """A quarter, up to 16 GiB."""
     assert [default_park_bytes(gib * GIB) // GIB for gib in (8, 64, 512)] == [2, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("park", "own_memory", "park_gib", "page"),
+    [
+        (None, True, 8, PAGE_BYTES),
+        (None, False, 0, 1 << 20),
+        (0, True, 0, PAGE_BYTES),
+        (3 * GIB, False, 3, PAGE_BYTES),
+    ],
+)
+def test_a_workers_limits_follow_its_device(park: int | None, *, own_memory: bool, park_gib: int, page: int) -> None:
+    """Where nothing is parked, on the CPU unless it is asked for, pages are small."""
+    config = WorkerConfig(device_memory_bytes=GIB, park_bytes=park)
+    limits = MemoryLimits.of(config, own_memory=own_memory, host_bytes=32 * GIB)
+    assert limits == MemoryLimits(device_bytes=GIB, park_bytes=park_gib * GIB, page_bytes=page)
+
+
+@pytest.mark.parametrize("host", [0, 5, 10, 14, 25, 40])
+@pytest.mark.parametrize("device", [0, 4, 5, 17])
+@pytest.mark.parametrize("state", [1, 5, 9])
+def test_as_many_alike_fit_as_are_let_in(device: int, host: int, state: int) -> None:
+    """What is told beforehand is what is admitted, when decoding takes nothing beside the states."""
+    limits = MemoryLimits(park_bytes=host, page_bytes=2)
+    table = SessionMemory(device_bytes=device, park_bytes=host, page_bytes=2)
+    num_let_in = 0
+    while admit(table, num_let_in, state) is None:
+        num_let_in += 1
+    assert sum(limits.most_alike(device, state)) == num_let_in
