@@ -93,7 +93,7 @@ class VideoSink:
         """
         self._output = open_output(self._target)
 
-    def start(self, layout: FrameLayout) -> None:
+    def start(self, layout: FrameLayout, num_frames: int | None = None) -> None:
         """Open the encoder and write the header.
 
         Raises:
