@@ -260,9 +260,9 @@ class Options:
         default=False,
         action="store_true",
         help={
-            "stream": "write the report as one line of JSON on stdout (stderr with --out -)",
-            "info": "write the answer as one line of JSON on stdout",
-            "models": "write the answer as one line of JSON on stdout",
+            "stream": "write the report, or what went wrong, as one line of JSON on stdout (stderr with --out -)",
+            "info": "write the answer, or what went wrong, as one line of JSON on stdout",
+            "models": "write the answer, or what went wrong, as one line of JSON on stdout",
         },
     )
     quiet: bool = _option(

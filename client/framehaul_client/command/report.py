@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+from framehaul_client.command.exits import exit_code
+from framehaul_client.errors import FramehaulError
+
 
 @dataclass(slots=True, kw_only=True)
 class Timeline:
@@ -114,6 +117,11 @@ class Report:
                 f"sending {beside.send_latents_s:.2f} s",
             )
         )
+
+
+def error_json(error: FramehaulError) -> str:
+    """Make one line of JSON of how a command failed."""
+    return json.dumps({"error": str(error), "reason": error.reason, "exit_code": exit_code(error)})
 
 
 def _size(num_bytes: int) -> str:
