@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from framehaul.files import KINDS
 from framehaul.formats import PixelFormat
 from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.errors import OutputError
@@ -23,14 +24,6 @@ from framehaul_client.errors import OutputError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_KINDS: Final = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFCHR: "a device",
-}
-"""What a name may belong to, other than a file."""
 _PIPES: Final = (stat.S_IFIFO, stat.S_IFCHR)
 
 
@@ -120,8 +113,8 @@ class PartialFile:
         self.target = Path(os.path.realpath(target)) if os.path.islink(target) else target
         make_folder(self.target.parent)
         kind = _kind(target)
-        if kind in _KINDS:
-            raise OutputError(f"{target}: is {_KINDS[kind]}")
+        if kind in KINDS:
+            raise OutputError(f"{target}: is {KINDS[kind]}")
         try:
             self.path = _temporary(self.target)
             self.file = Descriptor(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w")
