@@ -7,7 +7,14 @@ from __future__ import annotations
 
 
 class FramehaulError(Exception):
-    """Base class of the client's errors."""
+    """Base class of the client's errors.
+
+    Attributes:
+        reason: the server's word for it where one code has several, such as `CLIENT_STALLED` (docs/protocol.md,
+            "Statuses"); None if it gave none.
+    """
+
+    reason: str | None = None
 
 
 class InvalidRequest(FramehaulError):

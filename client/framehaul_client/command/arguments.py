@@ -69,7 +69,8 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "description": "Streams latents to a server and writes the decoded frames.\n\n"
         "A file appears under its name only when it is whole (but for --live), and then replaces what had that "
         "name;\n"
-        "until then it is NAME.xxxxxx.partial beside it. Pipes and devices are written to as they are.\n\n"
+        "until then it is NAME.xxxxxx.partial beside it. Pipes and devices are written to as they are, and of a\n"
+        "symbolic link the file that it leads to.\n\n"
         "A server that has no place for the session yet keeps it in a queue; where it stands there is told on "
         "stderr.\n\n"
         "When the connection is lost, or the server or its worker ends, the session is taken up again where the\n"
@@ -359,10 +360,10 @@ class Options:
         default=False,
         action="store_true",
         help={
-            "stream": "write the report as one line of JSON on stdout (stderr with --out -)",
+            "stream": "write the report, or what went wrong, as one line of JSON on stdout (stderr with --out -)",
             "probe": "write each run as one line of JSON on stdout, and the summary on stderr",
-            "info": "write the answer as one line of JSON on stdout",
-            "models": "write the answer as one line of JSON on stdout",
+            "info": "write the answer, or what went wrong, as one line of JSON on stdout",
+            "models": "write the answer, or what went wrong, as one line of JSON on stdout",
         },
     )
     quiet: bool = _option(

@@ -16,6 +16,7 @@ from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.probe import probe
 from framehaul_client.command.progress import choose_progress
+from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.core.printable import printable
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
@@ -74,27 +75,36 @@ def _configure_logging(*, debug: bool) -> None:
 
 
 def _run(options: Options) -> Exit:
-    out, access = sys.stdout, options.access()
     if options.command == "probe":
-        return asyncio.run(_until_terminated(probe(options, access)))
+        return asyncio.run(_until_terminated(probe(options, options.access())))
+    try:
+        text = _answer(options)
+    except FramehaulError as error:
+        if options.json:
+            _write(error_json(error), options)
+        raise
+    if text:
+        _write(text, options)
+    return Exit.OK
+
+
+def _answer(options: Options) -> str:
+    """Do what was asked for, and return what there is to say about it."""
+    access = options.access()
     if options.command == "stream":
         with choose_progress(quiet=options.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
-        text = report.as_json() if options.json else "" if options.quiet else report.as_text()
-        if options.out == STDOUT:
-            out = sys.stderr
-    else:
-        info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
-        if options.command == "info":
-            text = info_json(info) if options.json else info_text(options.target, info)
-        elif options.json:
-            text = models_json(info.models, options.size)
-        else:
-            text = "\n".join(model_lines(info.models, options.size))
-    if text:
-        out.write(f"{text}\n")
-        out.flush()
-    return Exit.OK
+        return report.as_json() if options.json else "" if options.quiet else report.as_text()
+    info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
+    if options.command == "info":
+        return info_json(info) if options.json else info_text(options.target, info)
+    return models_json(info.models, options.size) if options.json else "\n".join(model_lines(info.models, options.size))
+
+
+def _write(text: str, options: Options) -> None:
+    out = sys.stderr if options.command == "stream" and options.out == STDOUT else sys.stdout
+    out.write(f"{text}\n")
+    out.flush()
 
 
 async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:

@@ -8,6 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 from framehaul.causes import ADVICE, Cause, Verdict
+from framehaul_client.command.exits import exit_code
+from framehaul_client.errors import FramehaulError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,6 +151,11 @@ class Report:
             return []
         own = self.faster if verdict.bound_by is Cause.CLIENT_ENCODER else ""
         return [f"  {verdict.text()}", f"  {own or ADVICE[verdict.bound_by]}"]
+
+
+def error_json(error: FramehaulError) -> str:
+    """Make one line of JSON of how a command failed."""
+    return json.dumps({"error": str(error), "reason": error.reason, "exit_code": exit_code(error)})
 
 
 def _size(num_bytes: int) -> str:

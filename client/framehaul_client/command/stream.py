@@ -104,7 +104,7 @@ class _Run:
                 await self._encode(session)
 
     async def _encode(self, session: Session) -> None:
-        encoder = Encoder(self._sink, session.opened.layout)
+        encoder = Encoder(self._sink, session.opened.layout, session.num_frames)
         try:
             self._progress.start(session.num_frames)
             async for batch in session.batches():

@@ -52,7 +52,9 @@ class Retry:
         if left_s <= 0:
             if not opened:
                 raise error
-            raise GaveUp(f"{error} (gave up after {self._retry_for_s:g} s)") from error
+            gave_up = GaveUp(f"{error} (gave up after {self._retry_for_s:g} s)")
+            gave_up.reason = error.reason
+            raise gave_up from error
         delay_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0**self._num_failures)
         self._num_failures += 1
         if isinstance(error, Refused) and error.retry_after_s is not None:

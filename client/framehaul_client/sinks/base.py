@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from framehaul.files import KINDS
 from framehaul.formats import PixelFormat
 from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.errors import OutputError
@@ -23,14 +24,6 @@ from framehaul_client.errors import OutputError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_KINDS: Final = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFCHR: "a device",
-}
-"""What a name may belong to, other than a file."""
 _PIPES: Final = (stat.S_IFIFO, stat.S_IFCHR)
 
 
@@ -60,8 +53,8 @@ class Sink(Protocol):
             OutputError: it can't.
         """
 
-    def start(self, layout: FrameLayout) -> None:
-        """Take note of the frames' size, before the first of them.
+    def start(self, layout: FrameLayout, num_frames: int | None = None) -> None:
+        """Take note of the frames' size and their number, if it is known, before the first of them.
 
         Raises:
             OutputError: such frames can't be written.
@@ -109,7 +102,7 @@ class PartialFile:
     """A new file beside `target`, under a temporary name until it is published.
 
     Attributes:
-        target: the name that it gets.
+        target: the name that it gets: where a symbolic link leads, whether or not a file is there.
         path: the name that it has.
     """
 
@@ -121,13 +114,13 @@ class PartialFile:
         Raises:
             OutputError: the folder can't be written, `target` is too long, or something that is no file has its name.
         """
-        self.target = target
-        make_folder(target.parent)
+        self.target = Path(os.path.realpath(target)) if os.path.islink(target) else target
+        make_folder(self.target.parent)
         kind = _kind(target)
-        if kind in _KINDS:
-            raise OutputError(f"{target}: is {_KINDS[kind]}")
+        if kind in KINDS:
+            raise OutputError(f"{target}: is {KINDS[kind]}")
         try:
-            self.path = _temporary(target)
+            self.path = _temporary(self.target)
             self.file = Descriptor(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w")
         except OSError as error:
             raise output_error(target, error) from error

@@ -32,12 +32,22 @@ class Encoder:
         kept: the unfinished output after an abort, if any.
     """
 
-    def __init__(self, sink: Sink, layout: FrameLayout, *, max_pending: int = _MAX_PENDING) -> None:
-        """Start the thread; at most `max_pending` batches wait for it. Needs a running event loop."""
+    def __init__(
+        self, sink: Sink, layout: FrameLayout, num_frames: int | None = None, *, max_pending: int = _MAX_PENDING
+    ) -> None:
+        """Start the thread; needs a running event loop.
+
+        Args:
+            sink: where the frames go.
+            layout: what they look like.
+            num_frames: of the clip; None while unknown.
+            max_pending: so many batches may wait for the thread.
+        """
         self.busy_s = 0.0
         self.kept: Path | None = None
         self._sink = sink
         self._layout = layout
+        self._num_frames = num_frames
         self._max_pending = max_pending
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[FrameBatch | None] = queue.SimpleQueue()
@@ -116,7 +126,7 @@ class Encoder:
 
     def _work(self) -> None:
         with self._busy():
-            self._sink.start(self._layout)
+            self._sink.start(self._layout, self._num_frames)
         while (batch := self._queue.get()) is not None:
             with self._busy():
                 self._sink.write(batch)

@@ -159,8 +159,14 @@ class ImageSink:
         """
         PartialFile(self._path(0)).discard()
 
-    def start(self, layout: FrameLayout) -> None:
-        """Open the encoder for frames of this size."""
+    def start(self, layout: FrameLayout, num_frames: int | None = None) -> None:
+        """Open the encoder for frames of this size, and see that the last file, whose name is longest, can be written.
+
+        Raises:
+            OutputError: it can't.
+        """
+        if num_frames:
+            PartialFile(self._path(num_frames - 1)).discard()
         self._codec = self._encoding.open(layout)
 
     def write(self, batch: FrameBatch) -> None:
@@ -192,6 +198,6 @@ class ImageSink:
         except OSError as error:
             raise output_error(path, error) from error
         finally:
-            if file.path != path:
+            if file.path != file.target:
                 file.discard()
         self.num_bytes += len(image)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -38,6 +41,8 @@ _RGB_MATRIX: Final = 0
 _BUFFER_BYTES: Final = 1 << 20
 _PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """Of x264 and x265, the fastest first."""
+_STDERR: Final = 2
+_LIBRARY_ERROR: Final = re.compile(r"^x26[45] \[error\]: (.+)$", re.MULTILINE)
 _TRIAL_SIZE: Final = (640, 480)
 _FAILURES: Final = (av.error.FFmpegError, OSError)
 
@@ -103,7 +108,7 @@ class VideoSink:
         """
         self._output = open_output(self._target)
 
-    def start(self, layout: FrameLayout) -> None:
+    def start(self, layout: FrameLayout, num_frames: int | None = None) -> None:
         """Open the encoder and write the header.
 
         Raises:
@@ -168,12 +173,13 @@ class VideoSink:
         Raises:
             ValueError: it refuses them, or the container refuses the encoder.
         """
-        if self._opens(self._encoder_options):
-            return
-        # An encoder that takes few sizes fails either way; `start` knows the size.
-        if self._opens({}):
+        with _hushed() as told:
+            # An encoder that takes few sizes fails either way; `start` knows the size.
+            refused = not self._opens(self._encoder_options) and self._opens({})
+        if refused:
             asked = " ".join(f"{name}={value}" for name, value in self._encoder_options.items())
-            raise ValueError(f"codec={self._codec}: refuses {asked}")
+            because = f" ({told[0]})" if told else ""
+            raise ValueError(f"codec={self._codec}: refuses {asked}{because}")
 
     def _opens(self, options: dict[str, str]) -> bool:
         nowhere = Pipe(Path(os.devnull))
@@ -294,6 +300,22 @@ class VideoSink:
             return OutputClosed(f"{self._name}: its reader has gone")
         reason = getattr(error, "strerror", None) or error
         return OutputError(f"{self._name}: {reason}")
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[list[str]]:
+    """Keep from stderr what libraries of codecs write there by themselves; the list then has the errors among it."""
+    errors: list[str] = []
+    stderr = os.dup(_STDERR)
+    with tempfile.TemporaryFile("w+", errors="replace") as written:
+        os.dup2(written.fileno(), _STDERR)
+        try:
+            yield errors
+        finally:
+            os.dup2(stderr, _STDERR)
+            os.close(stderr)
+            written.seek(0)
+            errors += _LIBRARY_ERROR.findall(written.read())
 
 
 def _plays(output: PartialFile) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final, Self
 
 import numpy as np
 
+from framehaul.files import open_regular
 from framehaul.formats import LatentDtype
 from framehaul.safetensors import PREFIX_BYTES, Header, StoredTensor, header_bytes, parse_header
 from framehaul_client.core.latents import ClipAxes, LatentArray, LatentFormat, Layout, clip_axes
@@ -126,8 +126,7 @@ class LatentsFile(StoredLatents):
         super().__init__(path)
         self._file = -1
         try:
-            # Opening a FIFO would wait for its writer.
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._file = open_regular(self.path)
             self._read_header(tensor, layout)
         except OSError as error:
             self.close()
@@ -168,11 +167,9 @@ class LatentsFile(StoredLatents):
             os.close(file)
 
     def _read_header(self, tensor: str | None, layout: Layout | str | None) -> None:
-        status = os.fstat(self._file)
-        if not stat.S_ISREG(status.st_mode):
-            raise LatentsFileError("must be a regular file")
-        num_bytes = header_bytes(os.pread(self._file, PREFIX_BYTES, 0), status.st_size)
-        header = parse_header(os.pread(self._file, num_bytes, PREFIX_BYTES), status.st_size)
+        file_bytes = os.fstat(self._file).st_size
+        num_bytes = header_bytes(os.pread(self._file, PREFIX_BYTES, 0), file_bytes)
+        header = parse_header(os.pread(self._file, num_bytes, PREFIX_BYTES), file_bytes)
         self._describe(header, tensor, layout)
         # With the channels first, one latent's lie apart from each other.
         self._num_runs = 1 if self._axes.layout is Layout.TCHW else self.latents.shape[0]

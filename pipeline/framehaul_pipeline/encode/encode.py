@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from framehaul_pipeline.encode.latent_file import LatentFileWriter
+from framehaul_pipeline.encode.latent_file import LatentFileWriter, resolve_link
 from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
 from framehaul_pipeline.encode.video_input import Excerpt, VideoInput
 from framehaul_pipeline.errors import InvalidInput
@@ -104,9 +104,9 @@ def _wire(latents: Tensor) -> bytes:
 
 
 def _check_target(out: Path, *, overwrite: bool) -> None:
-    if not out.parent.is_dir():
-        raise InvalidInput("out", out, "in a folder that exists")
     try:
+        if not resolve_link(out).parent.is_dir():
+            raise InvalidInput("out", out, "in a folder that exists")
         kind = out.stat().st_mode
     except FileNotFoundError:
         return

@@ -17,18 +17,23 @@ LATENTS_NAME: Final = "latents"
 _HEADER_ALIGN_BYTES: Final = 8
 
 
+def resolve_link(path: Path) -> Path:
+    """The file that a symbolic link leads to, whether or not it exists; `path` itself if it is none."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
 class LatentFileWriter:
     """Collects `[C, h, w]` float16 latents for one file; a context manager that throws away what was not finished."""
 
     def __init__(self, path: Path, latent_shape: tuple[int, int, int]) -> None:
-        """Open a spool file in the folder of `path`.
+        """Open a spool file in the folder of `path`, or of the file that this leads to, if it is a symbolic link.
 
         Raises:
             OSError: the folder is missing or can't be written.
         """
-        self._path, self._shape = path, latent_shape
+        self._path, self._shape = resolve_link(path), latent_shape
         self._latent_bytes = 2 * latent_shape[0] * latent_shape[1] * latent_shape[2]
-        self._spool: IO[bytes] = tempfile.TemporaryFile(dir=path.parent or Path())  # noqa: SIM115
+        self._spool: IO[bytes] = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115
         self.num_latents = 0
 
     def write(self, latents: bytes | memoryview) -> None:

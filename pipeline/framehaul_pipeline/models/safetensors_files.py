@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
+from framehaul.files import NotAFile, open_regular
 from framehaul.safetensors import PREFIX_BYTES, MalformedHeader, StoredTensor, header_bytes, parse_header
 from framehaul_pipeline.errors import InvalidInput
 
@@ -161,17 +161,16 @@ def refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
 
 
 def _open_file(path: Path) -> BufferedReader:
-    """Open a regular file: a FIFO would have no end, or wait for its writer.
+    """Open a regular file.
 
     Raises:
         InvalidInput: it is something else.
         OSError: it can't be opened.
     """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller's
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InvalidInput(path.name, "a pipe, a socket or a device", "a regular file")
-    return file
+    try:
+        return open(open_regular(path), "rb")
+    except NotAFile as error:
+        raise InvalidInput(path.name, error.kind, "a regular file") from None
 
 
 def _read_index(path: Path) -> tuple[Path, ...]:

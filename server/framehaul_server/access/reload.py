@@ -14,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from framehaul.files import NotAFile, open_regular
 from framehaul_server import logs
 
 _log = logging.getLogger(__name__)
@@ -91,9 +92,7 @@ def read_private(path: Path) -> bytes:
 
 
 def _open(path: Path) -> BufferedReader:
-    # A FIFO would wait for its writer, and could be read only once; a device may have no end.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller's
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError(f"{path}: is a pipe or a device: must be a regular file")
-    return file
+    try:
+        return open(open_regular(path), "rb")
+    except NotAFile as error:
+        raise ValueError(f"{path}: {error}") from None

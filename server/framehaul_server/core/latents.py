@@ -106,15 +106,23 @@ class LatentInput:
         """Note that no more latents come; twice is fine.
 
         Raises:
+            InvalidInput: see `check_end`.
+        """
+        self.check_end()
+        self.ended = True
+
+    def check_end(self, count: int = 0) -> None:
+        """Refuse that the latents end with `count` more.
+
+        Raises:
             InvalidInput: fewer came than were declared, or the clip ends before the first frame wanted.
         """
-        declared = self._request.opening.num_latents
-        if declared is not None and self.num_received < declared:
-            raise InvalidInput("open.num_latents", declared, f"{self.num_received}, the number of latents sent")
-        start_frame, num_frames = self._request.start_frame, self._request.spec.num_frames(self.num_received)
+        declared, num_latents = self._request.opening.num_latents, self.num_received + count
+        if declared is not None and num_latents < declared:
+            raise InvalidInput("open.num_latents", declared, f"{num_latents}, the number of latents sent")
+        start_frame, num_frames = self._request.start_frame, self._request.spec.num_frames(num_latents)
         if start_frame > num_frames:
             raise InvalidInput("open.start_frame", start_frame, f"at most {num_frames}, the clip's number of frames")
-        self.ended = True
 
     def _expect(self, count: int) -> None:
         if self.ended:

@@ -59,8 +59,7 @@ class FrameWindow:
         Raises:
             InvalidInput: `next_frame` is beyond the frames that were sent.
         """
-        if next_frame > num_sent:
-            raise InvalidInput("ack.next_frame", next_frame, f"at most {num_sent}, the number of frames sent so far")
+        check_ack(next_frame, num_sent=num_sent)
         if next_frame >= self.num_taken:
             self.num_taken = next_frame
             self.frames_until = max(self.frames_until, next_frame + self._limits.clamp(window_frames))
@@ -77,6 +76,16 @@ class FrameWindow:
         """Count frames that an AUTO client took, by the transport's flow control."""
         self.num_taken += num_frames
         self.frames_until = max(self.frames_until, self.num_taken + self._limits.max_frames)
+
+
+def check_ack(next_frame: int, *, num_sent: int) -> None:
+    """Refuse an acknowledgement of frames that weren't sent.
+
+    Raises:
+        InvalidInput: `next_frame` is beyond the frames that were sent.
+    """
+    if next_frame > num_sent:
+        raise InvalidInput("ack.next_frame", next_frame, f"at most {num_sent}, the number of frames sent so far")
 
 
 def allowed_latents(spec: DecoderSpec, frames_until: int, num_latents: int | None) -> int:

@@ -236,7 +236,7 @@ class FrameService:
     async def _resume(self, call: _Call, first: Request, caller: Caller) -> Session:
         """A session that was opened before, with its place."""
         self._unread_calls.check(caller.tenant)
-        session, claim = await self._resumable.take(first.header.open, caller)
+        session, claim = await self._resumable.take(first, caller)
         assert call.claim is not None, "every call has entered"
         self._admission.release(call.claim)
         call.claim = claim

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import NotFound
 from framehaul_server import logs
 from framehaul_server.admission.places import Claim
 from framehaul_server.core.tenants import Caller
+from framehaul_server.session.connection import Request
 from framehaul_server.session.session import Session
 
 _log = logging.getLogger(__name__)
@@ -63,18 +63,22 @@ class ResumableSessions:
         """
         self._find(session_id, caller, "session_id")
 
-    async def take(self, asked: pb.Open, caller: Caller) -> tuple[Session, Claim]:
-        """Take a session over; the connection that served it has ended when this returns.
+    async def take(self, first: Request, caller: Caller) -> tuple[Session, Claim]:
+        """Take over the session that a call's first request asks for; who served it has ended when this returns.
 
         Raises:
             NotFound: no such session, not any more, or another tenant's.
             PipelineError: it can't be resumed so; whoever serves it goes on.
+            ServerError: likewise.
 
         Cancellation: the session stays detached.
         """
+        session_id = first.header.open.resume.session_id
+        session = self._find(session_id, caller, "open.resume.session_id").session
+        await session.check_values(session.check_resume(first))
         while True:
-            entry = self._find(asked.resume.session_id, caller, "open.resume.session_id")
-            entry.session.check_resume(asked)
+            entry = self._find(session_id, caller, "open.resume.session_id")
+            entry.session.check_resume(first)  # again, since the session went on meanwhile
             if entry.claim is not None:
                 return entry.session, self._attach(entry)
             await entry.session.fence()

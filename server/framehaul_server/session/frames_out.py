@@ -107,6 +107,11 @@ class FramesOut:
         """Whether frames wait for the connection."""
         return self._writing or self._outbox.has_ordinary
 
+    @property
+    def num_sent(self) -> int:
+        """Frames below this one were sent on the present connection, or before."""
+        return self._retention.num_sent
+
     def put(self, response: pb.StreamResponse, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a response without frames; an urgent one passes the frames that wait."""
         self._outbox.put(Outgoing(message=response.SerializeToString(), last=last), urgent=urgent)
@@ -125,7 +130,7 @@ class FramesOut:
             InvalidInput: more is acknowledged than was sent.
         """
         self._time_keeper.acknowledged(ack.next_frame, ack.busy_us * 1000)
-        self.window.ack(ack.next_frame, ack.window_frames, num_sent=self._retention.num_sent)
+        self.window.ack(ack.next_frame, ack.window_frames, num_sent=self.num_sent)
         self._retention.acknowledge(ack.next_frame)
         self._window_moved()
         if self._retention.complete:

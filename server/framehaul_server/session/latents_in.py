@@ -9,7 +9,7 @@ import asyncio
 from typing import Final
 
 from framehaul_server.core.grant import LatentGrant
-from framehaul_server.core.latents import LatentInput, check_finite
+from framehaul_server.core.latents import LatentInput, check_finite, holds_latents
 from framehaul_server.core.open_request import OpenRequest
 from framehaul_server.session.connection import Request
 from framehaul_server.session.decoding import Decoding
@@ -53,26 +53,49 @@ class LatentsIn:
 
     # Latents
 
-    async def add(self, request: Request) -> None:
-        """Take the latents of a message.
+    def check(self, request: Request) -> list[memoryview]:
+        """Check what a message says of latents, all but their values; nothing is taken.
 
-        Cancellation: all of them or none were taken.
+        Returns:
+            Its latents, to be given to `add`.
 
         Raises:
-            PipelineError: they aren't what the session needs next.
+            PipelineError: they aren't what the session needs next, or can't end here.
             GrantExceeded: more than was granted.
         """
-        first_index = self.input.num_received
-        latents = self.input.accept(
-            request.header, request.payload, latents_until=self.grant.until if self._request.explicit else None
-        )
+        header, latents = request.header, list[memoryview]()
+        if holds_latents(request):
+            latents_until = self.grant.until if self._request.explicit else None
+            latents = self.input.accept(header, request.payload, latents_until=latents_until)
+        if header.end_of_latents:
+            self.input.check_end(len(latents))
+        return latents
+
+    async def check_values(self, latents: list[memoryview]) -> None:
+        """Check the values of latents that passed `check`; nothing is taken.
+
+        Cancellation: nothing has changed.
+
+        Raises:
+            InvalidInput: NaN or infinity.
+        """
         checked_bytes = 0
-        for index, latent in enumerate(latents, first_index):
+        for index, latent in enumerate(latents, self.input.num_received):
             check_finite(latent, self._request.opening.dtype, index)
             checked_bytes += len(latent)
             if checked_bytes >= _CHECKED_AT_ONCE_BYTES:
                 checked_bytes = 0
                 await asyncio.sleep(0)  # others' turn
+
+    async def add(self, latents: list[memoryview]) -> None:
+        """Take latents that passed `check`.
+
+        Cancellation: all of them or none were taken.
+
+        Raises:
+            InvalidInput: see `check_values`.
+        """
+        await self.check_values(latents)
         # In one step: a connection may break at any other time, and the next one is told what came.
         self.input.count(len(latents))
         for latent in latents:

@@ -25,13 +25,12 @@ from framehaul_server import logs
 from framehaul_server.admission.places import Admission, Claim
 from framehaul_server.core import responses
 from framehaul_server.core.grant import latent_budget
-from framehaul_server.core.latents import holds_latents
 from framehaul_server.core.limits import SessionRules, most_bytes
 from framehaul_server.core.open_request import read_open
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.session_view import SessionView
 from framehaul_server.core.tenants import Caller
-from framehaul_server.core.window import WindowLimits, allowed_latents
+from framehaul_server.core.window import WindowLimits, allowed_latents, check_ack
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
 from framehaul_server.logs import SessionRecord
 from framehaul_server.session.connection import Connection, Request, is_loss, leading_error
@@ -149,19 +148,35 @@ class Session:
             self.close()
         return Outcome(detached=detached, error=error)
 
-    def check_resume(self, asked: pb.Open) -> None:
+    def check_resume(self, first: Request) -> list[memoryview]:
         """Refuse to be resumed so; the connection that serves the session doesn't notice.
+
+        Returns:
+            The request's latents, for `check_values`.
 
         Raises:
             OutOfOrder: the session was opened with other values.
             InvalidInput: the client can't have exactly the frames it says it has.
+            PipelineError: the request says something else that the session couldn't take.
+            ServerError: likewise.
         """
-        given = pb.Open()
+        given, asked = pb.Open(), first.header.open
         given.CopyFrom(asked)
         given.resume.CopyFrom(self._open_message.resume)
         if given != self._open_message:
             raise OutOfOrder("open: the session to be resumed was opened with other values")
         self._frames_out.check_rewind(asked.resume.next_frame)
+        return [] if first.header.cancel else self._check(first, num_sent=asked.resume.next_frame)
+
+    async def check_values(self, latents: list[memoryview]) -> None:
+        """Refuse to be resumed with these; the connection that serves the session doesn't notice.
+
+        Cancellation: nothing has changed.
+
+        Raises:
+            InvalidInput: NaN or infinity.
+        """
+        await self._latents_in.check_values(latents)
 
     def resume(self, first: Request, record: SessionRecord) -> None:
         """Get ready to be `run` on a new connection, whose first request was checked; the old one is fenced."""
@@ -325,22 +340,31 @@ class Session:
             raise SessionCancelled("cancelled by the client")
         if header.HasField("open") and header.open != self._open_message:
             raise OutOfOrder("open: this session was opened with other values")
+        latents = self._check(request, num_sent=self._frames_out.num_sent)
         if header.HasField("ack"):
-            self._acknowledge(header.ack)
-        if header.HasField("synthetic"):
-            raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
-        if holds_latents(request):
+            self._frames_out.acknowledge(header.ack)
+        if latents:
             self.time_keeper.mark()
             first_latent = self._latents_in.input.num_received
-            await self._latents_in.add(request)
-            self.time_keeper.took(first_latent, self._latents_in.input.num_received - first_latent)
+            await self._latents_in.add(latents)
+            self.time_keeper.took(first_latent, len(latents))
         if header.end_of_latents:
             self._end_input()
 
-    def _acknowledge(self, ack: pb.Ack) -> None:
-        if not self._explicit:
-            raise OutOfOrder("ack: only sessions in EXPLICIT mode are acknowledged")
-        self._frames_out.acknowledge(ack)
+    def _check(self, request: Request, *, num_sent: int) -> list[memoryview]:
+        """Check all but the values of latents, when the client was sent the frames below `num_sent`; nothing changes.
+
+        Returns:
+            The request's latents.
+        """
+        header = request.header
+        if header.HasField("ack"):
+            if not self._explicit:
+                raise OutOfOrder("ack: only sessions in EXPLICIT mode are acknowledged")
+            check_ack(header.ack.next_frame, num_sent=num_sent)
+        if header.HasField("synthetic"):
+            raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
+        return self._latents_in.check(request)
 
     def _end_input(self) -> None:
         self.time_keeper.mark()

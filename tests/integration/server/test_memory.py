@@ -24,6 +24,8 @@ GROWTH_BYTES = 6 << 20
 PAGE_GIB = 1 / 64
 TINY_MEMORY = ("--device-memory-gib", str(3 * PAGE_GIB), "--chunk-latents", "4")
 """Two pages of workspace for chunks of this size, and one for a session's state."""
+ONE_SESSION_GIB = 28 / 1024
+"""Where nothing is parked, pages have 1 MiB: 25 of workspace, two for a session's state, and one too few for another."""
 
 
 def own_bytes(server: ServerProcess) -> tuple[int, int]:
@@ -121,7 +123,7 @@ def test_sessions_that_stand_still_make_room_for_others(start_server: StartServe
 
 def test_without_parking_a_full_device_refuses_the_next(start_server: StartServer) -> None:
     """And takes it once the other is gone."""
-    server = start_server(*TINY_MEMORY, "--park-gib", "0")
+    server = start_server("--device-memory-gib", str(ONE_SESSION_GIB), "--chunk-latents", "4", "--park-gib", "0")
     with server.channel() as channel, Call(channel) as first, Call(channel) as second:
         first.send(one(0), open=opening())
         first.read_frames(4)

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from framehaul_client.command import cli
 from framehaul_client.command.stream import SAMPLE
+from framehaul_client.errors import StreamFailed
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,25 @@ def test_no_server(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["models", *arguments]) == 3
     assert capsys.readouterr().err.count("client: 127.0.0.1:9: no server answered within 0.2 s") == 3
     assert list(tmp_path.iterdir()) == [clip]
+
+
+@pytest.mark.parametrize("out", ["v.mp4", "-"])
+def test_what_went_wrong_is_a_line_of_json_too(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    """Where the report would have been, with the server's reason."""
+
+    async def stalls(*_: object) -> None:
+        error = StreamFailed("host: ABORTED: nothing moves")
+        error.reason = "CLIENT_STALLED"
+        raise error
+
+    monkeypatch.setattr(cli, "stream", stalls)
+    assert cli.main(["stream", str(clip), "--out", out, "--json"]) == 5
+    printed = capsys.readouterr()
+    said = "client: host: ABORTED: nothing moves\n"
+    line = '{"error": "host: ABORTED: nothing moves", "reason": "CLIENT_STALLED", "exit_code": 5}\n'
+    assert (printed.out, printed.err) == (("", line + said) if out == "-" else (line, said))
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -78,6 +78,16 @@ def test_damage_at_the_server_is_worth_a_new_session_but_not_a_second_first_one(
         Retry(60.0).delay_s(damaged, 0.0, opened=False)
 
 
+def test_who_gives_up_keeps_the_servers_reason() -> None:
+    damaged = SessionDamaged("frames differ")
+    damaged.reason = "REPLAY_DIFFERS"
+    retry = Retry(1.0)
+    retry.delay_s(damaged, 0.0, opened=True)
+    with pytest.raises(GaveUp) as caught:
+        retry.delay_s(damaged, 1.0, opened=True)
+    assert caught.value.reason == "REPLAY_DIFFERS"
+
+
 def test_a_first_session_fails_with_the_reason_itself() -> None:
     """There is nothing to give up yet: the server was never there."""
     away = ServerUnavailable("host: draining")

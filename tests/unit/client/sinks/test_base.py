@@ -28,6 +28,36 @@ def test_a_discarded_file_is_gone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("old", [b"old", None])
+def test_of_a_link_the_file_that_it_leads_to_is_written(tmp_path: Path, old: bytes | None) -> None:
+    """From whatever folder, and through links to links; the file may be still to be made, and its folder too."""
+    target = tmp_path / "deep" / "real.mp4"
+    if old is not None:
+        target.parent.mkdir()
+        target.write_bytes(old)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "first.mp4").symlink_to("second.mp4")
+    (tmp_path / "links" / "second.mp4").symlink_to("../deep/real.mp4")
+    partial = PartialFile(tmp_path / "links" / "first.mp4")
+    partial.file.write(b"new")
+    assert partial.path.parent == target.parent
+    partial.publish()
+    assert target.read_bytes() == b"new"
+    assert [path.is_symlink() for path in (tmp_path / "links").iterdir()] == [True, True]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    """Round in circles, or through something that is no folder."""
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "through.mp4").symlink_to("file/v.mp4")
+    for name, message in (("loop.mp4", r"loop\.mp4: Too many levels of symbolic links"), ("through.mp4", "in its way")):
+        with pytest.raises(OutputError, match=message):
+            PartialFile(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+
+
 def test_a_file_that_vanished_cannot_be_published(tmp_path: Path) -> None:
     """Somebody cleaned up too early: an error, not a success without a file."""
     partial = PartialFile(tmp_path / "v.mp4")

@@ -37,7 +37,7 @@ class RecordingSink:
     def prepare(self) -> None:
         """Nothing to do."""
 
-    def start(self, layout: FrameLayout) -> None:
+    def start(self, layout: FrameLayout, num_frames: int | None = None) -> None:
         self._note("start")
 
     def write(self, batch: FrameBatch) -> None:

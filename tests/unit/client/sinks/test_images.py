@@ -123,6 +123,27 @@ def test_a_pipe_in_an_images_place_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "0.png").is_fifo()
 
 
+def test_the_last_number_must_fit_into_the_name_before_the_first_file_is_written(tmp_path: Path) -> None:
+    """Of a clip whose length is known; as long as that number's, any name goes."""
+    for num_frames, fits in ((10, True), (11, False)):
+        sink = ImageSink(str(tmp_path / ("a" * 250 + "%d.png")), PNG)
+        sink.prepare()
+        if fits:
+            sink.start(LAYOUT, num_frames)
+        else:
+            with pytest.raises(OutputError, match=r"a10\.png: File name too long"):
+                sink.start(LAYOUT, num_frames)
+        assert sink.abort() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "0.png").symlink_to("real.png")
+    write(tmp_path / "%d.png", PNG, rgb_frames(1))
+    assert (tmp_path / "0.png").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "real.png"]
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:
     """A file is in the folder's place."""
     (tmp_path / "file").write_text("")

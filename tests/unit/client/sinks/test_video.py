@@ -195,7 +195,9 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
             "format=yuv420p10le: mpeg4 takes 8 bits",
         ),
         ("v.mkv", {"codec": "rawvideo", "encoded_format": "nosuch"}, "pix_fmt=nosuch: no such pixel format"),
-        ("v.mp4", {"preset": "nosuch"}, "codec=libx264: refuses crf=18 preset=nosuch"),
+        ("v.mp4", {"preset": "nosuch"}, r"refuses crf=18 preset=nosuch \(invalid preset 'nosuch'\)$"),
+        ("v.mp4", {"more": {"tune": "nosuch"}}, r"refuses .* tune=nosuch \(invalid tune 'nosuch'\)$"),
+        ("v.mp4", {"codec": "libx265", "preset": "nosuch"}, "codec=libx265: refuses preset=nosuch"),
         ("v.mp4", {"more": {"g": "often"}}, "codec=libx264: refuses .*g=often"),
         ("v.mp4", {"more": {"nosuch": "1"}}, "nosuch=1: libx264 has no such option"),
         ("v.mp4", {"codec": "mpeg4", "preset": "fast"}, "preset=fast: mpeg4 has no such option"),
@@ -211,12 +213,14 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_found_before_anything_is_written(
-    tmp_path: Path, name: str, options: dict[str, Any], message: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, options: dict[str, Any], message: str
 ) -> None:
-    """The text names the option, the value and what is allowed."""
+    """The text names the option, the value and what is allowed; the encoder's library writes nothing beside it."""
+    options = dict(options)
     pixel_format = options.pop("pixel_format", PixelFormat.YUV420P)
     with pytest.raises(ValueError, match=message):
         make(tmp_path / name, pixel_format, **options)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_size_that_the_encoder_refuses_is_said(tmp_path: Path) -> None:

@@ -1,9 +1,16 @@
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status as RichStatus
 
 from framehaul_client import errors
 from framehaul_client.transport.status import Status, call_error, client_error
+from framehaul_pipeline import errors as pipeline
+from framehaul_server import errors as server
+from framehaul_server.rpc import status as server_status
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
@@ -47,6 +54,55 @@ def test_pushback(value: str | None, retry_after_s: float | None) -> None:
     error = client_error(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", trailers), "host:1", connected=False)
     assert isinstance(error, errors.Refused)
     assert error.retry_after_s == retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (server.ClientStalled("nothing moves"), "CLIENT_STALLED"),
+        (pipeline.WorkersKilled(), "WORKERS_KILLED"),
+        (pipeline.DataLoss("crc32c"), "CHECKSUM_DIFFERS"),
+        (pipeline.ReplayDiffers("frames"), "REPLAY_DIFFERS"),
+        (pipeline.Overloaded("full", retry_after_s=1.0), None),
+        (pipeline.NotFound("model"), None),
+    ],
+)
+def test_an_error_has_the_servers_reason(told: Exception, reason: str | None) -> None:
+    """Where it gives one; with other details there may be none."""
+    status = server_status.status_of(told)
+    assert status is not None
+    failed = grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), grpc.aio.Metadata(*status.trailers))
+    assert call_error(failed, "host:1").reason == reason
+
+
+def rich(*details: Message) -> bytes:
+    status = RichStatus(code=10, message="text")
+    for detail in details:
+        packed = status.details.add()
+        if isinstance(detail, Any):
+            packed.CopyFrom(detail)
+        else:
+            packed.Pack(detail)
+    return bytes(status.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (rich(RetryInfo(), ErrorInfo(reason="A\x1b[2J", domain="framehaul")), r"A\x1b[2J"),
+        (rich(ErrorInfo(reason="PROXY", domain="example.org"), ErrorInfo(reason="B", domain="framehaul")), "B"),
+        (rich(ErrorInfo(reason="PROXY", domain="example.org")), None),
+        (rich(ErrorInfo(domain="framehaul")), None),
+        (b"\xff", None),
+        (b"\x1a\x01\xff", None),
+        (rich(Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")), None),
+        (b"", None),
+    ],
+)
+def test_only_reasons_of_framehauls_own_count(given: bytes, reason: str | None) -> None:
+    """Proxies have theirs; what can't be read is none."""
+    status = Status(grpc.StatusCode.ABORTED, "text", grpc.aio.Metadata(("grpc-status-details-bin", given)))
+    assert client_error(status, "host:1", connected=True).reason == reason
 
 
 def test_unary_calls_map_alike() -> None:

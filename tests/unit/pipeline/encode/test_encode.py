@@ -317,6 +317,24 @@ def test_pipe_under_the_outputs_name_is_kept(
     assert out.is_fifo()
 
 
+def test_an_output_link_is_followed_or_refused_before_any_work(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is missing where it leads is missing; a loop leads nowhere."""
+    for name, leads_to, message in (
+        ("a", "missing/x.safetensors", "in a folder that exists"),
+        ("b", "b", "Too many levels of symbolic links"),
+    ):
+        (tmp_path / name).symlink_to(leads_to)
+        assert main(["encode", str(video), "--out", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+        assert (tmp_path / name).is_symlink()
+    (tmp_path / "c").symlink_to("x.safetensors")
+    assert main(["encode", str(video), "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "c").is_symlink()
+    assert (tmp_path / "x.safetensors").is_file()
+
+
 def test_damaged_video_leaves_no_file(video: Path, tmp_path: Path) -> None:
     """Half the bytes of a clip are half a clip or an error, never a half-written latent file."""
     half = tmp_path / "half.mkv"

@@ -58,6 +58,22 @@ def test_old_file_stays_whole_until_the_new_one_is(tmp_path: Path) -> None:
     assert path.read_bytes() != b"old"
 
 
+@pytest.mark.parametrize("old", [b"old", None])
+def test_of_a_link_the_file_that_it_leads_to_is_written(tmp_path: Path, old: bytes | None) -> None:
+    """It may be still to be made."""
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "clip.safetensors", tmp_path / "link.safetensors"
+    if old is not None:
+        target.write_bytes(old)
+    link.symlink_to("real/clip.safetensors")
+    with LatentFileWriter(link, SHAPE) as writer:
+        writer.write(bytes(48))
+        writer.finish({})
+    assert link.is_symlink()
+    assert len(target.read_bytes()) > 48
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_part_of_a_latent_is_refused(tmp_path: Path) -> None:
     with (
         LatentFileWriter(tmp_path / "clip.safetensors", SHAPE) as writer,

@@ -176,7 +176,7 @@ def test_a_file_that_is_cut_or_too_large_is_refused(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("read", [read_header, read_json, lambda path: check_sha256(path, "0" * 64)])
 def test_a_pipe_is_refused_before_anybody_waits_for_its_writer(tmp_path: Path, read: Any) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(InvalidInput, match=r"fifo.*a pipe, a socket or a device.*a regular file"):
+    with pytest.raises(InvalidInput, match="fifo=a pipe: must be a regular file"):
         read(tmp_path / "fifo")
 
 

@@ -52,8 +52,8 @@ def show_key(files: TlsFiles) -> None:
         (spoil_certificate, "must be a PEM certificate chain and its unencrypted key"),
         (spoil_key, "must be a PEM certificate chain and its unencrypted key"),
         (spoil_authority, "must be PEM certificates of authorities"),
-        (certificate_from_a_pipe, "server.pem: is a pipe or a device: must be a regular file"),
-        (authority_from_a_pipe, "authority.pem: is a pipe or a device: must be a regular file"),
+        (certificate_from_a_pipe, "server.pem: is a pipe: must be a regular file"),
+        (authority_from_a_pipe, "authority.pem: is a pipe: must be a regular file"),
         (show_key, "mode 0644: must be 0600"),
     ],
 )

@@ -13,6 +13,7 @@ from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_server.app import session_rules
 from framehaul_server.config import ServerConfig
+from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.sizing import SessionNeeds
 from framehaul_server.core.window import WindowLimits
 from framehaul_server.session.session import Session
@@ -69,6 +70,9 @@ def test_the_host_holds_what_the_most_demanding_session_counts_with(max_pixels: 
         opening(pixel_format=pixel_format, dtype=dtype, **mode)
         for pixel_format, dtype, mode in product(formats, DATA_TYPES.values(), modes)
     ]
-    counts = [Session(request(open=each), FakeWorker(), held_to, record(), ANYBODY).max_waiting_bytes for each in asked]
+    counts = [
+        Session(request(open=each), FakeWorker(), held_to, record(), ANYBODY, Recorder(0)).max_waiting_bytes
+        for each in asked
+    ]
     told = SessionNeeds.of(SPEC, GEOMETRY, held_to, slot_bytes=1 << 16, state_itemsize_bytes=2)
     assert told.host_bytes == max(counts)

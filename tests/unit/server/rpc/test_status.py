@@ -13,7 +13,7 @@ from framehaul_server import errors as server
 from framehaul_server.rpc.status import internal, status_of
 
 PROTOCOL = Path(__file__).parents[4] / "docs" / "protocol.md"
-NEVER_TOLD = {server.CannotListen, server.UnusableFile, server.ConnectionLost}
+NEVER_TOLD = {server.CannotListen, server.CannotWork, server.UnusableFile, server.ConnectionLost}
 ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.InvalidInput("dtype", 9, "1..3"), grpc.StatusCode.INVALID_ARGUMENT),
     (MalformedMessage("cut off"), grpc.StatusCode.INVALID_ARGUMENT),

@@ -11,6 +11,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
+from framehaul_server.session.connection import Request
 from tests.support.driven_service import (
     EXPLICIT,
     RESUMABLE,
@@ -22,7 +23,7 @@ from tests.support.driven_service import (
     settle,
     status,
 )
-from tests.support.fakes import FakeContext, FakeWorker, latents, opening, request
+from tests.support.fakes import LATENT_BYTES, FakeContext, FakeWorker, latents, opening, request
 
 
 def break_write(context: FakeContext, task: "asyncio.Task[None]") -> None:
@@ -224,6 +225,71 @@ async def test_a_wrong_resume_is_refused_and_nobody_else_notices(
                 told = (told[0], told[1].replace("2..4", "2..8"))
         right, task = await server.resume(session_id, 4)
         assert opened(right).next_latent == 2
+
+
+WRONG_FIRST_REQUESTS: list[tuple[Request, grpc.StatusCode, str]] = [
+    (request(b"x"), grpc.StatusCode.INVALID_ARGUMENT, "latents=1 bytes: must be"),
+    (request(b"\xff" * LATENT_BYTES), grpc.StatusCode.INVALID_ARGUMENT, "latents=NaN or infinity at element 0"),
+    (request(latents(1), num_latents=2), grpc.StatusCode.INVALID_ARGUMENT, "num_latents=2: must be 1"),
+    (request(latents(1), index=9), grpc.StatusCode.FAILED_PRECONDITION, "index=9: the next latent is "),
+    (request(latents(1), crc32c=7), grpc.StatusCode.DATA_LOSS, "crc32c=0x00000007: the latents field has"),
+    (request(crc32c=7), grpc.StatusCode.INVALID_ARGUMENT, "latents=0 bytes: must be"),
+    (request(latents(1000)), grpc.StatusCode.INVALID_ARGUMENT, "must be at most 1000 in this session"),
+    (request(latents(900)), grpc.StatusCode.RESOURCE_EXHAUSTED, "wait for a higher one"),
+    (request(latents(1), end_of_latents=True), grpc.StatusCode.INVALID_ARGUMENT, "open.num_latents=1000: must be "),
+    (request(ack=pb.Ack(next_frame=5)), grpc.StatusCode.INVALID_ARGUMENT, "ack.next_frame=5: must be at most 4"),
+    (request(synthetic=pb.Synthetic()), grpc.StatusCode.FAILED_PRECONDITION, "synthetic: this session"),
+]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("wrong", "code", "text"), WRONG_FIRST_REQUESTS)
+async def test_a_resume_is_refused_for_whatever_its_first_request_says_wrong(
+    wrong: Request, code: grpc.StatusCode, text: str
+) -> None:
+    """As for a wrong `open`: neither the call that serves the session notices nor, when that is lost, the right one."""
+    declared = pb.Open()
+    declared.CopyFrom(RESUMABLE)
+    declared.num_latents = 1000
+    async with serving(max_sessions=2) as server:
+        live, live_task = await server.connect(request(latents(1), open=declared), request(ack=pb.Ack(next_frame=2)))
+        again = resuming(opened(live).session_id, 4, num_latents=1000)
+        wrong.header.open.CopyFrom(again.header.open)
+        for is_live in (True, False):
+            found = await status(*await server.connect(wrong))
+            assert found[0] is code
+            assert text in found[1]
+            if is_live:
+                live.send(request(latents(1)))
+                await settle()
+                assert first_frames(live) == [0, 4]
+                await leave(live_task)
+        right, _task = await server.connect(again)
+        assert opened(right).next_latent == 2
+
+
+@pytest.mark.asyncio
+async def test_a_resume_is_checked_again_after_its_latents_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many latents let others have their turns meanwhile, and the session goes on in one of these."""
+    monkeypatch.setattr("framehaul_server.session.latents_in._CHECKED_AT_ONCE_BYTES", LATENT_BYTES)
+    async with serving(max_sessions=2) as server:
+        live, live_task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        late, task = server.call()
+        late.send(request(latents(200), index=0, open=resuming(opened(live).session_id).header.open))
+        live.send(request(latents(1)))
+        code, text = await status(late, task)
+        assert (code, text) == (grpc.StatusCode.FAILED_PRECONDITION, "index=0: the next latent is 1")
+        assert not live_task.done()
+
+
+@pytest.mark.asyncio
+async def test_a_resume_that_cancels_ends_the_session_whatever_else_it_says() -> None:
+    async with serving(max_sessions=2) as server:
+        context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
+        await leave(task)
+        cancelling = request(b"x", open=resuming(opened(context).session_id).header.open, cancel=True)
+        assert await status(*await server.connect(cancelling)) == (grpc.StatusCode.CANCELLED, "cancelled by the client")
+        assert server.admission.num_sessions == 0
 
 
 @pytest.mark.asyncio
