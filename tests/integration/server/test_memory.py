@@ -25,7 +25,7 @@ PAGE_GIB = 1 / 64
 TINY_MEMORY = ("--device-memory-gib", str(3 * PAGE_GIB), "--chunk-latents", "4")
 """Two pages of workspace for chunks of this size, and one for a session's state."""
 ONE_SESSION_GIB = 28 / 1024
-"""Where nothing is parked, pages have 1 MiB: 25 of workspace, two for a session's state, and one too few for another."""
+"""Where nothing is parked, pages have 1 MiB: 25 of workspace, two for a session's state, one too few for another."""
 
 
 def own_bytes(server: ServerProcess) -> tuple[int, int]:
