@@ -28,14 +28,6 @@ async def test_rgb_frames_arrive_whole_and_in_order(target: str, behaviour: Beha
     assert (opened.mode, opened.num_latents, opened.dtype) == (pb.MODE_EXPLICIT, 6, pb.DATA_TYPE_FLOAT16)
 
 
-async def test_yuv_frames_have_the_planes_shape(target: str) -> None:
-    """yuv420p comes as [H * 3 / 2, W]."""
-    latents = make_latents()
-    async with FrameClient(target) as client:
-        frames = await collect(client, latents, pixel_format="yuv420p")
-    assert np.array_equal(frames, expected_frames(latents, YUV_SHAPE))
-
-
 async def test_batches_are_the_messages(target: str, behaviour: Behaviour) -> None:
     """Batches give the same frames as single ones, with the index of the first."""
     latents = make_latents()
