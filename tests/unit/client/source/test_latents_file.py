@@ -22,7 +22,7 @@ LATENTS = values(5, 4, 2, 3)
 WIDE = LATENTS.astype(np.float64)
 
 
-def saved(path: Path, notes: dict[str, str] | None = None, **tensors: Any) -> Path:
+def saved(path: Path, notes: dict[str, str] | None = None, /, **tensors: Any) -> Path:
     """A good file, unless tensors or notes are bad."""
     metadata = {f"framehaul.{name}": note for name, note in (notes or {}).items()}
     save_file(tensors or {"latents": LATENTS}, path, metadata)
