@@ -54,13 +54,14 @@ def test_every_clip_completes_within_the_window(
 def test_latents_never_exceed_the_grant(steps: list[tuple[str, int, int]]) -> None:
     """Whatever grants come in whatever order: never beyond the highest, and never less than could be sent."""
     grant = LatentGrant()
-    highest = 0
+    highest = num_taken = 0
     for step, amount, most in steps:
         if step == "grant":
             grew = grant.extend(amount)
             assert grew == (amount > highest)
             highest = max(highest, amount)
         else:
-            before = grant.next_latent
-            assert grant.take(amount, most) == min(amount, most, highest - before)
-        assert 0 <= grant.room == highest - grant.next_latent
+            taken = grant.take(amount, most)
+            assert taken == min(amount, most, highest - num_taken)
+            num_taken += taken
+        assert (grant.room, grant.next_latent) == (highest - num_taken, num_taken)
