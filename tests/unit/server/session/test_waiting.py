@@ -216,16 +216,18 @@ async def test_positions_that_change_while_one_is_written_are_skipped() -> None:
         assert told(slow) == [4, 1]
 
 
+def chatter(context: FakeContext, _: "asyncio.Task[None]") -> None:
+    for _number in range(300):
+        context.send(request(ack=pb.Ack(window_frames=9)))
+
+
 Loss = Callable[[FakeContext, "asyncio.Task[None]"], object]
 LOSSES: list[tuple[Loss, grpc.StatusCode | None]] = [
     (lambda _, task: task.cancel(), None),
     (lambda context, _: context.send(request(cancel=True)), grpc.StatusCode.CANCELLED),
     (lambda context, _: context.half_close(), grpc.StatusCode.CANCELLED),
     (lambda context, _: context.send(request(latents(1))), grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (
-        lambda context, _: [context.send(request(ack=pb.Ack(window_frames=9))) for _ in range(300)],
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ),
+    (chatter, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (lambda context, _: context.requests.put_nowait(b"\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT),
 ]
 
