@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from framehaul.formats import LatentDtype, PixelFormat
+from framehaul.formats import LatentDtype
 from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_pipeline.supervision.epoch import SessionEvents, WorkerSession
 from framehaul_server.core.journal import Journal
+from tests.support.fake_decoder import fake_opening
 from tests.support.running_app import RunningApp
 from tests.support.supervised import Recorder
 
@@ -77,15 +78,8 @@ async def decode_in(
     """All frames of latents `[T, C, h, w]`, `[F, H, W, 3]`: by one worker from the clip's start on, in these chunks."""
     geometry = Geometry(channels=clip.shape[1], height=clip.shape[2], width=clip.shape[3])
     recorder = Recorder()
-    opening = Opening(
-        model=spec.name,
-        geometry=geometry,
-        num_latents=len(clip),
-        dtype=LatentDtype.FLOAT16,
-        normalized=False,
-        pixel_format=PixelFormat.RGB24,
-        priority=0,
-        chunks=chunks,
+    opening = fake_opening(
+        model=spec.name, geometry=geometry, num_latents=len(clip), dtype=LatentDtype.FLOAT16, chunks=chunks
     )
     session = app.supervisor.open_session(opening, recorder)
     for latent in clip:

@@ -1,7 +1,7 @@
 """Every way out of a stream ends in the same release: places, sessions, slots, tasks and descriptors are back in time.
 
-Each ending is tried at several moments against one real server in the test's own process; after each of them the next
-good session works.
+Each ending is tried at several moments against one real server in the test's own process, which has one place, and in
+the queue for that; after each of them the next good session works.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEEPALIVE_S = 1.0
-OPTIONS = ("--keepalive", f"{KEEPALIVE_S:g}")
 STALL_TIMEOUT_S = 2.0
 CLIP = latents(40)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    async with running_app(*OPTIONS, "--stall-timeout", f"{STALL_TIMEOUT_S:g}", "--allow-synthetic") as running:
+    times = ("--keepalive", f"{KEEPALIVE_S:g}", "--stall-timeout", f"{STALL_TIMEOUT_S:g}")
+    async with running_app(*times, "--allow-synthetic", "--max-sessions", "1") as running:
         yield running
 
 
@@ -165,6 +165,47 @@ async def test_ending(
     recovered(f"ending by {end.__name__} -> place free", took_s)
     assert took_s < limit_s
     await app.serves()
+
+
+QUEUED = [pytest.param(*each, id=each[0].__name__) for each in ENDINGS if each[0] is not stall]  # which isn't watched
+
+
+@pytest.mark.parametrize(("end", "limit_s"), QUEUED)
+async def test_ending_in_the_queue(
+    app: RunningApp, end: Ending, limit_s: float, recovered: Callable[[str, float], None]
+) -> None:
+    app.remember()
+    took_s = await leave_the_queue(app, end)
+    await app.expect_idle()
+    recovered(f"ending in the queue by {end.__name__} -> the next hears of it", took_s)
+    assert took_s < limit_s
+    await app.serves()
+
+
+async def leave_the_queue(app: RunningApp, end: Ending) -> float:
+    """One holds the place, one leaves, and one behind it moves up; gives the time that this took."""
+    async with (
+        FaultProxy(app.target) as proxy,
+        grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as others,
+        grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS) as channel,
+    ):
+        holder, behind = AsyncCall(others), AsyncCall(others)
+        await holder.send(open=EXPLICIT)
+        assert await holder.read()
+        leaving = AsyncCall(channel, timeout_s=2.0 if end is pass_deadline else None)
+        for stream in (leaving, behind):
+            await stream.send(open=EXPLICIT)
+            assert await stream.read()
+        assert (leaving.positions, behind.positions) == ([1], [2])
+        await end(Scene(app, proxy, channel, leaving))
+        left_s = asyncio.get_running_loop().time()
+        assert await asyncio.wait_for(behind.read(), 20)
+        took_s = asyncio.get_running_loop().time() - left_s
+        assert (leaving.is_open, behind.positions) == (False, [2, 1])
+        holder.call.cancel()
+        assert await behind.read()
+        assert behind.is_open
+        return took_s
 
 
 async def test_blocked_reader_that_stalls_is_ended_and_hears_why_when_it_reads_on(app: RunningApp) -> None:

@@ -149,6 +149,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def withdraw(self, claim: Claim) -> None:
         """A client that left, before its call has ended; nothing for those that have their place."""
         self.admission.withdraw(claim.place)
+        assert claim.place.position is None
         if claim in self.model.waiting:
             self.model.waiting.remove(claim)
             self.model.serve()

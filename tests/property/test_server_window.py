@@ -1,11 +1,13 @@
 """Windows and grants, whatever a client acknowledges."""
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import given
 
-from framehaul_pipeline.spec import DecoderSpec, Exactness
+from framehaul_pipeline.spec import DecoderSpec
 from framehaul_server.core.grant import LatentGrant
 from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
+from tests.support.fakes import SPEC
 
 
 @st.composite
@@ -13,16 +15,11 @@ def specs(draw: st.DrawFn) -> DecoderSpec:
     tile, stride = draw(
         st.just((0, 0)) | st.integers(2, 6).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n - 1)))
     )
-    return DecoderSpec(
-        name="any",
-        channels=1,
-        spatial_factor=1,
+    return msgspec.structs.replace(
+        SPEC,
         temporal_factor=draw(st.integers(1, 8)),
         first_frames=draw(st.integers(1, 8)),
         lookahead_latents=tile - 1 if tile else draw(st.integers(0, 3)),
-        exactness=Exactness.FULL,
-        receptive_latents=None,
-        state_bytes_per_pixel=0.0,
         tile_latents=tile,
         tile_stride_latents=stride,
     )

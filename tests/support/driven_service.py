@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.errors import PipelineError
 from framehaul_server.access.callers import Identify, Metadata
 from framehaul_server.admission.places import Admission
 from framehaul_server.admission.reading import Reading
@@ -97,6 +98,13 @@ class Server:
         task.add_done_callback(lambda _: context.half_close())
         self.tasks.append(task)
         return context, task
+
+    async def replace_worker(self, *deaths: PipelineError) -> None:
+        """One worker after another dies, and the next one is there at once."""
+        for death in deaths:
+            self.worker.die(death)
+            self.service.worker_ready()
+            await settle()
 
     async def resume(
         self, session_id: bytes, next_frame: int = 0, *, tenant: str = "everyone", **changes: object

@@ -7,19 +7,10 @@ from torch import Tensor
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry
+from framehaul_pipeline.spec import Geometry
+from tests.support.fakes import SPEC
 
-FAKE_SPEC = DecoderSpec(
-    name="fake",
-    channels=1,
-    spatial_factor=2,
-    temporal_factor=2,
-    first_frames=1,
-    lookahead_latents=0,
-    exactness=Exactness.FULL,
-    receptive_latents=None,
-    state_bytes_per_pixel=1.0,
-)
+FAKE_SPEC = msgspec.structs.replace(SPEC, name="fake", channels=1, temporal_factor=2, first_frames=1)
 
 
 def fake_opening(**changes: object) -> Opening:

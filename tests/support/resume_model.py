@@ -16,7 +16,7 @@ from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.window import FrameWindow as ClientWindow
 from framehaul_pipeline.errors import AtWork, InvalidInput, PipelineError, Unavailable, WorkerLost
-from framehaul_pipeline.link.messages import ChunkTimes, Opening, Published
+from framehaul_pipeline.link.messages import Opening, Published
 from framehaul_pipeline.spec import DecoderSpec
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.grant import LatentGrant
@@ -26,7 +26,7 @@ from framehaul_server.core.retention import Retention
 from framehaul_server.core.tenants import EVERYONE
 from framehaul_server.core.window import FrameWindow, WindowLimits, allowed_latents
 from framehaul_server.session.decoding import Decoding
-from tests.support.fakes import SPEC, opening, rules
+from tests.support.fakes import SPEC, opening, published, rules
 
 MEMORY = msgspec.structs.replace(SPEC, temporal_factor=2, first_frames=2, receptive_latents=3)
 PICTURE_FIRST = msgspec.structs.replace(MEMORY, first_frames=1)
@@ -109,18 +109,9 @@ class WorkerSession:
                 number += 1
         self.next_latent += size
         self.events.on_fed(self.next_latent)
-        published = Published(
-            session=1,
-            slot=0,
-            generation=1,
-            first_latent=first_latent,
-            chunks=(size,),
-            first_frame=first_frame,
-            frame_bytes=VALUE_BYTES,
-            crc32c=tuple(crc32c(value) for value in values),
-            times=ChunkTimes(),
-        )
-        self.events.on_published(published, memoryview(b"".join(values)))
+        chunk = published(first_frame, 0, VALUE_BYTES, first_latent=first_latent, chunks=(size,))
+        chunk = msgspec.structs.replace(chunk, crc32c=tuple(crc32c(value) for value in values))
+        self.events.on_published(chunk, memoryview(b"".join(values)))
 
 
 @dataclass

@@ -29,7 +29,7 @@ from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
 from tests.support.server_process import COMMON_OPTIONS
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, imported
 
 START_TIMEOUT_S = 60.0
 ACCEPTING = "AioServer._request_call"
@@ -111,14 +111,10 @@ class RunningApp:
         await eventually(lambda: supervisor.state is WorkerState.READY, lambda: supervisor.state, START_TIMEOUT_S)
 
     async def warm(self) -> None:
-        """Wait until the standby has imported everything: nobody tells, but it uses no processor any more."""
+        """Wait until the standby has imported everything."""
         await eventually(lambda: self.supervisor.standby_pid is not None, lambda: "a standby")
         assert self.supervisor.standby_pid is not None
-        process = psutil.Process(self.supervisor.standby_pid)
-        before, now = -1.0, 0.0
-        while now != before or now < 0.5:
-            await asyncio.sleep(0.3)
-            before, now = now, sum(process.cpu_times()[:2])
+        await imported(self.supervisor.standby_pid)
 
     async def serves(self) -> None:
         """A good session works."""

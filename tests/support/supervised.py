@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import numpy.typing as npt
 
-from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError
-from framehaul_pipeline.link.messages import Opening, Published
+from framehaul_pipeline.link.messages import Published
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.epoch import WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
+from tests.support.fake_decoder import fake_opening
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
 FRAME_BYTES = 32 * 48 * 3
@@ -108,16 +108,7 @@ def latents(num_latents: int, seed: int) -> Latents:
 
 
 def open_session(supervisor: Supervisor, events: Recorder) -> WorkerSession:
-    opening = Opening(
-        model="tiny",
-        geometry=GEOMETRY,
-        num_latents=None,
-        dtype=LatentDtype.FLOAT32,
-        normalized=False,
-        pixel_format=PixelFormat.RGB24,
-        priority=0,
-    )
-    return supervisor.open_session(opening, events)
+    return supervisor.open_session(fake_opening(model="tiny", geometry=GEOMETRY), events)
 
 
 def push(session: WorkerSession, clip: Latents) -> None:

@@ -12,58 +12,12 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import (
     ConnectionLost,
     FrameClient,
-    FramehaulError,
     InvalidRequest,
-    NotFound,
-    Refused,
-    ServerUnavailable,
-    SessionDamaged,
-    StreamFailed,
-    Unsupported,
 )
 from tests.support.clips import collect
 from tests.support.fake_server import RGB_SHAPE, Behaviour, expected_frames, make_latents
 
 pytestmark = pytest.mark.asyncio
-
-
-REFUSALS = [
-    (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
-    (grpc.StatusCode.FAILED_PRECONDITION, InvalidRequest),
-    (grpc.StatusCode.NOT_FOUND, NotFound),
-    (grpc.StatusCode.UNIMPLEMENTED, Unsupported),
-    (grpc.StatusCode.RESOURCE_EXHAUSTED, Refused),
-    (grpc.StatusCode.UNAVAILABLE, ServerUnavailable),
-    (grpc.StatusCode.DATA_LOSS, SessionDamaged),
-    (grpc.StatusCode.INTERNAL, StreamFailed),
-    (grpc.StatusCode.DEADLINE_EXCEEDED, StreamFailed),
-]
-
-
-@pytest.mark.parametrize(("code", "error"), REFUSALS, ids=lambda value: getattr(value, "name", None))
-async def test_a_refusal_keeps_the_servers_words(
-    target: str, behaviour: Behaviour, code: grpc.StatusCode, error: type[FramehaulError]
-) -> None:
-    """Each status has its class, and the text names the server and its reason."""
-    behaviour.refuse_open = (code, "model=nosuch: must be fake", ())
-    async with FrameClient(target) as client:
-        with pytest.raises(error, match="model=nosuch: must be fake") as caught:
-            await collect(client, make_latents())
-    assert type(caught.value) is error
-    assert target in str(caught.value)
-
-
-@pytest.mark.parametrize(("pushback", "retry_after_s"), [("300", 0.3), ("-1", None), ("soon", None), (None, None)])
-async def test_a_refusal_says_when_to_come_back(
-    target: str, behaviour: Behaviour, pushback: str | None, retry_after_s: float | None
-) -> None:
-    """The server's pushback is on the error."""
-    trailers = () if pushback is None else (("grpc-retry-pushback-ms", pushback),)
-    behaviour.refuse_open = (grpc.StatusCode.RESOURCE_EXHAUSTED, "64 sessions", trailers)
-    async with FrameClient(target) as client:
-        with pytest.raises(Refused) as caught:
-            await collect(client, make_latents())
-    assert caught.value.retry_after_s == retry_after_s
 
 
 @pytest.mark.parametrize("attempt", range(20))

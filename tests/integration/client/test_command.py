@@ -347,16 +347,3 @@ async def test_a_failed_handshake_is_told_by_us_alone(tmp_path: Path) -> None:
     assert outcome.code == 3
     assert outcome.err.count("\n") == 1
     assert "the server's certificate isn't trusted: name its authority with --ca" in outcome.err
-
-
-async def test_no_server(tmp_path: Path) -> None:
-    """3, soon, with the target and the reason."""
-    make_file(tmp_path / "a.safetensors")
-    outcome = await run_client(
-        "stream", tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--target", "127.0.0.1:9",
-        "--connect-timeout", "0.3",
-    )  # fmt: skip
-    assert outcome.code == 3
-    assert outcome.err.startswith("client: 127.0.0.1:9: no server answered within 0.3 s")
-    assert "Connection refused" in outcome.err
-    assert names_in(tmp_path) == ["a.safetensors"]

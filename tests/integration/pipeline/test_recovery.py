@@ -27,18 +27,10 @@ from tests.support.supervised import (
     start_decoding,
     supervised,
 )
+from tests.support.waiting import imported
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 RESTARTED = (WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
-
-
-async def waits(pid: int) -> None:
-    """Wait until a process has imported everything: nobody tells, but it uses no processor any more."""
-    process = psutil.Process(pid)
-    before, now = -1.0, 0.0
-    while now != before or now < 0.5:
-        await asyncio.sleep(0.3)
-        before, now = now, sum(process.cpu_times()[:2])
 
 
 async def recovery_s(supervisor: Supervisor, states: StateLog) -> float:
@@ -61,7 +53,7 @@ async def test_the_standby_becomes_the_worker_and_another_one_stands_by(
         without_s = await recovery_s(alone, states_alone)
     first = supervisor.standby_pid
     assert first is not None
-    await waits(first)
+    await imported(first)
     with_s = await recovery_s(supervisor, states)
     assert supervisor.worker_pid == first
     assert supervisor.standby_pid not in (None, first)
@@ -158,7 +150,7 @@ async def test_a_standby_that_hangs_is_no_worker(
     """It is stopped once it stands by: it is killed, the log says so, and a worker starts from nothing."""
     hangs = supervisor.standby_pid
     assert hangs is not None
-    await waits(hangs)
+    await imported(hangs)
     monkeypatch.setattr(standby, "_ANSWER_S", 0.5)
     os.kill(hangs, signal.SIGSTOP)
     os.kill(supervisor.worker_pid, signal.SIGKILL)
@@ -173,7 +165,7 @@ async def test_a_standby_ignores_signals_and_ends_with_its_server(supervisor: Su
     """Its server's end of the socket decides; here it closes it."""
     process = supervisor._standby._process
     assert process is not None
-    await waits(process.pid)
+    await imported(process.pid)
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(process.pid, number)
     gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -9,12 +9,13 @@ import pytest
 
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.messages import Ready, ToServer
-from framehaul_pipeline.supervision.epoch import Epoch
+from framehaul_pipeline.supervision.epoch import Epoch, WorkerSession
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from tests.support.supervised import (
     CONFIG,
     FRAME_BYTES,
     IDLE,
+    Latents,
     Recorder,
     StateLog,
     decode,
@@ -28,6 +29,13 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+async def push_one(session: WorkerSession, events: Recorder, clip: Latents, index: int) -> None:
+    """One latent at a time: chunks of one."""
+    push(session, clip[index : index + 1])
+    session.allow(index + 1)
+    await events.received((index + 1) * 4 * FRAME_BYTES)
+
+
 async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervisor) -> None:
     """Bit for bit, when chunks have the same boundaries; and every slot comes back."""
     clips = [latents(5, seed) for seed in (1, 2)]
@@ -35,10 +43,8 @@ async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervi
     for clip in clips:
         events = Recorder()
         session = open_session(supervisor, events)
-        for index in range(5):  # one latent at a time: chunks of one
-            push(session, clip[index : index + 1])
-            session.allow(index + 1)
-            await events.received((index + 1) * 4 * FRAME_BYTES)
+        for index in range(5):
+            await push_one(session, events, clip, index)
         session.end_latents()
         await events.ended()
         assert events.num_frames == 20
@@ -47,9 +53,7 @@ async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervi
     sessions = [open_session(supervisor, events) for events in together]
     for index in range(5):
         for session, events, clip in zip(sessions, together, clips, strict=True):
-            push(session, clip[index : index + 1])
-            session.allow(index + 1)
-            await events.received((index + 1) * 4 * FRAME_BYTES)
+            await push_one(session, events, clip, index)
     for session in sessions:
         session.end_latents()
     for events in together:
@@ -62,18 +66,13 @@ async def test_interleaved_sessions_get_what_each_gets_alone(supervisor: Supervi
 async def test_chunk_size_does_not_change_the_pictures(supervisor: Supervisor) -> None:
     """Within one level after rounding, whatever the chunks."""
     clip = latents(7, seed=3)
-    pictures = []
-    for step in (1, 7):
-        events = Recorder()
-        session = open_session(supervisor, events)
-        for start in range(0, 7, step):
-            push(session, clip[start : start + step])
-            session.allow(start + step)
-            if step == 1:
-                await events.received((start + 1) * 4 * FRAME_BYTES)
-        session.end_latents()
-        await events.ended()
-        pictures.append(np.frombuffer(events.frames, np.uint8).astype(int))
+    events = Recorder()
+    session = open_session(supervisor, events)
+    for index in range(7):
+        await push_one(session, events, clip, index)
+    session.end_latents()
+    await events.ended()
+    pictures = [np.frombuffer(found, np.uint8).astype(int) for found in (events.frames, await decode(supervisor, 7, 3))]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 

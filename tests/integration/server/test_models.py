@@ -11,17 +11,10 @@ from tests.support.server_process import ended_server
 @pytest.mark.parametrize(
     ("config", "weights", "text"),
     [
-        (b"{", b"", "config.json=no JSON: must be a JSON object"),
-        (
-            b'{"_class_name": "AutoencoderOobleck"}',
-            b"",
-            "_class_name=AutoencoderOobleck: must be one of AutoencoderKLWan",
-        ),
         (b'{"_class_name": "AutoencoderKLWan", "z_dim": 0}', b"", "z_dim=0: must be a whole number in 1..256"),
-        (b'{"_class_name": "AutoencoderKLWan"}', b"", "=none: must be a folder with diffusion_pytorch_model"),
         (b'{"_class_name": "AutoencoderKLWan"}', pickle.dumps({}), "diffusion_pytorch_model.safetensors="),
     ],
-    ids=["json", "class", "field", "no weights", "pickle"],
+    ids=["field", "pickle"],
 )
 def test_a_model_that_cannot_be_served_ends_the_start_with_code_2(
     tmp_path: Path, config: bytes, weights: bytes, text: str

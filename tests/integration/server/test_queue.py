@@ -1,20 +1,13 @@
 """Sessions that wait for a place at a real server."""
 
-import asyncio
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from safetensors.numpy import save_file
 
-from framehaul import wire
-from framehaul.v1 import frames_pb2 as pb
 from tests.support.call import Call, details
-from tests.support.client_command import start_client
-from tests.support.clips import EXPLICIT, latents, make_clip, opening
+from tests.support.clips import EXPLICIT, latents, opening
 from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
 
 
@@ -71,33 +64,6 @@ def test_those_who_wait_hear_their_positions_and_are_served_in_order(server: Ser
     assert sum(float(seconds) > 0 for seconds in waits if seconds != "-") == 2
 
 
-def test_a_higher_priority_overtakes_and_the_other_hears_of_it(server: ServerProcess) -> None:
-    with server.channel() as channel, Call(channel) as holder, Call(channel) as low, Call(channel) as high:
-        hold(holder)
-        low.send(open=opening(priority=-1))
-        assert position(low) == 1
-        high.send(open=EXPLICIT)
-        assert (position(high), position(low)) == (1, 2)
-        holder.call.cancel()
-        assert high.read().HasField("opened")
-        assert position(low) == 1
-    server.expect_idle()
-
-
-def test_render_waits_with_its_clip(server: ServerProcess) -> None:
-    request = pb.RenderRequest(open=opening(), latents=latents(4)).SerializeToString()
-    with server.channel() as channel, Call(channel) as holder:
-        hold(holder)
-        render: Any = channel.unary_stream(f"/{wire.SERVICE}/Render")
-        call = render(request)
-        assert wire.split_response(next(call)).header.queued.position == 1
-        holder.call.cancel()
-        headers = [wire.split_response(raw).header for raw in call]
-        assert headers[0].HasField("opened")
-        assert (headers[-1].done.num_frames, headers[-1].done.num_latents) == (16, 4)
-    server.expect_idle()
-
-
 def test_what_a_queued_client_sends_on_comes_in_when_the_session_runs(server: ServerProcess) -> None:
     """It is not read before; a first message that the queue has no room for is refused."""
     num_latents = 12
@@ -115,30 +81,4 @@ def test_what_a_queued_client_sends_on_comes_in_when_the_session_runs(server: Se
         assert "bytes of requests: no room for" in details(caught.value)
         holder.call.cancel()
         assert len(client.read_to_end()) == 4 * num_latents
-    server.expect_idle()
-
-
-def test_the_command_waits_and_says_so(server: ServerProcess, tmp_path: Path) -> None:
-    """As a user sees it: a line on stderr while the place is somebody else's."""
-    save_file({"latents": make_clip(4)}, tmp_path / "clip.safetensors")
-    out = tmp_path / "video.mp4"
-
-    async def run() -> tuple[bytes, bytes]:
-        arguments = ("stream", tmp_path / "clip.safetensors", "--out", out, "--target", server.target, "--json")
-        process = await start_client(*arguments)
-        assert process.stderr is not None
-        assert await asyncio.wait_for(process.stderr.readline(), 60) == b"queued, position 1\n"
-        assert server.load().queued == 1
-        holder.call.cancel()
-        said, complained = await process.communicate()
-        assert process.returncode == 0, complained
-        return said, complained
-
-    with server.channel() as channel, Call(channel) as holder:
-        hold(holder)
-        said, complained = asyncio.run(run())
-    report = json.loads(said)
-    assert report["timeline"]["queue_s"] > 0
-    assert report["out_bytes"] == out.stat().st_size
-    assert b"queued" not in complained
     server.expect_idle()

@@ -117,20 +117,6 @@ def test_frames_of_every_format_and_message_size_are_whole(server: ServerProcess
                 assert client.opened.frame_bytes == frame_bytes
 
 
-def test_synthetic_clips_are_the_same_every_time_and_may_be_repeated(server: ServerProcess) -> None:
-    """The flat message that a load generator repeats, with `open` and without."""
-    synthetic = pb.Synthetic(num_latents=2, height=64, width=64, seed=7)
-    seen = []
-    for opened in (pb.Open(), pb.Open(model="tiny"), None):
-        with server.channel() as channel, Call(channel) as client:
-            for _ in range(3):
-                client.send(synthetic=synthetic, open=opened)
-            client.half_close()
-            seen.append(client.read_to_end())
-    assert seen[0] == seen[1] == seen[2]
-    assert len(seen[0]) == 24
-
-
 def test_locate_and_server_info_answer(server: ServerProcess) -> None:
     with server.stub() as stub:
         located = stub.Locate(pb.LocateRequest(model="tiny"))

@@ -62,6 +62,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         (header(x=1), "tensor 'x' needs dtype, shape and data_offsets"),
         (header(x={"dtype": "F16", "shape": [1]}), "tensor 'x' needs"),
         (header(x=tensor(data_offsets=[0])), "tensor 'x' needs"),
+        (header(x=tensor(shape="6")), "tensor 'x' needs"),
         (header(x=tensor(dtype="F12")), "tensor 'x' has dtype F12: unknown"),
         (header(x=tensor(shape=[2, -3])), r"tensor 'x' has shape \[2, -3\]: must be whole numbers"),
         (header(x=tensor(shape=[2, 3.0])), r"must be whole numbers"),

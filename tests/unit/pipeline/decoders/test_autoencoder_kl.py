@@ -16,7 +16,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.spec import Geometry
-from tests.support.decoder_checks import check_starts_anywhere
+from tests.support.decoder_checks import check_starts_anywhere, one_thread
 from tests.support.live_memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -31,12 +31,9 @@ FLUX = {
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Layers this small run many times faster without others to wait for, on a busy machine above all."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def random_vae(**changes: Any) -> AutoencoderKL:

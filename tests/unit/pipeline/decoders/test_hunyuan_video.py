@@ -23,6 +23,7 @@ from framehaul_pipeline.models.hunyuan_video import (
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.warm_up import warm_up
+from tests.support.decoder_checks import one_thread
 from tests.support.live_memory import peak_bytes
 
 GEOMETRY = Geometry(channels=4, height=2, width=3)
@@ -30,12 +31,9 @@ Loaded = tuple[AutoencoderKLHunyuanVideo, HunyuanVideoDecoder]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Layers this small run many times faster without others to wait for, on a busy machine above all."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

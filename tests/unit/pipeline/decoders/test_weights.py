@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import pickle
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from framehaul_pipeline.decoders.weights import ASSETS, load_weights, read_tenso
 from framehaul_pipeline.encode.tiny_encoder import WEIGHTS_PREFIX as ENCODER_PREFIX
 from framehaul_pipeline.encode.tiny_encoder import TinyEncoderNet
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models.safetensors_files import read_header
 
 
 class Small(nn.Module):
@@ -131,73 +129,6 @@ def test_a_pin_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     with pytest.raises(InvalidInput, match="2 files with one sha256"):
         read_tensors(sharded(tmp_path / "shards"), WANTED, sha256=right)
-
-
-def cut(content: bytes) -> bytes:
-    return content[:-1]
-
-
-def cut_in_header(content: bytes) -> bytes:
-    return content[:40]
-
-
-def cut_in_length(content: bytes) -> bytes:
-    return content[:5]
-
-
-def longer(content: bytes) -> bytes:
-    return content + b"\0"
-
-
-def huge_header(content: bytes) -> bytes:
-    return (1 << 40).to_bytes(8, "little") + content[8:]
-
-
-def pickled(content: bytes) -> bytes:
-    return pickle.dumps({"net.conv.weight": list(content)})
-
-
-def no_json(content: bytes) -> bytes:
-    return (16).to_bytes(8, "little") + b"x" * 32
-
-
-def empty(content: bytes) -> bytes:
-    return content[:0]
-
-
-def overlapping(content: bytes) -> bytes:
-    entry = {"dtype": "F16", "shape": [3], "data_offsets": [0, 6]}
-    header = json.dumps({"net.a": entry, "net.b": entry}).encode()
-    return len(header).to_bytes(8, "little") + header + b"\0" * 6
-
-
-def negative_shape(content: bytes) -> bytes:
-    header = json.dumps({"net.a": {"dtype": "F16", "shape": "3", "data_offsets": [0, 6]}}).encode()
-    return len(header).to_bytes(8, "little") + header + b"\0" * 6
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [cut, cut_in_header, cut_in_length, longer, huge_header, pickled, no_json, empty, overlapping, negative_shape],
-)
-def test_damaged_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    """With the pipeline's own error, from the header alone, whatever the bytes are."""
-    path = written(tmp_path / "w.safetensors")
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InvalidInput, match=r"w\.safetensors"):
-        read_header(path)
-
-
-def test_pytorch_pickle_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
-    torch.save(tensors(), path)
-    with pytest.raises(InvalidInput, match=r"w\.pt"):
-        load_weights(Small(), path, "net.")
-
-
-def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="No such file"):
-        load_weights(Small(), tmp_path / "none.safetensors", "net.")
 
 
 def test_shipped_file_holds_both_halves_and_nothing_else() -> None:

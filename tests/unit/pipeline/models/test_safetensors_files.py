@@ -128,6 +128,10 @@ def raw_header(path: Path, header: object, num_bytes: int) -> Path:
     return path
 
 
+def entry(count: int, start: int = 0) -> dict[str, object]:
+    return {"dtype": "F16", "shape": [count], "data_offsets": [start, start + 2 * count]}
+
+
 def test_a_header_is_read_without_its_notes(tmp_path: Path) -> None:
     entry = {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}
     path = raw_header(tmp_path / "w.safetensors", {"a": entry, "__metadata__": {"format": "pt"}}, 12)
@@ -138,31 +142,20 @@ def test_a_header_is_read_without_its_notes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        ([], "its header is not a JSON object"),
-        (b"\xff", "its header is not JSON"),
-        (b"[" * 100_000, "its header is not JSON"),
-        ({"a": 3}, "tensor 'a' needs dtype, shape and data_offsets"),
-        ({"a": {"dtype": "F16", "shape": [6]}}, "tensor 'a' needs dtype"),
-        (
-            {"a": {"dtype": "F16", "shape": [-6], "data_offsets": [0, 12]}},
-            r"tensor 'a' has shape \[-6\]: must be whole numbers",
-        ),
-        ({"a": {"dtype": "F16", "shape": [6.0], "data_offsets": [0, 12]}}, r"tensor 'a' has shape \[6.0\]"),
-        ({"a": {"dtype": "F16", "shape": [True], "data_offsets": [0, 2]}}, r"tensor 'a' has shape \[True\]"),
-        ({"a": {"dtype": "F16", "shape": [4], "data_offsets": [4, 12]}}, r"a at \[4, 12\]: must be tensors packed"),
-        ({"a": {"dtype": "F16", "shape": [5], "data_offsets": [0, 10]}}, "12 bytes of tensors: must be 10 bytes"),
+        (b"\xff", r"w\.safetensors.*its header is not JSON"),
+        ({"a": entry(4, 4)}, r"a at \[4, 12\]: must be tensors packed"),
+        ({"a": entry(6), "b": entry(6)}, r"b at \[0, 12\]: must be tensors packed"),
+        ({"a": entry(5)}, "12 bytes of tensors: must be 10 bytes"),
     ],
 )
 def test_a_header_that_is_wrong_is_refused(tmp_path: Path, header: object, text: str) -> None:
+    """By the file's name; what else `parse_header` refuses is in its own tests."""
     with pytest.raises(InvalidInput, match=text):
         read_header(raw_header(tmp_path / "w.safetensors", header, 12))
 
 
 def test_a_file_that_is_cut_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
-    path.write_bytes(b"1234567")
-    with pytest.raises(InvalidInput, match="7 bytes: too short for a safetensors file"):
-        read_header(path)
     path.write_bytes((1 << 40).to_bytes(8, "little"))
     with pytest.raises(InvalidInput, match="its header would have 1099511627776 bytes"):
         read_header(path)

@@ -13,10 +13,8 @@ from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import (
     CloseSession,
-    EndOfLatents,
     MemoryUsed,
     OpenSession,
-    Published,
     SessionEnded,
     SessionFailed,
 )
@@ -24,7 +22,7 @@ from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.warm_up import ChunkLengths
 from tests.support.fake_decoder import FakeDecoder, expected_levels, fake_opening
-from tests.unit.pipeline.worker.test_worker import Bench
+from tests.support.worker_bench import Bench
 
 STATE_BYTES = 8
 ONE_AND_ONE = MemoryLimits(device_bytes=STATE_BYTES, park_bytes=2 * STATE_BYTES, page_bytes=STATE_BYTES)
@@ -83,29 +81,18 @@ def no_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.enable()
 
 
-def levels(bench: Bench) -> list[int]:
-    """Grey level of each frame so far; slots are given back."""
-    found = []
-    for message in bench.sent:
-        if isinstance(message, Published):
-            with bench.ring.payload(message.slot) as payload:
-                found += [payload[12 * index] for index in range(len(message.crc32c))]
-    return found
-
-
 def test_a_session_that_does_not_fit_is_refused_before_anything_is_allocated() -> None:
     """The reason says what it needs and what there is; nothing is tried on the device, nothing said of being opened."""
     decoder = ShortDecoder(failing_opens=1)
-    bench = Bench(CpuDevice(), MemoryLimits(device_bytes=4, page_bytes=4), short=decoder)
-    bench.open(1, model="short")
-    bench.run()
-    assert decoder.failing_opens == 1
-    [failed] = bench.sent
-    assert isinstance(failed, SessionFailed)
-    assert failed.overloaded
-    assert "a session of this size needs" in failed.reason
-    assert "0 sessions use 0.00 GiB of 0.00 GiB" in failed.reason
-    bench.close()
+    with Bench(None, MemoryLimits(device_bytes=4, page_bytes=4), short=decoder) as bench:
+        bench.open(1, model="short")
+        bench.run()
+        assert decoder.failing_opens == 1
+        [failed] = bench.sent
+        assert isinstance(failed, SessionFailed)
+        assert failed.overloaded
+        assert "a session of this size needs" in failed.reason
+        assert "0 sessions use 0.00 GiB of 0.00 GiB" in failed.reason
 
 
 class Spacious(FakeDecoder):
@@ -130,82 +117,77 @@ def test_chunks_are_as_long_as_warming_up_found_and_as_there_is_room_for(
 ) -> None:
     """A session is refused only where there is no room for the shortest ones, or for those it must repeat."""
     limits = MemoryLimits(device_bytes=pages * STATE_BYTES, page_bytes=STATE_BYTES)
-    bench = Bench(CpuDevice(), limits, spacious=Spacious())
-    opening = fake_opening(model="spacious", chunks=repeated)
-    bench.worker.before_serving(lambda: {("fake", opening.geometry): warmed})
-    bench.worker.apply(OpenSession(session=1, opening=opening))
-    for slot in range(3):
-        bench.latent(1, slot, 1)
-    bench.run()
-    chunks = [message.chunks[-1] for message in bench.sent if isinstance(message, Published)]
-    assert chunks == {None: [], 1: [1, 1, 1], 2: [1, 2]}[longest]
-    assert any(isinstance(message, SessionFailed) for message in bench.sent) is (longest is None)
-    bench.close()
+    with Bench(None, limits, spacious=Spacious()) as bench:
+        opening = fake_opening(model="spacious", chunks=repeated)
+        bench.worker.before_serving(lambda: {("fake", opening.geometry): warmed})
+        bench.worker.apply(OpenSession(session=1, opening=opening))
+        for slot in range(3):
+            bench.latent(1, slot, 1)
+        bench.run()
+        chunks = [message.chunks[-1] for message in bench.published]
+        assert chunks == {None: [], 1: [1, 1, 1], 2: [1, 2]}[longest]
+        assert bool(bench.failed) is (longest is None)
 
 
 @pytest.mark.usefixtures("no_collector")
 def test_an_opening_is_tried_again_once_the_cache_is_empty() -> None:
     """Gaps between allocations are no reason to refuse; what the first try held is free by then."""
     device, decoder = CountingDevice(), ShortDecoder(failing_opens=1)
-    bench = Bench(device, short=decoder)
-    bench.open(1, model="short")
-    bench.run()
-    assert bench.sent == []
-    bench.latent(1, 0, 5)
-    bench.run()
-    assert levels(bench) == [5]
-    assert device.num_released == 1
-    assert [reference() for reference in decoder.held] == [None]
-    bench.close()
+    with Bench(device, short=decoder) as bench:
+        bench.open(1, model="short")
+        bench.run()
+        assert bench.sent == []
+        bench.latent(1, 0, 5)
+        bench.run()
+        assert bench.levels() == [5]
+        assert device.num_released == 1
+        assert [reference() for reference in decoder.held] == [None]
 
 
 def test_an_opening_is_tried_twice_at_most() -> None:
     """Then the session is refused."""
     device, decoder = CountingDevice(), ShortDecoder(failing_opens=3)
-    bench = Bench(device, short=decoder)
-    bench.open(1, model="short")
-    bench.run()
-    assert [type(message) for message in bench.sent] == [SessionFailed]
-    assert (decoder.failing_opens, device.num_released) == (1, 2)
-    bench.close()
+    with Bench(device, short=decoder) as bench:
+        bench.open(1, model="short")
+        bench.run()
+        assert [type(message) for message in bench.sent] == [SessionFailed]
+        assert (decoder.failing_opens, device.num_released) == (1, 2)
 
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_step_that_runs_out_of_memory_fails_its_session_and_frees_all() -> None:
     """It isn't tried again, since it may have changed the state; another session goes on."""
     device, decoder = CountingDevice(), ShortDecoder(failing_steps=1)
-    bench = Bench(device, MemoryLimits(device_bytes=100, page_bytes=4), short=decoder)
-    bench.open(1, model="short")
-    bench.open(2)
-    bench.latent(1, 0, 5)
-    bench.latent(2, 1, 7)
-    bench.worker.apply(EndOfLatents(session=2))
-    bench.run()
-    [failed] = [message for message in bench.sent if isinstance(message, SessionFailed)]
-    assert (failed.session, failed.overloaded) == (1, True)
-    assert "device memory is full" in failed.reason
-    assert [reference() for reference in decoder.held] == [None]
-    assert device.num_released == 1
-    assert SessionEnded(session=2, num_frames=1) in bench.sent
-    assert levels(bench) == expected_levels([7])
-    assert bench.used.used_bytes == 0
-    bench.close()
+    with Bench(device, MemoryLimits(device_bytes=100, page_bytes=4), short=decoder) as bench:
+        bench.open(1, model="short")
+        bench.open(2)
+        bench.latent(1, 0, 5)
+        bench.latent(2, 1, 7)
+        bench.end(2)
+        bench.run()
+        [failed] = bench.failed
+        assert (failed.session, failed.overloaded) == (1, True)
+        assert "device memory is full" in failed.reason
+        assert [reference() for reference in decoder.held] == [None]
+        assert device.num_released == 1
+        assert SessionEnded(session=2, num_frames=1) in bench.sent
+        assert bench.levels() == expected_levels([7])
+        assert bench.used.used_bytes == 0
 
 
 def test_sessions_take_turns_on_a_device_with_room_for_one() -> None:
     """One is parked while the other decodes; each gets its own frames, and the server hears of it."""
-    bench = Bench(CpuDevice(), ONE_AND_ONE)
-    for session, value in ((1, 10), (2, 100)):
-        bench.open(session)
-        bench.latent(session, session - 1, value)
+    with Bench(None, ONE_AND_ONE) as bench:
+        for session, value in ((1, 10), (2, 100)):
+            bench.open(session)
+            bench.latent(session, session - 1, value)
+            bench.run()
+        assert bench.used == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
+        bench.latent(1, 2, 3)
+        bench.end(1)
         bench.run()
-    assert bench.used == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
-    bench.latent(1, 2, 3)
-    bench.worker.apply(EndOfLatents(session=1))
-    bench.run()
-    assert levels(bench) == [10, 100, 13, 13]
-    assert bench.used == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=1)
-    bench.close()
+        assert bench.levels() == [10, 100, 13, 13]
+        assert bench.used == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=1)
 
 
 @pytest.mark.usefixtures("no_collector")
@@ -222,62 +204,60 @@ def test_a_parked_session_holds_no_device_memory() -> None:
             return state
 
     decoder = WatchedDecoder()
-    bench = Bench(CpuDevice(), ONE_AND_ONE, watched=decoder)
-    for session in (1, 2):
-        bench.open(session, model="watched")
-        bench.run()
-    assert bench.used.num_parked == 1
-    assert [reference() is None for reference in decoder.states] == [True, False]
-    bench.close()
+    with Bench(None, ONE_AND_ONE, watched=decoder) as bench:
+        for session in (1, 2):
+            bench.open(session, model="watched")
+            bench.run()
+        assert bench.used.num_parked == 1
+        assert [reference() is None for reference in decoder.states] == [True, False]
 
 
 def test_a_third_session_is_refused_where_swapping_needs_the_place() -> None:
     """The reason counts those that are parked."""
-    bench = Bench(CpuDevice(), ONE_AND_ONE)
-    for session in (1, 2, 3):
-        bench.open(session)
-        bench.run()
-    [failed] = [message for message in bench.sent if isinstance(message, SessionFailed)]
-    assert failed.session == 3
-    assert "1 sessions use" in failed.reason
-    assert "and 1 are parked in" in failed.reason
-    bench.close()
+    with Bench(None, ONE_AND_ONE) as bench:
+        for session in (1, 2, 3):
+            bench.open(session)
+            bench.run()
+        [failed] = bench.failed
+        assert failed.session == 3
+        assert "1 sessions use" in failed.reason
+        assert "and 1 are parked in" in failed.reason
 
 
 def test_a_parked_session_whose_client_leaves_frees_both_sides() -> None:
     """Its pages serve the next one that is parked."""
-    bench = Bench(CpuDevice(), ONE_AND_ONE)
-    for session in (1, 2):
-        bench.open(session)
-        bench.run()
-    for newcomer in range(3, 9):
-        bench.worker.apply(CloseSession(session=newcomer - 2))
-        bench.open(newcomer)
-        bench.run()
-        assert not any(isinstance(message, SessionFailed) for message in bench.sent)
-        assert bench.used == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
-    for session in (7, 8):
-        bench.worker.apply(CloseSession(session=session))
-    assert bench.used == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=0)
-    bench.close()
+    with Bench(None, ONE_AND_ONE) as bench:
+        for session in (1, 2):
+            bench.open(session)
+            bench.run()
+        for newcomer in range(3, 9):
+            bench.worker.apply(CloseSession(session=newcomer - 2))
+            bench.open(newcomer)
+            bench.run()
+            assert not bench.failed
+            assert bench.used == MemoryUsed(used_bytes=STATE_BYTES, total_bytes=STATE_BYTES, num_parked=1)
+        for session in (7, 8):
+            bench.worker.apply(CloseSession(session=session))
+        assert bench.used == MemoryUsed(used_bytes=0, total_bytes=STATE_BYTES, num_parked=0)
 
 
 def test_a_host_without_memory_to_pin_refuses_the_newcomer() -> None:
     """The session that would have been parked goes on, and no other is let in on the host's account."""
     device = CountingDevice()
     device.host_is_full = True
-    bench = Bench(device, ONE_AND_ONE)
-    bench.open(1)
-    bench.open(2)
-    bench.run()
-    bench.open(3)
-    bench.latent(1, 0, 9)
-    bench.worker.apply(EndOfLatents(session=1))
-    bench.run()
-    refused = [message.session for message in bench.sent if isinstance(message, SessionFailed) and message.overloaded]
-    assert refused == [2, 3]
-    assert levels(bench) == [9]
-    bench.close()
+    with Bench(device, ONE_AND_ONE) as bench:
+        bench.open(1)
+        bench.open(2)
+        bench.run()
+        bench.open(3)
+        bench.latent(1, 0, 9)
+        bench.end(1)
+        bench.run()
+        refused = [
+            message.session for message in bench.sent if isinstance(message, SessionFailed) and message.overloaded
+        ]
+        assert refused == [2, 3]
+        assert bench.levels() == [9]
 
 
 def test_what_warm_up_leaves_is_shared_out() -> None:
@@ -290,13 +270,12 @@ def test_what_warm_up_leaves_is_shared_out() -> None:
             return self.free
 
     device = ShrinkingDevice()
-    bench = Bench(device, MemoryLimits(page_bytes=1 << 20))
-    assert bench.used.total_bytes == 90 << 20
+    with Bench(device, MemoryLimits(page_bytes=1 << 20)) as bench:
+        assert bench.used.total_bytes == 90 << 20
 
-    def warm_up() -> ChunkLengths:
-        device.free = 50 << 20
-        return {}
+        def warm_up() -> ChunkLengths:
+            device.free = 50 << 20
+            return {}
 
-    bench.worker.before_serving(warm_up)
-    assert bench.used == MemoryUsed(used_bytes=0, total_bytes=45 << 20, num_parked=0)
-    bench.close()
+        bench.worker.before_serving(warm_up)
+        assert bench.used == MemoryUsed(used_bytes=0, total_bytes=45 << 20, num_parked=0)

@@ -12,13 +12,9 @@ import pytest
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CpuDevice
-from framehaul_pipeline.link.messages import EndOfLatents, LatentReady, OpenSession, Published, ToServer
 from framehaul_pipeline.models.model import TINY
-from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.worker.worker import Worker
-from tests.support.fake_decoder import fake_opening
+from tests.support.worker_bench import Bench
 
 RESIDUE = 0xA5
 LARGE, SMALL = 6, 3  # latents of so many by so many
@@ -26,38 +22,23 @@ SLOT_BYTES = 4 * 6 * (8 * LARGE) ** 2  # half floats
 LATENT_BYTES = 16 * LARGE * LARGE * 4
 
 
-class Bench:
+class TinyBench(Bench):
     """A worker with the built-in model, and rings for the larger size."""
 
     def __init__(self) -> None:
-        device = CpuDevice()
-        self.ring = Ring.create("framehaul-residue", num_slots=2, slot_bytes=SLOT_BYTES)
-        self.inlet = Ring.create("framehaul-residue-inlet", num_slots=4, slot_bytes=LATENT_BYTES)
-        self.sent: list[ToServer] = []
-        decoders = {"tiny": load_decoder(TINY, device.torch_device)}
-        self.worker = Worker(
-            device, self.ring, self.inlet, decoders, chunk_latents=2, limits=MemoryLimits(), send=self.sent.append
-        )
+        tiny = load_decoder(TINY, CpuDevice().torch_device)
+        super().__init__(slot_bytes=SLOT_BYTES, latent_bytes=LATENT_BYTES, tiny=tiny)
 
     def decode(self, session: int, size: int, pixel_format: PixelFormat, dtype: LatentDtype) -> list[bytes]:
         """Decode one latent; gives each slot that was published, whole."""
         geometry = Geometry(channels=16, height=size, width=size)
-        opening = fake_opening(
-            model="tiny", geometry=geometry, dtype=dtype, pixel_format=pixel_format, tenant=str(session)
-        )
-        self.worker.apply(OpenSession(session=session, opening=opening))
+        self.open(session, "tiny", geometry=geometry, dtype=dtype, pixel_format=pixel_format, tenant=str(session))
         values = np.random.default_rng(size).standard_normal((16, size, size))
-        raw = values.astype("<f2" if dtype is LatentDtype.FLOAT16 else "<f4").tobytes()
-        with self.inlet.payload(0) as payload:
-            payload[: len(raw)] = raw
-        self.worker.apply(LatentReady(session=session, slot=0, generation=session))
-        self.worker.apply(EndOfLatents(session=session))
-        while (job := self.worker.next_job(wait=False)) is not None:
-            if (flight := self.worker.run(job)) is not None:
-                self.worker.complete(flight)
-                self.worker.publish(flight)
+        self.latent(session, 0, values.astype("<f2" if dtype is LatentDtype.FLOAT16 else "<f4").tobytes())
+        self.end(session)
+        self.run()
         slots = []
-        for published in (message for message in self.sent if isinstance(message, Published)):
+        for published in self.published:
             with self.ring.payload(published.slot) as payload:
                 num_bytes = len(published.crc32c) * published.frame_bytes
                 slots.append(bytes(payload[:num_bytes]))
@@ -74,25 +55,17 @@ class Bench:
             turn.latents.fill_(RESIDUE)
             turn.frames.fill_(RESIDUE)
 
-    def close(self) -> None:
-        self.worker.stop()
-        self.worker.drain()
-        self.ring.close()
-        self.inlet.close()
-
 
 @pytest.fixture
-def benches() -> Iterator[tuple[Bench, Bench]]:
-    pair = Bench(), Bench()
-    yield pair
-    for bench in pair:
-        bench.close()
+def benches() -> Iterator[tuple[TinyBench, TinyBench]]:
+    with TinyBench() as clean, TinyBench() as soiled:
+        yield clean, soiled
 
 
 @pytest.mark.parametrize("dtype", [LatentDtype.FLOAT16, LatentDtype.FLOAT32])
 @pytest.mark.parametrize("pixel_format", [*PixelFormat])
 def test_frames_do_not_depend_on_what_lay_in_memory_before(
-    benches: tuple[Bench, Bench], pixel_format: PixelFormat, dtype: LatentDtype
+    benches: tuple[TinyBench, TinyBench], pixel_format: PixelFormat, dtype: LatentDtype
 ) -> None:
     """Equal in every byte in a worker that has never run and in one full of somebody else's bytes."""
     clean, soiled = benches

@@ -1,6 +1,5 @@
 """The worker on the CPU device, one call at a time: work that fails, and suspects of an earlier worker's death."""
 
-import struct
 from collections.abc import Iterator
 
 import msgspec
@@ -8,31 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.link.messages import (
     CloseSession,
     DeviceTime,
-    EndOfLatents,
     InletReturned,
-    LatentReady,
-    MemoryUsed,
-    OpenSession,
     Published,
     SessionEnded,
     SessionFailed,
     SlotReturned,
-    ToServer,
 )
-from framehaul_pipeline.rings.ring import Ring
-from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits
+from framehaul_pipeline.scheduling.memory import Enter
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.worker.jobs import ChunkJob, MoveJob
 from framehaul_pipeline.worker.launch import InFlight
-from framehaul_pipeline.worker.worker import Worker
-from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
-
-NO_LIMITS = MemoryLimits()
+from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels
+from tests.support.worker_bench import Bench
 
 
 class FullDecoder(FakeDecoder):
@@ -64,52 +55,10 @@ class BrokenDevice(CpuDevice):
         return False
 
 
-class Bench:
-    """A worker with its rings, its messages caught in a list; `used` is what it told last of its memory."""
-
-    used: MemoryUsed
-
-    def __init__(self, device: CpuDevice, limits: MemoryLimits = NO_LIMITS, **more: Decoder) -> None:
-        self.ring = Ring.create("framehaul-worker", num_slots=3, slot_bytes=48)
-        self.inlet = Ring.create("framehaul-worker-inlet", num_slots=4, slot_bytes=4)
-        self.sent: list[ToServer] = []
-        decoders: dict[str, Decoder] = {"fake": FakeDecoder(), "full": FullDecoder(), "late": LateDecoder(), **more}
-        self.worker = Worker(device, self.ring, self.inlet, decoders, chunk_latents=2, limits=limits, send=self.send)
-
-    def send(self, message: ToServer) -> None:
-        if isinstance(message, MemoryUsed):
-            self.used = message
-        else:
-            self.sent.append(message)
-
-    def open(self, session: int, model: str = "fake", **more: object) -> None:
-        opening = fake_opening(model=model, **more)
-        self.worker.apply(OpenSession(session=session, opening=opening))
-
-    def latent(self, session: int, slot: int, value: float) -> None:
-        with self.inlet.payload(slot) as payload:
-            payload[:4] = struct.pack("<f", value)
-        self.worker.apply(LatentReady(session=session, slot=slot, generation=1))
-
-    def run(self) -> None:
-        while (job := self.worker.next_job(wait=False)) is not None:
-            flight = self.worker.run(job)
-            if flight is not None:
-                self.worker.complete(flight)
-                self.worker.publish(flight)
-
-    def close(self) -> None:
-        self.worker.stop()
-        self.worker.drain()
-        self.ring.close()
-        self.inlet.close()
-
-
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    bench = Bench(CpuDevice())
-    yield bench
-    bench.close()
+    with Bench(full=FullDecoder(), late=LateDecoder()) as bench:
+        yield bench
 
 
 @pytest.mark.parametrize(("reproducible", "chunks"), [(True, [1, 1, 1]), (False, [1, 2])])
@@ -119,7 +68,7 @@ def test_a_reproducible_sessions_chunks_have_a_latent_each(bench: Bench, reprodu
     for slot in range(3):
         bench.latent(1, slot, 1.0)
     bench.run()
-    assert [message.chunks for message in bench.sent if isinstance(message, Published)] == [(size,) for size in chunks]
+    assert [message.chunks for message in bench.published] == [(size,) for size in chunks]
 
 
 def test_a_session_from_open_to_end(bench: Bench) -> None:
@@ -127,7 +76,7 @@ def test_a_session_from_open_to_end(bench: Bench) -> None:
     bench.open(1)
     bench.latent(1, 0, 9)
     bench.latent(1, 1, 5)
-    bench.worker.apply(EndOfLatents(session=1))
+    bench.end(1)
     bench.run()
     assert [type(message) for message in bench.sent] == [
         DeviceTime,
@@ -138,13 +87,8 @@ def test_a_session_from_open_to_end(bench: Bench) -> None:
         Published,
         SessionEnded,
     ]
-    published = [message for message in bench.sent if isinstance(message, Published)]
-    assert [(message.first_latent, message.chunks) for message in published] == [(0, (1,)), (1, (1,))]
-    levels = []
-    for message in published:
-        with bench.ring.payload(message.slot) as payload:
-            levels += [payload[12 * index] for index in range(len(message.crc32c))]
-    assert levels == expected_levels([9, 5])
+    assert [(message.first_latent, message.chunks) for message in bench.published] == [(0, (1,)), (1, (1,))]
+    assert bench.levels() == expected_levels([9, 5])
     assert bench.sent[-1] == SessionEnded(session=1, num_frames=3)
 
 
@@ -154,16 +98,11 @@ def test_latents_that_give_no_frame_yet_are_decoded_all_the_same(bench: Bench) -
     for slot, value in enumerate([9, 5, 2]):
         bench.latent(1, slot, value)
         bench.run()
-    bench.worker.apply(EndOfLatents(session=1))
+    bench.end(1)
     bench.run()
-    published = [message for message in bench.sent if isinstance(message, Published)]
-    assert [message.num_frames for message in published] == [1, 2, 2]
-    assert [(message.first_latent, message.chunks) for message in published] == [(0, (1, 1)), (2, (1,)), (3, (0,))]
-    levels = []
-    for message in published:
-        with bench.ring.payload(message.slot) as payload:
-            levels += [payload[12 * index] for index in range(len(message.crc32c))]
-    assert levels == expected_levels([9, 5, 2])
+    found = [(message.first_latent, message.chunks, message.num_frames) for message in bench.published]
+    assert found == [(0, (1, 1), 1), (2, (1,), 2), (3, (0,), 2)]
+    assert bench.levels() == expected_levels([9, 5, 2])
     assert bench.sent[-1] == SessionEnded(session=1, num_frames=5)
 
 
@@ -181,7 +120,7 @@ def test_a_decoder_that_fails_ends_its_session_alone(bench: Bench) -> None:
     bench.sent.clear()
     bench.open(2)
     bench.latent(2, 2, 7)
-    bench.worker.apply(EndOfLatents(session=2))
+    bench.end(2)
     bench.run()
     assert bench.sent[-1] == SessionEnded(session=2, num_frames=1)
 
@@ -201,12 +140,11 @@ def test_a_session_without_room_on_the_device_is_overloaded(bench: Bench) -> Non
 
 def test_a_device_that_is_lost_ends_the_worker() -> None:
     """The error leaves `run`, so that the process ends and a new one takes over."""
-    bench = Bench(BrokenDevice())
-    bench.open(1)
-    bench.latent(1, 0, -1)
-    with pytest.raises(RuntimeError, match="negative"):
-        bench.run()
-    bench.close()
+    with Bench(BrokenDevice()) as bench:
+        bench.open(1)
+        bench.latent(1, 0, -1)
+        with pytest.raises(RuntimeError, match="negative"):
+            bench.run()
 
 
 def test_whose_work_it_is_stands_in_the_ring_until_the_slot_is_free(bench: Bench) -> None:
@@ -252,15 +190,14 @@ def test_what_a_thread_is_at_stands_in_the_ring_and_stays_when_it_ends_the_worke
             seen.append(own.ring.noted())
             return super().open(geometry, num_latents, first_latent=first_latent)
 
-    own = Bench(CpuDevice(), watched=Watched())
-    own.open(5, model="watched")
-    own.run()
-    assert seen == [{5}]
-    assert own.ring.noted() == frozenset()
-    with pytest.raises(KeyError):
-        own.open(6, model="none of ours")
-    assert own.ring.noted() == {6}
-    own.close()
+    with Bench(watched=Watched()) as own:
+        own.open(5, model="watched")
+        own.run()
+        assert seen == [{5}]
+        assert own.ring.noted() == frozenset()
+        with pytest.raises(KeyError):
+            own.open(6, model="none of ours")
+        assert own.ring.noted() == {6}
 
 
 def launch(bench: Bench) -> InFlight:
@@ -353,7 +290,7 @@ def test_a_suspect_that_is_gone_holds_nobody_up(bench: Bench, ending: str) -> No
     bench.run()
     bench.latent(1, 0, 9)
     if ending == "ended":
-        bench.worker.apply(EndOfLatents(session=1))
+        bench.end(1)
     publish(bench, launch(bench))
     if ending == "failed":
         bench.latent(1, 2, -1)

@@ -18,46 +18,27 @@ def test_good_files_are_taken(authority: Authority) -> None:
     Certificates(TlsFiles(certificate=pair.certificate, key=pair.key, client_ca=authority.certificate)).credentials()
 
 
-def spoil_certificate(files: TlsFiles) -> None:
-    files.certificate.write_text("-----BEGIN CERTIFICATE-----\nMII")
-
-
-def spoil_key(files: TlsFiles) -> None:
-    files.key.write_text("no key")
-
-
-def spoil_authority(files: TlsFiles) -> None:
-    assert files.client_ca is not None
-    files.client_ca.write_text("none")
-
-
-def certificate_from_a_pipe(files: TlsFiles) -> None:
-    files.certificate.unlink()
-    os.mkfifo(files.certificate)
-
-
-def authority_from_a_pipe(files: TlsFiles) -> None:
-    assert files.client_ca is not None
-    files.client_ca.unlink()
-    os.mkfifo(files.client_ca)
-
-
-def show_key(files: TlsFiles) -> None:
-    files.key.chmod(0o644)
+def make_pipe(path: Path | None) -> None:
+    assert path is not None
+    path.unlink()
+    os.mkfifo(path)
 
 
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (spoil_certificate, "must be a PEM certificate chain and its unencrypted key"),
-        (spoil_key, "must be a PEM certificate chain and its unencrypted key"),
-        (spoil_authority, "must be PEM certificates of authorities"),
-        (certificate_from_a_pipe, "server.pem: is a pipe: must be a regular file"),
-        (authority_from_a_pipe, "authority.pem: is a pipe: must be a regular file"),
-        (show_key, "mode 0644: must be 0600"),
+        (
+            lambda files: files.certificate.write_text("-----BEGIN CERTIFICATE-----\nMII"),
+            "must be a PEM certificate chain and its unencrypted key",
+        ),
+        (lambda files: files.key.write_text("no key"), "must be a PEM certificate chain and its unencrypted key"),
+        (lambda files: files.client_ca.write_text("none"), "must be PEM certificates of authorities"),
+        (lambda files: make_pipe(files.certificate), "server.pem: is a pipe: must be a regular file"),
+        (lambda files: make_pipe(files.client_ca), "authority.pem: is a pipe: must be a regular file"),
+        (lambda files: files.key.chmod(0o644), "mode 0644: must be 0600"),
     ],
 )
-def test_bad_files_are_refused_by_name(tmp_path: Path, spoil: Callable[[TlsFiles], None], text: str) -> None:
+def test_bad_files_are_refused_by_name(tmp_path: Path, spoil: Callable[[TlsFiles], object], text: str) -> None:
     authority = Authority(tmp_path)
     pair = authority.sign("server")
     files = TlsFiles(certificate=pair.certificate, key=pair.key, client_ca=authority.certificate)

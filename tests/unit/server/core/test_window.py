@@ -67,16 +67,6 @@ def test_a_client_is_believed_a_chunk_and_as_much_as_it_has_taken(taken: int, wa
 
 @pytest.mark.parametrize(
     ("frames_until", "num_latents", "allowed"),
-    [(3, None, 0), (4, None, 1), (7, None, 1), (8, None, 2), (8, 2, 2), (400, 2, 100), (8, 50, 2), (3, 1, 0)],
-)
-def test_latents_are_allowed_while_all_their_frames_fit(
-    frames_until: int, num_latents: int | None, allowed: int
-) -> None:
-    assert allowed_latents(SPEC, frames_until, num_latents) == allowed
-
-
-@pytest.mark.parametrize(
-    ("frames_until", "num_latents", "allowed"),
     [
         (0, None, 0),
         (1, None, 1),

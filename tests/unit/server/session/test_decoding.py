@@ -8,7 +8,7 @@ import pytest
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
-from tests.support.driven_service import RESUMABLE, Server, first_frames, opened, serving, settle, status
+from tests.support.driven_service import RESUMABLE, first_frames, opened, serving, settle, status
 from tests.support.fakes import FINITE, PICTURE_FIRST, SPEC, FakeWorker, frame, latents, opening, request
 
 
@@ -68,28 +68,17 @@ async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(
         assert worker.handles[1].pushed[:-2] == worker.handles[0].pushed[first_latent:]
 
 
-async def outlive(server: Server, task: "asyncio.Task[None]", *deaths: WorkerLost) -> None:
-    """One worker after another dies, and the session goes on with the next."""
-    for death in deaths:
-        server.worker.die(death)
-        server.service.worker_ready()
-        await settle()
-        assert not task.done()
-
-
 @pytest.mark.asyncio
 async def test_workers_that_die_at_others_work_are_not_counted() -> None:
     """However many; nor do they hide those that died at this session's."""
     async with serving() as server:
         context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
-        for _ in range(5):
-            server.worker.die(GONE_ELSEWHERE)
-            server.service.worker_ready()
-            await settle()
+        await server.replace_worker(*[GONE_ELSEWHERE] * 5)
         context.send(request(latents(1)))
         await settle()
         assert context.frames() == [frame(index) for index in range(12)]
-        await outlive(server, task, GONE, GONE_ELSEWHERE)
+        await server.replace_worker(GONE, GONE_ELSEWHERE)
+        assert not task.done()
         server.worker.die(GONE)
         assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
 
@@ -100,7 +89,8 @@ async def test_a_session_is_ended_only_if_it_was_alone_at_work(first: WorkerLost
     """It is a suspect after the first death; the reason may be another's as long as another one was at work too."""
     async with serving() as server:
         context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
-        await outlive(server, task, first, *[GONE_BESIDE_OTHERS] * 5, GONE_ELSEWHERE)
+        await server.replace_worker(first, *[GONE_BESIDE_OTHERS] * 5, GONE_ELSEWHERE)
+        assert not task.done()
         server.worker.die(GONE)
         assert (await status(context, task))[0] is grpc.StatusCode.ABORTED
 
@@ -110,17 +100,11 @@ async def test_the_next_worker_is_told_of_a_suspect_and_until_when() -> None:
     """It is one from a worker's death at its work until its next new frame."""
     async with serving() as server:
         context, _ = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
-        for error in (GONE_ELSEWHERE, GONE_BESIDE_OTHERS, GONE_ELSEWHERE):
-            server.worker.die(error)
-            server.service.worker_ready()
-            await settle()
+        await server.replace_worker(GONE_ELSEWHERE, GONE_BESIDE_OTHERS, GONE_ELSEWHERE)
         assert [each.alone_until for each in server.worker.opened] == [None, None, 8, 8]
         context.send(request(latents(1)))
         await settle()
-        for error in (GONE_ELSEWHERE, GONE):
-            server.worker.die(error)
-            server.service.worker_ready()
-            await settle()
+        await server.replace_worker(GONE_ELSEWHERE, GONE)
         assert [each.alone_until for each in server.worker.opened[4:]] == [None, 12]
 
 
@@ -129,8 +113,7 @@ async def test_a_new_frame_clears_a_session_of_the_death_before() -> None:
     async with serving() as server:
         context, task = await server.connect(request(latents(1), open=RESUMABLE), request(ack=pb.Ack()))
         for count in range(2, 6):
-            server.worker.die(GONE)
-            server.service.worker_ready()
+            await server.replace_worker(GONE)
             context.send(request(latents(1)))
             await settle()
             assert len(context.frames()) == 4 * count
@@ -181,8 +164,7 @@ async def test_frames_that_differ_after_a_rebuild_are_data_loss() -> None:
 async def test_a_session_too_long_to_be_kept_says_where_to_start_again() -> None:
     async with serving(journal_bytes=1) as server:
         context, task = await server.connect(request(latents(2), open=RESUMABLE), request(ack=pb.Ack()))
-        server.worker.die(GONE)
-        server.service.worker_ready()
+        await server.replace_worker(GONE)
         code, text = await status(context, task)
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "start_frame=8" in text

@@ -126,15 +126,6 @@ async def test_the_worker_hears_what_was_opened() -> None:
         ]
 
 
-@pytest.mark.asyncio
-async def test_without_a_worker_the_session_is_refused() -> None:
-    worker = FakeWorker()
-    worker.available = False
-    async with running(request(open=opening()), worker=worker) as run:
-        with pytest.raises(Unavailable):
-            await run.end()
-
-
 # Who may send what when
 
 

@@ -216,46 +216,24 @@ async def test_positions_that_change_while_one_is_written_are_skipped() -> None:
         assert told(slow) == [4, 1]
 
 
-Loss = Callable[[FakeContext, "asyncio.Task[None]"], None]
-
-
-def cancel_call(context: FakeContext, task: "asyncio.Task[None]") -> None:
-    task.cancel()
-
-
-def ask_to_cancel(context: FakeContext, task: "asyncio.Task[None]") -> None:
-    context.send(request(cancel=True))
-
-
-def half_close(context: FakeContext, task: "asyncio.Task[None]") -> None:
-    context.half_close()
-
-
-def send_latents(context: FakeContext, task: "asyncio.Task[None]") -> None:
-    context.send(request(latents(1)))
-
-
-def chatter(context: FakeContext, task: "asyncio.Task[None]") -> None:
-    for _ in range(300):
+def chatter(context: FakeContext, _: "asyncio.Task[None]") -> None:
+    for _number in range(300):
         context.send(request(ack=pb.Ack(window_frames=9)))
 
 
-def send_rubbish(context: FakeContext, task: "asyncio.Task[None]") -> None:
-    context.requests.put_nowait(b"\xff\xff")
+Loss = Callable[[FakeContext, "asyncio.Task[None]"], object]
+LOSSES: list[tuple[Loss, grpc.StatusCode | None]] = [
+    (lambda _, task: task.cancel(), None),
+    (lambda context, _: context.send(request(cancel=True)), grpc.StatusCode.CANCELLED),
+    (lambda context, _: context.half_close(), grpc.StatusCode.CANCELLED),
+    (lambda context, _: context.send(request(latents(1))), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (chatter, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (lambda context, _: context.requests.put_nowait(b"\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT),
+]
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    ("loss", "code"),
-    [
-        (cancel_call, None),
-        (ask_to_cancel, grpc.StatusCode.CANCELLED),
-        (half_close, grpc.StatusCode.CANCELLED),
-        (send_latents, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (chatter, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (send_rubbish, grpc.StatusCode.INVALID_ARGUMENT),
-    ],
-)
+@pytest.mark.parametrize(("loss", "code"), LOSSES)
 async def test_a_client_that_ends_while_it_is_queued_leaves_the_queue(loss: Loss, code: grpc.StatusCode | None) -> None:
     """And those behind it move up at once; the worker never hears of its session."""
     async with serving() as server:
