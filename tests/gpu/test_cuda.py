@@ -60,8 +60,8 @@ class DelayedStream:
 
         self._stream.run(late)
 
-    def record(self) -> Event:
-        return self._stream.record()
+    def record(self, *, timed: bool = False) -> Event:
+        return self._stream.record(timed=timed)
 
     def wait(self, event: Event) -> None:
         self._stream.wait(event)

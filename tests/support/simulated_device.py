@@ -38,7 +38,7 @@ class SimulatedStream:
     def run(self, work: Callable[[], None]) -> None:
         self._queue.append(work)
 
-    def record(self) -> Event:
+    def record(self, *, timed: bool = False) -> Event:
         event = SimulatedEvent(self._device)
         self._queue.append(("record", event))
         return event

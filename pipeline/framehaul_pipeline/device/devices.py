@@ -35,7 +35,7 @@ class _CpuStream:
     def run(self, work: Callable[[], None]) -> None:
         work()
 
-    def record(self) -> Event:
+    def record(self, *, timed: bool = False) -> Event:
         return _Done()
 
     def wait(self, event: Event) -> None:
@@ -113,8 +113,8 @@ class _CudaStream:
         with torch.cuda.stream(self._stream):
             work()
 
-    def record(self) -> Event:
-        event = torch.cuda.Event(enable_timing=True, blocking=True)
+    def record(self, *, timed: bool = False) -> Event:
+        event = torch.cuda.Event(enable_timing=timed, blocking=True)
         event.record(self._stream)
         return _CudaEvent(event)
 

@@ -25,7 +25,7 @@ class Event(Protocol):
         """Whether the work before this point is done; doesn't block."""
 
     def ns_after(self, earlier: Event) -> int:
-        """Nanoseconds from `earlier`, of the same device, to here by the device's own clock; both are done."""
+        """Nanoseconds from `earlier`, of the same device, to here by the device's own clock; both are timed and done."""
 
 
 class Stream(Protocol):
@@ -34,8 +34,8 @@ class Stream(Protocol):
     def run(self, work: Callable[[], None]) -> None:
         """Put `work` on the stream; it may run at once, or after this returns."""
 
-    def record(self) -> Event:
-        """Mark the end of the work put here so far."""
+    def record(self, *, timed: bool = False) -> Event:
+        """Mark the end of the work put here so far; `timed`: for `ns_after` as well."""
 
     def wait(self, event: Event) -> None:
         """Let later work here wait for `event`; doesn't block the caller."""

@@ -144,14 +144,14 @@ class Launcher:
         self._compute.wait(self._upload.record())
         if turn.copied is not None:
             self._compute.wait(turn.copied)
-        begun = self._compute.record()
+        begun = self._compute.record(timed=True)
         if num_latents or chunk.num_frames:  # latents change the state even when they give no frame yet
             self._compute.run(decode)
-        turn.decoded = self._compute.record()
+        turn.decoded = self._compute.record(timed=True)
         self._copy.wait(turn.decoded)
         if chunk.num_frames:
             self._copy.run(lambda: _copy(slot_memory, raw_frames))
-        turn.copied = self._copy.record()
+        turn.copied = self._copy.record(timed=True)
         return InFlight(
             chunk=chunk,
             slot=slot,

@@ -201,6 +201,7 @@ class Worker:
         """
         flight.copied.synchronize()
         chunk, completed_ns = flight.chunk, time.monotonic_ns()
+        kernels_ns, copy_ns = flight.decoded.ns_after(flight.begun), flight.copied.ns_after(flight.decoded)
         with self._changed:
             self._running.finish(chunk.session, chunk.first_latent, completed_ns)
             # Chunks overlap: the device is a chunk's own only once the one before is out.
@@ -208,13 +209,13 @@ class Worker:
             flight.times = ChunkTimes(
                 launched_ns=flight.launched_ns,
                 turn_ns=turn_ns,
-                decoded_ns=max(turn_ns, completed_ns - flight.copied.ns_after(flight.decoded)),
+                decoded_ns=max(turn_ns, completed_ns - copy_ns),
                 copied_ns=completed_ns,
-                kernels_ns=flight.decoded.ns_after(flight.begun),
+                kernels_ns=kernels_ns,
                 slot_wait_ns=flight.slot_wait_ns,
                 shared=self._completed_ns == turn_ns and self._completed_session != chunk.session,
             )
-            self._send(self._scheduler.charge(chunk, completed_ns - turn_ns, flight.times.kernels_ns))
+            self._send(self._scheduler.charge(chunk, completed_ns - turn_ns, kernels_ns))
             self._completed_ns, self._completed_session = completed_ns, chunk.session
             if chunk.last:
                 self._residence.release(chunk.session)

@@ -46,6 +46,10 @@ class Recent:
 
     def add(self, what: Hashable, start_ns: int, end_ns: int) -> None:
         """Note that `what` held from `start_ns` to `end_ns`."""
+        second = end_ns // _SECOND_NS
+        if start_ns // _SECOND_NS == second:  # nearly always
+            self._bucket(second)[what] += end_ns - start_ns
+            return
         start_ns = max(start_ns, end_ns - RECENT_S * _SECOND_NS)
         while start_ns < end_ns:
             second = start_ns // _SECOND_NS
@@ -172,12 +176,14 @@ class Recorder:
         self.totals.charged_ns[cause] += end_ns - start_ns
         self.totals.num_waits[cause] += 1
         self.recent.add(cause, start_ns, end_ns)
-        self._tell(Event(cause.value, session, start_ns, end_ns))
+        if self._listeners:
+            self._tell(Event(cause.value, session, start_ns, end_ns))
 
     def latents(self, session: int, first: int, count: int, now_ns: int) -> None:
         """Latents came."""
         self.totals.num_latents += count
-        self._tell(Event("latents", session, now_ns, now_ns, first, count))
+        if self._listeners:
+            self._tell(Event("latents", session, now_ns, now_ns, first, count))
 
     def decoded(self, time: DeviceTime, now_ns: int) -> None:
         """A chunk was on the device; its session may be gone."""
@@ -194,8 +200,9 @@ class Recorder:
         stages["copy"].observe((times.copied_ns - times.decoded_ns) / 1e9)
         stages["publish"].observe((now_ns - times.copied_ns) / 1e9)
         self.totals.num_decoded += published.num_frames
-        start_ns = times.launched_ns
-        self._tell(Event("chunk", session, start_ns, now_ns, published.first_frame, published.num_frames, published))
+        if self._listeners:
+            first, count = published.first_frame, published.num_frames
+            self._tell(Event("chunk", session, times.launched_ns, now_ns, first, count, published))
 
     def sent(
         self, session: int, first: int, count: int, *, num_bytes: int, again: bool, start_ns: int, end_ns: int
@@ -206,11 +213,13 @@ class Recorder:
         totals.num_bytes += num_bytes
         totals.num_replayed += count if again else 0
         self.recent.count("frames", count, end_ns)
-        self._tell(Event("sent", session, start_ns, end_ns, first, count))
+        if self._listeners:
+            self._tell(Event("sent", session, start_ns, end_ns, first, count))
 
     def acknowledged(self, session: int, next_frame: int, now_ns: int) -> None:
         """A client has consumed the frames below this one."""
-        self._tell(Event("acknowledged", session, now_ns, now_ns, next_frame))
+        if self._listeners:
+            self._tell(Event("acknowledged", session, now_ns, now_ns, next_frame))
 
     def ended(self, *, tenant: str | None, cause: str, queued_s: float | None, first_frame_s: float | None) -> None:
         """A call of a session ended, as the log has it."""
