@@ -25,7 +25,7 @@ class Event(Protocol):
         """Whether the work before this point is done; doesn't block."""
 
     def ns_after(self, earlier: Event) -> int:
-        """Nanoseconds from `earlier`, of the same device, to here by the device's own clock; both are timed and done."""
+        """Nanoseconds from `earlier`, of the same device, to here by the device's own clock; both timed and done."""
 
 
 class Stream(Protocol):
