@@ -296,6 +296,7 @@ class Session:
                 self.request,
                 self._limits,
                 session_id=self.id,
+                request_id=self._record.request_id,
                 next_latent=self._latents_in.input.num_received,
                 latents_until=self._latents_in.repeat(),
             ),
