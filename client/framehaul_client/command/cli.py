@@ -16,6 +16,8 @@ from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.stream import stream
+from framehaul_client.command.timeline import timeline
+from framehaul_client.command.trace import trace
 from framehaul_client.core.printable import printable
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
@@ -73,15 +75,19 @@ def _configure_logging(*, debug: bool) -> None:
 
 
 def _run(options: Options) -> Exit:
-    out, access = sys.stdout, options.access()
-    if options.command == "stream":
+    out = sys.stdout
+    if options.command == "timeline":
+        text = timeline(options)
+    elif options.command == "stream":
         with choose_progress(quiet=options.quiet) as progress:
-            report = asyncio.run(_until_terminated(stream(options, access, progress)))
+            report = asyncio.run(_until_terminated(stream(options, options.access(), progress)))
         text = report.as_json() if options.json else "" if options.quiet else report.as_text()
         if options.out == STDOUT:
             out = sys.stderr
+    elif options.command == "trace":
+        text = asyncio.run(_until_terminated(trace(options, options.access())))
     else:
-        info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
+        info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, options.access())))
         if options.command == "info":
             text = info_json(info) if options.json else info_text(options.target, info)
         elif options.json:

@@ -13,11 +13,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch
 from framehaul_client.core.info import read_charged
 from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
@@ -35,6 +36,15 @@ from framehaul_client.transport.rpc import Rpc, RpcEnded
 
 _LOG: Final = logging.getLogger(__name__)
 _END_TIMEOUT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """Frames that the consumer works on, without their memory."""
+
+    first_frame: int
+    num_frames: int
+    since_ns: int
 
 
 class Exchange:
@@ -64,7 +74,7 @@ class Exchange:
         self._leaving = False
         self._error: Exception | None = None
         self._started_s = 0.0
-        self._handed_s: float | None = None  # since when the consumer has frames
+        self._handed: _Handed | None = None  # what the consumer works on
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
@@ -109,9 +119,10 @@ class Exchange:
         Cancellation: no frame is lost.
         """
         started_s = time.perf_counter()
-        if self._handed_s is not None:
-            self._statistics.consume_s += started_s - self._handed_s
-            self._handed_s = None
+        if (handed := self._handed) is not None:
+            self._statistics.consume_s += self._present_s()
+            self._tell("consume", handed.first_frame, handed.num_frames, start_ns=handed.since_ns)
+            self._handed = None
         try:
             while not self._batches:
                 if self._error is not None:
@@ -124,8 +135,9 @@ class Exchange:
                     await self._changed.wait()
         finally:
             self._statistics.wait_frames_s += time.perf_counter() - started_s
-        self._handed_s = time.perf_counter()
-        return self._batches.popleft()
+        batch = self._batches.popleft()
+        self._handed = _Handed(batch.first_frame, len(batch), time.monotonic_ns())
+        return batch
 
     def consume(self, num_frames: int) -> None:
         """Make room for `num_frames`, which the caller is done with."""
@@ -225,6 +237,7 @@ class Exchange:
                 self._statistics,
                 self._patience,
                 num_latents=num_latents,
+                on_event=self._config.on_event,
             )
             self._receive(answer, call)
         except BaseException:
@@ -257,6 +270,7 @@ class Exchange:
             self._open = asked
         self._opened = opened
         self._session_id = opened.session_id
+        self._tell("opened", request_id=opened.request_id)
         await self._history.rewind(opened.next_latent)
 
     def _receive(self, message: wire.Envelope[pb.StreamResponse] | None, call: Call) -> bool:
@@ -285,6 +299,7 @@ class Exchange:
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()
         self._patience.news()
+        self._tell("frames", frames.first_frame, frames.num_frames)
         self._history.forget(self.opened.first_latent_needed(self._reassembly.next_frame))
         statistics = self._statistics
         statistics.last_frame_s = time.perf_counter() - self._started_s
@@ -327,5 +342,16 @@ class Exchange:
 
     def _consume_s(self) -> float:
         """How long the consumer has worked on frames, until now."""
-        present_s = 0.0 if self._handed_s is None else time.perf_counter() - self._handed_s
-        return self._statistics.consume_s + present_s
+        return self._statistics.consume_s + self._present_s()
+
+    def _present_s(self) -> float:
+        """Of that, on the frames that it has now."""
+        return 0.0 if self._handed is None else (time.monotonic_ns() - self._handed.since_ns) / 1e9
+
+    def _tell(
+        self, name: str, first: int = 0, count: int = 0, *, start_ns: int | None = None, request_id: str = ""
+    ) -> None:
+        if self._config.on_event is not None:
+            now_ns = time.monotonic_ns()
+            start_ns = now_ns if start_ns is None else start_ns
+            self._config.on_event(Event(name, start_ns, now_ns, first, count, request_id))
