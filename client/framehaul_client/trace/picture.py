@@ -6,8 +6,6 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from framehaul.causes import COLOURS, Cause
 from framehaul_client.errors import InvalidOption
 from framehaul_client.trace.reader import SessionRows, Slice, Trace
@@ -24,10 +22,12 @@ _ROW = 0.42
 _MAX_SESSIONS: Final = 24
 _GAP_NS: Final = 1_000_000
 """Shorter ones of the device aren't marked."""
-_INK, _PALE, _GRID = "#1a1a1a", "#6b6b6b", "#e4e4e4"
+_INK, _PALE, _GRID, _UNKNOWN = "#1a1a1a", "#6b6b6b", "#e4e4e4", "#f3f0ea"
 _LATENTS = ("#009e73", "#33b18f")
 """Chunks, one after the other."""
-_COLUMN_PX: Final = 1.0
+_ORDER: Final = {colour: number for number, colour in enumerate((*COLOURS.values(), _LATENTS[1], _UNKNOWN, _INK))}
+"""From below, where several share a pixel."""
+_CAUSE_COLOURS: Final = {cause.value: colour for cause, colour in COLOURS.items()}
 
 Bar = tuple[float, float, str]
 """From and to, and its colour."""
@@ -77,17 +77,27 @@ class _Canvas:
         """A pixel's time."""
 
     def bars(self, slices: Iterable[Slice], colour: Callable[[int, Slice], str], top: float, height: float) -> None:
-        """Paint slices; those thinner than a pixel are painted together, as pale as they are few."""
+        """Paint slices; those that share a pixel one above the other."""
+        from matplotlib.collections import PolyCollection
+
         wide: list[Bar] = []
         thin: list[Bar] = []
         for number, each in enumerate(slices):
             bar = (self.at(each.start_ns), self.at(each.end_ns), colour(number, each))
-            (wide if bar[1] - bar[0] >= self._px * _COLUMN_PX else thin).append(bar)
-        for name, found in _by_colour(wide).items():
-            self._paint(found, name, top, height)
-        for name, columns in self._columns(thin).items():
-            for alpha, found in columns.items():
-                self._paint(found, name, top, height, alpha=alpha)
+            (wide if bar[1] - bar[0] >= self._px else thin).append(bar)
+        bottom = top + height
+        boxes = {
+            name: [(left, right, top, bottom) for left, right in found] for name, found in _by_colour(wide).items()
+        }
+        for name, stacked in self._stack(thin).items():
+            boxes.setdefault(name, []).extend(
+                (left, left + self._px, bottom - high * height, bottom - low * height) for left, low, high in stacked
+            )
+        for name, found in boxes.items():
+            corners = [((left, low), (right, low), (right, high), (left, high)) for left, right, low, high in found]
+            self._axes.add_collection(
+                PolyCollection(corners, facecolors=name, linewidths=0, antialiaseds=False), autolim=False
+            )
 
     def label(self, each: Slice, texts: Sequence[str], middle: float, ink: str) -> None:
         """Write the longest of `texts` that fits into a slice, if any does."""
@@ -115,25 +125,29 @@ class _Canvas:
         """Where a moment lies."""
         return (ns - self._start_ns) / self.unit_ns
 
-    def _paint(
-        self, bars: Sequence[tuple[float, float]], colour: str, top: float, height: float, alpha: float = 1.0
-    ) -> None:
-        ranges = [(left, right - left) for left, right in bars]
-        self._axes.broken_barh(ranges, (top, height), facecolors=colour, alpha=alpha, linewidth=0, antialiased=False)
+    def is_wide(self, each: Slice) -> bool:
+        """Whether it has a pixel of its own."""
+        return (each.end_ns - each.start_ns) / self.unit_ns >= self._px
 
-    def _columns(self, thin: Sequence[Bar]) -> dict[str, dict[float, list[tuple[float, float]]]]:
-        """Of each pixel the colour that has most of it, by how much of it that is, in quarters."""
+    def _stack(self, thin: Sequence[Bar]) -> dict[str, list[tuple[float, float, float]]]:
+        """Each pixel's thin bars, one colour above the other by their shares of it: left, and from and to of 0..1.
+
+        Half of the pixel is filled at least, so that a lone one is seen.
+        """
         filled: dict[int, dict[str, float]] = {}
         for left, right, colour in thin:
-            column = filled.setdefault(int(left / self._px), {})
-            column[colour] = column.get(colour, 0.0) + (right - left)
-        found: dict[str, dict[float, list[tuple[float, float]]]] = {}
-        for index, column in filled.items():
-            colour = max(column, key=lambda each: column[each])
-            share = min(1.0, sum(column.values()) / self._px)
-            alpha = float(np.ceil(share * 4) / 4) or 0.25
-            left = index * self._px
-            found.setdefault(colour, {}).setdefault(alpha, []).append((left, left + self._px))
+            pixel = filled.setdefault(int(left / self._px), {})
+            pixel[colour] = pixel.get(colour, 0.0) + (right - left)
+        colours = sorted({colour for _, _, colour in thin}, key=_ORDER.__getitem__)
+        found: dict[str, list[tuple[float, float, float]]] = {colour: [] for colour in colours}
+        for index, pixel in filled.items():
+            total = sum(pixel.values())
+            scale = min(1.0, max(0.5, total / self._px)) / (total or 1.0)
+            low = 0.0
+            for colour in colours:
+                if share := pixel.get(colour, 0.0) * scale:
+                    found[colour].append((index * self._px, low, low + share))
+                    low += share
         return found
 
 
@@ -147,7 +161,7 @@ class _SessionRow:
 
     def paint(self, canvas: _Canvas, top: float) -> None:
         session = self._session
-        canvas.bars(_joined(session.waits), lambda _, each: COLOURS[Cause(each.name)], top + 0.14, 0.66)
+        canvas.bars(_joined(session.waits), lambda _, each: _CAUSE_COLOURS.get(each.name, _UNKNOWN), top + 0.14, 0.66)
         canvas.bars(session.sends, lambda _, each: _INK, top + 0.86, 0.2)
         name, _, about = session.name.partition(" · ")
         canvas.name(name, top + 0.55, small=about)
@@ -161,18 +175,21 @@ class _DeviceRow:
 
     def __init__(self, trace: Trace) -> None:
         self._decode = sorted(trace.rows["decode"], key=lambda each: each.start_ns)
+        self._several = len({each.session for each in self._decode}) > 1
         self._idle = [gap for gap in trace.idle() if gap[1] - gap[0] > _GAP_NS]
 
     def paint(self, canvas: _Canvas, top: float) -> None:
-        canvas.bars(self._decode, lambda number, _: _LATENTS[number % 2], top + 0.14, 0.66)
+        canvas.bars(
+            self._decode, lambda number, each: _LATENTS[number % 2 if canvas.is_wide(each) else 0], top + 0.14, 0.66
+        )
         gaps = [Slice("idle", start_ns, end_ns) for start_ns, end_ns in self._idle]
         canvas.bars(gaps, lambda _, each: _INK, top + 0.86, 0.2)
         for each in self._decode:
-            canvas.label(each, _chunk_labels(each.name), top + 0.47, "white")
+            canvas.label(each, _chunk_labels(each.name, each.session if self._several else 0), top + 0.47, "white")
         for each in gaps:
             ms = (each.end_ns - each.start_ns) / 1e6
             canvas.label(each, (f"idle {ms:.1f} ms", f"{ms:.1f}"), top + 0.47, _PALE)
-        canvas.name("device: decode", top + 0.55, small="latents; black: idle over 1 ms")
+        canvas.name("device: decode", top + 0.55, small=f"{'session: ' if self._several else ''}latents; black: idle")
         canvas.rule(top + self.height)
 
 
@@ -181,12 +198,11 @@ class _PlainRow:
 
     height = 0.95
 
-    def __init__(self, name: str, small: str, slices: Sequence[Slice], cause: Cause, what: str) -> None:
+    def __init__(self, name: str, small: str, slices: Sequence[Slice], cause: Cause) -> None:
         self._name = name
         self._small = small
         self._slices = slices
         self._colour = COLOURS[cause]
-        self._what = what
 
     def paint(self, canvas: _Canvas, top: float) -> None:
         canvas.bars(self._slices, lambda *_: self._colour, top + 0.14, 0.66)
@@ -220,11 +236,10 @@ def _rows(trace: Trace) -> list[_Row]:
         rows.append(_DeviceRow(trace))
     for kind, name, small, cause in (
         ("copy", "device: copy", "to the host", Cause.COPY),
-        ("consume", "client: frames in use", "", Cause.CLIENT_WINDOW),
         ("encode", "client: encoder", "frames", Cause.CLIENT_ENCODER),
     ):
         if slices := trace.rows.get(kind):
-            rows.append(_PlainRow(name, small, slices, cause, kind))
+            rows.append(_PlainRow(name, small, slices, cause))
     return rows
 
 
@@ -248,7 +263,7 @@ def _write_heading(figure: Any, trace: Trace, height: float) -> None:
     )
     left, about = 0.2 / _WIDTH, trace.about
     start_ns, end_ns = trace.span_ns
-    parts = [f"{(end_ns - start_ns) / 1e9:.3g} s"]
+    parts = [_time(end_ns - start_ns)]
     parts += [str(about[name]) for name in ("target", "device") if about.get(name)]
     parts.append(f"{len(trace.sessions)} session{'' if len(trace.sessions) == 1 else 's'}")
     if decode := trace.rows.get("decode"):
@@ -257,7 +272,7 @@ def _write_heading(figure: Any, trace: Trace, height: float) -> None:
         whole_ns = max(each.end_ns for each in decode) - min(each.start_ns for each in decode) or 1
         long = sum(end - start > _GAP_NS for start, end in idle)
         parts.append(
-            f"device idle {idle_ns / 1e6:.3g} ms from first chunk to last, {idle_ns / whole_ns:.1%}, "
+            f"device idle {_time(idle_ns)} from first chunk to last, {100 * idle_ns / whole_ns:.1f} %, "
             f"{long} gap{'' if long == 1 else 's'} over 1 ms"
         )
     if lost := about.get("events left out"):
@@ -273,8 +288,11 @@ def _write_legend(figure: Any, trace: Trace, height: float) -> None:
 
     verdict = trace.verdict
     shares = {} if verdict is None else verdict.shares
-    handles = [Patch(color=COLOURS[cause], label=f"{cause.value} {share:.0%}") for cause, share in shares.items()]
-    handles.append(Patch(color=_INK, label="frames are sent"))
+    handles = [Patch(color=COLOURS[cause], label=f"{cause.value} {_percent(share)}") for cause, share in shares.items()]
+    if any(each.name not in _CAUSE_COLOURS for session in trace.sessions for each in session.waits):
+        handles.append(Patch(color=_UNKNOWN, label="not known yet"))
+    if trace.sessions:
+        handles.append(Patch(color=_INK, label="frames are sent"))
     figure.legend(
         handles=handles,
         loc="lower left",
@@ -307,11 +325,22 @@ def _by_colour(bars: Iterable[Bar]) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def _chunk_labels(name: str) -> tuple[str, ...]:
-    """Of "latents 3..5": "3-5", or if that is too long "3"."""
+def _chunk_labels(name: str, session: int = 0) -> tuple[str, ...]:
+    """Of "latents 3..5": "3-5", or if that is too long "3"; where there are several sessions "7: 3-5" and "7"."""
     numbers = name.rpartition(" ")[2]
     first = numbers.partition("..")[0]
-    return (numbers.replace("..", "-"), first) if first.isdigit() else ()
+    if not first.isdigit():
+        return ()
+    whole = numbers.replace("..", "-")
+    return (f"{session}: {whole}", f"{session}") if session else (whole, first)
+
+
+def _time(ns: int) -> str:
+    return f"{ns / 1e9:.2f} s" if ns >= 1e9 else f"{ns / 1e6:.1f} ms"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
 
 
 def _short(text: str, most: int) -> str:

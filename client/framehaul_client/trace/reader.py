@@ -42,17 +42,21 @@ class SessionRows:
 class Trace:
     """What is drawn of a trace."""
 
+    start_ns: int | None = None
     about: dict[str, int | float | str] = field(default_factory=dict)
     sessions: list[SessionRows] = field(default_factory=list)
     rows: dict[str, list[Slice]] = field(default_factory=dict)
-    """Those that aren't sessions', by their kind: `decode`, `copy`, `consume`, `encode`."""
+    """Those that aren't sessions', by their kind: `decode`, `copy`, `encode`."""
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """From its first slice to its last."""
+        """From its beginning to its end, and not less than its slices."""
         rows = [*self.rows.values(), *(row for each in self.sessions for row in (each.waits, each.sends))]
-        starts = [each.start_ns for row in rows for each in row]
-        return min(starts), max(each.end_ns for row in rows for each in row)
+        start_ns = min(each.start_ns for row in rows for each in row)
+        end_ns = max(each.end_ns for row in rows for each in row)
+        if self.start_ns is None:  # it was cut off
+            return start_ns, end_ns
+        return min(start_ns, self.start_ns), max(end_ns, self.start_ns + int(float(self.about["seconds"]) * 1e9))
 
     @property
     def verdict(self) -> Verdict | None:
@@ -60,7 +64,8 @@ class Trace:
         charged: Counter[Cause] = Counter()
         for session in self.sessions:
             for each in session.waits:
-                charged[_CAUSES[each.name]] += each.end_ns - each.start_ns
+                if each.name in _CAUSES:
+                    charged[_CAUSES[each.name]] += each.end_ns - each.start_ns
         return Verdict.of({cause: ns / 1e9 for cause, ns in charged.items()})
 
     def idle(self) -> list[tuple[int, int]]:
@@ -128,13 +133,14 @@ class _Reader:
             ended.end_ns = at_ns
             self._keep(kind, ended, self._parents.get(event.track_uuid, 0))
         elif event.type == kinds.TYPE_INSTANT and list(event.categories) == ["about"]:
+            self.trace.start_ns = at_ns
             for each in event.debug_annotations:
                 self.trace.about[each.name] = getattr(each, each.WhichOneof("value"))
 
     def _keep(self, kind: str, ended: Slice, group: int) -> None:
-        if kind in ("decode", "copy", "consume", "encode"):
+        if kind in ("decode", "copy", "encode"):
             self.trace.rows.setdefault(kind, []).append(ended)
-        elif (kind == "waits" and ended.name in _CAUSES) or kind == "sends":
+        elif kind in ("waits", "sends"):
             session = self._sessions.get(group)
             if session is None:
                 session = self._sessions[group] = SessionRows(self._names.get(group, ""))

@@ -15,6 +15,8 @@ from framehaul_client.core.printable import printable
 from framehaul_client.trace.tracks import TraceFile, Track
 
 _CAUSES: Final = {number: cause for cause, number in CAUSES.items()}
+NOT_KNOWN: Final = "not known yet"
+"""Of a session whose chunk is not out when the trace ends, or whose client hasn't reported."""
 _LATENT, _CHUNK, _FRAME = 1, 2, 3
 """What a flow follows."""
 _OWN: Final = 0
@@ -53,6 +55,8 @@ class _SessionTracks:
         tenant = f" · {printable(told.tenant)}" if told.tenant else ""
         name = f"session {told.number} · {printable(told.model)} {told.width}x{told.height}{tenant}"
         group = file.group(name, server)
+        self.until_ns: int | None = None
+        """What it waited for is known up to here."""
         self.waits = file.track("waits for", group)
         self.latents = file.track("latents", group)
         self.sends = file.track("sends", group)
@@ -83,6 +87,8 @@ class TraceWriter:
         self._client: dict[str, Track] = {}
         self._levels: list[int] = []
         self._decoded_ns = 0
+        self._alive: set[int] = set()
+        """Sessions that were there at the last look."""
         self._charged_ns: Counter[Cause] = Counter()
         self.left_out = ""
         """Why there is nothing of the server, or nothing more."""
@@ -131,6 +137,10 @@ class TraceWriter:
     def server(self, response: pb.TraceResponse) -> None:
         """Write what a response tells."""
         self._num_dropped = response.events_dropped
+        if self._own is None:
+            self._end_ns = response.now_ns
+        if response.HasField("load"):
+            self._alive = {each.number for each in response.sessions} & {*self._sessions}
         for session in response.sessions:
             self._take_session(session, response.now_ns)
         for event in response.events:
@@ -162,6 +172,7 @@ class TraceWriter:
         frames = range(event.first, event.first + event.count)
         if event.kind == pb.TRACE_EVENT_KIND_WAITED and (cause := _CAUSES.get(event.cause)) is not None:
             self._charged_ns[cause] += end_ns - start_ns
+            tracks.until_ns = end_ns
             file.slice(tracks.waits, "waits", cause.value, start_ns, end_ns, notes={"session": number})
         elif event.kind == pb.TRACE_EVENT_KIND_LATENTS:
             file.moment(
@@ -248,6 +259,11 @@ class TraceWriter:
     def finish(self) -> None:
         """Note what there is to know about the trace."""
         start_ns = self._start_ns or 0
+        for number in self._alive:
+            tracks = self._sessions[number]
+            begin_ns = tracks.until_ns or start_ns
+            if begin_ns < self._end_ns:
+                self.file.slice(tracks.waits, "waits", NOT_KNOWN, begin_ns, self._end_ns)
         notes: dict[str, int | float | str] = {
             "target": printable(self._target),
             "server": printable(self._started.version),
