@@ -23,7 +23,7 @@ from framehaul_client.trace.writer import Clock, TraceWriter
 
 _LONGEST_S: Final = 300.0
 """That servers trace."""
-_LAST_WORDS_S: Final = 2.0
+_LAST_WORDS_S: Final = 10.0
 """For a server to tell what it did up to a run's end."""
 
 _LOG: Final = logging.getLogger(__name__)
@@ -44,10 +44,11 @@ async def trace(options: Options, access: Access) -> str:
             await _begin(writer, responses)
             async for response in responses:
                 writer.server(response)
+        events, sessions = _count(writer.file.num_events, "event"), _count(writer.num_sessions, "session")
     verdict = Verdict.of(writer.seconds)
     return (
-        f"{path}: {writer.file.num_events} events of {writer.num_sessions} sessions at {options.target} in "
-        f"{options.seconds:g} s{f'; {verdict.text()}' if verdict else ''}\n"
+        f"{path}: {events} of {sessions} at {options.target} in {options.seconds:g} s"
+        f"{f'; {verdict.text()}' if verdict else ''}\n"
         f"  open it at https://ui.perfetto.dev, or draw it: client timeline {path} --out timeline.png"
     )
 
@@ -159,6 +160,10 @@ def _writing(path: Path, target: str) -> Iterator[TraceWriter]:
         file.publish()
     finally:
         file.discard()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _path(name: str) -> Path:

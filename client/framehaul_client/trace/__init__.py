@@ -3,4 +3,4 @@
 `perfetto` and `matplotlib` are of the extra `framehaul[observe]`, and imported only when a trace is made or drawn.
 """
 
-__all__ = ["picture", "reader", "writer"]
+__all__ = ["picture", "reader", "tracks", "writer"]

@@ -112,7 +112,12 @@ class _Canvas:
     def name(self, text: str, middle: float, *, small: str = "") -> None:
         """Write what a row is, to its left."""
         offset = 0.17 if small else 0.0
-        place = {"transform": self._axes.get_yaxis_transform(), "ha": "right", "va": "center", "parse_math": False}
+        place: dict[str, Any] = {
+            "transform": self._axes.get_yaxis_transform(),
+            "ha": "right",
+            "va": "center",
+            "parse_math": False,
+        }
         self._axes.text(-0.008, middle - offset, _short(text, 30), fontsize=9, color=_INK, **place)
         if small:
             self._axes.text(-0.008, middle + offset, _short(small, 38), fontsize=7, color=_PALE, **place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from google.protobuf import proto
 from google.protobuf.message import DecodeError
@@ -110,7 +110,7 @@ class _Reader:
         self._sessions: dict[int, SessionRows] = {}
         """By their group."""
 
-    def read(self, file: IO[bytes]) -> None:
+    def read(self, file: Any) -> None:
         while tag := file.read(1):
             packet = proto.parse_length_prefixed(self._pb.TracePacket, file) if tag == _PACKET else None
             if packet is None:

@@ -46,15 +46,14 @@ class EventQueue:
 
 def event_message(event: Event) -> pb.TraceEvent:
     """An event of the recorder."""
-    cause = _CAUSES.get(event.name)
     return pb.TraceEvent(
-        kind=pb.TRACE_EVENT_KIND_WAITED if cause is not None else _KINDS[event.name],
+        kind=_KINDS.get(event.name, pb.TRACE_EVENT_KIND_WAITED),
         session=event.session,
         start_ns=event.start_ns,
         end_ns=event.end_ns,
         first=event.first,
         count=event.count,
-        cause=cause,
+        cause=_CAUSES.get(event.name, pb.CAUSE_UNSPECIFIED),
         chunk=None if event.published is None else _chunk_message(event.published),
     )
 

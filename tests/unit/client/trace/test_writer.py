@@ -178,12 +178,16 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_is_told_and_nothing_stays(tmp_path: Path, num_events: int) -> None:
     """While it is written, or at the end."""
     trace = Written(tmp_path)
-    with open("/dev/full", "wb") as full:
-        os.dup2(full.fileno(), trace.file._partial.file.fileno())
-    with pytest.raises(OutputError, match=r"t\.pftrace: No space left on device"):
+
+    def write(num_events: int) -> None:
         for _ in range(num_events):
             trace.writer.client(Event("latents", 5, 6, 0, 1))
         trace.file.publish()
+
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), trace.file._partial.file.fileno())
+    with pytest.raises(OutputError, match=r"t\.pftrace: No space left on device"):
+        write(num_events)
     trace.file.discard()
     trace.file.discard()
     assert not list(tmp_path.iterdir())
