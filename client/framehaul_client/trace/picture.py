@@ -335,7 +335,7 @@ def _chunk_labels(name: str, session: int = 0) -> tuple[str, ...]:
     numbers = name.rpartition(" ")[2]
     first = numbers.partition("..")[0]
     if not first.isdigit():
-        return ()
+        return (name,)
     whole = numbers.replace("..", "-")
     return (f"{session}: {whole}", f"{session}") if session else (whole, first)
 
