@@ -61,17 +61,17 @@ class TraceFile:
         self._buffer = io.BufferedWriter(self._partial.file)
         self._builder = StreamingTraceProtoBuilder(self._buffer)
         self._ids = itertools.count(1)
+        self._pids = itertools.count(1)
         self._ranks = itertools.count(1)
         self.num_events = 0
 
     def process(self, name: str, *labels: str) -> int:
-        """Begin a process; gives its id."""
+        """Begin a process; gives its id. Perfetto sorts its tracks by name: their order is kept in a group."""
         made = next(self._ids)
         packet = self._builder.create_packet()
         track = packet.track_descriptor
-        track.uuid, track.process.pid, track.process.process_name = made, made, name
+        track.uuid, track.process.pid, track.process.process_name = made, next(self._pids), name
         track.process.process_labels.extend(labels)
-        track.child_ordering = self._pb.TrackDescriptor.EXPLICIT
         self._write(packet)
         return made
 

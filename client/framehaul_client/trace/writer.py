@@ -119,11 +119,11 @@ class TraceWriter:
         self._server = file.process(
             "server", f"framehaul {printable(first.started.version)}", printable(first.started.device)
         )
+        levels = file.group("rings and queue", self._server)
         self._levels = [
-            file.counter(name, self._server, "")
-            for name in ("sessions", "queued", "frame slots in use", "inlet in use")
+            file.counter(name, levels, "") for name in ("sessions", "queued", "frame slots in use", "inlet in use")
         ]
-        worker = file.process("worker", printable(first.started.device))
+        worker = file.group("chunks", file.process("worker", printable(first.started.device)))
         self._worker = {
             kind: file.track(name, worker)
             for kind, name in (
@@ -224,9 +224,9 @@ class TraceWriter:
     def client(self, event: Event) -> None:
         """Write what a session of this process did."""
         if not self._client:
-            process = self.file.process("client")
+            run = self.file.group("run", self.file.process("client"))
             self._client = {
-                kind: self.file.track(name, process)
+                kind: self.file.track(name, run)
                 for kind, name in (
                     ("latents", "latents sent"),
                     ("received", "frames received"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -332,9 +333,9 @@ class Session:
             raise OutOfOrder("synthetic: this session was opened for latents of the client's own")
         if holds_latents(request):
             self.time_keeper.mark()
-            first_latent = self._latents_in.input.num_received
+            first_latent, arrived_ns = self._latents_in.input.num_received, time.monotonic_ns()
             await self._latents_in.add(request)
-            self.time_keeper.took(first_latent, self._latents_in.input.num_received - first_latent)
+            self.time_keeper.took(first_latent, self._latents_in.input.num_received - first_latent, arrived_ns)
         if header.end_of_latents:
             self._end_input()
 

@@ -78,8 +78,14 @@ def test_a_frame_is_followed_from_its_latent_to_the_encoder(tmp_path: Path) -> N
     session = "session 7 · tiny 32x16 · film"
     assert {each.path for each in found.seen} == {
         *(("server", session, name) for name in ("waits for", "latents", "sends", "acknowledged")),
-        *(("worker", name) for name in ("waits for its turn", "decode", "copy to the host", "checksum, hand over")),
-        *(("client", name) for name in ("latents sent", "frames received", "frames in use", "encoder", "acknowledged")),
+        *(
+            ("worker", "chunks", name)
+            for name in ("waits for its turn", "decode", "copy to the host", "checksum, hand over")
+        ),
+        *(
+            ("client", "run", name)
+            for name in ("latents sent", "frames received", "frames in use", "encoder", "acknowledged")
+        ),
         ("about this trace",),
     }
     assert found.about["client's clock may be wrong by, us"] == 1000.0
