@@ -1,11 +1,14 @@
 import asyncio
+import time
 
 import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.core.recorder import Event
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc import trace
+from framehaul_server.session.decoding import Decoding
 from tests.support.driven_service import EXPLICIT, Call, Server, context_of, serving, settle, status
 from tests.support.fakes import FakeContext, as_context, latents, request
 
@@ -115,3 +118,23 @@ async def test_who_does_not_read_loses_the_trace(monkeypatch: pytest.MonkeyPatch
         assert code is grpc.StatusCode.ABORTED
         assert "isn't read" in details
         assert not server.recorder._listeners
+
+
+async def test_latents_came_before_the_worker_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be at them before the server has noted that they came."""
+    handed_ns: list[int] = []
+    send_latent = Decoding.send_latent
+
+    def send(decoding: Decoding, latent: memoryview) -> None:
+        handed_ns.append(time.monotonic_ns())
+        send_latent(decoding, latent)
+
+    monkeypatch.setattr(Decoding, "send_latent", send)
+    async with serving(OWNER) as server:
+        events: list[Event] = []
+        with server.recorder.listening(events.append):
+            session, _ = await server.connect(request(latents(2), open=EXPLICIT))
+            await session.responded(2)
+    (came,) = [each for each in events if each.name == "latents"]
+    assert (came.first, came.count) == (0, 2)
+    assert came.start_ns <= handed_ns[0]
