@@ -8,6 +8,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
+from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.core.info import Location, Model, ServerInfo
 from framehaul_client.core.opening import Opened
@@ -42,6 +43,7 @@ __all__ = [
     "Access",
     "ConnectionLost",
     "DataLoss",
+    "Event",
     "FrameBatch",
     "FrameClient",
     "FrameLayout",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -30,6 +30,7 @@ from framehaul_client.source.latents_file import StoredLatents
 from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
 from framehaul_client.transport.rpc import Rpc
 from framehaul_client.transport.status import call_error
+from framehaul_client.transport.trace import trace_responses
 
 if TYPE_CHECKING:
     from framehaul.v1.frames_pb2_grpc import FrameServiceAsyncStub  # the stubs' own name for it
@@ -184,6 +185,17 @@ class FrameClient:
         call = self._stub().Locate(pb.LocateRequest(model=model), timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
         found = await self._answer(call)
         return Location(target=found.target, epoch=found.epoch, lease_s=found.lease_ms / 1000)
+
+    def trace(self, seconds: float) -> AsyncGenerator[pb.TraceResponse, None]:
+        """Listen to what the server does, for 1 to 300 seconds; what comes is as docs/protocol.md, "Traces", says.
+
+        Raises, when it is iterated over:
+            Unsupported: the server is older than that.
+            FramehaulError: it refuses, can't be reached or ends.
+
+        Cancellation: ends the trace, as closing the generator does.
+        """
+        return trace_responses(self._stub(), seconds, self._metadata, self._target)
 
     async def aclose(self) -> None:
         """Close the connection. Sessions that are still open are cancelled, with a `ResourceWarning`.

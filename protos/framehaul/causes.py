@@ -43,6 +43,20 @@ ADVICE: Final = MappingProxyType(
     }
 )
 """What to do about each."""
+COLOURS: Final = MappingProxyType(
+    {
+        Cause.LATENTS: "#56b4e9",
+        Cause.DECODE: "#009e73",
+        Cause.COPY: "#f0e442",
+        Cause.SLOTS: "#d55e00",
+        Cause.CLIENT_WINDOW: "#e69f00",
+        Cause.NETWORK: "#0072b2",
+        Cause.CLIENT_ENCODER: "#cc79a7",
+        Cause.SHARED: "#8c8c8c",
+        Cause.IDLE: "#dddddd",
+    }
+)
+"""In pictures: those of Okabe and Ito, which the colour-blind tell apart, and greys."""
 
 _BOUND_BY: Final = MappingProxyType(
     {

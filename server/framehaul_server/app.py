@@ -221,6 +221,8 @@ class App:
                 session_memory_used_bytes=worker.session_memory_used_bytes,
                 sessions_parked=worker.num_parked,
                 queued=self._admission.num_queued,
+                inlet_slots=worker.num_inlet_slots,
+                inlet_slots_in_use=worker.num_inlet_slots - worker.num_inlet_free,
             ),
             synthetic=config.allow_synthetic,
             charged=charged(self._recorder.seconds(time.monotonic_ns())),

@@ -115,6 +115,9 @@ class FakeServicer(FrameServiceServicer):
     async def Render(self, request: pb.RenderRequest, context: Any) -> None:  # type: ignore[override]
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this server")
 
+    async def Trace(self, request: pb.TraceRequest, context: Any) -> None:  # type: ignore[override]
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "as of a server that is older than this call")
+
     async def Locate(self, request: pb.LocateRequest, context: Any) -> pb.LocateResponse:
         return pb.LocateResponse(target=f"there/{request.model}", epoch=7, lease_ms=1500)
 

@@ -101,9 +101,32 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "of its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
         "normalisation, and how much device memory a session holds.",
     },
+    "trace": {
+        "help": "write down what a server does for some seconds",
+        "description": "Writes what a server and its worker do for some seconds into a file for Perfetto: what each "
+        "session waits for,\neach chunk's way over the device, latents, frames and acknowledgements, and how full "
+        "rings and windows are.\nThe server isn't restarted. Where it has tokens, this one's tenant must be allowed "
+        "to (watch = true).\n\nOpen the file at https://ui.perfetto.dev, or draw it with client timeline. Needs the "
+        "extra framehaul[observe].\nCtrl-C ends it sooner, and keeps what came.",
+        "epilog": _EXIT_CODES,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    },
+    "timeline": {
+        "help": "draw a trace",
+        "description": "Draws a file of client trace, or of client stream --trace, such that what waits for what can "
+        "be seen: a row for\neach session, coloured by what its next frame waits for, with the frames that are sent "
+        "below it; the device's\nchunks and copies, and the time in which it has none; the client's encoder. Needs "
+        "the extra framehaul[observe].",
+        "epilog": _EXIT_CODES,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    },
 }
 _ALL: Final = tuple(_COMMANDS)
 _DECODING: Final = ("stream", "probe")
+_ONLINE: Final = tuple(name for name in _COMMANDS if name != "timeline")
+"""Those that ask a server."""
+_JSON: Final = ("stream", "probe", "info", "models")
+"""Those that say so much that a program may want it."""
 
 
 def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: Any = None, **row: Any) -> Any:
@@ -111,7 +134,7 @@ def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: 
     return field(default=default, metadata={"commands": commands, "group": group, "row": row})
 
 
-_access_option: Final = partial(_option, commands=_ALL, group="TLS and token")
+_access_option: Final = partial(_option, commands=_ONLINE, group="TLS and token")
 _video_option: Final = partial(_option, group="video files")
 
 
@@ -141,6 +164,13 @@ def _address(text: str) -> str:
     if not named:
         raise ValueError(f"{text}: must be HOST:PORT, such as 127.0.0.1:9464; port 0 for a free one")
     return text
+
+
+def _trace_seconds(text: str) -> float:
+    given = float(text)
+    if not 1 <= given <= 300:
+        raise ValueError(f"{text}: must be 1..300 seconds")
+    return given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,23 +240,43 @@ class Options:
         action="store_true",
         help="serve them even where other machines reach them: in the clear, to everybody",
     )
+    file: str = _option(
+        commands=("timeline",),
+        default="",
+        nargs=None,
+        type=file_name,
+        metavar="TRACE",
+        help="a file of client trace or client stream --trace",
+    )
     out: str = _option(
+        commands=("stream", "trace", "timeline"),
         default="",
         required=True,
         type=_output,
         metavar="OUT",
-        help="video.mp4, .m4v, .mov, .mkv, .webm, .ts or .y4m; a pattern of images such as 'frames/%%06d.png' or .exr; "
-        "or - for Matroska on stdout, without loss. Folders are made as needed",
+        help={
+            "stream": "video.mp4, .m4v, .mov, .mkv, .webm, .ts or .y4m; a pattern of images such as 'frames/%%06d.png' "
+            "or .exr; or - for Matroska on stdout, without loss. Folders are made as needed",
+            "trace": "the file, t.pftrace say; it appears when it is whole",
+            "timeline": "the picture: a file that ends in .png or .svg",
+        },
+    )
+    seconds: float = _option(
+        commands=("trace",),
+        default=10.0,
+        type=option_type(_trace_seconds),
+        metavar="SECONDS",
+        help="for how long, 1 to 300 (default: 10)",
     )
     target: str = _option(
-        commands=("stream", "info", "models"),
+        commands=("stream", "info", "models", "trace"),
         default=DEFAULT_TARGET,
         type=option_type(check_target),
         metavar="HOST:PORT",
         help=f"the server (default: ${TARGET_VARIABLE}, else {DEFAULT_TARGET})",
     )
     connect_timeout: float = _option(
-        commands=_ALL,
+        commands=_ONLINE,
         default=DEFAULT_CONNECT_TIMEOUT_S,
         type=option_type(_timeout_s),
         metavar="SECONDS",
@@ -355,8 +405,14 @@ class Options:
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
     )
+    trace: str | None = _option(
+        type=_output,
+        metavar="FILE",
+        help="write what this run does into a file for Perfetto: latents, frames, encoder and, where this caller may "
+        "watch the server, what that does for this session in its first 300 s. Needs the extra framehaul[observe]",
+    )
     json: bool = _option(
-        commands=_ALL,
+        commands=_JSON,
         default=False,
         action="store_true",
         help={

@@ -18,6 +18,8 @@ from framehaul_client.command.probe import probe
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
+from framehaul_client.command.timeline import timeline
+from framehaul_client.command.trace import trace
 from framehaul_client.core.printable import printable
 from framehaul_client.errors import FramehaulError, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
@@ -90,11 +92,15 @@ def _run(options: Options) -> Exit:
 
 def _answer(options: Options) -> str:
     """Do what was asked for, and return what there is to say about it."""
+    if options.command == "timeline":
+        return timeline(options)
     access = options.access()
     if options.command == "stream":
         with choose_progress(quiet=options.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
         return report.as_json() if options.json else "" if options.quiet else report.as_text()
+    if options.command == "trace":
+        return asyncio.run(_until_terminated(trace(options, access)))
     info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
     if options.command == "info":
         return info_json(info) if options.json else info_text(options.target, info)

@@ -14,6 +14,8 @@ from framehaul_client.client import FrameClient
 from framehaul_client.command.arguments import DEFAULT_FPS, Options
 from framehaul_client.command.progress import Progress
 from framehaul_client.command.report import Meanwhile, Report, Timeline
+from framehaul_client.command.trace import traced
+from framehaul_client.core.events import OnEvent
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import InvalidOption, LatentsFileError
@@ -59,10 +61,12 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
         sink.prepare()
         run = _Run(options, latents, sink, progress)
         try:
-            await run.run(access)
+            async with traced(options, access) as on_event:
+                await run.run(access, on_event)
+                report = run.report(time.perf_counter() - started_s)
         finally:
             sink.abort()  # in case it was never started
-        return run.report(time.perf_counter() - started_s)
+        return report
 
 
 class _Run:
@@ -78,7 +82,7 @@ class _Run:
         self._opened: Opened
         self._statistics: SessionStatistics
 
-    async def run(self, access: Access) -> None:
+    async def run(self, access: Access, on_event: OnEvent | None) -> None:
         clock = _Clock()
         options, latents = self._options, self._latents
         client = FrameClient(
@@ -97,14 +101,15 @@ class _Run:
                 retry_for_s=options.retry_for,
                 stall_timeout_s=options.stall_timeout,
                 on_queued=self._progress.queue,
+                on_event=on_event,
             ) as session:
                 self._opened, self._statistics = session.opened, session.statistics
                 self._timeline.queue_s = session.statistics.queued_s
                 self._timeline.open_s = clock.lap() - self._timeline.queue_s
-                await self._encode(session)
+                await self._encode(session, on_event)
 
-    async def _encode(self, session: Session) -> None:
-        encoder = Encoder(self._sink, session.opened.layout, session.num_frames)
+    async def _encode(self, session: Session, on_event: OnEvent | None) -> None:
+        encoder = Encoder(self._sink, session.opened.layout, session.num_frames, on_event=on_event)
         try:
             self._progress.start(session.num_frames)
             async for batch in session.batches():

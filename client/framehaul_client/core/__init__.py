@@ -4,6 +4,7 @@ Does no I/O and knows neither asyncio nor gRPC.
 """
 
 __all__ = [
+    "events",
     "frames",
     "grant",
     "info",

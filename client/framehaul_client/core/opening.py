@@ -40,6 +40,7 @@ class Opened:
         next_latent: the latent that the server expects next.
         history_latents: how many latents before its own a new session's first frame needs; None for all.
         reproducible: the same latents give the same bytes, whatever else the server does.
+        request_id: of the call, in the server's log and traces; empty from servers that don't say.
     """
 
     session_id: bytes = field(repr=False)  # a secret: it belongs in no log
@@ -53,6 +54,7 @@ class Opened:
     next_latent: int
     history_latents: int | None
     reproducible: bool
+    request_id: str = ""
 
     @property
     def clip_rule(self) -> str:
@@ -154,6 +156,7 @@ def read_opened(
         next_latent=message.next_latent,
         history_latents=message.history_latents if message.HasField("history_latents") else None,
         reproducible=message.reproducible,
+        request_id=message.request_id,
     )
     _check_place(opened, asked, num_sent)
     if before is not None and opened.clip_rule != before.clip_rule:

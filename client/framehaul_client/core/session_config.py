@@ -12,6 +12,7 @@ from typing import Final
 
 from framehaul.formats import FPS_ALLOWED, LatentDtype, PixelFormat, checked_fps
 from framehaul.wire import MAX_PRIORITY
+from framehaul_client.core.events import OnEvent
 from framehaul_client.core.latents import Layout
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
@@ -56,6 +57,7 @@ class SessionConfig:
             It is not its turn while frames wait for the caller, or while the iterator makes latents.
         on_queued: called on the event loop with each position in the queue of a server that is full; 1 is next. To
             stop waiting, cancel the task that enters the session.
+        on_event: called on the event loop with what the session does, as it does it; see `Event`.
     """
 
     model: str = ""
@@ -72,6 +74,7 @@ class SessionConfig:
     retry_for_s: float = DEFAULT_RETRY_FOR_S
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
     on_queued: Callable[[int], None] | None = None
+    on_event: OnEvent | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from framehaul_client.core.events import Event, OnEvent
 from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.errors import OutputError
 from framehaul_client.sinks.base import Sink
@@ -33,7 +34,13 @@ class Encoder:
     """
 
     def __init__(
-        self, sink: Sink, layout: FrameLayout, num_frames: int | None = None, *, max_pending: int = _MAX_PENDING
+        self,
+        sink: Sink,
+        layout: FrameLayout,
+        num_frames: int | None = None,
+        *,
+        max_pending: int = _MAX_PENDING,
+        on_event: OnEvent | None = None,
     ) -> None:
         """Start the thread; needs a running event loop.
 
@@ -42,6 +49,7 @@ class Encoder:
             layout: what they look like.
             num_frames: of the clip; None while unknown.
             max_pending: so many batches may wait for the thread.
+            on_event: called there with each batch that was encoded, and with the end.
         """
         self.busy_s = 0.0
         self.kept: Path | None = None
@@ -49,6 +57,7 @@ class Encoder:
         self._layout = layout
         self._num_frames = num_frames
         self._max_pending = max_pending
+        self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[FrameBatch | None] = queue.SimpleQueue()
         self._num_pending = 0  # batches given and not yet taken by the sink
@@ -125,25 +134,29 @@ class Encoder:
         self._loop.call_soon_threadsafe(self._end)
 
     def _work(self) -> None:
-        with self._busy():
+        with self._busy("start"):
             self._sink.start(self._layout, self._num_frames)
         while (batch := self._queue.get()) is not None:
-            with self._busy():
+            with self._busy("encode", batch.first_frame, len(batch)):
                 self._sink.write(batch)
             batch = None  # frees its memory before the next one comes
             self._loop.call_soon_threadsafe(self._take)
         if not self._aborted.is_set():
-            with self._busy():
+            with self._busy("finish"):
                 self._sink.finish()
             self._finished = True
 
     @contextlib.contextmanager
-    def _busy(self) -> Iterator[None]:
-        started_s = time.perf_counter()
+    def _busy(self, name: str, first_frame: int = 0, num_frames: int = 0) -> Iterator[None]:
+        start_ns = time.monotonic_ns()
         try:
             yield
         finally:
-            self.busy_s += time.perf_counter() - started_s
+            end_ns = time.monotonic_ns()
+            self.busy_s += (end_ns - start_ns) / 1e9
+            if self._on_event is not None:
+                event = Event(name, start_ns, end_ns, first_frame, num_frames)
+                self._loop.call_soon_threadsafe(self._on_event, event)
 
     def _take(self) -> None:
         """Run on the event loop: the sink took a batch."""

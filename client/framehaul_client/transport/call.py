@@ -17,6 +17,7 @@ import numpy as np
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.events import Event, OnEvent
 from framehaul_client.core.grant import LatentGrant
 from framehaul_client.core.latents import LatentArray
 from framehaul_client.core.statistics import SessionStatistics
@@ -43,6 +44,7 @@ class Call:
         patience: Patience,
         *,
         num_latents: int | None,
+        on_event: OnEvent | None = None,
     ) -> None:
         """Prepare to send latents from the position of `history`, once they are granted.
 
@@ -54,6 +56,7 @@ class Call:
             statistics: kept up to date.
             patience: hears what is the server's turn, and what is news.
             num_latents: how many were announced to the server.
+            on_event: hears of latents and acknowledgements that were sent.
         """
         self._rpc = rpc
         self._receive = receive
@@ -62,6 +65,7 @@ class Call:
         self._statistics = statistics
         self._patience = patience
         self._announced = num_latents
+        self._on_event = on_event
         self._grant = LatentGrant(history.position)
         self._extended = asyncio.Event()  # the grant has grown
         self._acknowledgement: Acknowledgement | None = None  # the newest; it covers older ones
@@ -189,9 +193,10 @@ class Call:
             index = self._grant.next_latent
             num_latents = self._grant.take(len(block), most)
             header, payload = latents_message(index, block[:num_latents])
-            started_s = time.perf_counter()
+            started_s, start_ns = time.perf_counter(), time.monotonic_ns()
             await self._rpc.send(header, [payload])
             self._patience.news()
+            self._tell("latents", start_ns, index, num_latents)
             statistics = self._statistics
             statistics.send_s += time.perf_counter() - started_s
             statistics.num_latents = max(statistics.num_latents, index + num_latents)
@@ -210,7 +215,13 @@ class Call:
             await self._acknowledge.wait()
             self._acknowledge.clear()
             assert self._acknowledgement is not None, "set before the event"
-            await self._rpc.send(_ack(self._acknowledgement))
+            acknowledgement, start_ns = self._acknowledgement, time.monotonic_ns()
+            await self._rpc.send(_ack(acknowledgement))
+            self._tell("acknowledged", start_ns, acknowledgement.next_frame)
+
+    def _tell(self, name: str, start_ns: int, first: int, count: int = 0) -> None:
+        if self._on_event is not None:
+            self._on_event(Event(name, start_ns, time.monotonic_ns(), first, count))
 
 
 def latents_message(index: int, block: LatentArray) -> tuple[pb.StreamRequest, memoryview]:

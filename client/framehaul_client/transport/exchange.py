@@ -13,11 +13,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch
 from framehaul_client.core.info import read_charged
 from framehaul_client.core.latents import LatentArray
@@ -38,6 +39,15 @@ _LOG: Final = logging.getLogger(__name__)
 _END_TIMEOUT_S: Final = 1.0
 _FIRST_BYTES: Final = 256 << 10
 """The largest latent that travels with the first message, which may wait in the server's queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """Frames that the consumer works on, without their memory."""
+
+    first_frame: int
+    num_frames: int
+    since_ns: int
 
 
 class Exchange:
@@ -67,7 +77,7 @@ class Exchange:
         self._leaving = False
         self._error: Exception | None = None
         self._started_s = 0.0
-        self._handed_s: float | None = None  # since when the consumer has frames
+        self._handed: _Handed | None = None  # what the consumer works on
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
@@ -112,9 +122,10 @@ class Exchange:
         Cancellation: no frame is lost.
         """
         started_s = time.perf_counter()
-        if self._handed_s is not None:
-            self._statistics.consume_s += started_s - self._handed_s
-            self._handed_s = None
+        if (handed := self._handed) is not None:
+            self._statistics.consume_s += self._present_s()
+            self._tell("consume", handed.first_frame, handed.num_frames, start_ns=handed.since_ns)
+            self._handed = None
         try:
             while not self._batches:
                 if self._error is not None:
@@ -127,8 +138,9 @@ class Exchange:
                     await self._changed.wait()
         finally:
             self._statistics.wait_frames_s += time.perf_counter() - started_s
-        self._handed_s = time.perf_counter()
-        return self._batches.popleft()
+        batch = self._batches.popleft()
+        self._handed = _Handed(batch.first_frame, len(batch), time.monotonic_ns())
+        return batch
 
     def consume(self, num_frames: int) -> None:
         """Make room for `num_frames`, which the caller is done with."""
@@ -229,6 +241,7 @@ class Exchange:
                 self._statistics,
                 self._patience,
                 num_latents=num_latents,
+                on_event=self._config.on_event,
             )
             self._receive(answer, call)
         except BaseException:
@@ -254,7 +267,9 @@ class Exchange:
         header, payload = latents_message(0, first)
         header.open.CopyFrom(asked)
         self._statistics.latent_bytes += len(payload)
+        start_ns = time.monotonic_ns()
         await rpc.send(header, [payload])
+        self._tell("latents", 0, len(first), start_ns=start_ns)
 
     def _ask(self) -> pb.Open:
         if self._opened is None:
@@ -279,6 +294,7 @@ class Exchange:
             self._open = asked
         self._opened = opened
         self._session_id = opened.session_id
+        self._tell("opened", request_id=opened.request_id)
         await self._history.rewind(max(opened.next_latent, num_sent))
         self._statistics.num_latents = max(self._statistics.num_latents, num_sent)
 
@@ -308,6 +324,7 @@ class Exchange:
         batch = self._reassembly.accept(frames.first_frame, frames.num_frames, frames.crc32c, payload)
         self._retry.progressed()
         self._patience.news()
+        self._tell("frames", frames.first_frame, frames.num_frames)
         self._history.forget(self.opened.first_latent_needed(self._reassembly.next_frame))
         statistics = self._statistics
         statistics.last_frame_s = time.perf_counter() - self._started_s
@@ -350,5 +367,16 @@ class Exchange:
 
     def _consume_s(self) -> float:
         """How long the consumer has worked on frames, until now."""
-        present_s = 0.0 if self._handed_s is None else time.perf_counter() - self._handed_s
-        return self._statistics.consume_s + present_s
+        return self._statistics.consume_s + self._present_s()
+
+    def _present_s(self) -> float:
+        """Of that, on the frames that it has now."""
+        return 0.0 if self._handed is None else (time.monotonic_ns() - self._handed.since_ns) / 1e9
+
+    def _tell(
+        self, name: str, first: int = 0, count: int = 0, *, start_ns: int | None = None, request_id: str = ""
+    ) -> None:
+        if self._config.on_event is not None:
+            now_ns = time.monotonic_ns()
+            start_ns = now_ns if start_ns is None else start_ns
+            self._config.on_event(Event(name, start_ns, now_ns, first, count, request_id))

@@ -167,6 +167,39 @@ CAUSE_IDLE: Cause.ValueType  # 9
 """a server without sessions"""
 Global___Cause: typing_extensions.TypeAlias = Cause
 
+class _TraceEventKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TraceEventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TraceEventKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TRACE_EVENT_KIND_UNSPECIFIED: _TraceEventKind.ValueType  # 0
+    TRACE_EVENT_KIND_WAITED: _TraceEventKind.ValueType  # 1
+    """the session's next frame waited for `cause`"""
+    TRACE_EVENT_KIND_LATENTS: _TraceEventKind.ValueType  # 2
+    """latents came"""
+    TRACE_EVENT_KIND_CHUNK: _TraceEventKind.ValueType  # 3
+    """from a chunk's launch until the server had its frames"""
+    TRACE_EVENT_KIND_SENT: _TraceEventKind.ValueType  # 4
+    """for so long the transport took a message of frames"""
+    TRACE_EVENT_KIND_ACKNOWLEDGED: _TraceEventKind.ValueType  # 5
+    """the frames below `first` were acknowledged"""
+
+class TraceEventKind(_TraceEventKind, metaclass=_TraceEventKindEnumTypeWrapper): ...
+
+TRACE_EVENT_KIND_UNSPECIFIED: TraceEventKind.ValueType  # 0
+TRACE_EVENT_KIND_WAITED: TraceEventKind.ValueType  # 1
+"""the session's next frame waited for `cause`"""
+TRACE_EVENT_KIND_LATENTS: TraceEventKind.ValueType  # 2
+"""latents came"""
+TRACE_EVENT_KIND_CHUNK: TraceEventKind.ValueType  # 3
+"""from a chunk's launch until the server had its frames"""
+TRACE_EVENT_KIND_SENT: TraceEventKind.ValueType  # 4
+"""for so long the transport took a message of frames"""
+TRACE_EVENT_KIND_ACKNOWLEDGED: TraceEventKind.ValueType  # 5
+"""the frames below `first` were acknowledged"""
+Global___TraceEventKind: typing_extensions.TypeAlias = TraceEventKind
+
 @typing.final
 class Charged(google.protobuf.message.Message):
     """Time that went to a cause."""
@@ -457,6 +490,7 @@ class Opened(google.protobuf.message.Message):
     NEXT_LATENT_FIELD_NUMBER: builtins.int
     HISTORY_LATENTS_FIELD_NUMBER: builtins.int
     REPRODUCIBLE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
     """128 random bits; whoever knows them may resume the session"""
     model: builtins.str
@@ -482,6 +516,8 @@ class Opened(google.protobuf.message.Message):
     """Latents before its own that a frame needs when a new session starts at it; unset: all of them."""
     reproducible: builtins.bool
     """chunks are cut by the latents' index alone, one latent each"""
+    request_id: builtins.str
+    """of this call, in the server's log and traces"""
     def __init__(
         self,
         *,
@@ -500,9 +536,10 @@ class Opened(google.protobuf.message.Message):
         next_latent: builtins.int = ...,
         history_latents: builtins.int | None = ...,
         reproducible: builtins.bool = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "history_latents", b"history_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "reproducible", b"reproducible", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "reproducible", b"reproducible", "request_id", b"request_id", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_history_latents", b"_history_latents"]) -> typing.Literal["history_latents"] | None: ...
 
 Global___Opened: typing_extensions.TypeAlias = Opened
@@ -785,6 +822,8 @@ class Load(google.protobuf.message.Message):
     SESSION_MEMORY_USED_BYTES_FIELD_NUMBER: builtins.int
     SESSIONS_PARKED_FIELD_NUMBER: builtins.int
     QUEUED_FIELD_NUMBER: builtins.int
+    INLET_SLOTS_FIELD_NUMBER: builtins.int
+    INLET_SLOTS_IN_USE_FIELD_NUMBER: builtins.int
     sessions: builtins.int
     slots: builtins.int
     slots_in_use: builtins.int
@@ -795,6 +834,9 @@ class Load(google.protobuf.message.Message):
     """stand still, with their state in host memory"""
     queued: builtins.int
     """sessions that wait for a place"""
+    inlet_slots: builtins.int
+    """for latents on their way to the device"""
+    inlet_slots_in_use: builtins.int
     def __init__(
         self,
         *,
@@ -805,8 +847,10 @@ class Load(google.protobuf.message.Message):
         session_memory_used_bytes: builtins.int = ...,
         sessions_parked: builtins.int = ...,
         queued: builtins.int = ...,
+        inlet_slots: builtins.int = ...,
+        inlet_slots_in_use: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["queued", b"queued", "session_memory_bytes", b"session_memory_bytes", "session_memory_used_bytes", b"session_memory_used_bytes", "sessions", b"sessions", "sessions_parked", b"sessions_parked", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inlet_slots", b"inlet_slots", "inlet_slots_in_use", b"inlet_slots_in_use", "queued", b"queued", "session_memory_bytes", b"session_memory_bytes", "session_memory_used_bytes", b"session_memory_used_bytes", "sessions", b"sessions", "sessions_parked", b"sessions_parked", "slots", b"slots", "slots_in_use", b"slots_in_use"]) -> None: ...
 
 Global___Load: typing_extensions.TypeAlias = Load
 
@@ -863,3 +907,213 @@ class ServerInfo(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "synthetic", b"synthetic", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
+
+@typing.final
+class TraceRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: builtins.int
+    seconds: builtins.float
+    """1..300"""
+    def __init__(
+        self,
+        *,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["seconds", b"seconds"]) -> None: ...
+
+Global___TraceRequest: typing_extensions.TypeAlias = TraceRequest
+
+@typing.final
+class TraceResponse(google.protobuf.message.Message):
+    """Times are nanoseconds of the server's monotonic clock, which is its worker's as well."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: builtins.int
+    SESSIONS_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    LOAD_FIELD_NUMBER: builtins.int
+    NOW_NS_FIELD_NUMBER: builtins.int
+    EVENTS_DROPPED_FIELD_NUMBER: builtins.int
+    now_ns: builtins.int
+    """when this response was made"""
+    events_dropped: builtins.int
+    """so far: the client reads too slowly"""
+    @property
+    def started(self) -> Global___TraceStarted:
+        """in the first response"""
+
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TraceSession]:
+        """each before its first event, or with it; then several times a second"""
+
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TraceEvent]:
+        """as they ended, not as they began"""
+
+    @property
+    def load(self) -> Global___Load:
+        """several times a second"""
+
+    def __init__(
+        self,
+        *,
+        started: Global___TraceStarted | None = ...,
+        sessions: collections.abc.Iterable[Global___TraceSession] | None = ...,
+        events: collections.abc.Iterable[Global___TraceEvent] | None = ...,
+        load: Global___Load | None = ...,
+        now_ns: builtins.int = ...,
+        events_dropped: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["load", b"load", "started", b"started"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "events_dropped", b"events_dropped", "load", b"load", "now_ns", b"now_ns", "sessions", b"sessions", "started", b"started"]) -> None: ...
+
+Global___TraceResponse: typing_extensions.TypeAlias = TraceResponse
+
+@typing.final
+class TraceStarted(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    DEVICE_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    device: builtins.str
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        device: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "version", b"version"]) -> None: ...
+
+Global___TraceStarted: typing_extensions.TypeAlias = TraceStarted
+
+@typing.final
+class TraceSession(google.protobuf.message.Message):
+    """A session now. Latents and frames are counted from the clip's start."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    LATENTS_WAITING_FIELD_NUMBER: builtins.int
+    FRAMES_WAITING_FIELD_NUMBER: builtins.int
+    WINDOW_FRAMES_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """counts this server's sessions"""
+    request_id: builtins.str
+    """of its newest call, in the server's log"""
+    tenant: builtins.str
+    model: builtins.str
+    width: builtins.int
+    """of a frame, in pixels"""
+    height: builtins.int
+    latents_waiting: builtins.int
+    """received, and not yet taken over by the worker"""
+    frames_waiting: builtins.int
+    """decoded, and not yet taken by the client"""
+    window_frames: builtins.int
+    """that the client has not taken, decoded or not, and that may be sent"""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        request_id: builtins.str = ...,
+        tenant: builtins.str = ...,
+        model: builtins.str = ...,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+        latents_waiting: builtins.int = ...,
+        frames_waiting: builtins.int = ...,
+        window_frames: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["frames_waiting", b"frames_waiting", "height", b"height", "latents_waiting", b"latents_waiting", "model", b"model", "number", b"number", "request_id", b"request_id", "tenant", b"tenant", "width", b"width", "window_frames", b"window_frames"]) -> None: ...
+
+Global___TraceSession: typing_extensions.TypeAlias = TraceSession
+
+@typing.final
+class TraceEvent(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    SESSION_FIELD_NUMBER: builtins.int
+    START_NS_FIELD_NUMBER: builtins.int
+    END_NS_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    CAUSE_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    kind: Global___TraceEventKind.ValueType
+    session: builtins.int
+    """TraceSession.number"""
+    start_ns: builtins.int
+    end_ns: builtins.int
+    """a moment when it equals start_ns"""
+    first: builtins.int
+    """frame, or latent"""
+    count: builtins.int
+    """of frames, or latents"""
+    cause: Global___Cause.ValueType
+    @property
+    def chunk(self) -> Global___TraceChunk: ...
+    def __init__(
+        self,
+        *,
+        kind: Global___TraceEventKind.ValueType = ...,
+        session: builtins.int = ...,
+        start_ns: builtins.int = ...,
+        end_ns: builtins.int = ...,
+        first: builtins.int = ...,
+        count: builtins.int = ...,
+        cause: Global___Cause.ValueType = ...,
+        chunk: Global___TraceChunk | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "chunk", b"chunk", "count", b"count", "end_ns", b"end_ns", "first", b"first", "kind", b"kind", "session", b"session", "start_ns", b"start_ns"]) -> None: ...
+
+Global___TraceEvent: typing_extensions.TypeAlias = TraceEvent
+
+@typing.final
+class TraceChunk(google.protobuf.message.Message):
+    """A chunk's way over the device."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_LATENT_FIELD_NUMBER: builtins.int
+    NUM_LATENTS_FIELD_NUMBER: builtins.int
+    TURN_NS_FIELD_NUMBER: builtins.int
+    DECODED_NS_FIELD_NUMBER: builtins.int
+    COPIED_NS_FIELD_NUMBER: builtins.int
+    KERNELS_NS_FIELD_NUMBER: builtins.int
+    SLOT_WAIT_NS_FIELD_NUMBER: builtins.int
+    first_latent: builtins.int
+    num_latents: builtins.int
+    turn_ns: builtins.int
+    """the chunk before it was out, and the device was its own;"""
+    decoded_ns: builtins.int
+    """its last kernel ended;"""
+    copied_ns: builtins.int
+    """its frames lay in the host's memory"""
+    kernels_ns: builtins.int
+    """from its first kernel to the last one, by the device's clock"""
+    slot_wait_ns: builtins.int
+    """before its launch, for which no slot was free"""
+    def __init__(
+        self,
+        *,
+        first_latent: builtins.int = ...,
+        num_latents: builtins.int = ...,
+        turn_ns: builtins.int = ...,
+        decoded_ns: builtins.int = ...,
+        copied_ns: builtins.int = ...,
+        kernels_ns: builtins.int = ...,
+        slot_wait_ns: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["copied_ns", b"copied_ns", "decoded_ns", b"decoded_ns", "first_latent", b"first_latent", "kernels_ns", b"kernels_ns", "num_latents", b"num_latents", "slot_wait_ns", b"slot_wait_ns", "turn_ns", b"turn_ns"]) -> None: ...
+
+Global___TraceChunk: typing_extensions.TypeAlias = TraceChunk

@@ -54,6 +54,11 @@ class FrameServiceStub(object):
                 request_serializer=framehaul_dot_v1_dot_frames__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=framehaul_dot_v1_dot_frames__pb2.ServerInfo.FromString,
                 _registered_method=True)
+        self.Trace = channel.unary_stream(
+                '/framehaul.v1.FrameService/Trace',
+                request_serializer=framehaul_dot_v1_dot_frames__pb2.TraceRequest.SerializeToString,
+                response_deserializer=framehaul_dot_v1_dot_frames__pb2.TraceResponse.FromString,
+                _registered_method=True)
 
 
 class FrameServiceServicer(object):
@@ -87,6 +92,13 @@ class FrameServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trace(self, request, context):
+        """What the server does, as it does it, for a while. For those who may watch the whole server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FrameServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_FrameServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=framehaul_dot_v1_dot_frames__pb2.GetServerInfoRequest.FromString,
                     response_serializer=framehaul_dot_v1_dot_frames__pb2.ServerInfo.SerializeToString,
+            ),
+            'Trace': grpc.unary_stream_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=framehaul_dot_v1_dot_frames__pb2.TraceRequest.FromString,
+                    response_serializer=framehaul_dot_v1_dot_frames__pb2.TraceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class FrameService(object):
             '/framehaul.v1.FrameService/GetServerInfo',
             framehaul_dot_v1_dot_frames__pb2.GetServerInfoRequest.SerializeToString,
             framehaul_dot_v1_dot_frames__pb2.ServerInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/framehaul.v1.FrameService/Trace',
+            framehaul_dot_v1_dot_frames__pb2.TraceRequest.SerializeToString,
+            framehaul_dot_v1_dot_frames__pb2.TraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -93,7 +93,23 @@ _FrameServiceGetServerInfoType = typing_extensions.TypeVar(
     ],
 )
 
-class FrameServiceStub(typing.Generic[_FrameServiceStreamType, _FrameServiceRenderType, _FrameServiceLocateType, _FrameServiceGetServerInfoType]):
+_FrameServiceTraceType = typing_extensions.TypeVar(
+    '_FrameServiceTraceType',
+    grpc.UnaryStreamMultiCallable[
+        framehaul.v1.frames_pb2.TraceRequest,
+        framehaul.v1.frames_pb2.TraceResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        framehaul.v1.frames_pb2.TraceRequest,
+        framehaul.v1.frames_pb2.TraceResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        framehaul.v1.frames_pb2.TraceRequest,
+        framehaul.v1.frames_pb2.TraceResponse,
+    ],
+)
+
+class FrameServiceStub(typing.Generic[_FrameServiceStreamType, _FrameServiceRenderType, _FrameServiceLocateType, _FrameServiceGetServerInfoType, _FrameServiceTraceType]):
     @typing.overload
     def __init__(self: FrameServiceStub[
         grpc.StreamStreamMultiCallable[
@@ -111,6 +127,10 @@ class FrameServiceStub(typing.Generic[_FrameServiceStreamType, _FrameServiceRend
         grpc.UnaryUnaryMultiCallable[
             framehaul.v1.frames_pb2.GetServerInfoRequest,
             framehaul.v1.frames_pb2.ServerInfo,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            framehaul.v1.frames_pb2.TraceRequest,
+            framehaul.v1.frames_pb2.TraceResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -132,6 +152,10 @@ class FrameServiceStub(typing.Generic[_FrameServiceStreamType, _FrameServiceRend
             framehaul.v1.frames_pb2.GetServerInfoRequest,
             framehaul.v1.frames_pb2.ServerInfo,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            framehaul.v1.frames_pb2.TraceRequest,
+            framehaul.v1.frames_pb2.TraceResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Stream: _FrameServiceStreamType
@@ -145,6 +169,9 @@ class FrameServiceStub(typing.Generic[_FrameServiceStreamType, _FrameServiceRend
 
     GetServerInfo: _FrameServiceGetServerInfoType
     """Models, formats, limits and load."""
+
+    Trace: _FrameServiceTraceType
+    """What the server does, as it does it, for a while. For those who may watch the whole server."""
 
 FrameServiceAsyncStub: typing_extensions.TypeAlias = FrameServiceStub[
     grpc.aio.StreamStreamMultiCallable[
@@ -162,6 +189,10 @@ FrameServiceAsyncStub: typing_extensions.TypeAlias = FrameServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         framehaul.v1.frames_pb2.GetServerInfoRequest,
         framehaul.v1.frames_pb2.ServerInfo,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        framehaul.v1.frames_pb2.TraceRequest,
+        framehaul.v1.frames_pb2.TraceResponse,
     ],
 ]
 
@@ -197,5 +228,13 @@ class FrameServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[framehaul.v1.frames_pb2.ServerInfo, collections.abc.Awaitable[framehaul.v1.frames_pb2.ServerInfo]]:
         """Models, formats, limits and load."""
+
+    @abc.abstractmethod
+    def Trace(
+        self,
+        request: framehaul.v1.frames_pb2.TraceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[framehaul.v1.frames_pb2.TraceResponse], collections.abc.AsyncIterator[framehaul.v1.frames_pb2.TraceResponse]]:
+        """What the server does, as it does it, for a while. For those who may watch the whole server."""
 
 def add_FrameServiceServicer_to_server(servicer: FrameServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

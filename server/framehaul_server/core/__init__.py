@@ -11,9 +11,13 @@ __all__ = [
     "open_request",
     "packing",
     "queue_order",
+    "recorder",
     "responses",
     "retention",
+    "session_view",
     "sizing",
     "tenants",
+    "time_account",
+    "trace",
     "window",
 ]

@@ -26,13 +26,20 @@ def queued(position: int) -> pb.StreamResponse:
 
 
 def opened(
-    request: OpenRequest, limits: WindowLimits, *, session_id: bytes, next_latent: int, latents_until: int
+    request: OpenRequest,
+    limits: WindowLimits,
+    *,
+    session_id: bytes,
+    request_id: str,
+    next_latent: int,
+    latents_until: int,
 ) -> pb.StreamResponse:
     """The first response on a connection."""
     height, width = request.frame_size
     return pb.StreamResponse(
         opened=pb.Opened(
             session_id=session_id,
+            request_id=request_id,
             model=request.spec.name,
             height=height,
             width=width,

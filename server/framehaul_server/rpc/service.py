@@ -29,6 +29,7 @@ from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
 from framehaul_server.rpc.synthetic import make_latents
+from framehaul_server.rpc.trace import Tracing
 from framehaul_server.session.connection import Connection, Request
 from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
@@ -76,6 +77,7 @@ class FrameService:
         self._recorder = recorder
         self._locate = locate
         self._info = info
+        self._tracing = Tracing(recorder, charge_time=self.charge_time, info=info, sessions=self.views)
         self._sessions: set[Session] = set()
         """Served or detached."""
         self._unread_calls = unread_calls
@@ -93,6 +95,7 @@ class FrameService:
                 "Render": grpc.stream_stream_rpc_method_handler(self.render),
                 "Locate": grpc.unary_unary_rpc_method_handler(self.locate),
                 "GetServerInfo": grpc.unary_unary_rpc_method_handler(self.get_server_info),
+                "Trace": grpc.unary_stream_rpc_method_handler(self.trace),
             },
         )
 
@@ -164,6 +167,17 @@ class FrameService:
 
         record = new_record("GetServerInfo", context)
         return await guard(context, record, answer())
+
+    async def trace(self, raw: bytes, context: Context) -> None:
+        """Tell what happens, for a while."""
+
+        async def tell() -> None:
+            caller = self._caller(context, record)
+            request = wire.split(raw, pb.TraceRequest).header
+            await self._tracing.run(request, caller.tenant, StreamConnection(context))
+
+        record = new_record("Trace", context)
+        await guard(context, record, tell())
 
     async def _serve(self, method: str, context: Context, connection: Connection) -> None:
         call = _Call(context, new_record(method, context))

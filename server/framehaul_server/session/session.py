@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -311,6 +312,7 @@ class Session:
                 self.request,
                 self._limits,
                 session_id=self.id,
+                request_id=self._record.request_id,
                 next_latent=self._latents_in.input.num_received,
                 latents_until=self._latents_in.repeat(),
             ),
@@ -345,9 +347,9 @@ class Session:
             self._frames_out.acknowledge(header.ack)
         if latents:
             self.time_keeper.mark()
-            first_latent = self._latents_in.input.num_received
+            first_latent, arrived_ns = self._latents_in.input.num_received, time.monotonic_ns()
             await self._latents_in.add(latents)
-            self.time_keeper.took(first_latent, len(latents))
+            self.time_keeper.took(first_latent, len(latents), arrived_ns)
         if header.end_of_latents:
             self._end_input()
 

@@ -53,9 +53,9 @@ class TimeKeeper:
         if self._account is not None and not self._ended and (cause := self._waiting_for()) is not None:
             self._account.charge(time.monotonic_ns(), cause)
 
-    def took(self, first_latent: int, num_latents: int) -> None:
-        """Latents were taken."""
-        self._recorder.latents(self.number, first_latent, num_latents, time.monotonic_ns())
+    def took(self, first_latent: int, num_latents: int, arrived_ns: int) -> None:
+        """Latents were taken; by now the worker may be at them."""
+        self._recorder.latents(self.number, first_latent, num_latents, arrived_ns)
 
     def published(self, published: Published) -> None:
         """A chunk is about to be taken."""

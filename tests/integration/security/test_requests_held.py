@@ -40,7 +40,7 @@ HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerRef
 METHODS = (
     *(f"{HEALTH}/{method}" for method in ("Check", "List", "Watch")),
     REFLECTION,
-    *(f"{wire.SERVICE}/{method}" for method in ("GetServerInfo", "Locate", "Render", "Stream")),
+    *(f"{wire.SERVICE}/{method}" for method in ("GetServerInfo", "Locate", "Render", "Stream", "Trace")),
 )
 
 

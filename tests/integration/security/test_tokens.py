@@ -1,6 +1,7 @@
 """Tokens and tenants at a real server."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def methods(channel: Any) -> dict[str, Callable[..., Any]]:
     listing = reflection_pb2.ServerReflectionRequest(list_services="")
     calls["reflection"] = lambda **given: next(stub.ServerReflectionInfo(iter([listing]), **given))
     return calls
+
+
+@pytest.mark.asyncio
+async def test_only_who_may_watch_traces(token_server: TokenServer) -> None:
+    """The refusal names the setting."""
+    token_server.let_in(film="", owner="watch = true")
+    async with FrameClient(token_server.target, access=access("film")) as client:
+        with pytest.raises(InvalidRequest, match="tenant film may not trace: watch = true in the tokens' file lets it"):
+            await anext(client.trace(1.0))
+    owner = FrameClient(token_server.target, access=access("owner"))
+    async with owner as client, contextlib.aclosing(client.trace(1.0)) as responses:
+        assert (await anext(responses)).started.version
 
 
 def test_without_a_token_every_door_but_health_is_shut(token_server: TokenServer) -> None:

@@ -145,7 +145,7 @@ def test_health_and_reflection_answer(server: ServerProcess) -> None:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert SERVICE in database.get_services()
         described = DescriptorPool(database).FindServiceByName(SERVICE)
-        assert [method.name for method in described.methods] == ["Stream", "Render", "Locate", "GetServerInfo"]
+        assert [method.name for method in described.methods] == ["Stream", "Render", "Locate", "GetServerInfo", "Trace"]
 
 
 def test_each_session_leaves_one_line_in_the_log(server: ServerProcess) -> None:

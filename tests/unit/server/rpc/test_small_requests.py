@@ -33,6 +33,7 @@ SMALL = (
     REFLECT,
     f"/{SERVICE}/GetServerInfo",
     f"/{SERVICE}/Locate",
+    f"/{SERVICE}/Trace",
 )
 
 

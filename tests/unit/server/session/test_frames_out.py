@@ -72,7 +72,9 @@ class Delivering:
         self.frames_out = FramesOut(
             request, LIMITS, record(), TimeKeeper(Recorder(0), lambda: None, reports=True), window_moved=self.note
         )
-        self.frames_out.put(opened(request, LIMITS, session_id=b"id", next_latent=0, latents_until=0), urgent=True)
+        self.frames_out.put(
+            opened(request, LIMITS, session_id=b"id", request_id="", next_latent=0, latents_until=0), urgent=True
+        )
         self.connection = FakeConnection()
         self.connection.headers_sent = True
         self.task = asyncio.ensure_future(self.frames_out.run(self.connection))

@@ -79,6 +79,7 @@ async def test_opened_says_what_a_client_must_know() -> None:
         assert len(header.opened.session_id) == 16
         header.opened.session_id = b""
         assert header.opened == pb.Opened(
+            request_id="id",
             model="toy",
             height=8,
             width=12,
