@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
@@ -18,7 +18,6 @@ from framehaul.wire import SERVICE
 from framehaul_pipeline.errors import Overloaded
 from framehaul_pipeline.supervision.supervisor import WorkerState
 from framehaul_server.rpc.boundary import guard, new_record
-from framehaul_server.rpc.connection import Context
 
 MOST_OF_A_CONNECTION: Final = 32
 MOST_WATCHERS: Final = 256
@@ -37,7 +36,7 @@ class _Servicer(health.aio.HealthServicer):
         self._watchers: Counter[str] = Counter()
         """By connection."""
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """The status of a service, and each change of it, until the client leaves."""
         connection = context.peer()
         await guard(context, new_record("Watch", context), self._check_room(connection))

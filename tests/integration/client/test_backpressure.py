@@ -28,7 +28,7 @@ class SlowSink:
     def prepare(self) -> None:
         """Nothing to do."""
 
-    def start(self, layout: FrameLayout) -> None:
+    def start(self, layout: FrameLayout, num_frames: int | None = None) -> None:
         """Nothing to do."""
 
     def write(self, batch: FrameBatch) -> None:

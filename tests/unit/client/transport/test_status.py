@@ -83,7 +83,7 @@ def rich(*details: Message) -> bytes:
             packed.CopyFrom(detail)
         else:
             packed.Pack(detail)
-    return status.SerializeToString()
+    return bytes(status.SerializeToString())
 
 
 @pytest.mark.parametrize(
