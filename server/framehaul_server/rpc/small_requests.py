@@ -94,7 +94,8 @@ class _Unfinished:
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._count(reader, 1)
-        context.add_done_callback(lambda _: self._count(reader, -1))
+        # types-grpcio has a class where a function is meant.
+        context.add_done_callback(lambda _: self._count(reader, -1))  # type: ignore[arg-type]
 
     def _count(self, reader: Reader, step: int) -> None:
         for counter, name in ((self._tenants, reader.tenant), (self._connections, reader.connection)):
