@@ -99,8 +99,8 @@ def _reason(trailers: grpc.aio.Metadata | None) -> str | None:
 
 def _fields(message: bytes, number: int) -> list[bytes]:
     """The strings, bytes and messages in field `number`."""
-    unknown = UnknownFieldSet(Empty.FromString(message))
-    fields = [unknown[index] for index in range(len(unknown))]
+    known = UnknownFieldSet(Empty.FromString(message))
+    fields = (known[index] for index in range(len(known)))
     return [field.data for field in fields if field.field_number == number and isinstance(field.data, bytes)]
 
 

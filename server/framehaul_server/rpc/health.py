@@ -6,9 +6,8 @@ Known by the names `""`, the service's own, and `framehaul.v1.FrameService/MODEL
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
-from typing import Final, TypeAlias, cast
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
@@ -18,13 +17,10 @@ from framehaul.wire import SERVICE
 from framehaul_pipeline.errors import Overloaded
 from framehaul_pipeline.supervision.supervisor import WorkerState
 from framehaul_server.rpc.boundary import guard, new_record
-from framehaul_server.rpc.connection import Context
 
-MOST_OF_A_CONNECTION: Final = 32
 MOST_WATCHERS: Final = 256
 """A watcher needs no token, never ends by itself, and keeps its connection open."""
 
-_WatchContext: TypeAlias = "grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]"
 _RETRY_AFTER_S: Final = 10.0
 _WHOLE: Final = ("", SERVICE)
 
@@ -35,31 +31,23 @@ class _Servicer(health.aio.HealthServicer):
     def __init__(self) -> None:
         super().__init__()
         self.statuses: dict[str, health_pb2.HealthCheckResponse] = {}
-        self._watchers: Counter[str] = Counter()
-        """By connection."""
+        self._num_watchers = 0
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _WatchContext) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """The status of a service, and each change of it, until the client leaves."""
-        connection = context.peer()
-        ours = cast(Context, context)
-        await guard(ours, new_record("Watch", ours), self._check_room(connection))
-        self._watchers[connection] += 1
+        await guard(context, new_record("Watch", context), self._check_room())
+        self._num_watchers += 1
         try:
             await super().Watch(request, context)
         finally:
-            self._watchers[connection] -= 1
-            self._watchers = +self._watchers
+            self._num_watchers -= 1
 
-    async def _check_room(self, connection: str) -> None:
-        for num_watchers, most, whose in (
-            (self._watchers[connection], MOST_OF_A_CONNECTION, "one connection"),
-            (self._watchers.total(), MOST_WATCHERS, "all clients together"),
-        ):
-            if num_watchers >= most:
-                raise Overloaded(
-                    f"Watch: {whose} may have at most {most} such calls at a time: end one, or Check now and then",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
+    async def _check_room(self) -> None:
+        if self._num_watchers >= MOST_WATCHERS:
+            raise Overloaded(
+                f"Watch: at most {MOST_WATCHERS} such calls at a time, of all clients together: Check now and then",
+                retry_after_s=_RETRY_AFTER_S,
+            )
 
     async def List(self, _request: object, _context: object) -> Message:
         """All services and how they are."""

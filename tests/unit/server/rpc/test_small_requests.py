@@ -22,7 +22,7 @@ from framehaul_server.rpc.service import LARGE
 from framehaul_server.rpc.small_requests import MAX_BYTES, SmallRequests
 from tests.support.driven_service import by_name, serving
 from tests.support.fakes import frame, latents, opening
-from tests.support.http2 import HEADERS, RST_STREAM, Http2
+from tests.support.http2 import DATA, END_STREAM, HEADERS, RST_STREAM, SETTINGS, Http2
 
 CHECK = f"/{health.SERVICE_NAME}/Check"
 REFLECT = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
@@ -153,6 +153,37 @@ async def test_a_call_that_is_cancelled_takes_its_turn_along(monkeypatch: pytest
         for call in silent:
             call.cancel()
         assert (await waiting).version == "1"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("method", [method for method in SMALL if method != REFLECT])
+async def test_of_calls_that_arent_over_a_connection_has_few(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads their answers, or they watch; a new connection is answered however many there are."""
+    monkeypatch.setattr(small_requests, "MOST_OF_A_CONNECTION", 3)
+    monkeypatch.setattr(small_requests, "MOST_OF_A_TENANT", 4)
+    async with listening() as target:
+
+        def attack() -> None:
+            with Http2(target) as first, Http2(target) as second:
+                assert b"3 calls of this connection aren't over, of at most 3" in refusal(first, method, num_calls=4)
+                assert b"1 calls of this connection aren't over, of at most 1" in refusal(second, method, num_calls=2)
+
+        await asyncio.to_thread(attack)
+        async with grpc.aio.insecure_channel(target) as channel:
+            info: Any = frames_pb2_grpc.FrameServiceStub(channel).GetServerInfo
+            assert (await info(pb.GetServerInfoRequest(), timeout=20)).version == "1"
+
+
+def refusal(client: Http2, method: str, *, num_calls: int) -> bytes:
+    """What the last of some calls is told, whose client has no room for an answer's message."""
+    client.send(SETTINGS, struct.pack(">HI", 4, 0))  # SETTINGS_INITIAL_WINDOW_SIZE
+    for stream in range(1, 2 * num_calls, 2):
+        client.call(method, stream)
+        client.send(DATA, bytes(5), flags=END_STREAM, stream=stream)
+    while (answer := client.until(HEADERS)) is not None:
+        if b"grpc-status" in answer[1]:
+            return answer[1]
+    raise AssertionError("the connection is closed")
 
 
 @pytest.mark.asyncio
