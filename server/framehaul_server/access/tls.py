@@ -1,4 +1,4 @@
-"""The server's TLS: credentials for gRPC that follow the certificate files.
+"""The server's TLS: credentials for gRPC, and a context for HTTP, that follow the certificate files.
 
 gRPC asks for the certificates at each handshake, on threads of its own. New files are tried with the standard
 library's `ssl` first, so that a certificate whose key has not been written yet never reaches gRPC.
@@ -51,11 +51,23 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """What a gRPC port takes; follows the files from then on."""
         return grpc.dynamic_ssl_server_credentials(
-            self._watched.current(), self._watched.current, require_client_authentication=bool(self._files.client_ca)
+            self._watched.current()[0],
+            lambda: self._watched.current()[0],
+            require_client_authentication=bool(self._files.client_ca),
         )
 
+    def context(self) -> ssl.SSLContext:
+        """What any other port takes; follows the files from then on. For this use alone."""
+        context = self._watched.current()[1]
 
-def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        def show_newest(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            handshake.context = self._watched.current()[1]
+
+        context.sni_callback = show_newest
+        return context
+
+
+def _read(files: TlsFiles) -> tuple[grpc.ServerCertificateConfiguration, ssl.SSLContext]:
     chain, key = read_public(files.certificate), read_private(files.key)
     authorities = read_public(files.client_ca) if files.client_ca else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -70,4 +82,5 @@ def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
             context.load_verify_locations(cadata=authorities.decode("ascii"))
         except (ssl.SSLError, ValueError) as error:
             raise ValueError(f"{files.client_ca}: must be PEM certificates of authorities ({error})") from error
-    return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return grpc.ssl_server_certificate_configuration([(key, chain)], authorities), context

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from framehaul.causes import Cause
 from framehaul_pipeline.link.messages import ChunkTimes
+
+_REPORT_NS: Final = 10_000_000_000
+"""How long a client may take for frames before it acknowledges them and reports."""
 
 OnInterval = Callable[[Cause, int, int], None]
 """Hears of a cause, and of the time from and to which it held."""
@@ -19,7 +23,8 @@ class TimeAccount:
     """One session's time, from its opening to its end.
 
     What a chunk's time in the worker went to is known when it is published. What a client's time went to is known when
-    it acknowledges: it reports how long it has worked on frames. Until then such time is only noted.
+    it acknowledges: it reports how long it has worked on frames. Until then such time is only noted, for 10 s: what is
+    older than that is charged to the client's window, so that clients that have stopped are seen.
     """
 
     def __init__(self, now_ns: int, on_interval: OnInterval) -> None:
@@ -50,6 +55,7 @@ class TimeAccount:
             self._with_client[-1] = (self._with_client[-1][0], self._until_ns)
         else:
             self._with_client.append((start_ns, self._until_ns))
+        self._give_up_before(self._until_ns - _REPORT_NS)
 
     def charge_chunk(self, now_ns: int, times: ChunkTimes) -> None:
         """Charge the time since the last charge to the stages of a chunk that is published now.
@@ -74,6 +80,14 @@ class TimeAccount:
             self._charge(Cause.CLIENT_ENCODER, start_ns, split_ns)
             self._charge(Cause.CLIENT_WINDOW, split_ns, end_ns)
         self._with_client.clear()
+
+    def _give_up_before(self, limit_ns: int) -> None:
+        """Charge what was noted before `limit_ns`: no report on it will come."""
+        while self._with_client and self._with_client[0][0] < limit_ns:
+            start_ns, end_ns = self._with_client.pop(0)
+            self._charge(Cause.CLIENT_WINDOW, start_ns, min(end_ns, limit_ns))
+            if end_ns > limit_ns:
+                self._with_client.insert(0, (limit_ns, end_ns))
 
     def _charge(self, cause: Cause, start_ns: int, end_ns: int) -> None:
         if start_ns < end_ns:
