@@ -27,6 +27,11 @@ from framehaul_server.observe.view import ServerView
 _PREFIX: Final = "framehaul_"
 _WAITED_FOR: Final = tuple(cause for cause in Cause if cause is not Cause.IDLE)
 """What sessions wait for: all but what a server without them does."""
+_ENDS: Final = (
+    *("ok", "client_left", "cancelled", "invalid_argument", "not_found", "failed_precondition", "resource_exhausted"),
+    *("permission_denied", "deadline_exceeded", "aborted", "unavailable", "data_loss", "internal"),
+)
+"""How calls of sessions may end. All are told of, from nothing on: Prometheus can't see the rise of what is new."""
 
 
 def routes(view: Callable[[], ServerView]) -> list[tuple[str, Handler]]:
@@ -103,7 +108,7 @@ def _sessions(view: ServerView) -> Iterator[Metric]:
         "the client's own wish (cancelled). A session that is resumed has several calls. Calls without a known token "
         "aren't counted.",
         ("tenant", "cause"),
-        ended,
+        {(tenant, cause): ended[tenant, cause] for tenant in tenants for cause in _ENDS},
     )
     yield _counter("sessions_resumed", "Sessions taken up again by a new connection.", view.recorder.totals.num_resumed)
 

@@ -7,11 +7,14 @@ from aiohttp.web import Response
 from prometheus_client.openmetrics import parser as openmetrics
 
 from framehaul.causes import Cause
+from framehaul_pipeline.link.messages import DeviceTime
 from framehaul_pipeline.supervision.epoch import WorkerStatistics
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.session_view import SessionView
-from framehaul_server.observe.metrics import routes
+from framehaul_server.observe.metrics import _ENDS, routes
 from framehaul_server.observe.view import ServerView
+from framehaul_server.rpc import status
+from tests.support.prometheus import RULES, dashboard_expressions
 from tests.support.scrape import Metrics
 
 SECOND_NS = 1_000_000_000
@@ -100,6 +103,7 @@ async def test_what_the_server_has_is_told() -> None:
     assert found.value("queued_sessions") == 2
     assert found.value("queued_sessions_limit") == 4
     assert found.value("session_calls_total", tenant="film", cause="ok") == 2
+    assert found.value("session_calls_total", tenant="ads", cause="internal") == 0
     assert found.value("session_calls_total", tenant="", cause="resource_exhausted") == 1
     assert found.value("frame_slots", state="held") == 5
     assert found.value("frame_slots", state="free") == 3
@@ -148,6 +152,23 @@ async def test_who_accepts_openmetrics_gets_that() -> None:
     assert isinstance(response.body, bytes)
     families = {family.name for family in openmetrics.text_string_to_metric_families(response.body.decode())}
     assert "framehaul_frames_sent" in families
+
+
+def test_every_way_that_a_call_ends_is_told() -> None:
+    codes = {code.name.lower() for _, code in status._CODES} | {"ok", "client_left", "internal"}
+    assert set(_ENDS) == codes - {"unauthenticated"}, "strangers' calls aren't sessions'"
+
+
+@pytest.mark.asyncio
+async def test_dashboard_and_rules_ask_for_nothing_else() -> None:
+    recorder = Recorder(0)
+    recorder.begin(0)
+    recorder.decoded(DeviceTime(session=1, tenant="", num_latents=1, device_ns=1, kernels_ns=1), SECOND_NS)
+    exported = (await metrics(view(recorder, session(1, "film", "served")))).names
+    texts = [*dashboard_expressions(), RULES.read_text()]
+    asked = {name for text in texts for name in re.findall(r"\b(?:framehaul|process)_\w+", text)}
+    assert asked <= exported
+    assert len(asked) > 20
 
 
 @pytest.mark.asyncio
