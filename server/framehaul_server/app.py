@@ -57,6 +57,7 @@ _MOST_READ: Final = 8
 """Sessions' first requests at a time."""
 _READING_GRACE_S: Final = 1.0
 _GIVE_BACK_S: Final = 10.0
+_VERSION: Final = version("framehaul")
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class App:
         self._service.charge_time()
         return ServerView(
             now_ns=time.monotonic_ns(),
-            version=version("framehaul"),
+            version=_VERSION,
             device=self._supervisor.device,
             worker_state=self._supervisor.state.value,
             num_restarts=self._supervisor.epoch - 1,
@@ -201,7 +202,7 @@ class App:
     def _info(self) -> pb.ServerInfo:
         config, worker = self._config, self._supervisor.statistics()
         return pb.ServerInfo(
-            version=version("framehaul"),
+            version=_VERSION,
             device=self._supervisor.device,
             epoch=self._epoch,
             models=[model_info(spec) for spec in self._specs],

@@ -26,10 +26,10 @@ def get(
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
     try:
         with opener.open(asked, timeout=30) as answer:
-            return Answer(answer.status, answer.headers, answer.read().decode())
+            return Answer(answer.status, dict(answer.headers), answer.read().decode())
     except urllib.error.HTTPError as refusal:
         with refusal:
-            return Answer(refusal.code, refusal.headers, refusal.read().decode())
+            return Answer(refusal.code, dict(refusal.headers), refusal.read().decode())
 
 
 class Metrics:
@@ -39,8 +39,10 @@ class Metrics:
         self.text = text
         families = list(text_string_to_metric_families(text))
         self.families = {
-            family.name + ("_total" if family.type == "counter" else ""): family.type for family in families
+            family.name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
+            for family in families
         }
+        """Type and help text of each metric."""
         self._values = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in families

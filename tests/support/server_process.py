@@ -40,7 +40,9 @@ class ServerProcess:
     @property
     def metrics_target(self) -> str:
         """Where it answers operators."""
-        return re.findall(r" metrics listen=(\S+)", self.log)[0]
+        found = re.search(r" metrics listen=(\S+)", self.log)
+        assert found is not None, "started with --metrics"
+        return found[1]
 
     def session_ends(self) -> list[dict[str, str]]:
         """What the log says of each session that has ended."""

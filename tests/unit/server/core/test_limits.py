@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,6 @@ async def test_a_session_that_keeps_all_it_can_is_within_its_count() -> None:
     ],
 )
 def test_as_many_requests_are_read_as_a_tenant_may_have_sessions_and_bytes(
-    limits: dict[str, int], most: int | None
+    limits: dict[str, Any], most: int | None
 ) -> None:
     assert most_read(Tenant(name="film", **limits), max_request_bytes=100) == most
