@@ -50,9 +50,21 @@ class Certificates:
 
     def credentials(self) -> grpc.ServerCredentials:
         """What a gRPC port takes; follows the files from then on."""
+        shown = self._watched.current()
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC puts what it is given in place without a lock, under handshakes that use the last one: a crash, at
+            # times. None leaves that be.
+            nonlocal shown
+            newest = self._watched.current()
+            if newest is shown:
+                return None
+            shown = newest
+            return newest[0]
+
         return grpc.dynamic_ssl_server_credentials(
-            self._watched.current()[0],
-            lambda: self._watched.current()[0],
+            shown[0],
+            changed,  # type: ignore[arg-type]  # the stubs lack None, which gRPC's documentation has
             require_client_authentication=bool(self._files.client_ca),
         )
 
