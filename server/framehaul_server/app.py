@@ -57,6 +57,7 @@ MOST_READ: Final = 8
 """Sessions' first requests at a time."""
 _READING_GRACE_S: Final = 1.0
 _GIVE_BACK_S: Final = 10.0
+_VERSION: Final = version("framehaul")
 
 _log = logging.getLogger(__name__)
 
@@ -131,12 +132,13 @@ class App:
             reflection.enable_server_reflection(names, self._server, pool=cast(DescriptorPool, MethodPool()))
         beside = [asyncio.create_task(each) for each in (self._health.run(), self._give_memory_back())]
         try:
+            if self._config.metrics is not None:
+                self._http = await self._observe(self._config.metrics)
+            # The worker has begun to start before anybody can look.
             if await _first(self._supervisor.start(), stop.wait()) == 1:
                 return
             await self._health.publish()
             await self._server.start()
-            if self._config.metrics is not None:
-                self._http = await self._observe(self._config.metrics)
             self._on_ready(self._ready_line())
             await _first(stop.wait(), self._worker_failed.wait())
             if self._worker_failed.is_set():
@@ -167,10 +169,11 @@ class App:
         self._address = Address(host=wanted.host, port=port)
 
     async def _observe(self, address: Address) -> HttpServer:
-        from framehaul_server.observe.http import HttpServer  # only where it is asked for: it takes its time
+        from framehaul_server.observe import metrics  # only where it is asked for: it takes its time
+        from framehaul_server.observe.http import HttpServer
 
-        server = HttpServer(self._identify, ())
-        bound = await server.start(address, self._config.tls)
+        server = HttpServer(self._identify, [*metrics.routes(self._view)])
+        bound = await server.start(address, self._certificates)
         _log.info("%s", logs.line("metrics", listen=bound))
         return server
 
@@ -178,7 +181,7 @@ class App:
         self._service.charge_time()
         return ServerView(
             now_ns=time.monotonic_ns(),
-            version=version("framehaul"),
+            version=_VERSION,
             device=self._supervisor.device,
             worker_state=self._supervisor.state.value,
             num_restarts=self._supervisor.epoch - 1,
@@ -199,7 +202,7 @@ class App:
     def _info(self) -> pb.ServerInfo:
         config, worker = self._config, self._supervisor.statistics()
         return pb.ServerInfo(
-            version=version("framehaul"),
+            version=_VERSION,
             device=self._supervisor.device,
             epoch=self._epoch,
             models=[model_info(spec) for spec in self._specs],
@@ -216,7 +219,7 @@ class App:
             load=pb.Load(
                 sessions=self._admission.num_sessions,
                 slots=worker.num_slots,
-                slots_in_use=worker.num_leased,
+                slots_in_use=worker.num_slots_held,
                 session_memory_bytes=worker.session_memory_bytes,
                 session_memory_used_bytes=worker.session_memory_used_bytes,
                 sessions_parked=worker.num_parked,
@@ -319,7 +322,7 @@ def log_config(config: ServerConfig) -> None:
     """Log what the server was told."""
     told = asdict(config)
     worker = told.pop("worker")
-    told["listen"] = config.listen
+    told["listen"], told["metrics"] = config.listen, config.metrics
     told["tls"] = ",".join(map(str, config.tls.paths)) if config.tls else None
     worker["models"] = ",".join(f"{model.spec.name}={model.path or 'shipped'}" for model in config.worker.models)
     worker["warm_up"] = ",".join(f"{width}x{height}" for width, height in config.worker.warm_up) or None

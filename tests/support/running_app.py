@@ -82,7 +82,7 @@ class RunningApp:
             "calls": not self.app._admission.idle.is_set(),
             "unread": self.app._unread_calls.num_calls,
             "sessions": rings.num_sessions,
-            "leased": rings.num_leased,
+            "slots": rings.num_slots_held,
             "inlet": rings.num_inlet_slots - rings.num_inlet_free,
             "tasks": tasks,
             "descriptors": sorted((descriptors() - self._descriptors).elements()),

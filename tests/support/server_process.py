@@ -37,6 +37,13 @@ class ServerProcess:
     def log(self) -> str:
         return self._log.read_text()
 
+    @property
+    def metrics_target(self) -> str:
+        """Where it answers operators."""
+        found = re.search(r" metrics listen=(\S+)", self.log)
+        assert found is not None, "started with --metrics"
+        return found[1]
+
     def session_ends(self) -> list[dict[str, str]]:
         """What the log says of each session that has ended."""
         lines = [line for line in self.log.splitlines() if " session_end " in line]

@@ -28,7 +28,7 @@ CONFIG = WorkerConfig(
 )
 IDLE = WorkerStatistics(
     num_slots=3,
-    num_leased=0,
+    num_slots_held=0,
     num_inlet_slots=12,
     num_inlet_free=12,
     num_sessions=0,

@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 NUM_NOTES: Final = 3
+HOLDER_PLACE: Final = 0
+"""Of the note that says who holds the slot."""
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MAGIC: Final = b"fhslot1\0"
 _HEADER: Final = struct.Struct("<8sQQQQQ")
@@ -118,6 +120,11 @@ class Ring:
             for place in range(NUM_NOTES)
         }
         return frozenset(found - {0})
+
+    def num_held(self) -> int:
+        """Slots with a session written down at `HOLDER_PLACE`."""
+        offsets = (self._note_offset(slot, HOLDER_PLACE) for slot in range(self.num_slots))
+        return sum(_NOTE.unpack_from(self._map, offset)[0] != 0 for offset in offsets)
 
     def _note_offset(self, slot: int, place: int) -> int:
         return slot * self._stride + _NOTES_START + place * _NOTE.size

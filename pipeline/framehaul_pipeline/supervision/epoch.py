@@ -106,7 +106,8 @@ class WorkerStatistics:
     """How full the rings and the device's memory are now."""
 
     num_slots: int
-    num_leased: int
+    num_slots_held: int
+    """From a chunk's launch until its frames are taken."""
     num_inlet_slots: int
     num_inlet_free: int
     num_sessions: int
@@ -183,7 +184,7 @@ class Epoch:
         """How full the rings and the device's memory are now."""
         return WorkerStatistics(
             num_slots=self._ring.num_slots,
-            num_leased=self._leases.num_leased,
+            num_slots_held=0 if self.exited.is_set() else self._ring.num_held(),
             num_inlet_slots=self._inlet.ring.num_slots,
             num_inlet_free=self._inlet.num_free,
             num_sessions=len(self._sessions),

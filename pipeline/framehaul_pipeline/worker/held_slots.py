@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.rings.ring import HOLDER_PLACE, Ring
 from framehaul_pipeline.rings.slots import SlotTable
 
 
 class Note(IntEnum):
     """The places of `Ring.note`; a thread's is in the first slot's page."""
 
-    SLOT = 0
+    SLOT = HOLDER_PLACE
     LAUNCH = 1
     CONTROL = 2
 

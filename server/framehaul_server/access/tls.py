@@ -1,4 +1,4 @@
-"""The server's TLS: credentials for gRPC that follow the certificate files.
+"""The server's TLS: credentials for gRPC, and a context for HTTP, that follow the certificate files.
 
 gRPC asks for the certificates at each handshake, on threads of its own. New files are tried with the standard
 library's `ssl` first, so that a certificate whose key has not been written yet never reaches gRPC.
@@ -50,12 +50,36 @@ class Certificates:
 
     def credentials(self) -> grpc.ServerCredentials:
         """What a gRPC port takes; follows the files from then on."""
+        shown = self._watched.current()
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC puts what it is given in place without a lock, under handshakes that use the last one: a crash, at
+            # times. None leaves that be.
+            nonlocal shown
+            newest = self._watched.current()
+            if newest is shown:
+                return None
+            shown = newest
+            return newest[0]
+
         return grpc.dynamic_ssl_server_credentials(
-            self._watched.current(), self._watched.current, require_client_authentication=bool(self._files.client_ca)
+            shown[0],
+            changed,  # type: ignore[arg-type]  # the stubs lack None, which gRPC's documentation has
+            require_client_authentication=bool(self._files.client_ca),
         )
 
+    def context(self) -> ssl.SSLContext:
+        """What any other port takes; follows the files from then on. For this use alone."""
+        context = self._watched.current()[1]
 
-def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        def show_newest(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            handshake.context = self._watched.current()[1]
+
+        context.sni_callback = show_newest
+        return context
+
+
+def _read(files: TlsFiles) -> tuple[grpc.ServerCertificateConfiguration, ssl.SSLContext]:
     chain, key = read_public(files.certificate), read_private(files.key)
     authorities = read_public(files.client_ca) if files.client_ca else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -70,4 +94,5 @@ def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
             context.load_verify_locations(cadata=authorities.decode("ascii"))
         except (ssl.SSLError, ValueError) as error:
             raise ValueError(f"{files.client_ca}: must be PEM certificates of authorities ({error})") from error
-    return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return grpc.ssl_server_certificate_configuration([(key, chain)], authorities), context

@@ -20,6 +20,8 @@ RECENT_S: Final = 60
 _SECOND_NS: Final = 1_000_000_000
 _ON_DEVICE: Final = frozenset({Cause.DECODE, Cause.SHARED})
 """While sessions wait for these, the device works."""
+_OF_SERVER: Final = _ON_DEVICE | {Cause.COPY, Cause.SLOTS}
+"""It's the server's turn."""
 
 
 class Histogram:
@@ -107,7 +109,7 @@ class Totals:
     num_latents: int = 0
     """Received and checked."""
     num_frames: int = 0
-    """Handed to the transport, each as often as it was sent."""
+    """Handed to the transport, each as often as that was tried."""
     num_bytes: int = 0
     num_resumed: int = 0
     """Sessions taken up again by a new connection."""
@@ -138,9 +140,9 @@ class Recorder:
         seconds = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
         milliseconds = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
         self.first_frame_s = Histogram(*seconds)
-        """From a session's first request, without its time in the queue, to its first frame handed to the transport."""
+        """From a session's first latents to its first frame handed to the transport."""
         self.queue_s = Histogram(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
-        """Of sessions that waited in the queue."""
+        """Of sessions that waited in the queue, until they left it for whatever reason."""
         self.stages_s = {stage: Histogram(*milliseconds) for stage in ("wait", "decode", "copy", "publish")}
         """Of each chunk: before its turn on the device, its decoding, its copy, its checksum and way to the server."""
         self._numbers = itertools.count(1)
@@ -171,10 +173,10 @@ class Recorder:
         if not self._num_sessions:
             self.recent.add("sessions", self._active_ns, now_ns)
 
-    def charge(self, session: int, cause: Cause, start_ns: int, end_ns: int) -> None:
-        """A session has waited for `cause`."""
+    def charge(self, session: int, cause: Cause, start_ns: int, end_ns: int, *, goes_on: bool = False) -> None:
+        """A session has waited for `cause`; `goes_on`: it did so before, and this is the same wait."""
         self.totals.charged_ns[cause] += end_ns - start_ns
-        self.totals.num_waits[cause] += 1
+        self.totals.num_waits[cause] += not goes_on
         self.recent.add(cause, start_ns, end_ns)
         if self._listeners:
             self._tell(Event(cause.value, session, start_ns, end_ns))
@@ -221,13 +223,9 @@ class Recorder:
         if self._listeners:
             self._tell(Event("acknowledged", session, now_ns, now_ns, next_frame))
 
-    def ended(self, *, tenant: str | None, cause: str, queued_s: float | None, first_frame_s: float | None) -> None:
+    def ended(self, *, tenant: str | None, cause: str) -> None:
         """A call of a session ended, as the log has it."""
         self.totals.ended[tenant or "", cause] += 1
-        if queued_s is not None:
-            self.queue_s.observe(queued_s)
-        if first_frame_s is not None:
-            self.first_frame_s.observe(first_frame_s - (queued_s or 0.0))
 
     def seconds(self, now_ns: int) -> dict[Cause, float]:
         """What the server's last minute, or its time since the start, went to.
@@ -236,11 +234,8 @@ class Recorder:
         what these wait for besides.
         """
         sums = self.recent.sums(now_ns)
-        window_ns = min(now_ns - self.started_ns, RECENT_S * _SECOND_NS + now_ns % _SECOND_NS)
-        active_ns = sums["sessions"]
-        if self._num_sessions:
-            active_ns += now_ns - max(self._active_ns, now_ns - window_ns)
-        active_ns = min(active_ns, window_ns)
+        window_ns = self._window_ns(now_ns)
+        active_ns = self._active_in(sums, now_ns)
         device_ns = min(sums["device"], active_ns)
         others = {cause: sums[cause] for cause in Cause if cause not in _ON_DEVICE and sums[cause]}
         waited_ns = sum(others.values())
@@ -250,6 +245,32 @@ class Recorder:
         if not waited_ns:
             found[Cause.IDLE] += active_ns - device_ns
         return {cause: ns / 1e9 for cause, ns in found.items() if ns > 0}
+
+    def speed_of_light(self, now_ns: int) -> float | None:
+        """Frames a second that were made in the last minute, over those that the decoder's kernels alone would make.
+
+        Only time counts in which it was the server's turn: that of the device, and of the rest of the time with
+        sessions the share for which these waited for the server and not for their clients. None: there was none.
+        """
+        sums = self.recent.sums(now_ns)
+        active_ns = self._active_in(sums, now_ns)
+        device_ns = min(sums["device"], active_ns)
+        waits = {cause: sums[cause] for cause in Cause}
+        server_ns = max(0, sum(waits[cause] for cause in _OF_SERVER) - device_ns)
+        client_ns = sum(ns for cause, ns in waits.items() if cause not in _OF_SERVER)
+        turn_ns = device_ns + (active_ns - device_ns) * server_ns / max(1, server_ns + client_ns)
+        return min(sums["kernels"] / turn_ns, 1.0) if turn_ns else None
+
+    def _window_ns(self, now_ns: int) -> int:
+        """How much time `recent` has."""
+        return min(now_ns - self.started_ns, RECENT_S * _SECOND_NS + now_ns % _SECOND_NS)
+
+    def _active_in(self, sums: Counter[Hashable], now_ns: int) -> int:
+        """For how much of it there were sessions."""
+        window_ns, active_ns = self._window_ns(now_ns), sums["sessions"]
+        if self._num_sessions:
+            active_ns += now_ns - max(self._active_ns, now_ns - window_ns)
+        return min(active_ns, window_ns)
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:

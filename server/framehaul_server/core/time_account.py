@@ -13,6 +13,8 @@ from framehaul.causes import Cause
 from framehaul_pipeline.link.messages import ChunkTimes
 
 _WITH_CLIENT: Final = frozenset({Cause.CLIENT_WINDOW, Cause.NETWORK})
+_REPORT_NS: Final = 10_000_000_000
+"""How long a client may take for frames before it acknowledges them and reports."""
 
 OnInterval = Callable[[Cause, int, int], None]
 """Hears of a cause, and of the time from and to which it held."""
@@ -22,7 +24,8 @@ class TimeAccount:
     """One session's time, from its opening to its end.
 
     What a chunk's time in the worker went to is known when it is published. What a client's time went to is known when
-    it acknowledges: it reports how long it has worked on frames. Until then such time is only noted.
+    it acknowledges: it reports how long it has worked on frames. Until then such time is only noted, for 10 s: what is
+    older than that is charged as it was noted, so that clients that have stopped are seen.
     """
 
     def __init__(self, now_ns: int, on_interval: OnInterval, *, reports: bool) -> None:
@@ -51,10 +54,11 @@ class TimeAccount:
             return
         if not self._reports or cause not in _WITH_CLIENT:
             self._charge(cause, start_ns, self._until_ns)
-            return
-        if self._noted and self._noted[-1][::2] == (cause, start_ns):
-            start_ns = self._noted.pop()[1]
-        self._noted.append((cause, start_ns, self._until_ns))
+        else:
+            if self._noted and self._noted[-1][::2] == (cause, start_ns):
+                start_ns = self._noted.pop()[1]
+            self._noted.append((cause, start_ns, self._until_ns))
+        self._give_up_before(self._until_ns - _REPORT_NS)
 
     def charge_chunk(self, now_ns: int, times: ChunkTimes) -> None:
         """Charge the time since the last charge to the stages of a chunk that is published now.
@@ -80,6 +84,14 @@ class TimeAccount:
             self._charge(Cause.CLIENT_ENCODER, start_ns, split_ns)
             self._charge(cause, split_ns, end_ns)
         self._noted.clear()
+
+    def _give_up_before(self, limit_ns: int) -> None:
+        """Charge what was noted before `limit_ns`: no report on it will come."""
+        while self._noted and self._noted[0][1] < limit_ns:
+            cause, start_ns, end_ns = self._noted.pop(0)
+            self._charge(cause, start_ns, min(end_ns, limit_ns))
+            if end_ns > limit_ns:
+                self._noted.insert(0, (cause, limit_ns, end_ns))
 
     def _charge(self, cause: Cause, start_ns: int, end_ns: int) -> None:
         if start_ns < end_ns:

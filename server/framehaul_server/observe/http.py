@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
 
 from framehaul_server.access.callers import AUTHORIZATION, Identify
-from framehaul_server.access.tls import TlsFiles
+from framehaul_server.access.tls import Certificates
 from framehaul_server.config import Address
 from framehaul_server.errors import CannotListen, NotAuthenticated
 
@@ -26,6 +25,7 @@ _MOST_AT_ONCE: Final = 32
 _STOP_TIMEOUT_S: Final = 1.0
 _HEADERS: Final = {
     "Cache-Control": "no-store",
+    "Server": "framehaul",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
@@ -38,19 +38,24 @@ class HttpServer:
         """Serve `routes`, each a path and what answers GET there, to those whom `identify` lets watch."""
         self._identify = identify
         self._places = asyncio.Semaphore(_MOST_AT_ONCE)
-        app = web.Application(middlewares=[web.middleware(self._guard)], client_max_size=1 << 10)
+
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._guard(request, handler)
+
+        app = web.Application(middlewares=[guard], client_max_size=1 << 10)
         app.on_response_prepare.append(_add_headers)
         app.add_routes([web.get(path, handler) for path, handler in routes])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_TIMEOUT_S)
 
-    async def start(self, address: Address, tls: TlsFiles | None) -> Address:
+    async def start(self, address: Address, certificates: Certificates | None) -> Address:
         """Listen; gives the bound address.
 
         Raises:
             CannotListen: the address is in use, or not of this machine.
         """
         await self._runner.setup()
-        context = None if tls is None else _context(tls)
+        context = None if certificates is None else certificates.context()
         site = web.TCPSite(self._runner, address.host, address.port, ssl_context=context)
         try:
             await site.start()
@@ -93,11 +98,3 @@ def _metadata(request: web.Request) -> list[tuple[str, str]]:
         except (binascii.Error, UnicodeDecodeError):
             given = ""
     return [(AUTHORIZATION, given)] if given else []
-
-
-def _context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca)
-    context.load_cert_chain(tls.certificate, tls.key)
-    if tls.client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

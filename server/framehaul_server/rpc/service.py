@@ -188,14 +188,8 @@ class FrameService:
                 self._admission.release(call.claim)
             if call.unread_by is not None:
                 self._unread_calls.end(call.unread_by)
-            record = call.record
-            self._recorder.ended(
-                tenant=record.tenant,
-                cause=record.cause,
-                queued_s=record.queued_s,
-                first_frame_s=record.first_frame_s,
-            )
-            _log.info("%s", record.line())
+            self._recorder.ended(tenant=call.record.tenant, cause=call.record.cause)
+            _log.info("%s", call.record.line())
 
     async def _session(self, call: _Call, connection: Connection) -> None:
         caller = self._caller(call.context, call.record)
@@ -240,7 +234,11 @@ class FrameService:
             request_bytes=first.num_bytes,
         )
         if not call.claim.held:
-            await session.wait_for_place(self._admission, call.claim, connection)
+            try:
+                await session.wait_for_place(self._admission, call.claim, connection)
+            finally:
+                assert call.record.queued_s is not None, "it has waited"
+                self._recorder.queue_s.observe(call.record.queued_s)
             self._admission.check_open()
         self._sessions.add(session)
         if session.request.resumable:

@@ -186,14 +186,15 @@ class FramesOut:
         start_ns, self._writing = time.monotonic_ns(), True
         try:
             await connection.write(outgoing.message)
+        finally:
+            # Also if the write fails: the client may have the frames all the same.
             if outgoing.num_frames:
                 again = outgoing.first_frame < self._num_sent
                 first, num_bytes = outgoing.first_frame, len(outgoing.message)
                 self._time_keeper.sent(first, outgoing.num_frames, num_bytes=num_bytes, again=again, start_ns=start_ns)
                 self._num_sent = max(self._num_sent, outgoing.first_frame + outgoing.num_frames)
-        finally:
+            self.record.sent(len(outgoing.message), outgoing.num_frames)
             self._writing = False
-        self.record.sent(len(outgoing.message), outgoing.num_frames)
 
     async def _part(self) -> None:
         """Leave the call open while acknowledgements may be under way.

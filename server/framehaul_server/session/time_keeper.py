@@ -27,6 +27,12 @@ class TimeKeeper:
         self._waiting_for = waiting_for
         self._account: TimeAccount | None = None
         self._ended = False
+        self._charged_last: tuple[Cause, int] | None = None
+        """A cause, and until when it held."""
+        self._asked_ns: int | None = None
+        """When its first latents came."""
+        self._answered = False
+        """Its client was sent a frame."""
         self.number = 0
         """The session's, in the recorder's events; 0 before it begins."""
 
@@ -42,11 +48,7 @@ class TimeKeeper:
             return
         now_ns = time.monotonic_ns()
         self.number = self._recorder.begin(now_ns)
-        self._account = TimeAccount(
-            now_ns,
-            lambda cause, start_ns, end_ns: self._recorder.charge(self.number, cause, start_ns, end_ns),
-            reports=self._reports,
-        )
+        self._account = TimeAccount(now_ns, self._charged, reports=self._reports)
 
     def mark(self) -> None:
         """Charge the time up to now; call it before anything changes that the session may wait for."""
@@ -55,6 +57,8 @@ class TimeKeeper:
 
     def took(self, first_latent: int, num_latents: int, arrived_ns: int) -> None:
         """Latents were taken; by now the worker may be at them."""
+        if self._asked_ns is None:
+            self._asked_ns = arrived_ns
         self._recorder.latents(self.number, first_latent, num_latents, arrived_ns)
 
     def published(self, published: Published) -> None:
@@ -67,14 +71,12 @@ class TimeKeeper:
     def sent(self, first_frame: int, num_frames: int, *, num_bytes: int, again: bool, start_ns: int) -> None:
         """Frames were handed to the transport, which took from `start_ns` to take them."""
         self.mark()
+        now_ns = time.monotonic_ns()
+        if self._asked_ns is not None and not self._answered:
+            self._answered = True
+            self._recorder.first_frame_s.observe((now_ns - self._asked_ns) / 1e9)
         self._recorder.sent(
-            self.number,
-            first_frame,
-            num_frames,
-            num_bytes=num_bytes,
-            again=again,
-            start_ns=start_ns,
-            end_ns=time.monotonic_ns(),
+            self.number, first_frame, num_frames, num_bytes=num_bytes, again=again, start_ns=start_ns, end_ns=now_ns
         )
 
     def acknowledged(self, next_frame: int, client_busy_ns: int) -> None:
@@ -93,3 +95,8 @@ class TimeKeeper:
         self._account.report(0)
         self._ended = True
         self._recorder.end(now_ns)
+
+    def _charged(self, cause: Cause, start_ns: int, end_ns: int) -> None:
+        goes_on = self._charged_last == (cause, start_ns)
+        self._charged_last = (cause, end_ns)
+        self._recorder.charge(self.number, cause, start_ns, end_ns, goes_on=goes_on)

@@ -48,6 +48,16 @@ def test_listening_beyond_loopback_must_be_said() -> None:
     assert ServerConfig(listen=outside, insecure=True).listen == outside
 
 
+def test_metrics_beyond_loopback_need_tokens() -> None:
+    """Clients' certificates don't do: whoever has one may use the server, not watch it."""
+    outside = Address.parse("0.0.0.0:9090")
+    with pytest.raises(ValueError, match=r"metrics=0.0.0.0:9090: others .* needs tokens \(--tokens\); --insecure"):
+        ServerConfig(metrics=outside, tls=MUTUAL)
+    for config in (ServerConfig(metrics=outside, tokens=Path("t")), ServerConfig(metrics=outside, insecure=True)):
+        assert config.metrics == outside
+    assert ServerConfig(metrics=Address.parse("localhost:9090")).metrics
+
+
 PLAIN = TlsFiles(certificate=Path("c"), key=Path("k"))
 MUTUAL = TlsFiles(certificate=Path("c"), key=Path("k"), client_ca=Path("a"))
 

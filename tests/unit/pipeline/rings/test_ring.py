@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framehaul_pipeline.rings.ring import NUM_NOTES, PAGE_BYTES, Ring, RingError, SlotHeader
+from framehaul_pipeline.rings.ring import HOLDER_PLACE, NUM_NOTES, PAGE_BYTES, Ring, RingError, SlotHeader
 
 
 @pytest.fixture
@@ -52,6 +52,9 @@ def test_notes_are_seen_by_the_other_mapping_and_touch_nothing_else(ring: Ring) 
     assert other.noted() == {7, 8, 9}
     ring.note(0, 1, 0)
     assert other.noted() == {7, 9}
+    assert other.num_held() == 2
+    ring.note(2, HOLDER_PLACE, 0)
+    assert other.num_held() == 1
     assert other.read_header(0) == header
     with other.payload(0) as payload, other.payload(2) as last:
         assert not any(payload)

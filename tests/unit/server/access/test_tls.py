@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from framehaul_server.access.tls import Certificates, TlsFiles
@@ -22,6 +23,25 @@ def make_pipe(path: Path | None) -> None:
     assert path is not None
     path.unlink()
     os.mkfifo(path)
+
+
+def test_grpc_is_given_certificates_only_when_they_have_changed(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It crashes at times when they are replaced under a handshake."""
+    pair, renewed = authority.sign("shown"), authority.sign("shown", file="renewed")
+    given: list[Callable[[], object]] = []
+    monkeypatch.setattr(
+        grpc, "dynamic_ssl_server_credentials", lambda _initial, fetch, **_settings: given.append(fetch)
+    )
+    Certificates(TlsFiles(certificate=pair.certificate, key=pair.key)).credentials()
+    (fetch,) = given
+    assert fetch() is None
+    pair.certificate.write_bytes(renewed.certificate.read_bytes())
+    assert fetch() is None  # the key doesn't fit yet
+    pair.key.write_bytes(renewed.key.read_bytes())
+    assert isinstance(fetch(), grpc.ServerCertificateConfiguration)
+    assert fetch() is None
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,23 @@ def test_a_tenant_has_tokens_and_limits() -> None:
         max_queued = 0
         max_waiting_mib = 512
         max_priority = 10
+        watch = true
     """
-    film = Tenant(name="film", weight=2.0, max_sessions=8, max_queued=0, max_waiting_bytes=512 << 20, max_priority=10)
+    film = Tenant(
+        name="film",
+        weight=2.0,
+        max_sessions=8,
+        max_queued=0,
+        max_waiting_bytes=512 << 20,
+        max_priority=10,
+        watch=True,
+    )
     assert parse_tokens(tomllib.loads(text)) == {bytes.fromhex(DIGEST): film, bytes.fromhex(OTHER): film}
 
 
-def test_what_is_left_out_is_unlimited() -> None:
+def test_what_is_left_out_is_unlimited_and_nobody_watches_unasked() -> None:
     found = parse_tokens({"tenants": {"ads": {"token_sha256": [DIGEST]}}})
-    assert found == {bytes.fromhex(DIGEST): Tenant(name="ads")}
+    assert found == {bytes.fromhex(DIGEST): Tenant(name="ads", watch=False)}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,7 @@ def test_what_is_left_out_is_unlimited() -> None:
         ({"tenants": {"a": {"token_sha256": [DIGEST], "max_sessions": 1.5}}}, r"max_sessions=1.5: must be 1..10000, a"),
         ({"tenants": {"a": {"token_sha256": [DIGEST], "max_queued": 1001}}}, r"max_queued=1001: must be 0..1000, a"),
         ({"tenants": {"a": {"token_sha256": [DIGEST], "max_priority": 101}}}, r"max_priority=101: must be -100..100"),
+        ({"tenants": {"a": {"token_sha256": [DIGEST], "watch": 1}}}, r"tenants.a.watch=1: must be true or false"),
     ],
 )
 def test_mistakes_are_named(document: dict[str, object], text: str) -> None:

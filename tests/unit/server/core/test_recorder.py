@@ -98,14 +98,11 @@ def test_counters_count() -> None:
     for again in (False, True):
         recorder.sent(1, 0, 4, num_bytes=100, again=again, start_ns=0, end_ns=SECOND)
     recorder.latents(1, 0, 2, SECOND)
-    recorder.ended(tenant="film", cause="ok", queued_s=None, first_frame_s=0.15)
-    recorder.ended(tenant="film", cause="ok", queued_s=3.0, first_frame_s=3.015)
-    recorder.ended(tenant=None, cause="unauthenticated", queued_s=None, first_frame_s=None)
+    for tenant, cause in (("film", "ok"), ("film", "ok"), (None, "unauthenticated")):
+        recorder.ended(tenant=tenant, cause=cause)
     totals = recorder.totals
     assert (totals.num_frames, totals.num_replayed, totals.num_bytes, totals.num_latents) == (8, 4, 200, 2)
     assert totals.ended == {("film", "ok"): 2, ("", "unauthenticated"): 1}
-    assert recorder.first_frame_s.sum == pytest.approx(0.165)
-    assert recorder.queue_s.sum == 3.0
 
 
 def test_stages_of_a_chunk_are_measured_one_after_the_other() -> None:
@@ -115,3 +112,44 @@ def test_stages_of_a_chunk_are_measured_one_after_the_other() -> None:
     sums = {stage: round(each.sum * 1000) for stage, each in recorder.stages_s.items()}
     assert sums == {"wait": 8, "decode": 30, "copy": 2, "publish": 3}
     assert recorder.totals.num_decoded == 4
+
+
+def on_device(device_s: int, kernels_s: int) -> DeviceTime:
+    return DeviceTime(
+        session=1, tenant="everyone", num_latents=1, device_ns=device_s * SECOND, kernels_ns=kernels_s * SECOND
+    )
+
+
+@pytest.mark.parametrize(
+    ("device_s", "kernels_s", "waits", "expected"),
+    [
+        (0, 0, {Cause.LATENTS: 10}, None),  # never its turn
+        (8, 8, {Cause.DECODE: 8, Cause.LATENTS: 2}, 1.0),
+        (8, 6, {Cause.DECODE: 8, Cause.CLIENT_ENCODER: 2}, 0.75),
+        (6, 6, {Cause.DECODE: 6, Cause.COPY: 2, Cause.NETWORK: 2}, 0.75),
+        (6, 6, {Cause.DECODE: 8, Cause.CLIENT_WINDOW: 2}, 0.75),  # 2 s before launches, with nothing on the device
+        (4, 4, {Cause.DECODE: 4, Cause.SLOTS: 4, Cause.LATENTS: 2}, 0.5),
+        (4, 4, {}, 1.0),  # what its session waited for isn't known yet
+    ],
+)
+def test_speed_of_light_is_of_the_time_in_which_it_was_the_servers_turn(
+    device_s: int, kernels_s: int, waits: dict[Cause, int], expected: float | None
+) -> None:
+    recorder = Recorder(0)
+    number = recorder.begin(0)
+    now_s = 0
+    for cause, seconds in waits.items():
+        recorder.charge(number, cause, now_s * SECOND, (now_s + seconds) * SECOND)
+        now_s += seconds
+    if device_s:
+        recorder.decoded(on_device(device_s, kernels_s), device_s * SECOND)
+    assert recorder.speed_of_light(10 * SECOND) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_server_without_sessions_has_no_speed() -> None:
+    recorder = Recorder(0)
+    recorder.begin(0)
+    recorder.decoded(on_device(1, 1), SECOND)
+    recorder.end(SECOND)
+    assert recorder.speed_of_light(2 * SECOND) == 1.0
+    assert recorder.speed_of_light(100 * SECOND) is None

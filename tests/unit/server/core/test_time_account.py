@@ -132,3 +132,20 @@ def test_a_report_says_how_long_in_all() -> None:
     account.charge(150, Cause.CLIENT_WINDOW)
     account.account.report(38 * MS)
     assert account.seconds() == {Cause.CLIENT_ENCODER: 8, Cause.CLIENT_WINDOW: 42}
+
+
+def test_a_client_that_reports_no_more_is_charged_after_ten_seconds() -> None:
+    """Each moment once, to what was noted, and what is younger still waits for a report."""
+    account = Account()
+    account.charge(9_100, Cause.CLIENT_WINDOW)
+    assert account.intervals() == []
+    account.charge(12_100, Cause.CLIENT_WINDOW)
+    account.charge(15_100, Cause.LATENTS)
+    account.charge(17_100, Cause.NETWORK)
+    window, latents, encoder = Cause.CLIENT_WINDOW, Cause.LATENTS, Cause.CLIENT_ENCODER
+    first = [(window, 100, 2_100), (latents, 12_100, 15_100), (window, 2_100, 5_100), (window, 5_100, 7_100)]
+    assert account.intervals() == first
+    account.account.report(6_000 * MS)
+    rest = [(encoder, 7_100, 12_100), (encoder, 15_100, 16_100), (Cause.NETWORK, 16_100, 17_100)]
+    assert account.intervals() == first + rest
+    assert sum(account.seconds().values()) == 17_000

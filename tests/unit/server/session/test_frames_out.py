@@ -66,11 +66,13 @@ async def test_clear_drops_both_lanes() -> None:
 class Delivering:
     """A delivery that runs beside the test, and how often its window moved."""
 
-    def __init__(self, mode: pb.Mode.ValueType) -> None:
-        request = check_open(opening(mode=mode), rules().opening)
+    def __init__(self, mode: pb.Mode.ValueType, *, resumable: bool = False) -> None:
+        resume = pb.Resume() if resumable else None
+        request = check_open(opening(mode=mode, resume=resume), rules().opening)
         self.moved: list[int] = []
+        self.recorder = Recorder(0)
         self.frames_out = FramesOut(
-            request, LIMITS, record(), TimeKeeper(Recorder(0), lambda: None, reports=True), window_moved=self.note
+            request, LIMITS, record(), TimeKeeper(self.recorder, lambda: None, reports=True), window_moved=self.note
         )
         self.frames_out.put(
             opened(request, LIMITS, session_id=b"id", request_id="", next_latent=0, latents_until=0), urgent=True
@@ -125,6 +127,30 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
     assert not run.task.done()
     run.frames_out.hear_end()
     await run.task
+
+
+@pytest.mark.asyncio
+async def test_frames_count_when_they_are_handed_over_whatever_comes_of_the_write() -> None:
+    """The client may have them all the same; those that are handed over again are told apart."""
+    run = Delivering(pb.MODE_EXPLICIT, resumable=True)
+    run.publish(0, 4)
+    await run.connection.responded(2)
+    run.connection.write_error = ConnectionError()
+    run.publish(4, 4)
+    with pytest.raises(ConnectionError):
+        await run.task
+    totals = run.recorder.totals
+    assert (totals.num_frames, totals.num_replayed) == (8, 0)
+    assert run.frames_out.record.num_frames == 8
+    run.frames_out.rewind(6)
+    run.connection.write_error = None
+    run.publish(8, 4)
+    run.frames_out.put(done(12, 3, {}), last=True)
+    again = asyncio.ensure_future(run.frames_out.run(run.connection))
+    await run.connection.responded(5)
+    run.frames_out.acknowledge(pb.Ack(next_frame=12))
+    await again
+    assert (totals.num_frames, totals.num_replayed) == (14, 2)
 
 
 @pytest.mark.asyncio

@@ -248,6 +248,7 @@ async def test_a_client_that_ends_while_it_is_queued_leaves_the_queue(loss: Loss
         assert told(behind) == [2, 1]
         assert server.admission.num_queued == 1
         assert len(server.worker.handles) == 1
+        assert sum(server.recorder.queue_s.counts) == 1, "counted when it leaves, for whatever reason"
 
 
 @pytest.mark.asyncio
