@@ -50,8 +50,9 @@ async def test_a_read_that_nobody_waits_for_goes_on_until_the_call_ends() -> Non
 
 
 @pytest.mark.asyncio
-async def test_a_read_that_nobody_waits_for_fails_silently() -> None:
-    """As grpc.aio's does at a call's end: the log would have its traceback, and not in the log's form."""
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_read_that_nobody_waits_for_ends_silently(cancelled: bool) -> None:
+    """As grpc.aio's fails at a call's end, or the event loop's end cancels it: the log would have its traceback."""
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
     began, call_ended = asyncio.Event(), asyncio.Event()
@@ -65,9 +66,11 @@ async def test_a_read_that_nobody_waits_for_fails_silently() -> None:
     waiting = asyncio.create_task(StreamConnection(as_context(EndedContext())).read())
     await began.wait()
     (reading,) = asyncio.all_tasks() - {waiting, asyncio.current_task()}
-    waiting.cancel()
-    call_ended.set()
     assert reading is not None
+    waiting.cancel()
+    if cancelled:
+        reading.cancel()
+    call_ended.set()
     await asyncio.wait([waiting, reading])
     del waiting, reading
     gc.collect()
