@@ -11,8 +11,11 @@ __all__ = [
     "open_request",
     "packing",
     "queue_order",
+    "recorder",
     "responses",
     "retention",
+    "session_view",
     "tenants",
+    "time_account",
     "window",
 ]
