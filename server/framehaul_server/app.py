@@ -167,9 +167,11 @@ class App:
         self._address = Address(host=wanted.host, port=port)
 
     async def _observe(self, address: Address) -> HttpServer:
-        from framehaul_server.observe.http import HttpServer  # only where it is asked for: it takes its time
+        from framehaul_server.observe import page  # only where it is asked for: it takes its time
+        from framehaul_server.observe.http import HttpServer
 
-        server = HttpServer(self._identify, ())
+        show = self._service.show_frames if self._config.preview else None
+        server = HttpServer(self._identify, [*page.routes(self._view, show)])
         bound = await server.start(address, self._config.tls)
         _log.info("%s", logs.line("metrics", listen=bound))
         return server
@@ -316,7 +318,7 @@ def log_config(config: ServerConfig) -> None:
     """Log what the server was told."""
     told = asdict(config)
     worker = told.pop("worker")
-    told["listen"] = config.listen
+    told["listen"], told["metrics"] = config.listen, config.metrics
     told["tls"] = ",".join(map(str, config.tls.paths)) if config.tls else None
     worker["models"] = ",".join(f"{model.spec.name}={model.path or 'shipped'}" for model in config.worker.models)
     worker["warm_up"] = ",".join(f"{width}x{height}" for width, height in config.worker.warm_up) or None
