@@ -23,6 +23,7 @@ from framehaul_client.access import (
     Access,
 )
 from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
 from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
@@ -79,8 +80,14 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "of its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
         "normalisation, and how much device memory a session holds.",
     },
+    "top": {
+        "help": "watch what a server does",
+        "description": "Shows what a server's page shows, in a terminal, once a second: what it is bound by, its last "
+        "minute, and its sessions. q or Ctrl-C ends it. Needs framehaul[observe].",
+    },
 }
 _ALL: Final = tuple(_COMMANDS)
+_CALLING: Final = tuple(name for name in _COMMANDS if name != "top")
 
 
 def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: Any = None, **row: Any) -> Any:
@@ -123,15 +130,27 @@ class Options:
         help="video.mp4, .m4v, .mov, .mkv, .webm, .ts or .y4m; a pattern of images such as 'frames/%%06d.png' or .exr; "
         "or - for Matroska on stdout, without loss. Folders are made as needed",
     )
+    server: MetricsAddress = _option(  # noqa: RUF009  a field, made once
+        commands=("top",),
+        default=MetricsAddress.parse(DEFAULT_ADDRESS),
+        nargs="?",
+        type=option_type(MetricsAddress.parse),
+        metavar="HOST:PORT",
+        help="where its --metrics listens; with http:// or https:// before it, else https:// if options say TLS "
+        f"(default: {DEFAULT_ADDRESS})",
+    )
+    once: bool = _option(
+        commands=("top",), default=False, action="store_true", help="print how things are now, as plain text, and end"
+    )
     target: str = _option(
-        commands=_ALL,
+        commands=_CALLING,
         default=DEFAULT_TARGET,
         type=option_type(check_target),
         metavar="HOST:PORT",
         help=f"the server (default: ${TARGET_VARIABLE}, else {DEFAULT_TARGET})",
     )
     connect_timeout: float = _option(
-        commands=_ALL,
+        commands=_CALLING,
         default=DEFAULT_CONNECT_TIMEOUT_S,
         type=option_type(_timeout_s),
         metavar="SECONDS",
@@ -255,7 +274,7 @@ class Options:
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
     )
     json: bool = _option(
-        commands=_ALL,
+        commands=_CALLING,
         default=False,
         action="store_true",
         help={

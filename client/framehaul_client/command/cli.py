@@ -11,13 +11,14 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from framehaul_client.access import Access
 from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.stream import stream
 from framehaul_client.core.printable import printable
-from framehaul_client.errors import FramehaulError, OutputClosed, Refused
+from framehaul_client.errors import FramehaulError, InvalidOption, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
 
 _LOG: Final = logging.getLogger(__name__)
@@ -74,6 +75,9 @@ def _configure_logging(*, debug: bool) -> None:
 
 def _run(options: Options) -> Exit:
     out, access = sys.stdout, options.access()
+    if options.command == "top":
+        _top(options, access)
+        return Exit.OK
     if options.command == "stream":
         with choose_progress(quiet=options.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
@@ -92,6 +96,18 @@ def _run(options: Options) -> Exit:
         out.write(f"{text}\n")
         out.flush()
     return Exit.OK
+
+
+def _top(options: Options, access: Access) -> None:
+    try:
+        from framehaul_client.command.top import top
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        raise InvalidOption(
+            "client top draws with rich, which isn't installed: pip install 'framehaul[observe]'"
+        ) from error
+    top(options.server, access, once=options.once)
 
 
 async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
