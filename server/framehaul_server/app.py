@@ -169,10 +169,11 @@ class App:
         self._address = Address(host=wanted.host, port=port)
 
     async def _observe(self, address: Address) -> HttpServer:
-        from framehaul_server.observe import metrics  # only where it is asked for: it takes its time
+        from framehaul_server.observe import metrics, page  # only where it is asked for: it takes its time
         from framehaul_server.observe.http import HttpServer
 
-        server = HttpServer(self._identify, [*metrics.routes(self._view)])
+        show = self._service.show_frames if self._config.preview else None
+        server = HttpServer(self._identify, [*page.routes(self._view, show), *metrics.routes(self._view)])
         bound = await server.start(address, self._certificates)
         _log.info("%s", logs.line("metrics", listen=bound))
         return server

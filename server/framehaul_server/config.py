@@ -107,6 +107,8 @@ class ServerConfig:
     """Tenants and the digests of their tokens; None: everybody is let in, as one tenant."""
     metrics: Address | None = None
     """Where operators look, over HTTP; None: nowhere."""
+    preview: bool = True
+    """The page there shows small pictures of what is decoded."""
     insecure: bool = False
     """Listen beyond loopback even without TLS, or without asking who calls."""
     log_level: str = "info"
@@ -338,6 +340,9 @@ OPTIONS: Final = (
     ),
     Option("--reflection", "reflection", SWITCH, "serve gRPC reflection"),
     Option("--metrics", "metrics", _ADDRESS, "serve metrics for Prometheus, and a page for people, there by HTTP"),
+    Option(
+        "--preview", "preview", SWITCH, "small pictures of what each session decodes, on that page, while it is open"
+    ),
     Option("--log-level", "log_level", Kind("LEVEL"), ", ".join(LEVELS)),
     Option(
         "--explain",

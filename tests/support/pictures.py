@@ -1,12 +1,15 @@
 """Frames to write, smooth enough to survive an encoder, and a disk that is too small for them."""
 
 import contextlib
+import io
 import resource
 import signal
 from collections.abc import Iterator
 from typing import Any
 
+import av
 import numpy as np
+from av.container import InputContainer
 
 from framehaul_client.core.frames import FrameBatch
 
@@ -79,3 +82,10 @@ def largest_file(num_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, previous)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def read_jpeg(jpeg: bytes) -> np.ndarray[Any, Any]:
+    """`[H, W, 3] uint8`."""
+    with av.open(io.BytesIO(jpeg), format="mjpeg") as container:
+        assert isinstance(container, InputContainer)
+        return np.asarray(next(container.decode(video=0)).to_ndarray(format="rgb24"))

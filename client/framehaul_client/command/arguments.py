@@ -24,6 +24,7 @@ from framehaul_client.access import (
     Access,
 )
 from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
 from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
@@ -120,10 +121,15 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "epilog": _EXIT_CODES,
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
+    "top": {
+        "help": "watch what a server does",
+        "description": "Shows what a server's page shows, in a terminal, once a second: what it is bound by, its last "
+        "minute, and its sessions. q or Ctrl-C ends it. Needs framehaul[observe].",
+    },
 }
 _ALL: Final = tuple(_COMMANDS)
 _DECODING: Final = ("stream", "probe")
-_ONLINE: Final = tuple(name for name in _COMMANDS if name != "timeline")
+_ONLINE: Final = tuple(name for name in _COMMANDS if name not in ("timeline", "top"))
 """Those that ask a server."""
 _JSON: Final = ("stream", "probe", "info", "models")
 """Those that say so much that a program may want it."""
@@ -267,6 +273,18 @@ class Options:
         type=option_type(_trace_seconds),
         metavar="SECONDS",
         help="for how long, 1 to 300 (default: 10)",
+    )
+    server: MetricsAddress = _option(  # noqa: RUF009  a field, made once
+        commands=("top",),
+        default=MetricsAddress.parse(DEFAULT_ADDRESS),
+        nargs="?",
+        type=option_type(MetricsAddress.parse),
+        metavar="HOST:PORT",
+        help="where its --metrics listens; with http:// or https:// before it, else https:// if options say TLS "
+        f"(default: {DEFAULT_ADDRESS})",
+    )
+    once: bool = _option(
+        commands=("top",), default=False, action="store_true", help="print how things are now, as plain text, and end"
     )
     target: str = _option(
         commands=("stream", "info", "models", "trace"),

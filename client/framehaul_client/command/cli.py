@@ -11,6 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from framehaul_client.access import Access
 from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
@@ -21,7 +22,7 @@ from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
 from framehaul_client.command.trace import trace
 from framehaul_client.core.printable import printable
-from framehaul_client.errors import FramehaulError, OutputClosed, Refused
+from framehaul_client.errors import FramehaulError, InvalidOption, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
 
 _LOG: Final = logging.getLogger(__name__)
@@ -95,6 +96,9 @@ def _answer(options: Options) -> str:
     if options.command == "timeline":
         return timeline(options)
     access = options.access()
+    if options.command == "top":
+        _top(options, access)
+        return ""
     if options.command == "stream":
         with choose_progress(quiet=options.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
@@ -111,6 +115,18 @@ def _write(text: str, options: Options) -> None:
     out = sys.stderr if options.command == "stream" and options.out == STDOUT else sys.stdout
     out.write(f"{text}\n")
     out.flush()
+
+
+def _top(options: Options, access: Access) -> None:
+    try:
+        from framehaul_client.command.top import top
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        raise InvalidOption(
+            "client top draws with rich, which isn't installed: pip install 'framehaul[observe]'"
+        ) from error
+    top(options.server, access, once=options.once)
 
 
 async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:

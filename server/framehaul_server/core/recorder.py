@@ -233,18 +233,45 @@ class Recorder:
         While the device works that is decoding, for whomever. The rest of the time in which there are sessions goes to
         what these wait for besides.
         """
-        sums = self.recent.sums(now_ns)
-        window_ns = self._window_ns(now_ns)
-        active_ns = self._active_in(sums, now_ns)
-        device_ns = min(sums["device"], active_ns)
-        others = {cause: sums[cause] for cause in Cause if cause not in _ON_DEVICE and sums[cause]}
+        found = self._went_to(self.recent.sums(now_ns), now_ns - self._window_ns(now_ns), now_ns)
+        return {cause: ns / 1e9 for cause, ns in found.items() if ns > 0}
+
+    def timeline(self, now_ns: int) -> list[dict[Cause, float]]:
+        """The same of each of the last `RECENT_S` whole seconds, the oldest first; seconds before the start are empty.
+
+        What a chunk's time went to is known when it is published: until then nobody is charged.
+        """
+        first_ns = (now_ns // _SECOND_NS - RECENT_S) * _SECOND_NS
+        found = []
+        for index, sums in enumerate(self.recent.seconds(now_ns)):
+            end_ns = first_ns + (index + 1) * _SECOND_NS
+            start_ns = max(end_ns - _SECOND_NS, min(self.started_ns, end_ns))
+            went_to = self._went_to(sums, start_ns, end_ns)
+            found.append({cause: ns / 1e9 for cause, ns in went_to.items() if ns > 0})
+        return found
+
+    def _went_to(self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int) -> dict[Cause, float]:
+        window_ns, active_ns = end_ns - start_ns, self._active_in(sums, start_ns, end_ns)
+        device_ns = min(sums.get("device", 0), active_ns)
+        others = {cause: sums[cause] for cause in Cause if cause not in _ON_DEVICE and sums.get(cause)}
         waited_ns = sum(others.values())
         found = {Cause.DECODE: float(device_ns), Cause.IDLE: float(window_ns - active_ns)}
         for cause, ns in others.items():
             found[cause] = (active_ns - device_ns) * ns / waited_ns
         if not waited_ns:
             found[Cause.IDLE] += active_ns - device_ns
-        return {cause: ns / 1e9 for cause, ns in found.items() if ns > 0}
+        return found
+
+    def _window_ns(self, now_ns: int) -> int:
+        """How much time `recent` has."""
+        return min(now_ns - self.started_ns, RECENT_S * _SECOND_NS + now_ns % _SECOND_NS)
+
+    def _active_in(self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int) -> int:
+        """For how much of it there were sessions."""
+        active_ns = sums.get("sessions", 0)
+        if self._num_sessions:
+            active_ns += max(0, end_ns - max(self._active_ns, start_ns))
+        return min(active_ns, end_ns - start_ns)
 
     def speed_of_light(self, now_ns: int) -> float | None:
         """Frames a second that were made in the last minute, over those that the decoder's kernels alone would make.
@@ -253,24 +280,13 @@ class Recorder:
         sessions the share for which these waited for the server and not for their clients. None: there was none.
         """
         sums = self.recent.sums(now_ns)
-        active_ns = self._active_in(sums, now_ns)
+        active_ns = self._active_in(sums, now_ns - self._window_ns(now_ns), now_ns)
         device_ns = min(sums["device"], active_ns)
         waits = {cause: sums[cause] for cause in Cause}
         server_ns = max(0, sum(waits[cause] for cause in _OF_SERVER) - device_ns)
         client_ns = sum(ns for cause, ns in waits.items() if cause not in _OF_SERVER)
         turn_ns = device_ns + (active_ns - device_ns) * server_ns / max(1, server_ns + client_ns)
         return min(sums["kernels"] / turn_ns, 1.0) if turn_ns else None
-
-    def _window_ns(self, now_ns: int) -> int:
-        """How much time `recent` has."""
-        return min(now_ns - self.started_ns, RECENT_S * _SECOND_NS + now_ns % _SECOND_NS)
-
-    def _active_in(self, sums: Counter[Hashable], now_ns: int) -> int:
-        """For how much of it there were sessions."""
-        window_ns, active_ns = self._window_ns(now_ns), sums["sessions"]
-        if self._num_sessions:
-            active_ns += now_ns - max(self._active_ns, now_ns - window_ns)
-        return min(active_ns, window_ns)
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:

@@ -29,6 +29,11 @@ class Retention:
         """The client has told that it has every frame, and there are no more."""
         return self.done_sent and self._floor == self.num_sent
 
+    @property
+    def newest(self) -> Outgoing | None:
+        """The last response with frames that is kept."""
+        return next((outgoing for outgoing in reversed(self._kept) if outgoing.num_frames), None)
+
     def sent(self, outgoing: Outgoing, *, keep: bool) -> None:
         """Count a response that is about to be written, and `keep` it if it may be asked for again."""
         self.num_sent += outgoing.num_frames

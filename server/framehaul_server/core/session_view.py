@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from framehaul.causes import Cause
+from framehaul_server.core.open_request import OpenRequest
+from framehaul_server.core.packing import Outgoing
+
+Look = Callable[[int, OpenRequest, Outgoing], bool]
+"""Is shown frames of a session by its number: the response that has them. Says whether it took them; else more come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

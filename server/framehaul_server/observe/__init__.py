@@ -4,4 +4,4 @@ Runs in the server process, on the event loop, and only reads: `view` says what 
 but `rpc`; only `app` imports it, and only when it is asked for.
 """
 
-__all__ = ["http", "metrics", "view"]
+__all__ = ["http", "metrics", "page", "view"]

@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from framehaul_server.access.callers import AUTHORIZATION, Identify
+from framehaul_server.access.callers import AUTHORIZATION, Identify, as_everyone
 from framehaul_server.access.tls import Certificates
 from framehaul_server.config import Address
 from framehaul_server.errors import CannotListen, NotAuthenticated
@@ -27,6 +27,7 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Server": "framehaul",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -38,6 +39,8 @@ class HttpServer:
         """Serve `routes`, each a path and what answers GET there, to those whom `identify` lets watch."""
         self._identify = identify
         self._places = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._only_local = False
+        """Who asks for another host than this one was led here by a site that gives its name to this address."""
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -54,6 +57,7 @@ class HttpServer:
         Raises:
             CannotListen: the address is in use, or not of this machine.
         """
+        self._only_local = address.is_loopback and self._identify is as_everyone
         await self._runner.setup()
         context = None if certificates is None else certificates.context()
         site = web.TCPSite(self._runner, address.host, address.port, ssl_context=context)
@@ -68,6 +72,10 @@ class HttpServer:
         await self._runner.cleanup()
 
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._only_local and not _is_local(request.host):
+            return web.Response(
+                status=421, text="without tokens only localhost and addresses of this machine are known\n"
+            )
         try:
             may_watch = self._identify(_metadata(request)).tenant.watch
         except NotAuthenticated:
@@ -86,6 +94,11 @@ class HttpServer:
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     del request
     response.headers.update(_HEADERS)
+
+
+def _is_local(host: str) -> bool:
+    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    return Address(host=name, port=0).is_loopback
 
 
 def _metadata(request: web.Request) -> list[tuple[str, str]]:

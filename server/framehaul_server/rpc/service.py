@@ -23,7 +23,7 @@ from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.core.limits import SessionRules, most_read
 from framehaul_server.core.open_request import find_model
 from framehaul_server.core.recorder import Recorder
-from framehaul_server.core.session_view import SessionView
+from framehaul_server.core.session_view import Look, SessionView
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
@@ -126,6 +126,12 @@ class FrameService:
     def views(self) -> list[SessionView]:
         """The sessions that are served or detached, for operators."""
         return [session.view() for session in self._sessions]
+
+    def show_frames(self, number: int, look: Look) -> None:
+        """Let `look` see frames of a session, if there is one with this number."""
+        for session in self._sessions:
+            if session.time_keeper.number == number:
+                session.show(look)
 
     def charge_time(self) -> None:
         """Bring the recorder up to date."""

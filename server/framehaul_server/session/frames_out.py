@@ -55,6 +55,11 @@ class Outbox:
         """Whether frames wait, or what comes after them."""
         return bool(self._ordinary)
 
+    @property
+    def newest(self) -> Outgoing | None:
+        """The last response with frames that waits."""
+        return next((outgoing for outgoing in reversed(self._ordinary) if outgoing.num_frames), None)
+
     async def get(self) -> Outgoing:
         """Take the next response.
 
@@ -99,6 +104,8 @@ class FramesOut:
         self._retention = Retention(request.start_frame)
         self.num_published = request.start_frame
         """Frames below this one are made."""
+        self._look: Callable[[Outgoing], bool] | None = None
+        """Wants to see frames."""
         self._heard_all = asyncio.Event()
         """Set when an EXPLICIT client has nothing left to say."""
 
@@ -122,6 +129,18 @@ class FramesOut:
         self.num_published += published.num_frames
         for outgoing in pack(published, frames, self._frames_to_a_message, latents_until):
             self._outbox.put(outgoing)
+            self._offer(outgoing)
+
+    def show(self, look: Callable[[Outgoing], bool]) -> None:
+        """Let `look` see the newest frames that are here, or else those that come, until it says that it took some."""
+        self._look = look
+        newest = self._outbox.newest or self._retention.newest
+        if newest is not None:
+            self._offer(newest)
+
+    def _offer(self, outgoing: Outgoing) -> None:
+        if self._look is not None and self._look(outgoing):
+            self._look = None
 
     def acknowledge(self, ack: pb.Ack) -> None:
         """Move the window of an EXPLICIT session.

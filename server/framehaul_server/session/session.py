@@ -29,7 +29,7 @@ from framehaul_server.core.grant import latent_budget
 from framehaul_server.core.limits import SessionRules, most_bytes
 from framehaul_server.core.open_request import read_open
 from framehaul_server.core.recorder import Recorder
-from framehaul_server.core.session_view import SessionView
+from framehaul_server.core.session_view import Look, SessionView
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents, check_ack
 from framehaul_server.errors import ClientStalled, Fenced, ServerError, SessionCancelled
@@ -242,6 +242,10 @@ class Session:
             waiting_for=self._waiting_for() or Cause.DECODE,
             seconds=self.time_keeper.seconds,
         )
+
+    def show(self, look: Look) -> None:
+        """Let an operator see frames; see `FramesOut.show`."""
+        self._frames_out.show(lambda outgoing: look(self.time_keeper.number, self.request, outgoing))
 
     # The decoding's events
 

@@ -77,3 +77,11 @@ def test_clearing_drops_what_is_kept() -> None:
     retention = sent(frames(0, 4))
     retention.clear()
     assert retention.rewind(0) == []
+
+
+def test_the_newest_frames_that_are_kept_can_be_looked_at() -> None:
+    """`Done` has none."""
+    retention = sent(frames(0, 4), frames(4, 4), DONE)
+    assert retention.newest == frames(4, 4)
+    retention.acknowledge(8)
+    assert retention.newest is None

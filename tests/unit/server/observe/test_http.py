@@ -123,7 +123,7 @@ async def hold(target: str) -> str:
     """Ask for the held page; gives the whole answer."""
     host, _, port = target.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /held HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /held HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -6,9 +6,11 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_server.core.open_request import OpenRequest
+from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.tenants import Tenant
 from tests.support.driven_service import EXPLICIT, Server, is_open, serving, settle, status
-from tests.support.fakes import Aborted, FakeContext, as_context, frame, latents, opening, request
+from tests.support.fakes import FRAME_BYTES, Aborted, FakeContext, as_context, frame, latents, opening, request
 
 
 @pytest.mark.asyncio
@@ -165,3 +167,22 @@ async def test_a_call_that_comes_when_all_is_taken_is_refused_unread() -> None:
         context, task = server.call("everyone", "render")
         assert (await status(context, task))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert context.num_reads == 0
+
+
+@pytest.mark.asyncio
+async def test_an_operator_is_shown_frames_of_the_session_with_a_number_and_of_no_other() -> None:
+    async with serving(max_sessions=2) as server:
+        await server.connect(request(latents(1), open=EXPLICIT))
+        second, _ = await server.connect(request(latents(1), open=EXPLICIT))
+        seen: list[tuple[int, int, int]] = []
+
+        def look(number: int, asked: OpenRequest, outgoing: Outgoing) -> bool:
+            seen.append((number, asked.frame_bytes, outgoing.first_frame))
+            return True
+
+        server.service.show_frames(2, look)
+        server.service.show_frames(3, look)
+        second.send(request(latents(1)))
+        await settle()
+        assert seen == [(2, FRAME_BYTES, 4)]
+        assert [view.number for view in sorted(server.service.views(), key=lambda view: view.number)] == [1, 2]

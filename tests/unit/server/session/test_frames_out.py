@@ -12,6 +12,7 @@ from framehaul_server.core.window import WindowLimits
 from framehaul_server.errors import ClientLeft
 from framehaul_server.session.frames_out import FramesOut, Outbox
 from framehaul_server.session.time_keeper import TimeKeeper
+from tests.support.driven_service import settle
 from tests.support.fakes import FakeConnection, frame, opening, published, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
@@ -66,9 +67,8 @@ async def test_clear_drops_both_lanes() -> None:
 class Delivering:
     """A delivery that runs beside the test, and how often its window moved."""
 
-    def __init__(self, mode: pb.Mode.ValueType, *, resumable: bool = False) -> None:
-        resume = pb.Resume() if resumable else None
-        request = check_open(opening(mode=mode, resume=resume), rules().opening)
+    def __init__(self, mode: pb.Mode.ValueType, **changes: object) -> None:
+        request = check_open(opening(mode=mode, **changes), rules().opening)
         self.moved: list[int] = []
         self.recorder = Recorder(0)
         self.frames_out = FramesOut(
@@ -132,7 +132,7 @@ async def test_leaving_before_done_is_a_cancel_and_after_it_an_end() -> None:
 @pytest.mark.asyncio
 async def test_frames_count_when_they_are_handed_over_whatever_comes_of_the_write() -> None:
     """The client may have them all the same; those that are handed over again are told apart."""
-    run = Delivering(pb.MODE_EXPLICIT, resumable=True)
+    run = Delivering(pb.MODE_EXPLICIT, resume=pb.Resume())
     run.publish(0, 4)
     await run.connection.responded(2)
     run.connection.write_error = ConnectionError()
@@ -164,3 +164,43 @@ async def test_a_closed_delivery_has_nothing_left_to_send() -> None:
     run.frames_out.put(done(0, 0, {}), last=True)
     await run.task
     assert [each.header.HasField("done") for each in run.connection.responses] == [False, True]
+
+
+@pytest.mark.asyncio
+async def test_an_operator_is_shown_the_newest_frames_that_wait_or_are_kept_or_else_the_next_ones() -> None:
+    """Until it says that it took some, and nothing is held for it."""
+    run = Delivering(pb.MODE_AUTO)
+    seen: list[int] = []
+
+    def look(outgoing: Outgoing) -> bool:
+        seen.append(outgoing.first_frame)
+        return outgoing.first_frame >= 4
+
+    run.frames_out.show(look)
+    assert seen == []
+    run.publish(0, 4)
+    run.publish(4, 4)
+    run.publish(8, 4)
+    assert seen == [0, 4]
+    run.frames_out.show(look)
+    assert seen == [0, 4, 8], "it waits for the connection"
+    await settle()
+    run.frames_out.show(look)
+    assert seen == [0, 4, 8], "it is gone, as AUTO frames are once they are sent"
+    run.task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_an_operator_is_shown_what_a_client_has_not_acknowledged() -> None:
+    run = Delivering(pb.MODE_EXPLICIT, resume=pb.Resume())
+    run.publish(0, 4)
+    await settle()
+    seen: list[int] = []
+
+    def look(outgoing: Outgoing) -> bool:
+        seen.append(outgoing.first_frame)
+        return True
+
+    run.frames_out.show(look)
+    assert seen == [0]
+    run.task.cancel()
