@@ -18,7 +18,7 @@ def test_a_snapshot_has_what_the_view_has() -> None:
         "restarts": 0,
         "up_s": 100.0,
         "verdict": {
-            "text": "bound by idle, 83 %",
+            "text": "idle, 83 %",
             "bound_by": "idle",
             "share": 0.8333,
             "shares": {"idle": 0.8333, "decode": 0.0833, "waiting for latents": 0.0833},
