@@ -129,8 +129,10 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
 }
 _ALL: Final = tuple(_COMMANDS)
 _DECODING: Final = ("stream", "probe")
-_ONLINE: Final = tuple(name for name in _COMMANDS if name not in ("timeline", "top"))
-"""Those that ask a server."""
+_ACCESSED: Final = tuple(name for name in _COMMANDS if name != "timeline")
+"""Those that go to a server,"""
+_ONLINE: Final = tuple(name for name in _ACCESSED if name != "top")
+"""and those that speak gRPC with it."""
 _JSON: Final = ("stream", "probe", "info", "models")
 """Those that say so much that a program may want it."""
 
@@ -140,7 +142,7 @@ def _option(*, commands: Sequence[str] = ("stream",), group: str = "", default: 
     return field(default=default, metadata={"commands": commands, "group": group, "row": row})
 
 
-_access_option: Final = partial(_option, commands=_ONLINE, group="TLS and token")
+_access_option: Final = partial(_option, commands=_ACCESSED, group="TLS and token")
 _video_option: Final = partial(_option, group="video files")
 
 

@@ -146,9 +146,12 @@ class Recorder:
         self.stages_s = {stage: Histogram(*milliseconds) for stage in ("wait", "decode", "copy", "publish")}
         """Of each chunk: before its turn on the device, its decoding, its copy, its checksum and way to the server."""
         self._numbers = itertools.count(1)
-        self._num_sessions = 0
+        self.num_sessions = 0
+        """Those that have begun and aren't over."""
         self._active_ns = 0
         """Since when there are sessions."""
+        self.open_ns: Mapping[Cause, int] = {}
+        """What sessions have waited for and weren't charged with, when they were looked at last."""
         self._listeners: list[Callable[[Event], None]] = []
 
     @contextmanager
@@ -162,15 +165,15 @@ class Recorder:
 
     def begin(self, now_ns: int) -> int:
         """A session begins; gives its number here."""
-        if not self._num_sessions:
+        if not self.num_sessions:
             self._active_ns = now_ns
-        self._num_sessions += 1
+        self.num_sessions += 1
         return next(self._numbers)
 
     def end(self, now_ns: int) -> None:
         """A session is over."""
-        self._num_sessions -= 1
-        if not self._num_sessions:
+        self.num_sessions -= 1
+        if not self.num_sessions:
             self.recent.add("sessions", self._active_ns, now_ns)
 
     def charge(self, session: int, cause: Cause, start_ns: int, end_ns: int, *, goes_on: bool = False) -> None:
@@ -233,7 +236,7 @@ class Recorder:
         While the device works that is decoding, for whomever. The rest of the time in which there are sessions goes to
         what these wait for besides.
         """
-        found = self._went_to(self.recent.sums(now_ns), now_ns - self._window_ns(now_ns), now_ns)
+        found = self._went_to(self.recent.sums(now_ns), now_ns - self._window_ns(now_ns), now_ns, self.open_ns)
         return {cause: ns / 1e9 for cause, ns in found.items() if ns > 0}
 
     def timeline(self, now_ns: int) -> list[dict[Cause, float]]:
@@ -246,20 +249,26 @@ class Recorder:
         for index, sums in enumerate(self.recent.seconds(now_ns)):
             end_ns = first_ns + (index + 1) * _SECOND_NS
             start_ns = max(end_ns - _SECOND_NS, min(self.started_ns, end_ns))
-            went_to = self._went_to(sums, start_ns, end_ns)
+            went_to = self._went_to(sums, start_ns, end_ns, {})
             found.append({cause: ns / 1e9 for cause, ns in went_to.items() if ns > 0})
         return found
 
-    def _went_to(self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int) -> dict[Cause, float]:
+    def _went_to(
+        self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int, open_ns: Mapping[Cause, int]
+    ) -> dict[Cause, float]:
         window_ns, active_ns = end_ns - start_ns, self._active_in(sums, start_ns, end_ns)
         device_ns = min(sums.get("device", 0), active_ns)
-        others = {cause: sums[cause] for cause in Cause if cause not in _ON_DEVICE and sums.get(cause)}
+        others = Counter({cause: sums.get(cause, 0) for cause in Cause if cause not in _ON_DEVICE}) + Counter(open_ns)
+        # A chunk that isn't there yet is on the device.
+        if shared_ns := others.pop(Cause.SHARED, 0):
+            others[Cause.DECODE] += shared_ns
         waited_ns = sum(others.values())
         found = {Cause.DECODE: float(device_ns), Cause.IDLE: float(window_ns - active_ns)}
+        left_ns = active_ns - device_ns
         for cause, ns in others.items():
-            found[cause] = (active_ns - device_ns) * ns / waited_ns
+            found[cause] = found.get(cause, 0.0) + left_ns * ns / waited_ns
         if not waited_ns:
-            found[Cause.IDLE] += active_ns - device_ns
+            found[Cause.IDLE] += left_ns
         return found
 
     def _window_ns(self, now_ns: int) -> int:
@@ -269,7 +278,7 @@ class Recorder:
     def _active_in(self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int) -> int:
         """For how much of it there were sessions."""
         active_ns = sums.get("sessions", 0)
-        if self._num_sessions:
+        if self.num_sessions:
             active_ns += max(0, end_ns - max(self._active_ns, start_ns))
         return min(active_ns, end_ns - start_ns)
 

@@ -42,10 +42,20 @@ class TimeAccount:
     @property
     def seconds(self) -> Mapping[Cause, float]:
         """Charged or noted so far."""
-        found = Counter(self._charged_ns)
+        found = self._charged_ns + self.noted_ns
+        return {cause: ns / 1e9 for cause, ns in found.items() if ns}
+
+    @property
+    def noted_ns(self) -> Counter[Cause]:
+        """Not charged yet: the client may report."""
+        found: Counter[Cause] = Counter()
         for cause, start_ns, end_ns in self._noted:
             found[cause] += end_ns - start_ns
-        return {cause: ns / 1e9 for cause, ns in found.items() if ns}
+        return found
+
+    def open_ns(self, now_ns: int) -> int:
+        """Since the last charge."""
+        return max(0, now_ns - self._until_ns)
 
     def charge(self, now_ns: int, cause: Cause) -> None:
         """Charge the time since the last charge to `cause`."""

@@ -7,6 +7,7 @@ ours. What goes over the wire is what a generated servicer would send.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import grpc
 
 from framehaul import wire
+from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.access.callers import Identify
@@ -135,8 +137,11 @@ class FrameService:
 
     def charge_time(self) -> None:
         """Bring the recorder up to date."""
+        open_ns: Counter[Cause] = Counter()
         for session in self._sessions:
             session.time_keeper.mark()
+            open_ns += session.time_keeper.open_ns
+        self._recorder.open_ns = open_ns
 
     async def stream(self, _requests: object, context: Context) -> None:
         """Latents in, frames out."""

@@ -6,6 +6,7 @@ Runs on the event loop.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from framehaul.causes import Cause
@@ -38,8 +39,33 @@ class TimeKeeper:
 
     @property
     def seconds(self) -> Mapping[Cause, float]:
-        """Charged to each cause so far."""
-        return self._account.seconds if self._account is not None else {}
+        """Charged to each cause so far, and what isn't yet."""
+        if self._account is None:
+            return {}
+        found = dict(self._account.seconds)
+        if self._in_worker:
+            cause = self._cause_in_worker
+            found[cause] = found.get(cause, 0.0) + self._account.open_ns(time.monotonic_ns()) / 1e9
+        return found
+
+    @property
+    def open_ns(self) -> Counter[Cause]:
+        """What isn't charged yet: the client may report, and a chunk may be on its way."""
+        if self._account is None:
+            return Counter()
+        found = self._account.noted_ns
+        if self._in_worker:
+            found[self._cause_in_worker] += self._account.open_ns(time.monotonic_ns())
+        return found
+
+    @property
+    def _in_worker(self) -> bool:
+        return not self._ended and self._waiting_for() is None
+
+    @property
+    def _cause_in_worker(self) -> Cause:
+        """Until a chunk is there, nobody can say whose the device was meanwhile."""
+        return Cause.SHARED if self._recorder.num_sessions > 1 else Cause.DECODE
 
     def begin(self) -> None:
         """The session has its place; again for each connection."""

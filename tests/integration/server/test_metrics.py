@@ -111,7 +111,7 @@ def test_a_server_that_is_looked_at_stops_in_time(start_server: StartServer) -> 
     server = start_server("--metrics", "127.0.0.1:0")
     host, _, port = server.metrics_target.partition(":")
     with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as kept:
-        kept.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        kept.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert kept.recv(4096).startswith(b"HTTP/1.1 200 OK")
         server.signal(signal.SIGTERM)
         assert server.wait(20) == 0

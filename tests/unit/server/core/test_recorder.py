@@ -72,6 +72,14 @@ def test_sessions_that_overlap_are_there_once_and_wait_for_the_device_alone() ->
     assert recorder.seconds(20 * SECOND) == {Cause.DECODE: 9, Cause.IDLE: 11}
 
 
+def test_what_isnt_charged_yet_counts_as_well() -> None:
+    """A chunk on the device for 6 s, whomever it is for, and 2 s with a client."""
+    recorder = Recorder(0)
+    recorder.charge(recorder.begin(0), Cause.COPY, 0, 2 * SECOND)
+    recorder.open_ns = {Cause.SHARED: 4 * SECOND, Cause.DECODE: 2 * SECOND, Cause.NETWORK: 2 * SECOND}
+    assert recorder.seconds(10 * SECOND) == {Cause.DECODE: 6, Cause.COPY: 2, Cause.NETWORK: 2}
+
+
 def test_listeners_hear_of_everything_while_they_listen() -> None:
     recorder, heard = Recorder(0), list[Event]()
     chunk = published(0, 4)

@@ -57,3 +57,23 @@ def test_a_wait_counts_once_however_often_somebody_looks(clock: Clock) -> None:
         keeper.mark()
     assert recorder.totals.num_waits == {Cause.LATENTS: 2, Cause.NETWORK: 1}
     assert recorder.totals.charged_ns == {Cause.LATENTS: 4 * SECOND_NS, Cause.NETWORK: SECOND_NS}
+
+
+def test_a_chunk_on_its_way_counts_before_it_is_there(clock: Clock) -> None:
+    """As the device's; beside other sessions as theirs. What is with the client counts before its report, too."""
+    recorder = Recorder(0)
+    waiting_for: Cause | None = None
+    keeper = TimeKeeper(recorder, lambda: waiting_for, reports=True)
+    assert (keeper.seconds, keeper.open_ns) == ({}, {})
+    clock.now_s = 1
+    keeper.begin()
+    clock.now_s = 4
+    assert (keeper.seconds, keeper.open_ns) == ({Cause.DECODE: 3}, {Cause.DECODE: 3 * SECOND_NS})
+    recorder.begin(0)
+    assert (keeper.seconds, keeper.open_ns) == ({Cause.SHARED: 3}, {Cause.SHARED: 3 * SECOND_NS})
+    waiting_for = Cause.NETWORK
+    keeper.mark()
+    assert (keeper.seconds, keeper.open_ns) == ({Cause.NETWORK: 3}, {Cause.NETWORK: 3 * SECOND_NS})
+    keeper.end()
+    clock.now_s = 9
+    assert (keeper.seconds, keeper.open_ns) == ({Cause.NETWORK: 3}, {})
