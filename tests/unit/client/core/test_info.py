@@ -1,6 +1,12 @@
+import math
+
+import pytest
+
+from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.command.info import info_json, info_text
 from framehaul_client.core.info import read_info
+from framehaul_client.errors import ProtocolError
 
 MESSAGE = pb.ServerInfo(
     version="0.1",
@@ -61,3 +67,15 @@ def test_text_and_json() -> None:
     MESSAGE_SYNTHETIC = pb.ServerInfo.FromString(MESSAGE.SerializeToString())
     MESSAGE_SYNTHETIC.synthetic = True
     assert "synthetic latents are allowed" in info_text("host:1", read_info(MESSAGE_SYNTHETIC))
+
+
+def test_time_is_told_by_what_it_went_to() -> None:
+    """Without causes that this client doesn't know."""
+    charged = [pb.Charged(cause=pb.CAUSE_COPY, seconds=1.5), pb.Charged(cause=99, seconds=1)]  # type: ignore[arg-type]
+    assert read_info(pb.ServerInfo(charged=charged)).charged_s == {Cause.COPY: 1.5}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.inf, math.nan])
+def test_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(ProtocolError, match=r"charged\.seconds=.*: must be 0 or more"):
+        read_info(pb.ServerInfo(charged=[pb.Charged(cause=pb.CAUSE_COPY, seconds=seconds)]))

@@ -149,3 +149,10 @@ def test_a_client_that_reports_no_more_is_charged_after_ten_seconds() -> None:
     rest = [(encoder, 7_100, 12_100), (encoder, 15_100, 16_100), (Cause.NETWORK, 16_100, 17_100)]
     assert account.intervals() == first + rest
     assert sum(account.seconds().values()) == 17_000
+
+
+def test_what_is_all_older_than_ten_seconds_is_charged_whole() -> None:
+    account = Account()
+    account.charge(1_100, Cause.CLIENT_WINDOW)
+    account.charge(12_500, Cause.LATENTS)
+    assert account.intervals() == [(Cause.LATENTS, 1_100, 12_500), (Cause.CLIENT_WINDOW, 100, 1_100)]
