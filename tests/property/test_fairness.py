@@ -4,6 +4,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,10 +182,10 @@ COSTS = st.integers(10, 15)
 WEIGHTS = st.sampled_from([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0])
 
 
+@pytest.mark.parametrize("rule", [any_size, whole_chunks])
 @settings(deadline=None, max_examples=10)
 @given(
     tenants=st.lists(st.tuples(st.integers(1, 10), WEIGHTS, COSTS), min_size=2, max_size=6),
-    rule=RULES,
     delay=st.integers(0, 2),
     head_start=st.integers(0, 50),
     clip_latents=st.sampled_from([1 << 40, 21]),

@@ -1,6 +1,6 @@
 """What the server's sessions do: counters since its start, the last minute by seconds, and events for those who listen.
 
-Pure but for nothing being locked: for the event loop alone. Times are nanoseconds of the system's monotonic clock.
+Pure, and for one thread: the event loop's. Times are nanoseconds of the system's monotonic clock.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Times are nanoseconds of the system's monotonic clock, which the worker's are as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from framehaul.causes import Cause
@@ -33,17 +33,11 @@ class TimeAccount:
         self._reports = reports
         self._until_ns = now_ns
         """All before it is charged or noted."""
-        self._charged_ns: Counter[Cause] = Counter()
+        self.charged_ns: Counter[Cause] = Counter()
         self._noted: list[tuple[Cause, int, int]] = []
         """Intervals in which the client had frames, or they were on their way, since its last report."""
         self._client_busy_ns = 0
         self._on_interval = on_interval
-
-    @property
-    def seconds(self) -> Mapping[Cause, float]:
-        """Charged or noted so far."""
-        found = self._charged_ns + self.noted_ns
-        return {cause: ns / 1e9 for cause, ns in found.items() if ns}
 
     @property
     def noted_ns(self) -> Counter[Cause]:
@@ -105,5 +99,5 @@ class TimeAccount:
 
     def _charge(self, cause: Cause, start_ns: int, end_ns: int) -> None:
         if start_ns < end_ns:
-            self._charged_ns[cause] += end_ns - start_ns
+            self.charged_ns[cause] += end_ns - start_ns
             self._on_interval(cause, start_ns, end_ns)

@@ -42,11 +42,7 @@ class TimeKeeper:
         """Charged to each cause so far, and what isn't yet."""
         if self._account is None:
             return {}
-        found = dict(self._account.seconds)
-        if self._in_worker:
-            cause = self._cause_in_worker
-            found[cause] = found.get(cause, 0.0) + self._account.open_ns(time.monotonic_ns()) / 1e9
-        return found
+        return {cause: ns / 1e9 for cause, ns in (self._account.charged_ns + self.open_ns).items()}
 
     @property
     def open_ns(self) -> Counter[Cause]:
@@ -54,18 +50,11 @@ class TimeKeeper:
         if self._account is None:
             return Counter()
         found = self._account.noted_ns
-        if self._in_worker:
-            found[self._cause_in_worker] += self._account.open_ns(time.monotonic_ns())
+        if not self._ended and self._waiting_for() is None:
+            # Until a chunk is there, nobody can say whose the device was meanwhile.
+            cause = Cause.SHARED if self._recorder.num_sessions > 1 else Cause.DECODE
+            found[cause] += self._account.open_ns(time.monotonic_ns())
         return found
-
-    @property
-    def _in_worker(self) -> bool:
-        return not self._ended and self._waiting_for() is None
-
-    @property
-    def _cause_in_worker(self) -> Cause:
-        """Until a chunk is there, nobody can say whose the device was meanwhile."""
-        return Cause.SHARED if self._recorder.num_sessions > 1 else Cause.DECODE
 
     def begin(self) -> None:
         """The session has its place; again for each connection."""

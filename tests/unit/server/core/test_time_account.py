@@ -29,7 +29,7 @@ class Account:
 
     def seconds(self) -> dict[Cause, int]:
         """In milliseconds; what was told must add up to it, without gaps, once the client has reported."""
-        return {cause: round(seconds * 1000) for cause, seconds in self.account.seconds.items()}
+        return {cause: ns // MS for cause, ns in (self.account.charged_ns + self.account.noted_ns).items()}
 
     def intervals(self) -> list[tuple[Cause, int, int]]:
         return [(cause, start // MS, end // MS) for cause, start, end in self.told]
