@@ -213,15 +213,17 @@ class TaehvDecoder(RecordedDecoder):
         config, itemsize_bytes = self._net.config, self.dtype.itemsize
         frames, held = num_latents, 0
         for stage, (channels, following) in enumerate(pairwise(config.widths)):
-            cells = geometry.height * geometry.width << 2 * stage
-            # A block holds its input, the pairs and two results; the larger one's 1x1 convolution is four times wider.
-            block = (11 if config.is_super else 5) * channels * frames * cells
+            height, width = geometry.height << stage, geometry.width << stage
+            # A block holds the stage's input, its own, the pairs, and two results; the larger one's are wider.
+            block = (10 if config.is_super else 6) * channels * frames * height * width
+            # Leaving: both inputs, and the corners before they have grown in time, after it, and where they belong.
+            corners = _CORNERS * following * frames * (height + 1) * (width + 1)
+            copies = int(config.is_super) + 2 * config.time_factors[stage]
+            held = max(held, block, 2 * channels * frames * height * width + copies * corners)
             frames *= config.time_factors[stage]
-            # Leaving holds the stage's last frames and twice what comes of them.
-            held = max(held, block, (channels * frames + 2 * _CORNERS * following * frames) * cells)
-        held += (
-            2 * frames * 3 * (geometry.height * geometry.width << 2 * len(config.time_factors)) * config.patch_size**2
-        )
+        pixels = 3 * config.patch_size**2
+        cells = geometry.height * geometry.width << 2 * len(config.time_factors)
+        held = max(held, (config.widths[-1] + 2 * pixels) * frames * cells)
         libraries_bytes = {"cuda": _LIBRARIES_BYTES, "cpu": held * itemsize_bytes}.get(self._device.type, 0)
         return held * itemsize_bytes + self.state_bytes(geometry) + libraries_bytes
 
@@ -277,9 +279,8 @@ def _corners(weight: Tensor) -> Tensor:
     An upper pixel's window lies on the row above (its first row) and on the pixel's own (the other two); a lower one's
     on its own and on the one below. Columns alike.
     """
-    upper = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
-    lower = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    sides = torch.stack([upper, lower])
+    upper, lower = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    sides = torch.tensor([upper, lower], device=weight.device)
     return torch.einsum("oiyx,avy,bux->aboivu", weight, sides, sides).flatten(0, 2)
 
 
