@@ -54,8 +54,8 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Latents of a temporal tile, for decoders that cross-fade overlapping tiles; 0: no tiles."""
     tile_stride_latents: int = 0
     """Latents from one tile's start to the next one's; 0: no tiles."""
-    tile_fade_latents: int = 1
-    """Latents at a tile's end whose frames fade over into the next tile's."""
+    tile_lead_latents: int = 1
+    """Of the latents that two tiles share, those whose frames the earlier one settles; the others' fade over."""
     period_latents: int = 0
     """Each so many latents there is one that gives `first_frames`; 0: the clip's first alone."""
 
@@ -73,8 +73,8 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         if tile and self.lookahead_latents != tile - 1:
             raise ValueError(f"lookahead_latents={self.lookahead_latents}: must be {tile - 1} in tiles of {tile}")
         shared = tile - self.tile_stride_latents
-        if tile and not 1 <= self.tile_fade_latents <= shared:
-            raise ValueError(f"tile_fade_latents={self.tile_fade_latents}: must be 1..{shared}, as tiles share so many")
+        if tile and not 0 <= self.tile_lead_latents <= shared:
+            raise ValueError(f"tile_lead_latents={self.tile_lead_latents}: must be 0..{shared}, as tiles share so many")
 
     @property
     def starts_anywhere(self) -> bool:
@@ -113,24 +113,19 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         if not self.tile_latents:
             return self.num_frames(max(0, num_latents - self.lookahead_latents))
         num_tiles = (num_latents - self.tile_latents) // self.tile_stride_latents + 1
-        return self.num_frames(num_tiles * self.tile_stride_latents + self._tile_lead) if num_tiles > 0 else 0
+        return self.num_frames(num_tiles * self.tile_stride_latents + self.tile_lead_latents) if num_tiles > 0 else 0
 
     def latents_within(self, num_frames: int) -> int:
         """The most latents that give no more than `num_frames` frames while others follow."""
         fitting = self.latents_whole(num_frames)
         if not self.tile_latents:
             return fitting + self.lookahead_latents
-        num_tiles = max(0, fitting - self._tile_lead) // self.tile_stride_latents
+        num_tiles = max(0, fitting - self.tile_lead_latents) // self.tile_stride_latents
         return num_tiles * self.tile_stride_latents + self.tile_latents - 1
 
     def latents_whole(self, num_frames: int) -> int:
         """The most latents of a whole clip that gives no more than `num_frames` frames."""
         return clip.latents_whole(num_frames, self.first_frames, self.temporal_factor, self.period_latents)
-
-    @property
-    def _tile_lead(self) -> int:
-        """Latents that are settled beyond whole strides."""
-        return self.tile_latents - self.tile_stride_latents - self.tile_fade_latents
 
     def restarting(self, every_latents: int) -> DecoderSpec:
         """The same decoder, of clips that are cold at each `every_latents` latents: their frames repeat so."""

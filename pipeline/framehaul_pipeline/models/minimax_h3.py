@@ -90,5 +90,5 @@ def minimax_h3_spec(name: str, config: Mapping[str, Any]) -> DecoderSpec:
         latent_std=tuple(config["latents_std"]),
         tile_latents=TILE_LATENTS,
         tile_stride_latents=TILE_STRIDE_LATENTS,
-        tile_fade_latents=FADE_LATENTS,
+        tile_lead_latents=0,
     )
