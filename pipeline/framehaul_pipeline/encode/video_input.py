@@ -19,7 +19,6 @@ from typing import Any, Final
 import av
 import av.logging
 import numpy as np
-from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -464,9 +463,10 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     return (turned, c < 0, b < 0) if turned else (turned, a < 0, d < 0)
 
 
-def _not_applied(container: InputContainer, stream: VideoStream, first: VideoFrame) -> Iterator[str]:
+def _not_applied(container: Any, stream: VideoStream, first: VideoFrame) -> Iterator[str]:
     """What a video says of how it wants to be shown that isn't done, one sentence each."""
-    # FFmpeg's description of the file is PyAV's only way to a stream's side data, and comes through FFmpeg's log.
+    # FFmpeg's description of the file is PyAV's only way to a stream's side data (its type
+    # stubs lack it), and comes through FFmpeg's log.
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
