@@ -174,6 +174,13 @@ def _address(text: str) -> str:
     return text
 
 
+def _price(text: str) -> float:
+    given = float(text)
+    if not 0 < given <= 1e6:
+        raise ValueError(f"{text}: must be over 0 and up to 1000000")
+    return given
+
+
 def _trace_seconds(text: str) -> float:
     given = float(text)
     if not 1 <= given <= 300:
@@ -341,9 +348,13 @@ class Options:
         "8-bit PNG. gbrpf16le: half floats, for EXR and 16-bit PNG",
     )
     fps: Fraction | None = _option(  # noqa: RUF009  a field, made once
+        commands=("stream", "models"),
         type=option_type(parse_fps),
-        help="frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
-        f"(default: what the file says, else {DEFAULT_FPS})",
+        help={
+            "stream": "frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
+            f"(default: what the file says, else {DEFAULT_FPS})",
+            "models": f"frames a second of the video that --price is for (default: {DEFAULT_FPS})",
+        },
     )
     normalized: bool | None = _option(
         commands=_DECODING,
@@ -424,6 +435,13 @@ class Options:
         type=option_type(parse_size),
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
+    )
+    price: float | None = _option(
+        commands=("models",),
+        type=option_type(_price),
+        metavar="PRICE",
+        help="of the server's device, an hour: say what 1,000 hours of video cost by model and size, from the rates "
+        "that the server measured in service; of --size alone, if that is given",
     )
     trace: str | None = _option(
         type=_output,

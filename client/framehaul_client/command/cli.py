@@ -12,9 +12,9 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from framehaul_client.access import Access
-from framehaul_client.command.arguments import Options, parse
+from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
 from framehaul_client.command.exits import Exit, exit_code
-from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
+from framehaul_client.command.info import cost_lines, fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.probe import probe
 from framehaul_client.command.progress import choose_progress
 from framehaul_client.command.report import error_json
@@ -108,7 +108,13 @@ def _answer(options: Options) -> str:
     info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
     if options.command == "info":
         return info_json(info) if options.json else info_text(options.target, info)
-    return models_json(info.models, options.size) if options.json else "\n".join(model_lines(info.models, options.size))
+    fps = options.fps or DEFAULT_FPS
+    if options.json:
+        return models_json(info.models, options.size, price=options.price, fps=fps)
+    lines = model_lines(info.models, options.size)
+    if options.price is not None:
+        lines += ["", *cost_lines(info.models, options.price, fps, options.size)]
+    return "\n".join(lines)
 
 
 def _write(text: str, options: Options) -> None:
