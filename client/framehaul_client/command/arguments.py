@@ -24,6 +24,7 @@ from framehaul_client.access import (
     Access,
 )
 from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.progress import Style
 from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
 from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
@@ -172,6 +173,16 @@ def _address(text: str) -> str:
     if not named:
         raise ValueError(f"{text}: must be HOST:PORT, such as 127.0.0.1:9464; port 0 for a free one")
     return text
+
+
+def _frames(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    numbers = (first, last) if dash else (first, first)
+    if not all(number.isascii() and number.isdecimal() and len(number) <= 12 for number in numbers):
+        raise ValueError(f"{text}: must be A-B or A, the first and the last frame, counted from 0")
+    if int(numbers[0]) > int(numbers[1]):
+        raise ValueError(f"{text}: must be A-B with A at most B")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _price(text: str) -> float:
@@ -356,6 +367,12 @@ class Options:
             "models": f"frames a second of the video that --price is for (default: {DEFAULT_FPS})",
         },
     )
+    frames: tuple[int, int] | None = _option(
+        type=option_type(_frames),
+        metavar="A-B",
+        help="only these frames of the clip, both included, counted from 0; or A, a single one. Only what they need is "
+        "decoded, and images keep their numbers (default: all)",
+    )
     normalized: bool | None = _option(
         commands=_DECODING,
         action=argparse.BooleanOptionalAction,
@@ -460,8 +477,14 @@ class Options:
             "models": "write the answer, or what went wrong, as one line of JSON on stdout",
         },
     )
+    progress: str | None = _option(
+        choices=list(Style),
+        help="how progress is told. auto: on stderr, a bar on a terminal and else a line every two seconds. openjd, "
+        "json: a line a second on stdout (stderr with --out -), also in the queue, while a lost session is taken up "
+        "again and while the output is finished; json implies --json (default: auto; none with --quiet)",
+    )
     quiet: bool = _option(
-        default=False, action="store_true", help="no progress and no text; errors and --json still come"
+        default=False, action="store_true", help="no progress but of --progress, no text; errors and --json still come"
     )
     debug: bool = _option(
         commands=_ALL,
@@ -509,7 +532,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         command.set_defaults(
             target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))
         )
-    return Options(**vars(parser.parse_args(arguments)))
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.progress == Style.JSON:
+        return replace(options, json=True)  # so that every line is JSON
+    return options
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
