@@ -23,7 +23,7 @@ from framehaul_client.access import (
     TOKEN_VARIABLE,
     Access,
 )
-from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.exits import AGAIN, MEANINGS
 from framehaul_client.command.progress import Style
 from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
 from framehaul_client.core.latents import Layout
@@ -48,7 +48,9 @@ DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 DEFAULT_FPS: Final = Fraction(24)
 _DEFAULT_TIMEOUT_S: Final = 60.0
 
-_EXIT_CODES: Final = "exit codes:\n" + "\n".join(f"  {code.value:<5} {meaning}" for code, meaning in MEANINGS.items())
+_EXIT_CODES: Final = "exit codes; those with * are worth another try:\n" + "\n".join(
+    f"  {code.value:<4}{'*' if code in AGAIN else ' '} {meaning}" for code, meaning in MEANINGS.items()
+)
 _EXAMPLES: Final = """\
 examples:
   client stream --out video.mp4                         the sample clip, from a server on this machine

@@ -92,7 +92,7 @@ def test_what_went_wrong_is_a_line_of_json_too(
     assert cli.main(["stream", str(clip), "--out", out, "--json"]) == 5
     printed = capsys.readouterr()
     said = "client: host: ABORTED: nothing moves\n"
-    line = '{"error": "host: ABORTED: nothing moves", "reason": "CLIENT_STALLED", "exit_code": 5}\n'
+    line = '{"error": "host: ABORTED: nothing moves", "reason": "CLIENT_STALLED", "exit_code": 5, "retry": true}\n'
     assert (printed.out, printed.err) == (("", line + said) if out == "-" else (line, said))
 
 
