@@ -40,7 +40,7 @@ class Progress:
         """Return the progress."""
         return self
 
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         """Leave the terminal clean."""
 
     def queue(self, position: int) -> None:
@@ -217,7 +217,7 @@ class Bar(Progress):
         self._queued = False
         """The position in the queue is on the terminal."""
 
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         """Leave the bar if all is well, and wipe it off otherwise."""
         self._wipe_queue()
         if self._bar is not None:

@@ -17,7 +17,8 @@ import OpenEXR
 import pytest
 from safetensors.numpy import save_file
 
-from framehaul_client import InvalidRequest, NotFound
+from framehaul_client import FrameClient, InvalidRequest, NotFound
+from framehaul_client.core.info import ServerInfo
 from tests.support.client_command import Outcome, run_client
 from tests.support.clips import Clip, decode, make_clip
 from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
@@ -42,6 +43,11 @@ def run(target: str, latents: Any, **options: Any) -> np.ndarray[Any, Any]:
 
 def stream(server: ServerProcess, *arguments: object) -> Outcome:
     return asyncio.run(run_client("stream", *arguments, "--target", server.target))
+
+
+async def info(server: ServerProcess) -> ServerInfo:
+    async with FrameClient(server.target) as client:
+        return await client.info()
 
 
 def test_frames_do_not_depend_on_how_latents_arrive(server: ServerProcess) -> None:
@@ -217,6 +223,10 @@ def test_a_part_of_a_clip_is_the_clips_own_frames(server: ServerProcess, tmp_pat
     assert np.array_equal(
         run(server.target, iter(latents), reproducible=True, start_frame=37, num_latents=14), whole[37:]
     )
+    (model,) = asyncio.run(info(server)).models
+    (rate,) = [each for each in model.rates if (each.width, each.height) == (WIDTH * 8, HEIGHT * 8)]
+    assert rate.num_frames > 0, "measured in service"
+    assert 0 < rate.kernels_s <= rate.device_s
     outcome = stream(server, tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--frames", "37-56")
     assert (outcome.code, outcome.out) == (2, b"")
     assert "client: frames=37-56: must be within 0-55, the clip's frames\n" in outcome.err
