@@ -2,7 +2,7 @@
 
     python decode.py 010 /shots/010.safetensors '/shots/010/%06d.png' --frames 0-320 --target gpu7:50051
 
-Needs opencue-pyoutline (PyPI) and its outline.cfg; `--print` shows the job's specification and launches nothing. Token
+Needs opencue-pyoutline and packaging (PyPI), and an outline.cfg; `--print` shows the job's specification and launches nothing. Token
 and certificates come from the environment of the farm's hosts (FRAMEHAUL_TOKEN_FILE, ...). docs/farms.md says more.
 """
 
