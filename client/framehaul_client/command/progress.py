@@ -66,7 +66,7 @@ def choose_progress(style: Style, stream: TextIO, *, terminal: TextIO | None = N
             return Lines(stream, _json, _MANAGER_INTERVAL_S)
         case Style.OPENJD:
             return Lines(stream, _openjd, _MANAGER_INTERVAL_S)
-    return Bar(terminal) if terminal.isatty() else Lines(terminal, _text, _LINE_INTERVAL_S)
+    return Bar(terminal) if terminal.isatty() else Lines(terminal, _people, _LINE_INTERVAL_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,7 @@ class Standing:
         frames_per_s: since the first latents went out.
         silent_s: since the last frame, or since streaming began.
         error: how it failed; empty if it hasn't.
+        news: the position in the queue is another one.
     """
 
     stage: str
@@ -90,6 +91,7 @@ class Standing:
     frames_per_s: float
     silent_s: float
     error: str
+    news: bool
 
     @property
     def percent(self) -> float | None:
@@ -98,7 +100,7 @@ class Standing:
 
 
 class Lines(Progress):
-    """Writes a line, or some, at every interval and at each change of the stage, whatever happens meanwhile."""
+    """Writes a line, or some, at every interval and for each position in the queue, whatever happens meanwhile."""
 
     def __init__(self, stream: TextIO, form: Callable[[Standing], Sequence[str]], interval_s: float) -> None:
         """Write to `stream` what `form` makes; entering it starts the thread that does so."""
@@ -132,7 +134,7 @@ class Lines(Progress):
     def queue(self, position: int) -> None:
         """Tell it."""
         self._stage, self._position = "queued", position
-        self.tell()
+        self.tell(news=True)
 
     def start(self, num_frames: int | None) -> None:
         """Begin the count."""
@@ -147,17 +149,16 @@ class Lines(Progress):
         self._last_s = time.monotonic()
 
     def finish(self) -> None:
-        """Tell it."""
+        """Note it."""
         self._stage = "finishing"
-        self.tell()
 
-    def tell(self) -> None:
+    def tell(self, *, news: bool = False) -> None:
         """Write how far it is now; a reader that is gone is none of this one's business."""
         with self._lock, suppress(OSError):
-            self._stream.write("".join(f"{line}\n" for line in self._form(self._standing())))
+            self._stream.write("".join(f"{line}\n" for line in self._form(self._standing(news=news))))
             self._stream.flush()
 
-    def _standing(self) -> Standing:
+    def _standing(self, *, news: bool) -> Standing:
         begun, now_s = self._started_s > 0, time.monotonic()
         elapsed_s = (self._last_s if self._stage != "streaming" else now_s) - self._started_s
         return Standing(
@@ -168,6 +169,7 @@ class Lines(Progress):
             frames_per_s=self._num_frames / elapsed_s if begun and elapsed_s > 0 else 0.0,
             silent_s=now_s - self._last_s if begun else 0.0,
             error=self._error,
+            news=news,
         )
 
     def _tick(self) -> None:
@@ -189,6 +191,10 @@ def _text(standing: Standing) -> list[str]:
     return [f"{counted}{waits}"]
 
 
+def _people(standing: Standing) -> list[str]:
+    return _text(standing) if standing.news or standing.stage != "queued" else []
+
+
 def _openjd(standing: Standing) -> list[str]:
     if standing.stage == "failed":
         return [f"openjd_fail: {printable(standing.error)}"]
@@ -203,7 +209,7 @@ def _json(standing: Standing) -> list[str]:
     percent = standing.percent
     told: dict[str, object] = asdict(standing) | {"progress": None if percent is None else round(percent, 1)}
     told |= {"frames_per_s": round(standing.frames_per_s, 3), "silent_s": round(standing.silent_s, 3)}
-    del told["error"]
+    del told["error"], told["news"]
     return [json.dumps(told)]
 
 
