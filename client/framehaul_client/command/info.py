@@ -8,6 +8,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Final
 
+from framehaul import clip
 from framehaul.causes import Verdict
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
@@ -141,6 +142,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _chunk_rule(model: Model) -> str:
+    if model.period_latents:
+        whole = clip.num_frames(model.period_latents, model.first_frames, model.temporal_factor)
+        return f"{whole} each {model.period_latents}"
     each = "n" if model.temporal_factor == 1 else f"{model.temporal_factor} n"
     extra = model.first_frames - model.temporal_factor
     return each if extra == 0 else f"{each} {'-' if extra < 0 else '+'} {abs(extra)}"

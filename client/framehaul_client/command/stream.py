@@ -83,7 +83,9 @@ class Part:
 WHOLE: Final = Part(num_latents=None, num_frames=None, start_frame=0)
 
 
-def part_of(latents: StoredLatents, info: ServerInfo, model: str, frames: tuple[int, int]) -> Part:
+def part_of(
+    latents: StoredLatents, info: ServerInfo, model: str, frames: tuple[int, int], restart_latents: int | None = None
+) -> Part:
     """The part that `frames`, the first and the last one, need.
 
     Args:
@@ -91,6 +93,7 @@ def part_of(latents: StoredLatents, info: ServerInfo, model: str, frames: tuple[
         info: says how the server's models make frames of latents.
         model: the decoder's name; empty for the server's default.
         frames: of the clip.
+        restart_latents: after how many the decoder is cold again, if that was asked for.
 
     Raises:
         InvalidOption: the clip ends before them.
@@ -99,11 +102,12 @@ def part_of(latents: StoredLatents, info: ServerInfo, model: str, frames: tuple[
     if rule is None:
         return WHOLE  # which the server refuses, and says what it has
     start_frame, last = frames
-    in_all = clip.num_frames(latents.num_latents, rule.first_frames, rule.temporal_factor)
+    counted = rule.first_frames, rule.temporal_factor, restart_latents or rule.period_latents
+    in_all = clip.num_frames(latents.num_latents, *counted)
     num_frames = min(in_all, latents.num_frames or in_all)
     if last >= num_frames:
         raise InvalidOption(f"frames={start_frame}-{last}: must be within 0-{num_frames - 1}, the clip's frames")
-    needed = clip.latents_whole(last, rule.first_frames, rule.temporal_factor) + 1 + rule.lookahead_latents
+    needed = clip.latents_whole(last, *counted) + 1 + rule.lookahead_latents
     return Part(num_latents=min(needed, latents.num_latents), num_frames=last + 1, start_frame=start_frame)
 
 
@@ -128,7 +132,9 @@ class _Run:
             options.target, connect_timeout_s=options.connect_timeout, access=access, tune_allocator=True
         )
         async with client:
-            part = WHOLE if options.frames is None else part_of(latents, await client.info(), model, options.frames)
+            part = WHOLE
+            if options.frames is not None:
+                part = part_of(latents, await client.info(), model, options.frames, options.restart_latents)
             self._timeline.connect_s = clock.lap()
             async with client.session(
                 latents,
@@ -139,6 +145,7 @@ class _Run:
                 pixel_format=self._sink.pixel_format,
                 dtype=latents.latents.dtype,
                 normalized=latents.normalized if options.normalized is None else options.normalized,
+                restart_latents=options.restart_latents,
                 reproducible=options.reproducible,
                 priority=options.priority,
                 retry_for_s=options.retry_for,

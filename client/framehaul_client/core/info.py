@@ -53,6 +53,7 @@ class Model:
         normalization: it has a mean and deviation of its own, which it applies to normalised latents.
         tile_latents: latents of a temporal tile, whose frames come together; 0 for decoders without tiles.
         tile_stride_latents: latents from one tile's start to the next one's; 0 for decoders without tiles.
+        period_latents: each latent whose index is a multiple of it gives `first_frames`; 0: the first alone.
         rates: measured by the server in service, for callers that may watch it; smaller frames first.
     """
 
@@ -68,6 +69,7 @@ class Model:
     normalization: bool
     tile_latents: int
     tile_stride_latents: int
+    period_latents: int
     rates: tuple[Rate, ...] = ()
 
     def state_bytes(self, width: int, height: int) -> int | None:
@@ -201,6 +203,7 @@ def _read_model(model: pb.ModelInfo) -> Model:
         normalization=model.normalization,
         tile_latents=model.tile_latents,
         tile_stride_latents=model.tile_stride_latents,
+        period_latents=model.period_latents,
         rates=tuple(map(_read_rate, model.rates)),
     )
 

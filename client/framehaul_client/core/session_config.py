@@ -45,6 +45,8 @@ class SessionConfig:
         start_frame: the first frame wanted. Latents come from the clip's first on all the same: those that it doesn't
             need are read, and not sent.
         normalized: the latents have zero mean and unit variance, and the server must undo that.
+        restart_latents: the decoder is cold again before each latent whose index is a multiple of it, as generators
+            want it that decode block by block (Helios: 9). None: at the clip's start alone.
         reproducible: the same latents give the same bytes on servers of the same version and kind of device, whatever
             else they do. Latents are decoded one by one, which takes longer with some decoders. None: as the server
             does by default.
@@ -70,6 +72,7 @@ class SessionConfig:
     num_frames: int | None = None
     start_frame: int = 0
     normalized: bool = False
+    restart_latents: int | None = None
     reproducible: bool | None = None
     priority: int = 0
     window_frames: int | None = None
@@ -94,6 +97,8 @@ class SessionConfig:
             raise ValueError(f"num_latents={self.num_latents}: must be 1 or more")
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"num_frames={self.num_frames}: must be 1 or more")
+        if self.restart_latents is not None and not 1 <= self.restart_latents < 1 << 32:
+            raise ValueError(f"restart_latents={self.restart_latents}: must be 1 or more")
         if not 0 <= self.start_frame < (self.num_frames or 1 << 63):
             most = "" if self.num_frames is None else f"..{self.num_frames - 1}"
             raise ValueError(f"start_frame={self.start_frame}: must be 0{most or ' or more'}")

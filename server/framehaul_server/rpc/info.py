@@ -36,6 +36,7 @@ def model_info(spec: DecoderSpec, rates: Sequence[pb.MeasuredRate] = ()) -> pb.M
         normalization=bool(spec.latent_std),
         tile_latents=spec.tile_latents,
         tile_stride_latents=spec.tile_stride_latents,
+        period_latents=spec.period_latents,
         rates=rates,
     )
 
