@@ -257,4 +257,4 @@ def test_open_job_description_runs_the_farms_template(server: ServerProcess, tmp
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{index:04d}.png" for index in range(2, 12)]
-    assert len(re.findall(r"openjd_progress: 100\.0\n.*openjd_status: done", done.stdout)) == 2, done.stdout
+    assert len(re.findall(r"openjd_status: done\n.*openjd_progress: 100\.0", done.stdout)) == 2, done.stdout
