@@ -120,6 +120,7 @@ class _Run:
         self._sink = sink
         self._progress = progress
         self._timeline = Timeline()
+        self._part = WHOLE
         self._encode_s = 0.0
         self._opened: Opened
         self._statistics: SessionStatistics
@@ -132,9 +133,11 @@ class _Run:
             options.target, connect_timeout_s=options.connect_timeout, access=access, tune_allocator=True
         )
         async with client:
-            part = WHOLE
+            part = self._part
             if options.frames is not None:
-                part = part_of(latents, await client.info(), model, options.frames, options.restart_latents)
+                part = self._part = part_of(
+                    latents, await client.info(), model, options.frames, options.restart_latents
+                )
             self._timeline.connect_s = clock.lap()
             async with client.session(
                 latents,
@@ -189,7 +192,7 @@ class _Run:
             width=opened.layout.width,
             height=opened.layout.height,
             fps=self._sink.fps,
-            num_latents=statistics.num_latents,
+            num_latents=statistics.num_latents - opened.first_latent_needed(self._part.start_frame),
             num_frames=statistics.num_frames,
             latent_bytes=statistics.latent_bytes,
             frame_bytes=statistics.frame_bytes,
