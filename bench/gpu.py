@@ -1,7 +1,6 @@
 """All GPU measurements in one command: the stream, the baseline of the field beside Framehaul, and what video costs.
 
-`python -m bench.gpu [--device cuda] [--seconds 30] [--budget 450] [--price 4] [--toy] OUT` writes OUT/gpu.json and .md,
-and OUT/gpu-cost.json and .md.
+`python -m bench.gpu [--device cuda] [--seconds 30] [--budget 450] [--price 4] [--toy] OUT` writes OUT/gpu.json and .md.
 """
 
 from __future__ import annotations
@@ -107,7 +106,6 @@ def main() -> None:
         os.environ["FRAMEHAUL_BENCH_CONVOLUTIONS"] = "2"
     budget = Budget(given.budget, given.out)
     results = Results(name="gpu", title="GPU", device=gpu_name(given.device))
-    costs = Results(name="gpu-cost", title="What video costs", device=gpu_name(given.device))
     budget.watch()
     sizes = ((64, 64),) if given.toy else ((480, 832), (720, 1280))
     plan = Plan(device=given.device, sizes=sizes, seconds=given.seconds, remaining_s=budget.remaining_s)
@@ -120,17 +118,13 @@ def main() -> None:
         toy=given.toy,
         remaining_s=budget.remaining_s,
     )
-    parts: list[tuple[str, Results, Callable[[], None]]] = [
-        ("streams", results, lambda: run_streams(plan, results)),
-        ("cost", costs, lambda: run_cost(priced, costs)),
-        ("contest", results, lambda: run_contest(given, results, budget.remaining_s)),
+    parts: list[tuple[str, Callable[[], None]]] = [
+        ("streams", lambda: run_streams(plan, results)),
+        ("cost", lambda: run_cost(priced, results)),
+        ("contest", lambda: run_contest(given, results, budget.remaining_s)),
     ]
-    for name, written, part in parts:
-        if name in given.parts:
-            budget.run(written, [(name, part)])
-    for written in (results, costs):
-        if written.paragraphs:
-            print(written.markdown())
+    budget.run(results, [(name, part) for name, part in parts if name in given.parts])
+    print(results.markdown())
 
 
 if __name__ == "__main__":
