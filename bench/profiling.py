@@ -48,9 +48,10 @@ def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `busy`: union of kernel intervals over the span from the first kernel's start to the last one's end (0 without
-        kernels); `span_s`; `num_kernels`; `to_host_bytes` and `to_host_s`: copies from the device, and their time.
+        kernels); `span_s`; `num_kernels`; `gaps`, see `find_gaps`; `to_host_bytes` and `to_host_s`: copies from the
+        device, and their time.
     """
-    kernels: list[tuple[float, float]] = []
+    kernels: list[Kernel] = []
     to_host_bytes = to_host_us = 0.0
     for event in events:
         if event.get("ph") != "X":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from bench.gaps import find_gaps, gaps_table, short_name
 
 
