@@ -40,8 +40,9 @@ class SessionRecord:
     cause: str = "ok"
     details: str | None = None
     started_s: float = field(default_factory=time.monotonic)
+    queued_from_s: float | None = None
     queued_s: float | None = None
-    """Of it, in the queue for a place; None for a session that didn't wait there."""
+    """In the queue for a place, from then on; None for a session that didn't wait there."""
     first_frame_s: float | None = None
     """From the session's start to the first frame handed to the transport."""
     verdict: Verdict | None = None

@@ -30,6 +30,7 @@ from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
+from framehaul_server.rpc.spans import open_spans
 from framehaul_server.rpc.synthetic import make_latents
 from framehaul_server.rpc.trace import Tracing
 from framehaul_server.session.connection import Connection, Request
@@ -79,6 +80,7 @@ class FrameService:
         self._recorder = recorder
         self._locate = locate
         self._info = info
+        self._end_span = open_spans()
         self._tracing = Tracing(recorder, charge_time=self.charge_time, info=info, sessions=self.views)
         self._sessions: set[Session] = set()
         """Served or detached."""
@@ -200,6 +202,7 @@ class FrameService:
             if call.unread_by is not None:
                 self._unread_calls.end(call.unread_by)
             self._recorder.ended(tenant=call.record.tenant, cause=call.record.cause)
+            self._end_span(call.record, context.invocation_metadata() or ())
             _log.info("%s", call.record.line())
 
     async def _session(self, call: _Call, connection: Connection) -> None:
