@@ -179,7 +179,7 @@ class App:
         return server
 
     def _view(self) -> ServerView:
-        self._service.charge_time()
+        self._recorder.charge_time()
         return ServerView(
             now_ns=time.monotonic_ns(),
             version=_VERSION,

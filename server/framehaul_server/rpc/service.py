@@ -7,7 +7,6 @@ ours. What goes over the wire is what a generated servicer would send.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +14,6 @@ from typing import Final
 import grpc
 
 from framehaul import wire
-from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.access.callers import Identify
@@ -81,7 +79,7 @@ class FrameService:
         self._locate = locate
         self._info = info
         self._end_span = open_spans()
-        self._tracing = Tracing(recorder, charge_time=self.charge_time, info=info, sessions=self.views)
+        self._tracing = Tracing(recorder, info=info, sessions=self.views)
         self._sessions: set[Session] = set()
         """Served or detached."""
         self._unread_calls = unread_calls
@@ -137,14 +135,6 @@ class FrameService:
             if session.time_keeper.number == number:
                 session.show(look)
 
-    def charge_time(self) -> None:
-        """Bring the recorder up to date."""
-        open_ns: Counter[Cause] = Counter()
-        for session in self._sessions:
-            session.time_keeper.mark()
-            open_ns += session.time_keeper.open_ns
-        self._recorder.open_ns = open_ns
-
     async def stream(self, _requests: object, context: Context) -> None:
         """Latents in, frames out."""
         await self._serve("Stream", context, StreamConnection(context))
@@ -175,7 +165,6 @@ class FrameService:
         async def answer() -> bytes:
             self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
-            self.charge_time()
             return self._info().SerializeToString()
 
         record = new_record("GetServerInfo", context)

@@ -40,13 +40,11 @@ class Tracing:
         self,
         recorder: Recorder,
         *,
-        charge_time: Callable[[], None],
         info: Callable[[], pb.ServerInfo],
         sessions: Callable[[], Iterable[SessionView]],
     ) -> None:
-        """Tell what `recorder` hears, which `charge_time` brings up to date; the others say what there is now."""
+        """Tell what `recorder` hears; the others say what there is now."""
         self._recorder = recorder
-        self._charge_time = charge_time
         self._info = info
         self._sessions = sessions
         self._num_running = 0
@@ -73,10 +71,10 @@ class Tracing:
         self._num_running += 1
         trace = _Trace(self._info, self._sessions, connection)
         try:
-            self._charge_time()  # what is told began with the trace
+            self._recorder.charge_time()  # what is told began with the trace
             with self._recorder.listening(trace.hear):
                 async with asyncio.timeout(request.seconds + _GRACE_S):
-                    await trace.run(request.seconds, self._charge_time)
+                    await trace.run(request.seconds, self._recorder.charge_time)
         except TimeoutError:
             raise ClientStalled("the trace isn't read") from None
         finally:
@@ -107,7 +105,7 @@ class _Trace:
             self._known.add(event.session)
             self._new += [session_message(each) for each in self._sessions() if each.number == event.session]
 
-    async def run(self, seconds: float, charge_time: Callable[[], None]) -> None:
+    async def run(self, seconds: float, charge_time: Callable[[], object]) -> None:
         clock = asyncio.get_running_loop().time
         end_s = clock() + seconds
         await self._connection.send_headers()

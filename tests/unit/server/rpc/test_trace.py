@@ -5,7 +5,7 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.core.recorder import Event
+from framehaul_server.core.recorder import Event, Kind
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc import trace
 from framehaul_server.session.decoding import Decoding
@@ -135,6 +135,6 @@ async def test_latents_came_before_the_worker_had_them(monkeypatch: pytest.Monke
         with server.recorder.listening(events.append):
             session, _ = await server.connect(request(latents(2), open=EXPLICIT))
             await session.responded(2)
-    (came,) = [each for each in events if each.name == "latents"]
+    (came,) = [each for each in events if each.kind is Kind.LATENTS]
     assert (came.first, came.count) == (0, 2)
     assert came.start_ns <= handed_ns[0]
