@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from framehaul.causes import Verdict
+from framehaul_pipeline.errors import Lack
 
 
 def line(event: str, **fields: object) -> str:
@@ -39,6 +40,8 @@ class SessionRecord:
     sent_bytes: int = 0
     cause: str = "ok"
     details: str | None = None
+    lack: Lack | None = None
+    """Of what, for which it was refused."""
     started_s: float = field(default_factory=time.monotonic)
     queued_from_s: float | None = None
     queued_s: float | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.errors import AtWork, Overloaded, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, Lack, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.link.channel import ServerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import (
@@ -265,7 +265,7 @@ class Epoch:
             case SessionFailed():
                 session = self._forget(message.session)
                 if session is not None:
-                    error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
+                    error = Overloaded(message.reason, Lack.DEVICE_MEMORY, retry_after_s=_RETRY_AFTER_S)
                     session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
             case Alive():
                 oldest = message.oldest

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from framehaul.causes import Cause
+from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.link.messages import DeviceTime, Published
 from framehaul_server.core.time_account import Interval
 
@@ -149,6 +150,8 @@ class Totals:
     """How often that was."""
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Calls of sessions by tenant and cause, as the log has it."""
+    refused: Counter[Lack] = field(default_factory=Counter)
+    """Of these, calls for which there was no room, by what there was none of."""
 
 
 class Recorder:
@@ -261,9 +264,11 @@ class Recorder:
         if self._listeners:
             self._tell(Event(Kind.ACKNOWLEDGED, session, now_ns, now_ns, next_frame))
 
-    def ended(self, *, tenant: str | None, cause: str) -> None:
-        """A call of a session ended, as the log has it."""
+    def ended(self, *, tenant: str | None, cause: str, lack: Lack | None) -> None:
+        """A call of a session ended, as the log has it; for a `lack` of something, maybe."""
         self.totals.ended[tenant or "", cause] += 1
+        if lack is not None:
+            self.totals.refused[lack] += 1
 
     def seconds(self, now_ns: int) -> dict[Cause, float]:
         """What the server's last minute, or its time since the start, went to.

@@ -190,7 +190,7 @@ class FrameService:
                 self._admission.release(call.claim)
             if call.unread_by is not None:
                 self._unread_calls.end(call.unread_by)
-            self._recorder.ended(tenant=call.record.tenant, cause=call.record.cause)
+            self._recorder.ended(tenant=call.record.tenant, cause=call.record.cause, lack=call.record.lack)
             self._end_span(call.record, context.invocation_metadata() or ())
             _log.info("%s", call.record.line())
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import InvalidInput, Overloaded
+from framehaul_pipeline.errors import InvalidInput, Lack, Overloaded
 from framehaul_server import logs
 from framehaul_server.core.recorder import Event, Recorder
 from framehaul_server.core.session_view import SessionView
@@ -67,7 +67,8 @@ class Tracing:
         if not (math.isfinite(request.seconds) and low <= request.seconds <= high):
             raise InvalidInput("seconds", f"{request.seconds:g}", f"{low}..{high}")
         if self._num_running == MAX_TRACES:
-            raise Overloaded(f"{MAX_TRACES} traces are running: no more at a time", retry_after_s=_RETRY_AFTER_S)
+            reason = f"{MAX_TRACES} traces are running: no more at a time"
+            raise Overloaded(reason, Lack.CALLS, retry_after_s=_RETRY_AFTER_S)
         self._num_running += 1
         trace = _Trace(self._info, self._sessions, connection)
         try:

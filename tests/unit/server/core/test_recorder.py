@@ -1,6 +1,7 @@
 import pytest
 
 from framehaul.causes import Cause
+from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.link.messages import ChunkTimes, DeviceTime
 from framehaul_server.core.recorder import RECENT_S, Event, Histogram, Kind, Recent, Recorder
 from tests.support.fakes import published
@@ -113,10 +114,12 @@ def test_counters_count() -> None:
         recorder.sent(1, 0, 4, num_bytes=100, again=again, start_ns=0, end_ns=SECOND)
     recorder.latents(1, 0, 2, SECOND)
     for tenant, cause in (("film", "ok"), ("film", "ok"), (None, "unauthenticated")):
-        recorder.ended(tenant=tenant, cause=cause)
+        recorder.ended(tenant=tenant, cause=cause, lack=None)
+    recorder.ended(tenant="film", cause="resource_exhausted", lack=Lack.PLACES)
     totals = recorder.totals
     assert (totals.num_frames, totals.num_replayed, totals.num_bytes, totals.num_latents) == (8, 4, 200, 2)
-    assert totals.ended == {("film", "ok"): 2, ("", "unauthenticated"): 1}
+    assert totals.ended == {("film", "ok"): 2, ("", "unauthenticated"): 1, ("film", "resource_exhausted"): 1}
+    assert totals.refused == {Lack.PLACES: 1}
 
 
 def test_stages_of_a_chunk_are_measured_one_after_the_other() -> None:
