@@ -111,6 +111,7 @@ class App:
             unread_calls=self._unread_calls,
             rules=session_rules(config),
             recorder=recorder,
+            record_kernels=self._supervisor.record_kernels,
             locate=self._locate,
             info=self._info,
         )

@@ -67,9 +67,11 @@ class TimeAccount:
         gave no frames, is the decoder's. Once it is published, it waits in its slot until the server takes its frames.
         """
         before = Cause.SHARED if times.shared else Cause.DECODE
-        self.charge(times.launched_ns - times.slot_wait_ns, before)
-        self.charge(times.launched_ns, Cause.SLOTS)
-        self.charge(times.turn_ns, before)
+        if times.slot_wait_ns:
+            self.charge(times.launched_ns - times.slot_wait_ns, before)
+            self.charge(times.launched_ns, Cause.SLOTS)
+        if times.shared:
+            self.charge(times.turn_ns, before)
         self.charge(times.decoded_ns, Cause.DECODE)
         self.charge(times.published_ns, Cause.COPY)
         self.charge(now_ns, Cause.SLOTS)

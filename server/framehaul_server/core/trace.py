@@ -7,7 +7,7 @@ from typing import Final
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import CAUSES
-from framehaul_pipeline.link.messages import Published
+from framehaul_pipeline.link.messages import Kernels, Published
 from framehaul_server.core.recorder import Event, Kind
 from framehaul_server.core.session_view import SessionView
 
@@ -63,6 +63,19 @@ def session_message(view: SessionView) -> pb.TraceSession:
         latents_waiting=max(0, view.num_latents - view.num_fed),
         frames_waiting=max(0, view.num_published - view.num_taken),
         window_frames=max(0, view.frames_until - view.num_taken),
+    )
+
+
+def kernels_message(kernels: Kernels) -> pb.TraceKernels:
+    """Some of the device's kernels."""
+    names, start_ns, duration_ns, stream = zip(*kernels.rows, strict=True) if kernels.rows else ((), (), (), ())
+    return pb.TraceKernels(
+        names=kernels.names,
+        name=names,
+        start_ns=start_ns,
+        duration_ns=duration_ns,
+        stream=stream,
+        left_out=kernels.left_out,
     )
 
 

@@ -30,7 +30,7 @@ from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
 from framehaul_server.rpc.spans import open_spans
 from framehaul_server.rpc.synthetic import make_latents
-from framehaul_server.rpc.trace import Tracing
+from framehaul_server.rpc.trace import RecordKernels, Tracing
 from framehaul_server.session.connection import Connection, Request
 from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
@@ -66,6 +66,7 @@ class FrameService:
         unread_calls: UnreadCalls,
         rules: SessionRules,
         recorder: Recorder,
+        record_kernels: RecordKernels,
         locate: Callable[[], pb.LocateResponse],
         info: Callable[[], pb.ServerInfo],
     ) -> None:
@@ -79,7 +80,7 @@ class FrameService:
         self._locate = locate
         self._info = info
         self._end_span = open_spans()
-        self._tracing = Tracing(recorder, info=info, sessions=self.views)
+        self._tracing = Tracing(recorder, record_kernels=record_kernels, info=info, sessions=self.views)
         self._sessions: set[Session] = set()
         """Served or detached."""
         self._unread_calls = unread_calls
