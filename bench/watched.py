@@ -13,7 +13,7 @@ import contextlib
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each stream")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--toy", action="store_true", help="a few latents, to try the program")
     given = parser.parse_args()
     results = Results(name="watched", title="Being looked at", device=gpu_name(given.device))
     address, model = _free_address(), (FREE_SPEC if given.device == "cpu" else TINY_SPEC).name
@@ -95,8 +96,9 @@ def main() -> None:
     with Server(*options) as server, Peer("bench.stream_client") as client:
         client.receive()
         request: dict[str, Any] = {"target": server.target, "height": _HEIGHT, "width": _WIDTH, "sink": "discard"}
-        client.ask(request | {"seconds": 1.0})
-        looking = {
+        length = {"latents": 12} if given.toy else {"seconds": given.seconds}
+        client.ask(request | length)
+        looking: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
             "alone": contextlib.nullcontext,
             "watched": lambda: _watching(address),
             "traced": lambda: _tracing(server.target, given.seconds),
@@ -105,7 +107,7 @@ def main() -> None:
         def measure(case: str) -> dict[str, float]:
             with looking[case]():
                 spent_s = cpu_seconds(server.pid)
-                session = client.ask(request | {"seconds": given.seconds})["sessions"][0]
+                session = client.ask(request | length)["sessions"][0]
                 spent_s = cpu_seconds(server.pid) - spent_s
             messages = session["messages"][len(session["messages"]) // 10 :]
             took_s = (messages[-1][0] - messages[0][0]) / 1e9

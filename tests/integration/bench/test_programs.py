@@ -76,6 +76,6 @@ def test_wan(tmp_path: Path) -> None:
 
 def test_watched(tmp_path: Path) -> None:
     """Being scraped, looked at and traced, all three at a real server."""
-    options = ("--seconds", "0.3", "--rounds", "1", "--out", str(tmp_path / "out"))
+    options = ("--toy", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path / "out"))
     _, figures = run(tmp_path, "bench.watched", *options)
     assert set(figures["watched"]["watched"]) == {"alone", "watched", "traced"}

@@ -113,7 +113,8 @@ async def test_kernels_are_recorded_by_the_worker_once_at_a_time(supervisor: Sup
     recording = asyncio.ensure_future(epoch.record_kernels(0.05, begun.set))
     await asyncio.sleep(0)
     told = [Kernels(names=("a",), rows=((0, 1, 2, 3),), last=last) for last in (False, True)]
-    for message in (KernelsBegun(), *told):
+    epoch._receive(KernelsBegun())
+    for message in told:
         epoch._receive(message)
     assert await recording == told
     assert begun.is_set()

@@ -20,7 +20,7 @@ def event(name: str, start_ns: int, *, stream: int = 7, device: Any = DeviceType
 
 
 def rows(told: list[Kernels]) -> list[tuple[str, int, int, int]]:
-    return [(each.names[name], *rest) for each in told for name, *rest in each.rows]
+    return [(each.names[name], start, took, stream) for each in told for name, start, took, stream in each.rows]
 
 
 def test_what_ran_on_the_device_is_told_in_order_and_on_the_servers_clock() -> None:
