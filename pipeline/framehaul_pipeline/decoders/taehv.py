@@ -37,6 +37,8 @@ from framehaul_pipeline.spec import DecoderSpec, Geometry
 _LATENT_LIMIT: Final = 3.0
 """Latents are bent softly into (-3, 3)."""
 _CORNERS: Final = 4
+_ALIGNED: Final = 8
+"""Matrix units want multiples of this."""
 _LIBRARIES_BYTES: Final = 16 << 20
 
 
@@ -51,15 +53,16 @@ class _Block:
     biases: Sequence[Tensor | None]
     depthwise: bool
 
-    def __call__(self, x: Tensor, last: Tensor) -> Tensor:
-        pairs = with_previous(x, last)
+    def __call__(self, x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames, and the last of those that came in."""
+        pairs, kept = _pair(x, last)
         if not self.depthwise:
             y = _conv_relu(pairs, self.weights[0], self.biases[0])
             y = _conv_relu(y, self.weights[1], self.biases[1])
-            return _conv_add_relu(y, self.weights[2], x, self.biases[2])
+            return _conv_add_relu(y, self.weights[2], x, self.biases[2]), kept
         y = functional.conv2d(pairs, self.weights[0], padding=3, groups=pairs.shape[1])
         y = _conv_relu(y, self.weights[1], self.biases[1])
-        return functional.conv2d(y, self.weights[2]).add_(x)
+        return functional.conv2d(y, self.weights[2]).add_(x), kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,23 +73,26 @@ class _Stage:
     enlarge: Tensor
     """Of the four corners' frames."""
     bias: Tensor | None
+    activated: bool
+    """Only what is positive is kept of the corners."""
     grow: Tensor | None
     """Of the larger variant, whose activation stands between the two: `[C, time_factor * C]`."""
     time_factor: int
 
     def __call__(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
+        """Corners `[T, h + shared, w + shared, 4, time_factor, C]`, and what the blocks remember."""
         new: State = []
         for block, last in zip(self.blocks, state, strict=True):
-            # A slice would keep the whole chunk's activation alive while the session waits.
-            new.append(x[-1:].clone(memory_format=torch.channels_last))
-            x = block(x, last)
-        if self.grow is None:
-            return _spread(functional.conv2d(x, self.enlarge, padding=1), self.time_factor, shared=1), new
-        corners = _conv_relu(x, self.enlarge, self.bias)
-        count, channels, height, width = corners.shape
-        rows = corners.permute(0, 2, 3, 1).reshape(-1, channels // _CORNERS) @ self.grow
-        grown = rows.view(count, height, width, -1).permute(0, 3, 1, 2)
-        return _spread(grown, self.time_factor, shared=0), new
+            x, kept = block(x, last)
+            new.append(kept)
+        if self.activated:
+            corners = _conv_relu(x, self.enlarge, self.bias)
+        else:
+            corners = functional.conv2d(x, self.enlarge, padding=1)
+        places = corners.permute(0, 2, 3, 1).unflatten(3, (_CORNERS, -1))
+        if self.grow is not None:
+            places = places @ self.grow
+        return places.unflatten(4, (self.time_factor, -1)), new
 
 
 class TaehvNet:
@@ -125,17 +131,19 @@ class TaehvNet:
                     part.unflatten(0, (-1, _CORNERS)).transpose(0, 1).flatten(0, 1)
                     for part in (leaving, tensors[f"decoder.{leave}.bias"])
                 )
-                stage = _Stage(blocks, laid_out(enlarge), laid_out(bias), laid_out(growing[:, :, 0, 0].T), time_factor)
+                grown = laid_out(growing[:, :, 0, 0].T)
+                stage = _Stage(blocks, laid_out(enlarge), laid_out(bias), True, grown, time_factor)
             else:
                 grown = growing[:, :, 0, 0].unflatten(0, (time_factor, -1))
                 together = torch.einsum("omyx,smi->soiyx", leaving, grown).flatten(0, 1)
-                stage = _Stage(blocks, laid_out(_corners(together)), None, None, time_factor)
+                is_last = leave == layers.leaves[-1]
+                stage = _Stage(blocks, laid_out(_corners(together)), None, is_last, None, time_factor)
             self._stages.append(stage)
         enter = f"decoder.{layers.enter}"
         self._enter = laid_out(tensors[f"{enter}.weight"])
         self._enter_bias = None if config.is_super else laid_out(tensors[f"{enter}.bias"])
         # The network gives 0..1, the contract asks for -1..1.
-        self._leave = laid_out(2 * tensors[f"decoder.{LAST}.weight"])
+        self._leave = laid_out(_by_taps(2 * tensors[f"decoder.{LAST}.weight"]))
         self._leave_bias = laid_out(2 * tensors[f"decoder.{LAST}.bias"] - 1)
         self._mean = self._std = None
         if config.latents_std:
@@ -163,13 +171,14 @@ class TaehvNet:
             x = torch.tanh(x / _LATENT_LIMIT) * _LATENT_LIMIT
             x = _conv_relu(x, self._enter, self._enter_bias)
         new: State = []
+        shared = 0 if self.config.is_super else 1
         for index, stage in enumerate(self._stages):
-            x, remembered = stage(x, state[index * BLOCKS : (index + 1) * BLOCKS])
+            corners, remembered = stage(x, state[index * BLOCKS : (index + 1) * BLOCKS])
             new += remembered
-        if not self.config.is_super:
-            x = functional.relu(x, inplace=True)
-        x = functional.conv2d(x, self._leave, self._leave_bias, padding=1)
-        return functional.pixel_shuffle(x, self.config.patch_size), new
+            if index + 1 < len(self._stages):
+                x = _spread(corners, shared)
+        # The last convolution has few results and would wait for memory: a matrix product, and sums of neighbours.
+        return _sum_taps(corners @ self._leave, self._leave_bias, self.config.patch_size, shared), new
 
 
 class TaehvDecoder(RecordedDecoder):
@@ -221,9 +230,11 @@ class TaehvDecoder(RecordedDecoder):
             copies = int(config.is_super) + 2 * config.time_factors[stage]
             held = max(held, block, 2 * channels * frames * height * width + copies * corners)
             frames *= config.time_factors[stage]
-        pixels = 3 * config.patch_size**2
-        cells = geometry.height * geometry.width << 2 * len(config.time_factors)
-        held = max(held, (config.widths[-1] + 2 * pixels) * frames * cells)
+        # The last convolution: corners, and their products with its weights; without its kernel, spread and padded.
+        colours = 3 * config.patch_size**2
+        products = 9 * colours + -9 * colours % _ALIGNED
+        copies = 1 if self._device.type == "cuda" else 3
+        held = max(held, _CORNERS * frames * (height + 1) * (width + 1) * (following + copies * (products + colours)))
         libraries_bytes = {"cuda": _LIBRARIES_BYTES, "cpu": held * itemsize_bytes}.get(self._device.type, 0)
         return held * itemsize_bytes + self.state_bytes(geometry) + libraries_bytes
 
@@ -284,27 +295,62 @@ def _corners(weight: Tensor) -> Tensor:
     return torch.einsum("oiyx,avy,bux->aboivu", weight, sides, sides).flatten(0, 2)
 
 
-def _spread(corners: Tensor, time_factor: int, *, shared: int) -> Tensor:
+def _by_taps(weight: Tensor) -> Tensor:
+    """Of a 3x3 convolution `[O, I, 3, 3]` the products of each place of its window: `[I, 9 * O]`, and zeros behind."""
+    products = weight.permute(1, 2, 3, 0).flatten(1)
+    return functional.pad(products, (0, -products.shape[1] % _ALIGNED))
+
+
+def _pair(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Each frame with the one before it, and the last frame; a slice would keep the whole chunk's alive."""
+    if x.is_cuda:
+        # Triton is there where CUDA is.
+        from framehaul_pipeline.decoders.taehv_kernels import pair
+
+        pairs, kept = pair(x.permute(0, 2, 3, 1), last.permute(0, 2, 3, 1))
+        return pairs.permute(0, 3, 1, 2), kept.permute(0, 3, 1, 2)
+    return with_previous(x, last), x[-1:].clone(memory_format=torch.channels_last)
+
+
+def _spread(corners: Tensor, shared: int) -> Tensor:
     """Put corners where they belong.
 
     Args:
-        corners: `[T, 4 * time_factor * C, h + shared, w + shared]`, channels last; the corner runs slowest.
-        time_factor: frames that a frame gives.
+        corners: `[T, h + shared, w + shared, 4, n, C]`.
         shared: 1 for 2x2 convolutions, each of whose results lies between pixels: an upper left corner's window ends
             at the pixel, a lower right one's begins there.
 
     Returns:
-        `[time_factor * T, C, 2 * h, 2 * w]`, channels last.
+        `[n * T, C, 2 * h, 2 * w]`, channels last.
     """
-    count, channels, rows, columns = corners.shape
+    if corners.is_cuda:
+        from framehaul_pipeline.decoders.taehv_kernels import spread
+
+        return spread(corners.contiguous(), shared).permute(0, 3, 1, 2)
+    count, rows, columns, _, copies, channels = corners.shape
     height, width = rows - shared, columns - shared
-    parts = corners.permute(0, 2, 3, 1).unflatten(3, (2, 2, time_factor, -1))
-    out = corners.new_empty(count, time_factor, height, 2, width, 2, channels // (_CORNERS * time_factor))
-    for a in (0, 1):
-        for b in (0, 1):
-            y, x = a * shared, b * shared
-            out[:, :, :, a, :, b] = parts[:, y : y + height, x : x + width, a, b].permute(0, 3, 1, 2, 4)
-    return out.view(count * time_factor, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+    out = corners.new_empty(count, copies, height, 2, width, 2, channels)
+    for lower in (0, 1):
+        for right in (0, 1):
+            y, x = lower * shared, right * shared
+            part = corners[:, y : y + height, x : x + width, 2 * lower + right]
+            out[:, :, :, lower, :, right] = part.permute(0, 3, 1, 2, 4)
+    return out.view(count * copies, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+
+def _sum_taps(products: Tensor, bias: Tensor, patch_size: int, shared: int) -> Tensor:
+    """Frames `[n * T, 3, H, W]` from the products of corners and `_by_taps`."""
+    if products.is_cuda:
+        from framehaul_pipeline.decoders.taehv_kernels import sum_taps
+
+        return sum_taps(products.contiguous(), bias, patch_size, shared)
+    places = functional.pad(_spread(products, shared)[:, : 9 * len(bias)], (1, 1, 1, 1))
+    height, width = places.shape[2] - 2, places.shape[3] - 2
+    frames = bias.view(-1, 1, 1).clone()
+    for tap, part in enumerate(places.split(len(bias), 1)):
+        y, x = divmod(tap, 3)
+        frames = frames + part[:, :, y : y + height, x : x + width]
+    return functional.pixel_shuffle(frames, patch_size)
 
 
 def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
+from framehaul_pipeline.models.minimax_h3 import minimax_h3_spec, parse_minimax_h3_config
 from framehaul_pipeline.models.safetensors_files import (
     bare_names,
     check_dtype,
@@ -147,6 +148,14 @@ BUILT_IN: Final = (
         parse=parse_hunyuan_video_config,
         spec=hunyuan_video_spec,
         imports=("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",),
+    ),
+    DecoderKind(
+        kind="minimax-h3",
+        loader="framehaul_pipeline.decoders.minimax_h3:load_minimax_h3",
+        class_names=("AutoencoderKLMiniMaxH3",),
+        parse=parse_minimax_h3_config,
+        spec=minimax_h3_spec,
+        imports=("diffusers.models.autoencoders.autoencoder_kl_minimax_h3",),
     ),
 )
 TINY: Final = _TINY.model(TINY_SPEC)

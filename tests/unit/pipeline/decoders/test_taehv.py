@@ -1,5 +1,8 @@
 """The TAEHV family: the published network, in chunks, from each file that it is published in."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,12 @@ def test_weights_that_are_not_whole_are_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "taew2_1.safetensors")
     with pytest.raises(InvalidInput, match=r"no tensor decoder\.10\.conv\.2\.bias"):
         load(tmp_path / "taew2_1.safetensors")
+
+
+def test_the_gpus_kernels_equal_plain_torch() -> None:
+    program = Path(__file__).with_name("interpreted_taehv.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.stdout.splitlines() == ["equal"] * 5, run.stderr
