@@ -111,6 +111,7 @@ class App:
             unread_calls=self._unread_calls,
             rules=session_rules(config),
             recorder=recorder,
+            record_kernels=self._supervisor.record_kernels,
             locate=self._locate,
             info=self._info,
         )
@@ -179,7 +180,7 @@ class App:
         return server
 
     def _view(self) -> ServerView:
-        self._service.charge_time()
+        self._recorder.charge_time()
         return ServerView(
             now_ns=time.monotonic_ns(),
             version=_VERSION,
