@@ -359,9 +359,10 @@ async def test_no_grant_follows_the_end_of_latents() -> None:
 
 
 def workers_die(run: Running) -> None:
-    """Two in a row, without a frame between: what the session holds may be what kills them."""
-    run.worker.die(WorkerLost(at_work=AtWork.ALONE))
-    run.session.worker_ready()
+    """Three in a row, without a frame between: what the session holds may be what kills them."""
+    for _ in range(2):
+        run.worker.die(WorkerLost(at_work=AtWork.ALONE))
+        run.session.worker_ready()
     run.worker.die(WorkerLost(at_work=AtWork.ALONE))
 
 
