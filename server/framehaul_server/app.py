@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, cast
 
@@ -109,7 +109,7 @@ class App:
             admission=self._admission,
             reading=_reading(config),
             unread_calls=self._unread_calls,
-            rules=session_rules(config),
+            rules=replace(session_rules(config), epoch=self._epoch),
             recorder=recorder,
             locate=self._locate,
             info=self._info,
