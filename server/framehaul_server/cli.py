@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from framehaul_server.app import App, log_config
 from framehaul_server.config import FLAG, OPTIONS, SWITCH, ServerConfig
 from framehaul_server.errors import CannotListen, CannotWork, UnusableFile
 from framehaul_server.explain import check_host, explain
+from framehaul_server.front.host import Host
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
@@ -51,22 +53,25 @@ exit codes:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until it is told to stop; gives the exit code."""
-    config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+def main(
+    arguments: Sequence[str] | None = None, *, serve: Callable[[ServerConfig], Coroutine[Any, Any, None]] | None = None
+) -> int:
+    """Run the server until it is told to stop; gives the exit code. `serve` runs it elsewise than by signals."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config = parse(given, os.environ)
     try:
         check_host(config, total_bytes())
         if config.explain:
             _say(explain(config, host_bytes=total_bytes(), free_bytes=available_bytes()))
         else:
-            _run(config)
+            _run(config, serve or partial(_serve, given))
     except tuple(_EXITS) as error:
         sys.stderr.write(f"server: error: {error}\n")
         return _EXITS[type(error)]
     return 0
 
 
-def _run(config: ServerConfig) -> None:
+def _run(config: ServerConfig, serve: Callable[[ServerConfig], Coroutine[Any, Any, None]]) -> None:
     core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
@@ -74,12 +79,13 @@ def _run(config: ServerConfig) -> None:
     os.environ[logs.LEVEL_VARIABLE] = config.log_level  # for the worker
     log_config(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config))
+        runner.run(serve(config))
 
 
-async def _serve(config: ServerConfig) -> None:
+async def _serve(arguments: Sequence[str], config: ServerConfig) -> None:
     with stop_signals() as requested:
-        await App(config, on_ready=_say).run(requested)
+        serving = Host(config, arguments, on_ready=_say) if config.devices else App(config, on_ready=_say)
+        await serving.run(requested)
 
 
 def _say(line: str) -> None:

@@ -173,7 +173,6 @@ class FrameService:
         async def answer() -> bytes:
             self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
-            self.charge_time()
             return self._info().SerializeToString()
 
         record = new_record("GetServerInfo", context)
