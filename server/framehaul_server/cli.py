@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from framehaul_pipeline.models.plugins import find_kinds
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.app import App, log_config
-from framehaul_server.config import FLAG, OPTIONS, SWITCH, ServerConfig
+from framehaul_server.config import FLAG, OPTIONS, SWITCH, Option, ServerConfig
 from framehaul_server.errors import CannotListen, CannotWork, UnusableFile
 from framehaul_server.explain import check_host, explain
 from framehaul_server.front.host import Host
@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
     try:
         kinds = find_kinds(list(filter(None, told[""].pop("plugins"))))
         told["worker"]["models"] = tuple(describe_model(text, kinds) for text in told["worker"]["models"])
-        return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=_tls(**told["tls"]), **told[""])
+        return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=read_tls(**told["tls"]), **told[""])
     except (ValueError, InvalidInput) as error:
         parser.error(str(error))
 
@@ -123,7 +123,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for option in OPTIONS:
+    add_options(parser, OPTIONS, environment)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], environment: Mapping[str, str]) -> None:
+    """Give `parser` these rows of the table, with defaults from the environment."""
+    for option in options:
         flag, field, kind, variable, default = option.flag, option.field, option.kind, option.variable, option.default
         shown = "" if default is None else f", default {default}"
         if kind is FLAG:
@@ -145,10 +151,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
                 metavar=kind.metavar,
                 help=f"{option.help} [{variable}{shown}]",
             )
-    return parser
 
 
-def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+def read_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """Make one value of the three options.
+
+    Raises:
+        ValueError: one that is needed is missing.
+    """
     if certificate and key:
         return TlsFiles(certificate=certificate, key=key, client_ca=client_ca)
     if certificate or key or client_ca:
