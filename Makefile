@@ -114,6 +114,7 @@ nightly: setup ## What takes too long for each change: tests as on other machine
 	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
+	FLEET_SERVERS=500 $(BIN)/python -m pytest -q tests/property/test_placement.py
 	$(MAKE) --no-print-directory soak SECONDS=600
 	$(MAKE) --no-print-directory fuzz SECONDS=600
 
