@@ -26,7 +26,7 @@ from framehaul_server.core.placement import Placement
 from framehaul_server.front.front import Front
 
 CASES: Final = {"1 at a time": (1, True), "8 at once": (8, True), "a health check, 1 at a time": (1, False)}
-"""How many ask at a time, and whether for a place; the other call shows what gRPC and the machine take by themselves."""
+"""How many ask at a time, and whether for a place; the other call is what gRPC and the machine take."""
 _STATE: Final = 138.0
 
 

@@ -351,6 +351,12 @@ class Options:
         help="the latents have zero mean and unit variance, as a diffusion model makes them, and the server must undo "
         "that (default: what the file says, else no)",
     )
+    restart_latents: int | None = _option(
+        metavar="N",
+        type=option_type(_count),
+        help="each N latents are a clip of their own to the decoder, one after the other in one video, as generators "
+        "want it that decode block by block (Helios: 9)",
+    )
     reproducible: bool | None = _option(
         action=argparse.BooleanOptionalAction,
         help="the same latents give the same bytes on servers of one version and one kind of device, whatever else "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
+from framehaul import clip
 from framehaul.causes import Verdict
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
@@ -88,6 +89,9 @@ def models_json(models: Sequence[Model], size: tuple[int, int] | None = None) ->
 
 
 def _chunk_rule(model: Model) -> str:
+    if model.period_latents:
+        whole = clip.num_frames(model.period_latents, model.first_frames, model.temporal_factor)
+        return f"{whole} each {model.period_latents}"
     each = "n" if model.temporal_factor == 1 else f"{model.temporal_factor} n"
     extra = model.first_frames - model.temporal_factor
     return each if extra == 0 else f"{each} {'-' if extra < 0 else '+'} {abs(extra)}"

@@ -96,6 +96,7 @@ class _Run:
                 pixel_format=self._sink.pixel_format,
                 dtype=latents.latents.dtype,
                 normalized=latents.normalized if options.normalized is None else options.normalized,
+                restart_latents=options.restart_latents,
                 reproducible=options.reproducible,
                 priority=options.priority,
                 retry_for_s=options.retry_for,

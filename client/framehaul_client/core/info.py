@@ -29,6 +29,7 @@ class Model:
         normalization: it has a mean and deviation of its own, which it applies to normalised latents.
         tile_latents: latents of a temporal tile, whose frames come together; 0 for decoders without tiles.
         tile_stride_latents: latents from one tile's start to the next one's; 0 for decoders without tiles.
+        period_latents: each latent whose index is a multiple of it gives `first_frames`; 0: the first alone.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Model:
     normalization: bool
     tile_latents: int
     tile_stride_latents: int
+    period_latents: int
 
     def state_bytes(self, width: int, height: int) -> int | None:
         """Device memory of a session with frames of this size; None if there can be none of it."""
@@ -177,4 +179,5 @@ def _read_model(model: pb.ModelInfo) -> Model:
         normalization=model.normalization,
         tile_latents=model.tile_latents,
         tile_stride_latents=model.tile_stride_latents,
+        period_latents=model.period_latents,
     )

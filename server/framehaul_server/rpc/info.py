@@ -39,6 +39,7 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
         normalization=bool(spec.latent_std),
         tile_latents=spec.tile_latents,
         tile_stride_latents=spec.tile_stride_latents,
+        period_latents=spec.period_latents,
     )
 
 

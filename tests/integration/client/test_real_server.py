@@ -56,6 +56,15 @@ def test_frames_do_not_depend_on_how_latents_arrive(server: ServerProcess) -> No
     assert np.array_equal(run(server.target, latents, window_frames=4), whole)
 
 
+def test_parts_that_are_decoded_cold_are_clips_of_their_own(server: ServerProcess) -> None:
+    """One after the other in one video, as near as rounding in chunks of other lengths allows; and resumed in one."""
+    latents = make_latents()
+    parts = np.concatenate([run(server.target, part) for part in (latents[:2], latents[2:4], latents[4:])])
+    frames = run(server.target, latents, restart_latents=2)
+    assert np.abs(frames.astype(int) - parts).max() <= 1
+    assert np.abs(frames[8:].astype(int) - run(server.target, latents)[8:]).max() > 1
+
+
 def test_yuv_and_rgb_are_the_same_pictures(server: ServerProcess) -> None:
     """swscale turns the server's yuv420p into nearly its rgb24: planes, order and range are understood alike."""
     latents = make_latents(2)

@@ -22,26 +22,28 @@ TINY = Model(
     normalization=False,
     tile_latents=0,
     tile_stride_latents=0,
+    period_latents=0,
 )
 WAN = replace(
     TINY, name="wan2.2", spatial_factor=16, first_frames=1, receptive_latents=None, state_bytes_per_pixel=3569.2,
     normalization=True,
 )  # fmt: skip
 PICTURES = replace(TINY, name="sd", temporal_factor=1, first_frames=1, receptive_latents=1, lookahead_latents=2)
+H3 = replace(TINY, name="h3", first_frames=1, period_latents=5)
 TILES = replace(TINY, name="tiles", first_frames=5, lookahead_latents=4, tile_latents=5, tile_stride_latents=3)
 
 
 def test_columns_are_aligned() -> None:
     """A heading, then a model a line; the first is the default."""
-    lines = model_lines([TINY, WAN, PICTURES, TILES])
-    assert [line.split("  ")[0] for line in lines] == ["model", "tiny (default)", "wan2.2", "sd", "tiles"]
+    lines = model_lines([TINY, WAN, PICTURES, TILES, H3])
+    assert [line.split("  ")[0] for line in lines] == ["model", "tiny (default)", "wan2.2", "sd", "tiles", "h3"]
     for heading, cells in {
-        "cell": ["8x8", "16x16", "8x8", "8x8"],
-        "frames of n latents": ["4 n", "4 n - 3", "n", "4 n + 1"],
-        "lookahead": ["0 latents", "0 latents", "2 latents", "tiles of 5 every 3"],
-        "looks back": ["5 latents", "all latents", "1 latent", "5 latents"],
-        "mean, std": ["no", "yes", "no", "no"],
-        "state": ["138 B a pixel", "3569 B a pixel", "138 B a pixel", "138 B a pixel"],
+        "cell": ["8x8", "16x16", "8x8", "8x8", "8x8"],
+        "frames of n latents": ["4 n", "4 n - 3", "n", "4 n + 1", "17 each 5"],
+        "lookahead": ["0 latents", "0 latents", "2 latents", "tiles of 5 every 3", "0 latents"],
+        "looks back": ["5 latents", "all latents", "1 latent", "5 latents", "5 latents"],
+        "mean, std": ["no", "yes", "no", "no", "no"],
+        "state": ["138 B a pixel", "3569 B a pixel", "138 B a pixel", "138 B a pixel", "138 B a pixel"],
     }.items():
         start = lines[0].index(heading)
         assert [line[start:].split("  ")[0] for line in lines[1:]] == cells

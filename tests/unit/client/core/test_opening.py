@@ -45,6 +45,7 @@ def test_the_request_says_what_was_asked_for() -> None:
         pixel_format=PixelFormat.YUV420P,
         num_latents=7,
         normalized=True,
+        restart_latents=9,
         reproducible=True,
         priority=-3,
         window_frames=9,
@@ -62,6 +63,7 @@ def test_the_request_says_what_was_asked_for() -> None:
         mode=pb.MODE_EXPLICIT,
         window_frames=9,
         resume=pb.Resume(),
+        restart_latents=9,
         reproducible=True,
     )
 
@@ -255,3 +257,13 @@ def test_a_number_of_frames_that_is_not_the_clips_is_refused(num_frames: int) ->
     """The text has those that can be."""
     with pytest.raises(InvalidLatents, match=rf"num_frames={num_frames} .*: 3 latents of tiny have 6\.\.9"):
         frames_wanted(read(opened()), 3, num_frames)
+
+
+def test_a_server_that_doesnt_know_cold_starts_is_not_taken_for_one_that_does() -> None:
+    """It would give other frames, and more of them."""
+    config = SessionConfig(restart_latents=9)
+    with pytest.raises(Unsupported, match="restart_latents=9: this server is older"):
+        read(opened(), config)
+    agreed = read(opened(period_latents=9), config)
+    assert (agreed.num_frames(9), agreed.num_frames(10)) == (33, 34)
+    assert agreed.clip_rule.endswith("4 of each later latent, again each 9")
