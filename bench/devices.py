@@ -38,8 +38,8 @@ def measure(target: str, clients: list[Peer], request: dict[str, Any], num_clien
     start_ns = max(session["started_ns"] for session in found)
     end_ns = min(session["messages"][-1][0] for session in found)
     start_ns += round(_SETTLED * (end_ns - start_ns))
-    frames = sum(count for each in found for at_ns, _, count in each["messages"] if start_ns < at_ns <= end_ns)
-    return frames / (end_ns - start_ns) * 1e9
+    frames: int = sum(count for each in found for at_ns, _, count in each["messages"] if start_ns < at_ns <= end_ns)
+    return float(frames / (end_ns - start_ns) * 1e9)
 
 
 def main() -> int:

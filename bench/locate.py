@@ -58,7 +58,9 @@ async def _serve(num_servers: int) -> None:
 
 async def _ask(target: str, num_calls: int, at_once: int, is_locate: bool) -> dict[str, float]:
     async with grpc.aio.insecure_channel(target) as channel:
-        call = channel.unary_unary(f"/{SERVICE}/Locate" if is_locate else "/grpc.health.v1.Health/Check")
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            f"/{SERVICE}/Locate" if is_locate else "/grpc.health.v1.Health/Check"
+        )
         geometry = pb.LatentGeometry(channels=16, height=60, width=104)
         request = pb.LocateRequest(model="tiny", geometry=geometry).SerializeToString() if is_locate else b""
         took_ms: list[float] = []

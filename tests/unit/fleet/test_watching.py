@@ -95,7 +95,9 @@ async def test_the_address_of_a_list_of_servers() -> None:
         line = await asyncio.wait_for(lines.get(), 30)
         own = line.removeprefix("fleet: naming servers on ").partition(",")[0]
         async with grpc.aio.insecure_channel(own) as channel:
-            call = channel.unary_unary("/framehaul.v1.FrameService/Locate")
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/framehaul.v1.FrameService/Locate"
+            )
             found = pb.LocateResponse.FromString(await call(pb.LocateRequest().SerializeToString()))
             assert found.target == target
         stop.set()

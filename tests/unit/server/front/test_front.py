@@ -37,7 +37,7 @@ async def ended(call: Any) -> grpc.aio.AioRpcError:
 
 def info_of(error: grpc.aio.AioRpcError) -> ErrorInfo:
     found = ErrorInfo()
-    rich = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads these alone
+    rich = rpc_status.from_call(error)
     assert rich is not None
     assert rich.details[0].Unpack(found)
     return found
@@ -88,10 +88,11 @@ async def test_health_follows_the_table(monkeypatch: pytest.MonkeyPatch) -> None
     """Also when nobody says that it has changed: a server may have fallen silent."""
     monkeypatch.setattr("framehaul_server.front.front._LOOK_S", 0.01)
     async with running_front() as (target, placement, _), grpc.aio.insecure_channel(target) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        seen = [(await watch.read()).status]  # type: ignore[attr-defined]  # of the blocking stub's type
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        seen = [(await watch.read()).status]
         placement.report("a:1", report(1), time.monotonic())
-        seen.append((await watch.read()).status)  # type: ignore[attr-defined]
+        seen.append((await watch.read()).status)
         assert seen == [health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING]
         watch.cancel()
 
