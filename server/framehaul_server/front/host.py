@@ -11,11 +11,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from framehaul.address import Address
 from framehaul.v1 import frames_pb2 as pb
+from framehaul_pipeline.config import PAGE_BYTES
+from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
+from framehaul_pipeline.scheduling.memory import default_park_bytes
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server import logs
 from framehaul_server.access.tls import Certificates
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from framehaul_server.observe.http import HttpServer
 
 _WRONG_OPTION: Final = 2
+_GIB: Final = 1 << 30
 _START_MARGIN_S: Final = 30.0
 _STOP_MARGIN_S: Final = 15.0
 """A server ends at most 10 s after its grace period."""
@@ -73,16 +77,18 @@ class Host:
         self._placement = Placement()
         self._front = Front(config, self._placement, self._identify, self._certificates)
         found = gpus if gpus is not None else [] if set(config.devices) == {"cpu"} else find_gpus()
+        devices = choose_devices(config.devices, len(found))
+        share = HostShare(total_bytes() // len(devices), available_bytes() // len(devices))
         self._members = [
             Member(
                 device,
-                member_arguments(config, arguments, device, index),
+                member_arguments(config, arguments, device, index, share),
                 processors=near_processors(found[_number(device)]) if device != "cpu" else (),
                 startup_s=config.worker.startup_timeout_s + _START_MARGIN_S,
                 on_report=self._reported,
                 on_gone=self._gone,
             )
-            for index, device in enumerate(choose_devices(config.devices, len(found)))
+            for index, device in enumerate(devices)
         ]
         self._http: HttpServer | None = None
 
@@ -190,10 +196,21 @@ def choose_devices(devices: Sequence[str], num_gpus: int) -> list[str]:
     return list(devices)
 
 
-def member_arguments(config: ServerConfig, arguments: Sequence[str], device: str, index: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class HostShare:
+    """Of the host's memory, for one server."""
+
+    total_bytes: int
+    available_bytes: int
+
+
+def member_arguments(
+    config: ServerConfig, arguments: Sequence[str], device: str, index: int, share: HostShare
+) -> list[str]:
     """What the server of a device is told: all that the front was told, then what differs, as the last one counts.
 
-    Its port is the system's choice. It is reached under the front's name, so that certificates fit.
+    Its port is the system's choice. It is reached under the front's name, so that certificates fit. What a server takes
+    by default of the whole host's memory is taken of its share.
     """
     changed = ["--devices=", f"--device={device}", f"--listen={replace_port(config.listen, 0)}"]
     if config.advertise is not None:
@@ -201,6 +218,10 @@ def member_arguments(config: ServerConfig, arguments: Sequence[str], device: str
     if config.metrics is not None:
         port = _metrics_ports(config.metrics, index + 1)[-1]
         changed.append(f"--metrics={replace_port(config.metrics, port)}")
+    if device == "cpu" and config.worker.device_memory_bytes is None:
+        changed.append(f"--device-memory-gib={max(PAGE_BYTES, share.available_bytes // 2) / _GIB}")
+    if device != "cpu" and config.worker.park_bytes is None:
+        changed.append(f"--park-gib={default_park_bytes(share.total_bytes) / _GIB}")
     return [*arguments, *changed]
 
 

@@ -5,7 +5,9 @@ import pytest
 from framehaul_server import cli
 from framehaul_server.errors import CannotWork
 from framehaul_server.front.gpus import find_gpus, near_processors, read_processors
-from framehaul_server.front.host import choose_devices, member_arguments
+from framehaul_server.front.host import HostShare, choose_devices, member_arguments
+
+SHARE = HostShare(32 << 30, 6 << 30)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +41,28 @@ def test_servers_are_told_what_their_front_is_told_but_for_where_they_are() -> N
     arguments = told.split()
     config = cli.parse(arguments, {})
     for index in range(2):
-        member = cli.parse(member_arguments(config, arguments, f"cuda:{index}", index), {"FRAMEHAUL_DEVICES": "all"})
+        member = cli.parse(
+            member_arguments(config, arguments, f"cuda:{index}", index, SHARE), {"FRAMEHAUL_DEVICES": "all"}
+        )
         assert (member.devices, member.worker.device, member.worker.num_slots) == ((), f"cuda:{index}", 6)
         assert (str(member.listen), member.advertise) == ("127.0.0.2:0", "gpu7:0")
         assert str(member.metrics) == f"127.0.0.1:{9465 + index}"
     plain = cli.parse(["--devices", "cpu"], {})
-    member = cli.parse(member_arguments(plain, [], "cpu", 0), {})
+    member = cli.parse(member_arguments(plain, [], "cpu", 0, SHARE), {})
     assert (str(member.listen), member.advertise, member.metrics) == ("127.0.0.1:0", None, None)
+
+
+def test_servers_share_the_hosts_memory_and_take_what_they_are_told() -> None:
+    """Of which each would take a part by itself, as if it were alone."""
+    config = cli.parse(["--devices", "cuda:0"], {})
+    gpu = cli.parse(member_arguments(config, [], "cuda:0", 0, SHARE), {}).worker
+    cpu = cli.parse(member_arguments(config, [], "cpu", 0, SHARE), {}).worker
+    assert (gpu.park_bytes, gpu.device_memory_bytes) == (8 << 30, None)
+    assert (cpu.park_bytes, cpu.device_memory_bytes) == (None, 3 << 30)
+    told = ["--devices", "cuda:0", "--park-gib", "1", "--device-memory-gib", "2"]
+    for device in ("cuda:0", "cpu"):
+        worker = cli.parse(member_arguments(cli.parse(told, {}), told, device, 0, SHARE), {}).worker
+        assert (worker.park_bytes, worker.device_memory_bytes) == (1 << 30, 2 << 30)
 
 
 def test_processors_near_a_device_are_those_of_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
