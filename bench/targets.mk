@@ -25,8 +25,8 @@ bench-devices: ## DEVICES=cuda:0,cuda:1 behind one front against one server; fig
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.devices --devices $(DEVICES) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
-bench-gpu: ## All GPU benchmarks, at most 6 minutes; figures in out/bench
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench && \
+bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PRICE=4 an hour; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench $(if $(PRICE),--price $(PRICE)) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; needs group bench-wan; figures in out/bench

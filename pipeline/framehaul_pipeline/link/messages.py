@@ -139,6 +139,11 @@ class DeviceTime(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """For which the device was this chunk's own."""
     kernels_ns: int = 0
     """Of it, from the first kernel to the last, by the device's own clock."""
+    model: str = ""
+    frame_size: tuple[int, int] = (0, 0)
+    """Height and width."""
+    num_frames: int = 0
+    """That it gave."""
 
 
 class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):

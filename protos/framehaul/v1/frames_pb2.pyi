@@ -764,6 +764,7 @@ class ModelInfo(google.protobuf.message.Message):
     TILE_STRIDE_LATENTS_FIELD_NUMBER: builtins.int
     PERIOD_LATENTS_FIELD_NUMBER: builtins.int
     NORMALIZATION_FIELD_NUMBER: builtins.int
+    RATES_FIELD_NUMBER: builtins.int
     name: builtins.str
     channels: builtins.int
     spatial_factor: builtins.int
@@ -782,6 +783,10 @@ class ModelInfo(google.protobuf.message.Message):
     """each so many latents there is one with first_frames; 0: the first alone"""
     normalization: builtins.bool
     """it has a mean and std of its own, which Open.normalized applies"""
+    @property
+    def rates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeasuredRate]:
+        """for callers that may watch the server; one for each size that it decoded"""
+
     def __init__(
         self,
         *,
@@ -798,12 +803,46 @@ class ModelInfo(google.protobuf.message.Message):
         tile_stride_latents: builtins.int = ...,
         period_latents: builtins.int = ...,
         normalization: builtins.bool = ...,
+        rates: collections.abc.Iterable[Global___MeasuredRate] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "receptive_latents", b"receptive_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "period_latents", b"period_latents", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "period_latents", b"period_latents", "rates", b"rates", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_receptive_latents", b"_receptive_latents"]) -> typing.Literal["receptive_latents"] | None: ...
 
 Global___ModelInfo: typing_extensions.TypeAlias = ModelInfo
+
+@typing.final
+class MeasuredRate(google.protobuf.message.Message):
+    """What a model took of the device here, in service. The first chunks of a shape, for which kernels are chosen, are out."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    NUM_FRAMES_FIELD_NUMBER: builtins.int
+    DEVICE_S_FIELD_NUMBER: builtins.int
+    KERNELS_S_FIELD_NUMBER: builtins.int
+    width: builtins.int
+    """of a frame, in pixels"""
+    height: builtins.int
+    num_frames: builtins.int
+    """decoded;"""
+    device_s: builtins.float
+    """for which the device was theirs alone,"""
+    kernels_s: builtins.float
+    """and of it, from the first kernel of a chunk to its last; 0: not known"""
+    def __init__(
+        self,
+        *,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+        num_frames: builtins.int = ...,
+        device_s: builtins.float = ...,
+        kernels_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device_s", b"device_s", "height", b"height", "kernels_s", b"kernels_s", "num_frames", b"num_frames", "width", b"width"]) -> None: ...
+
+Global___MeasuredRate: typing_extensions.TypeAlias = MeasuredRate
 
 @typing.final
 class Limits(google.protobuf.message.Message):

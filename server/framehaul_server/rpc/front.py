@@ -18,6 +18,7 @@ from framehaul_server.core.placement import Placement
 from framehaul_server.errors import Elsewhere
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context
+from framehaul_server.rpc.info import told_to
 
 
 class FrontService:
@@ -72,8 +73,8 @@ class FrontService:
         """Tell of all servers together."""
 
         async def answer() -> bytes:
-            self._identify(context.invocation_metadata() or ())
+            caller = self._identify(context.invocation_metadata() or ())
             wire.split(raw, pb.GetServerInfoRequest)
-            return self._info().SerializeToString()
+            return told_to(caller, self._info()).SerializeToString()
 
         return await guard(context, new_record("GetServerInfo", context), answer())

@@ -13,6 +13,7 @@ from framehaul.formats import SLOT_BYTES_PER_PIXEL
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
+from framehaul_server.core.tenants import Caller
 
 _EXACTNESS: Final = MappingProxyType(
     {
@@ -24,8 +25,8 @@ _EXACTNESS: Final = MappingProxyType(
 )
 
 
-def model_info(spec: DecoderSpec) -> pb.ModelInfo:
-    """What a client can know of a model."""
+def model_info(spec: DecoderSpec, rates: Sequence[pb.MeasuredRate] = ()) -> pb.ModelInfo:
+    """What a client can know of a model, and what it took here."""
     return pb.ModelInfo(
         name=spec.name,
         channels=spec.channels,
@@ -40,7 +41,16 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
         tile_latents=spec.tile_latents,
         tile_stride_latents=spec.tile_stride_latents,
         period_latents=spec.period_latents,
+        rates=rates,
     )
+
+
+def told_to(caller: Caller, info: pb.ServerInfo) -> pb.ServerInfo:
+    """`info` without what tells what others decode, unless this caller may watch."""
+    if not caller.tenant.watch:
+        for model in info.models:
+            model.ClearField("rates")
+    return info
 
 
 def max_response_bytes(max_pixels: int) -> int:

@@ -30,6 +30,7 @@ from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
+from framehaul_server.rpc.info import told_to
 from framehaul_server.rpc.synthetic import make_latents
 from framehaul_server.rpc.trace import Tracing
 from framehaul_server.session.connection import Connection, Request
@@ -171,9 +172,9 @@ class FrameService:
         """Tell what this server has."""
 
         async def answer() -> bytes:
-            self._caller(context, record)
+            caller = self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
-            return self._info().SerializeToString()
+            return told_to(caller, self._info()).SerializeToString()
 
         record = new_record("GetServerInfo", context)
         return await guard(context, record, answer())

@@ -7,6 +7,7 @@ from tests.support.fakes import SPEC
 
 def test_a_model_says_what_a_client_needs_to_count_frames() -> None:
     info = model_info(msgspec.structs.replace(SPEC, receptive_latents=5))
+    assert not info.rates
     assert (info.name, info.channels, info.spatial_factor) == ("toy", 2, 2)
     assert (info.temporal_factor, info.first_frames, info.lookahead_latents) == (4, 4, 0)
     assert info.exactness == pb.EXACTNESS_FULL
@@ -52,3 +53,8 @@ def test_several_servers_are_told_as_one() -> None:
     assert (whole.load.sessions, whole.load.session_memory_bytes) == (1, (1 << 64) - 1)
     assert [(each.cause, each.seconds) for each in whole.charged] == [(pb.CAUSE_IDLE, 3.5)]
     assert (whole.ready, whole.synthetic) == (True, True)
+
+
+def test_a_model_says_what_it_took_here() -> None:
+    rate = pb.MeasuredRate(width=8, height=8, num_frames=3, device_s=1.5)
+    assert list(model_info(SPEC, [rate]).rates) == [rate]
