@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-locate bench-devices bench-gpu bench-wan protoset
+.PHONY: ghz load bench bench-locate bench-devices bench-gpu bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -31,6 +31,12 @@ bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PR
 
 bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; needs group bench-wan; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_wan --seconds 520 && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+DEVICE ?= cpu
+
+bench-watched: ## What scrapes, the page and a trace cost a stream, on DEVICE=cpu or cuda; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.watched --device $(DEVICE) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup

@@ -197,8 +197,10 @@ class FrameClient:
             alternatives=tuple(found.alternatives),
         )
 
-    def trace(self, seconds: float) -> AsyncGenerator[pb.TraceResponse, None]:
+    def trace(self, seconds: float, *, kernels: bool = False) -> AsyncGenerator[pb.TraceResponse, None]:
         """Listen to what the server does, for 1 to 300 seconds; what comes is as docs/protocol.md, "Traces", says.
+
+        With `kernels` also to which of them its GPU runs, for 10 seconds at most; they come at the end.
 
         Raises, when it is iterated over:
             Unsupported: the server is older than that.
@@ -206,7 +208,8 @@ class FrameClient:
 
         Cancellation: ends the trace, as closing the generator does.
         """
-        return trace_responses(self._stub(), seconds, self._metadata, self._target)
+        request = pb.TraceRequest(seconds=seconds, kernels=kernels)
+        return trace_responses(self._stub(), request, self._metadata, self._target)
 
     async def aclose(self) -> None:
         """Close the connection. Sessions that are still open are cancelled, with a `ResourceWarning`.

@@ -98,6 +98,7 @@ class App:
             unread_calls=self._unread_calls,
             rules=replace(session_rules(config), epoch=self._epoch),
             recorder=recorder,
+            record_kernels=self._supervisor.record_kernels,
             locate=self._locate,
             info=self.info,
         )
@@ -149,7 +150,7 @@ class App:
         return server
 
     def _view(self) -> ServerView:
-        self._service.charge_time()
+        self._recorder.charge_time()
         return ServerView(
             now_ns=time.monotonic_ns(),
             version=_VERSION,

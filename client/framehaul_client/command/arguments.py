@@ -296,6 +296,13 @@ class Options:
         metavar="SECONDS",
         help="for how long, 1 to 300 (default: 10)",
     )
+    kernels: bool = _option(
+        commands=("trace",),
+        default=False,
+        action="store_true",
+        help="also each kernel and copy of the server's GPU, by CUPTI; for 10 seconds at most. The first time it takes "
+        "some seconds to begin, and the server's GPU is a little slower meanwhile",
+    )
     server: MetricsAddress = _option(  # noqa: RUF009  a field, made once
         commands=("top",),
         default=MetricsAddress.parse(DEFAULT_ADDRESS),

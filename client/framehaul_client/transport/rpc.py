@@ -20,6 +20,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.access import Metadata
 from framehaul_client.errors import ProtocolError
+from framehaul_client.transport.spans import span_metadata
 from framehaul_client.transport.status import Status, client_error
 
 _WRITE_FAILED: Final = "Internal error from Core"
@@ -49,7 +50,7 @@ class Rpc:
         self._target = target
         # Identity serialisers: the payload must not pass through protobuf.
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-        self._call = start(metadata=metadata)
+        self._call = start(metadata=metadata + span_metadata())
         self._call.add_done_callback(self._note_status)
         self._responses = cast(AsyncGenerator[bytes, None], aiter(self._call))
         self._lock = asyncio.Lock()  # gRPC takes one write at a time; fair, so that nobody waits for more than one

@@ -993,14 +993,18 @@ class TraceRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SECONDS_FIELD_NUMBER: builtins.int
+    KERNELS_FIELD_NUMBER: builtins.int
     seconds: builtins.float
-    """1..300"""
+    """1..300; with kernels at most 10"""
+    kernels: builtins.bool
+    """tell at the end which kernels the device ran; only where it is a GPU"""
     def __init__(
         self,
         *,
         seconds: builtins.float = ...,
+        kernels: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["seconds", b"seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kernels", b"kernels", "seconds", b"seconds"]) -> None: ...
 
 Global___TraceRequest: typing_extensions.TypeAlias = TraceRequest
 
@@ -1016,6 +1020,7 @@ class TraceResponse(google.protobuf.message.Message):
     LOAD_FIELD_NUMBER: builtins.int
     NOW_NS_FIELD_NUMBER: builtins.int
     EVENTS_DROPPED_FIELD_NUMBER: builtins.int
+    KERNELS_FIELD_NUMBER: builtins.int
     now_ns: builtins.int
     """when this response was made"""
     events_dropped: builtins.int
@@ -1036,6 +1041,10 @@ class TraceResponse(google.protobuf.message.Message):
     def load(self) -> Global___Load:
         """several times a second"""
 
+    @property
+    def kernels(self) -> Global___TraceKernels:
+        """several of them, at the end"""
+
     def __init__(
         self,
         *,
@@ -1045,9 +1054,10 @@ class TraceResponse(google.protobuf.message.Message):
         load: Global___Load | None = ...,
         now_ns: builtins.int = ...,
         events_dropped: builtins.int = ...,
+        kernels: Global___TraceKernels | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["load", b"load", "started", b"started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "events_dropped", b"events_dropped", "load", b"load", "now_ns", b"now_ns", "sessions", b"sessions", "started", b"started"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["kernels", b"kernels", "load", b"load", "started", b"started"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "events_dropped", b"events_dropped", "kernels", b"kernels", "load", b"load", "now_ns", b"now_ns", "sessions", b"sessions", "started", b"started"]) -> None: ...
 
 Global___TraceResponse: typing_extensions.TypeAlias = TraceResponse
 
@@ -1197,3 +1207,45 @@ class TraceChunk(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["copied_ns", b"copied_ns", "decoded_ns", b"decoded_ns", "first_latent", b"first_latent", "kernels_ns", b"kernels_ns", "num_latents", b"num_latents", "slot_wait_ns", b"slot_wait_ns", "turn_ns", b"turn_ns"]) -> None: ...
 
 Global___TraceChunk: typing_extensions.TypeAlias = TraceChunk
+
+@typing.final
+class TraceKernels(google.protobuf.message.Message):
+    """Kernels and copies on the device. The lists but `names` have a value for each."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    START_NS_FIELD_NUMBER: builtins.int
+    DURATION_NS_FIELD_NUMBER: builtins.int
+    STREAM_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
+    left_out: builtins.int
+    """there were so many more, after these"""
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def name(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of `names`, counted from 0"""
+
+    @property
+    def start_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def duration_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def stream(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """those of one run one after the other"""
+
+    def __init__(
+        self,
+        *,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        name: collections.abc.Iterable[builtins.int] | None = ...,
+        start_ns: collections.abc.Iterable[builtins.int] | None = ...,
+        duration_ns: collections.abc.Iterable[builtins.int] | None = ...,
+        stream: collections.abc.Iterable[builtins.int] | None = ...,
+        left_out: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duration_ns", b"duration_ns", "left_out", b"left_out", "name", b"name", "names", b"names", "start_ns", b"start_ns", "stream", b"stream"]) -> None: ...
+
+Global___TraceKernels: typing_extensions.TypeAlias = TraceKernels

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from framehaul.wire import SERVICE
-from framehaul_pipeline.errors import Overloaded
+from framehaul_pipeline.errors import Lack, Overloaded
 from framehaul_pipeline.supervision.supervisor import WorkerState
 from framehaul_server.rpc.boundary import guard, new_record
 
@@ -46,6 +46,7 @@ class _Servicer(health.aio.HealthServicer):
         if self._num_watchers >= MOST_WATCHERS:
             raise Overloaded(
                 f"Watch: at most {MOST_WATCHERS} such calls at a time, of all clients together: Check now and then",
+                Lack.CALLS,
                 retry_after_s=_RETRY_AFTER_S,
             )
 

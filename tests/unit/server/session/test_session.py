@@ -15,6 +15,7 @@ from framehaul.wire import Envelope
 from framehaul_pipeline.errors import (
     AtWork,
     InvalidInput,
+    Lack,
     OutOfOrder,
     Overloaded,
     Unavailable,
@@ -365,7 +366,7 @@ def workers_die(run: Running) -> None:
 
 
 def worker_is_full(run: Running) -> None:
-    run.worker.die(Overloaded("out of device memory", retry_after_s=1.0))
+    run.worker.die(Overloaded("out of device memory", Lack.PLACES, retry_after_s=1.0))
 
 
 def grace_ends(run: Running) -> None:
