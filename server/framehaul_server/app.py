@@ -177,7 +177,6 @@ class App:
 
     def info(self) -> pb.ServerInfo:
         """What the server offers, and how busy it is."""
-        self._service.charge_time()
         config, worker = self._config, self._supervisor.statistics()
         return pb.ServerInfo(
             version=_VERSION,
