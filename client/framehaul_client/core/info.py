@@ -133,11 +133,13 @@ class Location:
         target: `HOST:PORT`.
         epoch: of the server there.
         lease_s: how long this answer may be kept, in seconds.
+        alternatives: where to go if that server can't be reached or refuses, in this order.
     """
 
     target: str
     epoch: int
     lease_s: float
+    alternatives: tuple[str, ...] = ()
 
 
 def read_info(message: pb.ServerInfo) -> ServerInfo:

@@ -17,7 +17,7 @@ from framehaul_client.errors import DataLoss, InvalidLatents, ProtocolError, Uns
 
 _FIRST_WINDOW_FRAMES: Final = 16  # until the size of a frame is known
 _WINDOW_BYTES: Final = 64 << 20
-_SESSION_ID_BYTES: Final = 16
+_SESSION_ID_BYTES: Final = 24
 # Far beyond what decoders have; so that no answer makes this end wait, count or hold without limit.
 _MAX_FACTOR: Final = 64
 _MAX_FRAMES_OF_A_LATENT: Final = 1024

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -37,8 +37,16 @@ class RpcEnded(Exception):
 class Rpc:
     """Owner of a gRPC call. Any number of tasks may send, one may receive."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str, metadata: Metadata = ()) -> None:
-        """Start the call on `channel` with `metadata`; errors name `target`."""
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        target: str,
+        metadata: Metadata = (),
+        *,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the call on `channel` with `metadata`; errors name `target`; `on_closed` hears that it was closed."""
+        self._on_closed = on_closed
         self._target = target
         # Identity serialisers: the payload must not pass through protobuf.
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
@@ -100,6 +108,8 @@ class Rpc:
         Cancellation: the call is cancelled all the same.
         """
         self._call.cancel()
+        on_closed, self._on_closed = self._on_closed, lambda: None
+        on_closed()
         await self._responses.aclose()
 
     async def _final_status(self) -> Status:

@@ -499,7 +499,7 @@ class Opened(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PERIOD_LATENTS_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
-    """128 random bits; whoever knows them may resume the session"""
+    """The epoch of its server, 8 bytes, the highest first; then 128 random bits: whoever knows them may resume the session."""
     model: builtins.str
     height: builtins.int
     """of a frame, in pixels"""
@@ -687,16 +687,23 @@ class LocateRequest(google.protobuf.message.Message):
 
     SESSION_ID_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    GEOMETRY_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
     """empty: a new session"""
     model: builtins.str
+    @property
+    def geometry(self) -> Global___LatentGeometry:
+        """unset: not known; a front then doesn't know what the session takes"""
+
     def __init__(
         self,
         *,
         session_id: builtins.bytes = ...,
         model: builtins.str = ...,
+        geometry: Global___LatentGeometry | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["geometry", b"geometry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["geometry", b"geometry", "model", b"model", "session_id", b"session_id"]) -> None: ...
 
 Global___LocateRequest: typing_extensions.TypeAlias = LocateRequest
 
@@ -707,20 +714,26 @@ class LocateResponse(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     LEASE_MS_FIELD_NUMBER: builtins.int
+    ALTERNATIVES_FIELD_NUMBER: builtins.int
     target: builtins.str
     """HOST:PORT"""
     epoch: builtins.int
     """of the server at that address: another one means that it restarted"""
     lease_ms: builtins.int
     """how long the answer may be kept"""
+    @property
+    def alternatives(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """where to go if that server can't be reached or refuses, in this order"""
+
     def __init__(
         self,
         *,
         target: builtins.str = ...,
         epoch: builtins.int = ...,
         lease_ms: builtins.int = ...,
+        alternatives: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "epoch", b"epoch", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
 
 Global___LocateResponse: typing_extensions.TypeAlias = LocateResponse
 
@@ -921,11 +934,18 @@ class ServerInfo(google.protobuf.message.Message):
     LOAD_FIELD_NUMBER: builtins.int
     SYNTHETIC_FIELD_NUMBER: builtins.int
     CHARGED_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
     version: builtins.str
     device: builtins.str
     epoch: builtins.int
     synthetic: builtins.bool
     """synthetic clips are allowed"""
+    ready: builtins.bool
+    """new sessions may come: a worker is ready, and it isn't draining"""
+    target: builtins.str
+    """what its Locate names: itself; empty for a front"""
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelInfo]:
         """the first is the default"""
@@ -942,6 +962,10 @@ class ServerInfo(google.protobuf.message.Message):
     def charged(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Charged]:
         """the last minute"""
 
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of a front: those of its servers"""
+
     def __init__(
         self,
         *,
@@ -955,9 +979,12 @@ class ServerInfo(google.protobuf.message.Message):
         load: Global___Load | None = ...,
         synthetic: builtins.bool = ...,
         charged: collections.abc.Iterable[Global___Charged] | None = ...,
+        ready: builtins.bool = ...,
+        target: builtins.str = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "synthetic", b"synthetic", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
 

@@ -28,6 +28,7 @@ from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
+from framehaul_server.rpc.info import told_to
 from framehaul_server.rpc.spans import open_spans
 from framehaul_server.rpc.synthetic import make_latents
 from framehaul_server.rpc.trace import RecordKernels, Tracing
@@ -166,11 +167,7 @@ class FrameService:
         async def answer() -> bytes:
             caller = self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
-            info = self._info()
-            if not caller.tenant.watch:  # they tell what others decode
-                for model in info.models:
-                    model.ClearField("rates")
-            return info.SerializeToString()
+            return told_to(caller, self._info()).SerializeToString()
 
         record = new_record("GetServerInfo", context)
         return await guard(context, record, answer())

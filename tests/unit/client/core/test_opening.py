@@ -15,7 +15,7 @@ LATENTS = LatentFormat(LatentDtype.BFLOAT16, (16, 60, 104))
 
 def opened(**changes: Any) -> pb.Opened:
     message = pb.Opened(
-        session_id=b"0123456789abcdef", model="tiny", max_message_bytes=64 << 20, height=480, width=832,
+        session_id=b"0123456789abcdef01234567", model="tiny", max_message_bytes=64 << 20, height=480, width=832,
         pixel_format=pb.PIXEL_FORMAT_RGB24, frame_bytes=1198080,
         min_window_frames=4, max_window_frames=100, first_frames=1, temporal_factor=4, lookahead_latents=2,
     )  # fmt: skip
@@ -147,8 +147,8 @@ def test_the_window_is_64_mib_of_frames_unless_it_is_given(height: int, width: i
         ({"min_window_frames": 1 << 20, "max_window_frames": 0}, "min_window_frames=1048576: must be 0..896"),
         ({"model": "other"}, "model='other': must be 'tiny', as asked for"),
         ({"model": ""}, "model='': must be 'tiny'"),
-        ({"session_id": b""}, "session_id=0 bytes: must be 16 bytes"),
-        ({"session_id": bytes(1 << 20)}, "session_id=1048576 bytes: must be 16 bytes"),
+        ({"session_id": b""}, "session_id=0 bytes: must be 24 bytes"),
+        ({"session_id": bytes(1 << 20)}, "session_id=1048576 bytes: must be 24 bytes"),
         ({"next_latent": 1}, "next_latent=1: must be 0..0"),
         ({"max_message_bytes": 70 << 20}, "max_message_bytes=73400320: must be 0..67108864"),
     ],
@@ -181,7 +181,7 @@ def test_an_odd_frame_has_no_shared_chroma() -> None:
         read(message, SessionConfig(pixel_format="yuv420p"), latent_height=3, latent_width=2)
 
 
-RESUMED = resumed(open_message(SessionConfig(), LATENTS), b"0123456789abcdef", 6)
+RESUMED = resumed(open_message(SessionConfig(), LATENTS), b"0123456789abcdef01234567", 6)
 
 
 @pytest.mark.parametrize("next_latent", [2, 5])
@@ -196,7 +196,7 @@ def test_a_session_goes_on_at_a_latent_that_can_be(next_latent: int) -> None:
     [
         ({"next_latent": 1}, "next_latent=1: must be 2..5"),
         ({"next_latent": 6}, "next_latent=6: must be 2..5"),
-        ({"next_latent": 2, "session_id": b"fedcba9876543210"}, "another session_id"),
+        ({"next_latent": 2, "session_id": b"fedcba987654321001234567"}, "another session_id"),
     ],
 )
 def test_another_session_or_place_is_refused(changes: dict[str, Any], message: str) -> None:

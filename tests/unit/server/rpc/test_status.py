@@ -26,6 +26,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (pipeline.WorkersKilled(), grpc.StatusCode.ABORTED),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
     (pipeline.ReplayDiffers("frames"), grpc.StatusCode.DATA_LOSS),
+    (server.Elsewhere(["a:1", "b:1"]), grpc.StatusCode.FAILED_PRECONDITION),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -85,6 +86,7 @@ def test_the_bytes_of_a_delay_are_these() -> None:
     ("error", "reason"),
     [
         (server.ClientStalled("nothing moves"), "CLIENT_STALLED"),
+        (server.Elsewhere([]), "FRONT"),
         (pipeline.WorkersKilled(), "WORKERS_KILLED"),
         (pipeline.DataLoss("crc32c"), "CHECKSUM_DIFFERS"),
         (pipeline.ReplayDiffers("frames"), "REPLAY_DIFFERS"),

@@ -77,7 +77,7 @@ async def test_opened_says_what_a_client_must_know() -> None:
     async with running(first) as run:
         await run.connection.responded(1)
         header = run.connection.responses[0].header
-        assert len(header.opened.session_id) == 16
+        assert len(header.opened.session_id) == 24
         header.opened.session_id = b""
         assert header.opened == pb.Opened(
             request_id="id",
