@@ -169,7 +169,8 @@ class Session:
     @property
     def num_frames(self) -> int | None:
         """How many frames will come in all; None while the number of latents isn't known."""
-        return self._running.num_frames
+        num_frames = self._running.num_frames
+        return None if num_frames is None else num_frames - self._config.start_frame
 
     @property
     def queue_position(self) -> int | None:

@@ -54,6 +54,7 @@ examples:
   client stream clip.safetensors --out video.mp4 --target gpu7:50051 --crf 14 --preset slow
   client stream clip.safetensors --out - | ffplay -     watch it while it is decoded
   client stream clip.safetensors --out video.mp4 --live                       a file that plays while it grows
+  client stream clip.safetensors --out video.mp4 --audio track.wav
   client stream clip.safetensors --out 'frames/%06d.png'
   client stream clip.safetensors --out 'plates/%06d.exr'                      half floats, for grading
   client stream clip.safetensors --out master.mp4 --format yuv420p10le        10 bits
@@ -418,6 +419,12 @@ class Options:
     )
     pix_fmt: str | None = _video_option(
         metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"
+    )
+    audio: str | None = _video_option(
+        type=file_name,
+        metavar="FILE",
+        help="sound beside the video, of any file that FFmpeg reads: copied where the container takes it, else AAC "
+        "(Opus in .webm); cut where the video ends, and silent after its own end",
     )
     size: tuple[int, int] | None = _option(
         commands=("models",),

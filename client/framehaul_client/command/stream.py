@@ -51,6 +51,7 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
             encoded_format=options.pix_fmt,
             more=dict(options.encoder_option or ()),
             live=options.live,
+            audio=None if options.audio is None else Path(options.audio),
         )
         try:
             sink = choose_sink(

@@ -76,7 +76,7 @@ class Opened:
 
 
 def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
-    """Ask for a new session in EXPLICIT mode, from frame 0 on, that outlives its connection."""
+    """Ask for a new session in EXPLICIT mode that outlives its connection."""
     channels, height, width = latents.shape
     return pb.Open(
         model=config.model,
@@ -90,6 +90,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
         mode=pb.MODE_EXPLICIT,
         window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
         resume=pb.Resume() if config.retry_for_s else None,
+        start_frame=config.start_frame,
         reproducible=config.reproducible,
     )
 

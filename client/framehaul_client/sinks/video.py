@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,8 @@ from framehaul_client.errors import OutputClosed, OutputError
 from framehaul_client.sinks.base import PartialFile, Pipe, open_output
 from framehaul_client.sinks.containers import Container
 from framehaul_client.sinks.planes import frame_of_planes, planes_of_420
+from framehaul_client.sinks.segments import Segment, SegmentEncoders, plan_segments
+from framehaul_client.sinks.sound import Sound, Track
 from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
 _LOG: Final = logging.getLogger(__name__)
@@ -44,6 +46,12 @@ _PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medi
 _STDERR: Final = 2
 _LIBRARY_ERROR: Final = re.compile(r"^x26[45] \[error\]: (.+)$", re.MULTILINE)
 _TRIAL_SIZE: Final = (640, 480)
+_INTERLEAVING: Final = {"max_interleave_delta": "1000000"}
+"""Microseconds that packets wait for those of another track, which may have ended."""
+_SOUND_AHEAD_S: Final = Fraction(1, 2)
+"""Of the video, so that the muxer, which puts packets in order, never waits for sound."""
+_ONLY_SLICES: Final = frozenset({"mjpeg"})
+"""Encoders that don't go over cores frame by frame, though they say so."""
 _FAILURES: Final = (av.error.FFmpegError, OSError)
 
 
@@ -79,6 +87,9 @@ class VideoSink:
         self._output: PartialFile | Pipe | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
+        self._segments: SegmentEncoders | None = None
+        self._sound = None if options.audio is None else Sound(options.audio, container, options.audio_start)
+        self._track: Track | None = None
         self._num_frames = 0
         self._ended = False
         self.fps = fps
@@ -91,6 +102,11 @@ class VideoSink:
     def num_bytes(self) -> int:
         """Bytes written."""
         return 0 if self._output is None else self._output.num_bytes
+
+    @property
+    def _length(self) -> Fraction:
+        """Of the frames so far, in seconds."""
+        return self._num_frames / self.fps
 
     @property
     def faster(self) -> str:
@@ -116,9 +132,16 @@ class VideoSink:
             OutputError: the encoder refuses the size, or the disk is full or failed.
         """
         assert self._output is not None, "prepare comes first"
-        output = self._output
-        self._container, self._stream = self._open(output, layout.width, layout.height, self._encoder_options)
+        output, options = self._output, self._encoder_options
+        size = (layout.width, layout.height)
+        plan = plan_segments(self._codec, options, layout.width * layout.height, layout.frame_bytes, num_frames)
+        first = None if plan is None else next(plan.segments())
+        self._container, self._stream = self._open(output, size, options, first)
+        if plan is not None:
+            self._segments = SegmentEncoders(plan, self._stream.codec_context, self._open_segment, self._frame)
         try:
+            if self._sound is not None:
+                self._track = self._sound.add_to(self._container)
             self._container.start_encoding()
         except _FAILURES as error:
             raise self._failure(error) from error
@@ -131,9 +154,12 @@ class VideoSink:
         Raises:
             OutputError: the disk is full or failed, or the encoder did.
         """
-        for pixels in batch.frames:
-            self._encode(self._frame(pixels))
+        for index, pixels in enumerate(batch.frames, self._num_frames):
             self._num_frames += 1
+            if self._segments is None:
+                self._encode(self._frame(index, pixels))
+            else:
+                self._mux(self._segments.put(index, pixels))
 
     def finish(self) -> None:
         """Write what the encoder holds back, close the file and give it its name.
@@ -184,7 +210,7 @@ class VideoSink:
     def _opens(self, options: dict[str, str]) -> bool:
         nowhere = Pipe(Path(os.devnull))
         try:
-            container, _ = self._open(nowhere, *_TRIAL_SIZE, options)
+            container, _ = self._open(nowhere, _TRIAL_SIZE, options)
             container.start_encoding()
             container.close()
         except OutputError:
@@ -197,7 +223,7 @@ class VideoSink:
         return True
 
     def _open(
-        self, output: PartialFile | Pipe, width: int, height: int, options: dict[str, str]
+        self, output: PartialFile | Pipe, size: tuple[int, int], options: dict[str, str], segment: Segment | None = None
     ) -> tuple[OutputContainer, VideoStream]:
         """Open the container and the encoder.
 
@@ -210,7 +236,7 @@ class VideoSink:
             output.file,
             "w",
             format=kind.muxer,
-            container_options=kind.growing if output.streamed or self._live else kind.whole,
+            container_options=_INTERLEAVING | (kind.growing if output.streamed or self._live else kind.whole),
             buffer_size=_BUFFER_BYTES,
             io_open=None if isinstance(output, Pipe) else output.reader,
         )
@@ -220,21 +246,9 @@ class VideoSink:
             raise ValueError(f"codec={self._codec}: doesn't go into {kind.muxer}: {error}") from error
         assert isinstance(stream, VideoStream)
         codec = stream.codec_context
-        codec.width, codec.height = width, height
-        codec.pix_fmt = self._encoded_format
-        codec.time_base = 1 / self.fps
         if kind.apple and codec.codec.canonical_name in _APPLE_TAGS:
             codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
-        self._tag(codec)
-        codec.options = {"chroma_sample_location": "center", **options}
-        try:
-            codec.open()
-        except _FAILURES as error:
-            asked = " ".join(f"{name}={value}" for name, value in options.items())
-            raise OutputError(
-                f"{self._name}: {self._codec} refused {width}x{height} {self._encoded_format} {asked} "
-                f"({error.strerror})"
-            ) from error
+        self._open_codec(codec, size, options, segment)
         unknown = sorted(options.keys() & codec.options.keys())
         if unknown:
             raise ValueError(
@@ -242,7 +256,44 @@ class VideoSink:
             )
         return container, stream
 
-    def _frame(self, pixels: Pixels) -> av.VideoFrame:
+    def _open_codec(
+        self, codec: VideoCodecContext, size: tuple[int, int], options: dict[str, str], segment: Segment | None
+    ) -> None:
+        codec.width, codec.height = size
+        codec.pix_fmt = self._encoded_format
+        codec.framerate, codec.time_base = self.fps, 1 / self.fps
+        codec.thread_type = "SLICE" if codec.codec.name in _ONLY_SLICES else "AUTO"
+        if segment is not None:
+            codec.thread_count, codec.thread_type = segment.num_threads, segment.thread_type
+        self._tag(codec)
+        codec.options = {"chroma_sample_location": "center", **options}
+        try:
+            codec.open()
+        except _FAILURES as error:
+            asked = " ".join(f"{name}={value}" for name, value in options.items())
+            raise OutputError(
+                f"{self._name}: {self._codec} refused {size[0]}x{size[1]} {self._encoded_format} {asked} "
+                f"({error.strerror})"
+            ) from error
+
+    def _open_segment(self, segment: Segment) -> VideoCodecContext:
+        """Open another encoder for the same stream; on the segment's thread.
+
+        Raises:
+            OutputError: that failed, or it makes another kind of stream than the first one.
+        """
+        assert self._stream is not None, "start comes first"
+        first = self._stream.codec_context
+        codec = av.CodecContext.create(self._codec, "w")
+        assert isinstance(codec, VideoCodecContext)
+        codec.flags = first.flags
+        self._open_codec(codec, (first.width, first.height), self._encoder_options, segment)
+        if codec.extradata != first.extradata:
+            raise OutputError(f"{self._name}: {self._codec} began a segment with another header than the file has")
+        return codec
+
+    def _frame(self, index: int, pixels: Pixels) -> av.VideoFrame:
+        """Make what the encoder takes; on any thread."""
         if self.pixel_format is PixelFormat.YUV420P10LE:
             frame = frame_of_planes(self.pixel_format.value, planes_of_420(pixels))
         else:
@@ -258,7 +309,7 @@ class VideoSink:
                 dst_color_range=self._range,
                 interpolation=Interpolation.AREA,  # a mean of 2x2: chroma in the centre
             )
-        frame.pts = self._num_frames
+        frame.pts = index
         frame.time_base = 1 / self.fps
         self._tag(frame)
         return frame
@@ -271,9 +322,19 @@ class VideoSink:
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         assert self._stream is not None, "start comes first"
+        try:
+            self._mux(self._stream.codec_context.encode(frame))
+        except _FAILURES as error:
+            raise self._failure(error) from error
+
+    def _mux(self, packets: Iterable[av.Packet]) -> None:
+        assert self._stream is not None, "start comes first"
         assert self._container is not None, "start comes first"
         try:
-            for packet in self._stream.encode(frame):
+            for packet in packets:
+                packet.stream = self._stream
+                if self._track is not None and packet.pts is not None:
+                    self._container.mux(self._track.until(min(packet.pts / self.fps + _SOUND_AHEAD_S, self._length)))
                 self._container.mux(packet)
         except _FAILURES as error:
             raise self._failure(error) from error
@@ -281,16 +342,25 @@ class VideoSink:
     def _close(self) -> None:
         if self._container is None:  # finishing got this far before it failed
             return
-        self._encode(None)
+        if self._segments is None:
+            self._encode(None)
+        else:
+            self._mux(self._segments.finish())
         try:
+            if self._track is not None:
+                self._container.mux(self._track.finish(self._length))
             self._container.close()
         except _FAILURES as error:
             raise self._failure(error) from error
-        self._container = None
+        self._release()
 
     def _release(self) -> None:
         """Free the container, whatever becomes of the file: on a full disk, closing fails again."""
         container, self._container = self._container, None
+        if self._segments is not None:
+            self._segments.close()
+        if self._track is not None:
+            self._track.close()
         if container is not None:
             with contextlib.suppress(*_FAILURES):
                 container.close()

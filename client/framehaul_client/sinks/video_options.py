@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
 from typing import Final
 
 import av
@@ -33,6 +35,8 @@ class VideoOptions:
         encoded_format: FFmpeg's name of the encoder's pixel format; None for the frames' own, if the encoder takes it.
         more: other options of the encoder.
         live: the file has its name from its first frame on, and plays while it grows.
+        audio: a file with sound that goes beside it.
+        audio_start: where in the sound the video begins, in seconds.
     """
 
     codec: str | None = None
@@ -41,6 +45,8 @@ class VideoOptions:
     encoded_format: str | None = None
     more: dict[str, str] = field(default_factory=dict)
     live: bool = False
+    audio: Path | None = None
+    audio_start: Fraction = Fraction(0)
 
     def encoder(self, container: Container) -> av.Codec:
         """The encoder.

@@ -83,7 +83,7 @@ class Exchange:
         self._num_latents: int | None = None  # of the clip, once all were sent
         self._num_sent = 0  # the most latents that were sent on any call
         self.num_frames: int | None = None
-        """How many frames are handed out in all; None while that isn't known."""
+        """How many frames the clip has that are wanted; None while that isn't known."""
         self._session_id = b""  # empty when there is no session to resume
         self._opened: Opened | None = None
         self._reassembly: Reassembly
@@ -283,7 +283,7 @@ class Exchange:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
             self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
-            self._reassembly = Reassembly(opened.layout)
+            self._reassembly = Reassembly(opened.layout, self._config.start_frame)
             self._window = FrameWindow(opened.window_frames)
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)

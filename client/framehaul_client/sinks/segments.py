@@ -1,0 +1,249 @@
+"""A clip cut into closed groups of pictures, several of which are encoded side by side.
+
+Each segment has an encoder of its own, on a thread of its own, and begins with a key frame. Where the cuts are, and
+how many threads each encoder has, follows from the clip, the options and the number of cores, and never from timing:
+so the same frames give the same bytes. Packets come out in the frames' order. FFmpeg works without Python's lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import av
+from av.video.codeccontext import VideoCodecContext
+
+from framehaul_client.core.frames import Pixels
+
+SEGMENT_FRAMES: Final = 48
+"""Two seconds. Each key frame costs about what a frame more would."""
+_MOST_WAITING_BYTES: Final = 512 << 20
+_ENDING: Final = (16, 8)
+"""The last segments are short, and have more threads: an encoder begins late, when it has looked ahead."""
+_ENDING_BODY: Final = 2
+"""Segments before those that are still at work when the clip ends."""
+_WHOLE_CLIP: Final = frozenset(
+    {"b", "maxrate", "minrate", "bufsize", "rc", "pass", "passlogfile", "stats", "flags", "intra-refresh", "threads"}
+)
+"""Options by which an encoder keeps account of all frames before, or that say how many threads it has."""
+_WHOLE_CLIP_PARAMETERS: Final = ("rate", "vbv", "pass", "stats", "keyint", "refresh", "rc=", "tbr", "mbr", "threads")
+_PARAMETERS: Final = ("x264-params", "x264opts", "x265-params", "svtav1-params")
+_KEY_FRAMES: Final = ("g", "keyint_min")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How an encoder is best given many cores.
+
+    Attributes:
+        pixels: of a frame for each thread; more threads than that gain little.
+    """
+
+    pixels: int
+
+
+_SCALING: Final = {
+    "libx264": Scaling(200_000),
+    "libx264rgb": Scaling(200_000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Frames from one key frame to the next.
+
+    Attributes:
+        num_frames: in it.
+        num_threads: of its encoder.
+        thread_type: what they share, as FFmpeg calls it: `FRAME`, or `SLICE` for the least delay.
+    """
+
+    num_frames: int
+    num_threads: int
+    thread_type: str = "FRAME"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a clip is cut.
+
+    Attributes:
+        num_encoders: at work at a time, at most. So many times `SEGMENT_FRAMES` frames wait for them at most.
+        num_threads: of each.
+        ending: the last segments of a clip whose number of frames is known, all of it if it is short.
+        num_frames: of the clip; None: not known.
+    """
+
+    num_encoders: int
+    num_threads: int
+    most_threads: int
+    num_frames: int
+
+    def segments(self) -> Iterator[Segment]:
+        """Say where to cut; without end, for those who get more frames than were announced."""
+        body = self.num_frames - sum(_ENDING)
+        count = max(1, -(-body // SEGMENT_FRAMES))
+        for index in range(count):
+            length = body * (index + 1) // count - body * index // count
+            yield Segment(length, self.num_threads if index < count - _ENDING_BODY else self.most_threads)
+        for length in _ENDING:
+            yield Segment(length, self.most_threads, "SLICE")
+        yield from itertools.repeat(Segment(SEGMENT_FRAMES, self.num_threads))
+
+
+def plan_segments(
+    codec: str, options: Mapping[str, str], num_pixels: int, frame_bytes: int, num_frames: int | None
+) -> Plan | None:
+    """Cut a clip, if that makes sense.
+
+    Args:
+        codec: FFmpeg's name of the encoder.
+        options: of the encoder.
+        num_pixels: of a frame.
+        frame_bytes: of a frame, as it waits for the encoder.
+        num_frames: of the clip; None: not known.
+
+    Returns:
+        The plan; or None where one encoder does better, or where it alone does what the options say.
+    """
+    scaling = _SCALING.get(codec)
+    if scaling is None or num_frames is None or num_frames < 2 * SEGMENT_FRAMES or _spans_clip(options):
+        return None
+    cores = len(os.sched_getaffinity(0))
+    num_threads = -(-num_pixels // scaling.pixels)
+    num_encoders = min(cores // num_threads, _MOST_WAITING_BYTES // (SEGMENT_FRAMES * frame_bytes))
+    if num_encoders < 2:
+        return None
+    return Plan(num_encoders, num_threads, max(num_threads, cores // 2), num_frames)
+
+
+def _spans_clip(options: Mapping[str, str]) -> bool:
+    """Whether the options mean something else for a segment than for the clip."""
+    if not options.keys().isdisjoint(_WHOLE_CLIP):
+        return True
+    if any(word in options.get(name, "") for name in _PARAMETERS for word in _WHOLE_CLIP_PARAMETERS):
+        return True
+    return any(not 0 < int(options.get(name, 1)) <= SEGMENT_FRAMES for name in _KEY_FRAMES)
+
+
+class _Encoding:
+    """A segment on its way."""
+
+    def __init__(self) -> None:
+        self.frames: queue.SimpleQueue[tuple[int, Pixels] | None] = queue.SimpleQueue()
+        self.packets: list[av.Packet] = []  # this and what follows are guarded by the condition
+        self.ended = False
+        self.error: Exception | None = None
+
+
+class SegmentEncoders:
+    """Owner of the encoders' threads; one thread gives it frames and takes packets."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        first: VideoCodecContext,
+        open_encoder: Callable[[Segment], VideoCodecContext],
+        make_frame: Callable[[int, Pixels], av.VideoFrame],
+    ) -> None:
+        """Prepare; nothing runs before the first frame.
+
+        Args:
+            plan: where to cut.
+            first: the first segment's encoder, open.
+            open_encoder: opens another segment's; called on the segment's own thread.
+            make_frame: makes what an encoder takes of a frame's index and its pixels; likewise.
+        """
+        self._num_encoders = plan.num_encoders
+        self._segments = plan.segments()
+        self._first: VideoCodecContext | None = first
+        self._open_encoder = open_encoder
+        self._make_frame = make_frame
+        self._changed = threading.Condition()
+        self._encodings: deque[_Encoding] = deque()  # in order, until their last packet is taken
+        self._num_missing = 0  # frames of the last one
+
+    def put(self, index: int, pixels: Pixels) -> Iterator[av.Packet]:
+        """Give the next frame; gives the packets that are ready, and waits for them while all encoders are at work.
+
+        Raises:
+            Exception: what an encoder raised; packets before that were given first.
+        """
+        if self._num_missing == 0:
+            yield from self._take(self._num_encoders - 1)
+            self._begin(next(self._segments))
+        self._num_missing -= 1
+        self._encodings[-1].frames.put((index, pixels))
+        if self._num_missing == 0:
+            self._encodings[-1].frames.put(None)
+        yield from self._take(self._num_encoders)
+
+    def finish(self) -> Iterator[av.Packet]:
+        """Give all packets that are missing yet; twice is fine.
+
+        Raises:
+            Exception: what an encoder raised.
+        """
+        self._end_last()
+        yield from self._take(0)
+
+    def close(self) -> None:
+        """Let the threads end, and forget their packets; twice is fine."""
+        self._end_last()
+        self._encodings.clear()
+
+    def _end_last(self) -> None:
+        if self._num_missing:
+            self._num_missing = 0
+            self._encodings[-1].frames.put(None)
+
+    def _begin(self, segment: Segment) -> None:
+        encoding = _Encoding()
+        self._encodings.append(encoding)
+        self._num_missing = segment.num_frames
+        encoder, self._first = self._first, None
+        # A daemon, as the thread that gives it frames is: that one may wait for a pipe that nobody reads.
+        threading.Thread(
+            target=self._run, args=(encoding, segment, encoder), name="framehaul-segment", daemon=True
+        ).start()
+
+    def _take(self, most: int) -> Iterator[av.Packet]:
+        """Give what is ready, in order, and wait until at most `most` segments are left."""
+        while self._encodings:
+            first = self._encodings[0]
+            with self._changed:
+                while len(self._encodings) > most and not first.packets and not first.ended:
+                    self._changed.wait()
+                packets, first.packets = first.packets, []
+                ended = first.ended
+            yield from packets
+            if first.error is not None:
+                raise first.error
+            if ended:
+                self._encodings.popleft()
+            elif len(self._encodings) <= most:
+                return
+
+    def _run(self, encoding: _Encoding, segment: Segment, encoder: VideoCodecContext | None) -> None:
+        """Run on the segment's thread."""
+        try:
+            encoder = encoder or self._open_encoder(segment)
+            while (given := encoding.frames.get()) is not None:
+                self._give(encoding, encoder.encode(self._make_frame(*given)))
+                given = None  # frees its memory before the next one comes
+            self._give(encoding, encoder.encode(None), ended=True)
+        except Exception as error:
+            encoding.error = error
+            self._give(encoding, [], ended=True)
+
+    def _give(self, encoding: _Encoding, packets: list[av.Packet], *, ended: bool = False) -> None:
+        with self._changed:
+            encoding.packets += packets
+            encoding.ended |= ended
+            self._changed.notify()
