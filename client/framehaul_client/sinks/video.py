@@ -19,6 +19,7 @@ from typing import Final
 
 import av
 import av.error
+from av.codec.codec import Capabilities
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
@@ -201,7 +202,13 @@ class VideoSink:
         """
         with _hushed() as told:
             # An encoder that takes few sizes fails either way; `start` knows the size.
-            refused = not self._opens(self._encoder_options) and self._opens({})
+            opened = self._opens(self._encoder_options)
+            refused = not opened and self._opens({})
+        if not opened and not refused and av.Codec(self._codec, "w").capabilities & Capabilities.hardware:
+            raise ValueError(
+                f"codec={self._codec}: no device or driver on this machine has it "
+                "(of NVIDIA's cards A100, H100 and H200 have no video encoder)"
+            )
         if refused:
             asked = " ".join(f"{name}={value}" for name, value in self._encoder_options.items())
             because = f" ({told[0]})" if told else ""

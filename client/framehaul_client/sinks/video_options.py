@@ -20,7 +20,9 @@ _DEFAULTS: Final = {
     "ffv1": {"slices": "16"},  # each on a core
     "libvpx-vp9": {"crf": "20", "cpu-used": "5", "row-mt": "1"},
 }
-_OTHER_RATE_CONTROL: Final = frozenset({"b", "qp"})
+_NVENC: Final = {"rc": "vbr", "cq": "19", "b": "0"}
+"""Constant quality, by its own name; NVENC's default is 2 Mbit/s whatever the size."""
+_OTHER_RATE_CONTROL: Final = frozenset({"b", "qp", "rc"})
 """Options that a `crf` would override without a word."""
 
 
@@ -73,7 +75,12 @@ class VideoOptions:
 
     def encoder_options(self, codec: str) -> dict[str, str]:
         """The options of the encoder that FFmpeg calls `codec`: the user's over our defaults."""
-        options = {**_DEFAULTS.get(codec, {}), **self.asked}
+        defaults, asked = _DEFAULTS.get(codec, {}), self.asked
+        if codec.endswith("_nvenc"):
+            defaults = {} if self.more.keys() & _OTHER_RATE_CONTROL else _NVENC
+            if "crf" in asked:
+                asked["cq"] = asked.pop("crf")
+        options = {**defaults, **asked}
         if self.more.keys() & _OTHER_RATE_CONTROL and "crf" not in self.asked:
             options.pop("crf", None)
         if codec == "libx264" and options.get("crf") == "0":
