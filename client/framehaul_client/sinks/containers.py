@@ -49,7 +49,9 @@ _PCM: Final = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le")
 # Not MP3: how much of its beginning is the encoder's own is noted in its file alone, and it would come late.
 _MP4_SOUNDS: Final = ("aac", "ac3", "eac3", "alac")
 
-_MP4: Final = Container(muxer="mp4", whole=_MP4_WHOLE, growing=_MP4_GROWING, apple=True, sound="aac", sounds=_MP4_SOUNDS)
+_MP4: Final = Container(
+    muxer="mp4", whole=_MP4_WHOLE, growing=_MP4_GROWING, apple=True, sound="aac", sounds=_MP4_SOUNDS
+)
 CONTAINERS: Final = {
     "mp4": _MP4,
     "m4v": _MP4,
@@ -71,9 +73,7 @@ CONTAINERS: Final = {
         sound="libopus",
         sounds=("opus", "vorbis"),
     ),
-    "ts": Container(
-        muxer="mpegts", whole=_FLUSHED, growing=_FLUSHED, sound="aac", sounds=("aac", "ac3", "eac3")
-    ),
+    "ts": Container(muxer="mpegts", whole=_FLUSHED, growing=_FLUSHED, sound="aac", sounds=("aac", "ac3", "eac3")),
     "y4m": Container(
         muxer="yuv4mpegpipe",
         codec="rawvideo",

@@ -61,7 +61,8 @@ class Segment:
     Attributes:
         num_frames: in it.
         num_threads: of its encoder.
-        thread_type: what they share, as FFmpeg calls it: `FRAME`, or `SLICE` for the least delay.
+        thread_type: what they share, as FFmpeg calls it: `FRAME`, or `SLICE` for the least delay; empty for what the
+            encoder does by itself.
     """
 
     num_frames: int
@@ -71,34 +72,19 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where a clip is cut.
+    """Where a clip, or a part of one, is cut.
 
     Attributes:
         num_encoders: at work at a time, at most. So many times `SEGMENT_FRAMES` frames wait for them at most.
-        num_threads: of each.
-        ending: the last segments of a clip whose number of frames is known, all of it if it is short.
-        num_frames: of the clip; None: not known.
+        segments: all of it.
     """
 
     num_encoders: int
-    num_threads: int
-    most_threads: int
-    num_frames: int
-
-    def segments(self) -> Iterator[Segment]:
-        """Say where to cut; without end, for those who get more frames than were announced."""
-        body = self.num_frames - sum(_ENDING)
-        count = max(1, -(-body // SEGMENT_FRAMES))
-        for index in range(count):
-            length = body * (index + 1) // count - body * index // count
-            yield Segment(length, self.num_threads if index < count - _ENDING_BODY else self.most_threads)
-        for length in _ENDING:
-            yield Segment(length, self.most_threads, "SLICE")
-        yield from itertools.repeat(Segment(SEGMENT_FRAMES, self.num_threads))
+    segments: tuple[Segment, ...]
 
 
 def plan_segments(
-    codec: str, options: Mapping[str, str], num_pixels: int, frame_bytes: int, num_frames: int | None
+    codec: str, options: Mapping[str, str], num_pixels: int, frame_bytes: int, num_frames: int | None, share: int = 1
 ) -> Plan | None:
     """Cut a clip, if that makes sense.
 
@@ -108,22 +94,40 @@ def plan_segments(
         num_pixels: of a frame.
         frame_bytes: of a frame, as it waits for the encoder.
         num_frames: of the clip; None: not known.
+        share: so many clips are encoded side by side.
 
     Returns:
         The plan; or None where one encoder does better, or where it alone does what the options say.
     """
     scaling = _SCALING.get(codec)
-    if scaling is None or num_frames is None or num_frames < 2 * SEGMENT_FRAMES or _spans_clip(options):
+    if scaling is None or num_frames is None or num_frames < 2 * SEGMENT_FRAMES or spans_clip(options):
         return None
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores() // share
     num_threads = -(-num_pixels // scaling.pixels)
-    num_encoders = min(cores // num_threads, _MOST_WAITING_BYTES // (SEGMENT_FRAMES * frame_bytes))
+    num_encoders = min(cores // num_threads, _MOST_WAITING_BYTES // share // (SEGMENT_FRAMES * frame_bytes))
     if num_encoders < 2:
         return None
-    return Plan(num_encoders, num_threads, max(num_threads, cores // 2), num_frames)
+    body = num_frames - sum(_ENDING)
+    count, most_threads = -(-body // SEGMENT_FRAMES), max(num_threads, cores // 2)
+    segments = []
+    for index in range(count):
+        length = body * (index + 1) // count - body * index // count
+        segments.append(Segment(length, num_threads if index < count - _ENDING_BODY else most_threads))
+    segments += [Segment(length, most_threads, "SLICE") for length in _ENDING]
+    return Plan(num_encoders, tuple(segments))
 
 
-def _spans_clip(options: Mapping[str, str]) -> bool:
+def uncut(num_frames: int, share: int) -> Plan:
+    """One encoder for one of `share` parts of a clip."""
+    return Plan(1, (Segment(num_frames, max(1, num_cores() // share), ""),))
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def spans_clip(options: Mapping[str, str]) -> bool:
     """Whether the options mean something else for a segment than for the clip."""
     if not options.keys().isdisjoint(_WHOLE_CLIP):
         return True
@@ -136,7 +140,7 @@ class _Encoding:
     """A segment on its way."""
 
     def __init__(self) -> None:
-        self.frames: queue.SimpleQueue[tuple[int, Pixels] | None] = queue.SimpleQueue()
+        self.frames: queue.Queue[tuple[int, Pixels] | None] = queue.Queue(SEGMENT_FRAMES)
         self.packets: list[av.Packet] = []  # this and what follows are guarded by the condition
         self.ended = False
         self.error: Exception | None = None
@@ -148,7 +152,7 @@ class SegmentEncoders:
     def __init__(
         self,
         plan: Plan,
-        first: VideoCodecContext,
+        first: VideoCodecContext | None,
         open_encoder: Callable[[Segment], VideoCodecContext],
         make_frame: Callable[[int, Pixels], av.VideoFrame],
     ) -> None:
@@ -156,13 +160,14 @@ class SegmentEncoders:
 
         Args:
             plan: where to cut.
-            first: the first segment's encoder, open.
-            open_encoder: opens another segment's; called on the segment's own thread.
+            first: the first segment's encoder, if it is open.
+            open_encoder: opens another one; called on the segment's own thread.
             make_frame: makes what an encoder takes of a frame's index and its pixels; likewise.
         """
         self._num_encoders = plan.num_encoders
-        self._segments = plan.segments()
-        self._first: VideoCodecContext | None = first
+        # Whoever has more frames than were announced may go on.
+        self._segments = itertools.chain(plan.segments, itertools.repeat(plan.segments[-1]))
+        self._first = first
         self._open_encoder = open_encoder
         self._make_frame = make_frame
         self._changed = threading.Condition()
@@ -232,15 +237,17 @@ class SegmentEncoders:
 
     def _run(self, encoding: _Encoding, segment: Segment, encoder: VideoCodecContext | None) -> None:
         """Run on the segment's thread."""
+        frames = iter(encoding.frames.get, None)
         try:
             encoder = encoder or self._open_encoder(segment)
-            while (given := encoding.frames.get()) is not None:
-                self._give(encoding, encoder.encode(self._make_frame(*given)))
-                given = None  # frees its memory before the next one comes
+            for index, pixels in frames:
+                self._give(encoding, encoder.encode(self._make_frame(index, pixels)))
+                del pixels  # frees its memory before the next one comes
             self._give(encoding, encoder.encode(None), ended=True)
         except Exception as error:
             encoding.error = error
             self._give(encoding, [], ended=True)
+            deque(frames, maxlen=0)  # whoever gives frames doesn't wait for room
 
     def _give(self, encoding: _Encoding, packets: list[av.Packet], *, ended: bool = False) -> None:
         with self._changed:

@@ -46,7 +46,9 @@ class Sound:
             ValueError: it can't be read, has no sound, or ends before `start`; or the container takes none.
         """
         if kind.sound is None:
-            raise ValueError(f"audio={path}: {kind.muxer} video has no sound here: mp4, m4v, mov, mkv, webm and ts have")
+            raise ValueError(
+                f"audio={path}: {kind.muxer} video has no sound here: mp4, m4v, mov, mkv, webm and ts have"
+            )
         self.path = path
         self.start = start
         self._encoder: Final = kind.sound

@@ -12,8 +12,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +31,9 @@ from framehaul_client.core.frames import FrameBatch, FrameLayout, Pixels
 from framehaul_client.errors import OutputClosed, OutputError
 from framehaul_client.sinks.base import PartialFile, Pipe, open_output
 from framehaul_client.sinks.containers import Container
+from framehaul_client.sinks.parts import Parts
 from framehaul_client.sinks.planes import frame_of_planes, planes_of_420
-from framehaul_client.sinks.segments import Segment, SegmentEncoders, plan_segments
+from framehaul_client.sinks.segments import Plan, Segment, SegmentEncoders, plan_segments, spans_clip, uncut
 from framehaul_client.sinks.sound import Sound, Track
 from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
@@ -85,10 +87,14 @@ class VideoSink:
         full_range = is_rgb or self._encoded_format.startswith("yuvj")
         self._range = ColorRange.JPEG if full_range else ColorRange.MPEG
         self._colorspace = _RGB_MATRIX if is_rgb else _BT709
+        if options.in_parts and spans_clip(self._encoder_options):
+            asked = " ".join(f"{name}={value}" for name, value in options.more.items())
+            raise ValueError(f"{asked}: is kept over a whole clip, whose parts can't be encoded side by side then")
         self._output: PartialFile | Pipe | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
-        self._segments: SegmentEncoders | None = None
+        self._parts: Parts | None = None
+        self._ends: tuple[int, ...] | None = None
         self._sound = None if options.audio is None else Sound(options.audio, container, options.audio_start)
         self._track: Track | None = None
         self._num_frames = 0
@@ -135,11 +141,14 @@ class VideoSink:
         assert self._output is not None, "prepare comes first"
         output, options = self._output, self._encoder_options
         size = (layout.width, layout.height)
-        plan = plan_segments(self._codec, options, layout.width * layout.height, layout.frame_bytes, num_frames)
-        first = None if plan is None else next(plan.segments())
-        self._container, self._stream = self._open(output, size, options, first)
-        if plan is not None:
-            self._segments = SegmentEncoders(plan, self._stream.codec_context, self._open_segment, self._frame)
+        plans = self._plans(layout, num_frames)
+        self._container, self._stream = self._open(output, size, options, plans[0].segments[0] if plans else None)
+        if plans:
+            first: list[VideoCodecContext | None] = [self._stream.codec_context, *[None] * len(plans)]
+            self._parts = Parts(
+                self._ends or (num_frames or 0,),
+                [SegmentEncoders(plan, each, self._open_segment, self._frame) for plan, each in zip(plans, first)],
+            )
         try:
             if self._sound is not None:
                 self._track = self._sound.add_to(self._container)
@@ -149,18 +158,42 @@ class VideoSink:
         if self._live and isinstance(output, PartialFile):
             output.take_name()
 
+    def come_in_parts(self, ends: Sequence[int]) -> None:
+        """Expect frames of several parts of the clip side by side; before `start`.
+
+        Args:
+            ends: of each part, the index after its last frame. Within a part, frames come in order.
+        """
+        self._ends = tuple(ends)
+
+    def has_room(self, batch: FrameBatch) -> bool:
+        """Whether `batch` may be written, or what waits for earlier parts' frames is too much; on any thread."""
+        return self._parts is None or self._parts.has_room(batch.first_frame)
+
+    def _plans(self, layout: FrameLayout, num_frames: int | None) -> list[Plan]:
+        """How each part is encoded; none of them if one encoder takes all frames in order."""
+        if self._ends is None:
+            plan = self._plan(layout, num_frames, 1)
+            return [] if plan is None else [plan]
+        lengths = [end - start for start, end in pairwise((0, *self._ends))]
+        return [self._plan(layout, length, len(lengths)) or uncut(length, len(lengths)) for length in lengths]
+
+    def _plan(self, layout: FrameLayout, num_frames: int | None, share: int) -> Plan | None:
+        num_pixels, frame_bytes = layout.width * layout.height, layout.frame_bytes
+        return plan_segments(self._codec, self._encoder_options, num_pixels, frame_bytes, num_frames, share)
+
     def write(self, batch: FrameBatch) -> None:
         """Encode frames.
 
         Raises:
             OutputError: the disk is full or failed, or the encoder did.
         """
-        for index, pixels in enumerate(batch.frames, self._num_frames):
+        for index, pixels in enumerate(batch.frames, self._num_frames if self._ends is None else batch.first_frame):
             self._num_frames += 1
-            if self._segments is None:
+            if self._parts is None:
                 self._encode(self._frame(index, pixels))
             else:
-                self._mux(self._segments.put(index, pixels))
+                self._mux(self._parts.put(index, pixels))
 
     def finish(self) -> None:
         """Write what the encoder holds back, close the file and give it its name.
@@ -271,7 +304,8 @@ class VideoSink:
         codec.framerate, codec.time_base = self.fps, 1 / self.fps
         codec.thread_type = "SLICE" if codec.codec.name in _ONLY_SLICES else "AUTO"
         if segment is not None:
-            codec.thread_count, codec.thread_type = segment.num_threads, segment.thread_type
+            codec.thread_count = segment.num_threads
+            codec.thread_type = segment.thread_type or codec.thread_type
         self._tag(codec)
         codec.options = {"chroma_sample_location": "center", **options}
         try:
@@ -349,10 +383,10 @@ class VideoSink:
     def _close(self) -> None:
         if self._container is None:  # finishing got this far before it failed
             return
-        if self._segments is None:
+        if self._parts is None:
             self._encode(None)
         else:
-            self._mux(self._segments.finish())
+            self._mux(self._parts.finish())
         try:
             if self._track is not None:
                 self._container.mux(self._track.finish(self._length))
@@ -364,8 +398,8 @@ class VideoSink:
     def _release(self) -> None:
         """Free the container, whatever becomes of the file: on a full disk, closing fails again."""
         container, self._container = self._container, None
-        if self._segments is not None:
-            self._segments.close()
+        if self._parts is not None:
+            self._parts.close()
         if self._track is not None:
             self._track.close()
         if container is not None:

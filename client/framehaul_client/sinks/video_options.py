@@ -37,6 +37,7 @@ class VideoOptions:
         encoded_format: FFmpeg's name of the encoder's pixel format; None for the frames' own, if the encoder takes it.
         more: other options of the encoder.
         live: the file has its name from its first frame on, and plays while it grows.
+        in_parts: frames of several parts of the clip come side by side.
         audio: a file with sound that goes beside it.
         audio_start: where in the sound the video begins, in seconds.
     """
@@ -47,6 +48,7 @@ class VideoOptions:
     encoded_format: str | None = None
     more: dict[str, str] = field(default_factory=dict)
     live: bool = False
+    in_parts: bool = False
     audio: Path | None = None
     audio_start: Fraction = Fraction(0)
 

@@ -107,36 +107,40 @@ def test_a_clip_is_cut_where_that_pays_and_changes_no_option(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: tuple[int, int] | None
 ) -> None:
     """Encoders and threads of each, by cores and size; one encoder where it has to see the whole clip."""
-    given = {"cores": 16, "codec": "libx264", "options": {"crf": "18"}, "size": (832, 480), "num_frames": 400, **changes}
+    given = {
+        "cores": 16,
+        "codec": "libx264",
+        "options": {"crf": "18"},
+        "size": (832, 480),
+        "num_frames": 400,
+        **changes,
+    }
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(given["cores"])))
     num_pixels = given["size"][0] * given["size"][1]
     plan = plan_segments(given["codec"], given["options"], num_pixels, num_pixels * 3 // 2, given["num_frames"])
-    assert (None if plan is None else (plan.num_encoders, plan.num_threads)) == expected
+    assert (None if plan is None else (plan.num_encoders, plan.segments[0].num_threads)) == expected
 
 
 @pytest.mark.parametrize("num_frames", [96, 97, 161, 1281])
-def test_segments_add_up_and_none_is_longer_than_the_bound(num_frames: int) -> None:
+def test_segments_add_up_and_none_is_longer_than_the_bound(cores: int, num_frames: int) -> None:
     """The last ones are short."""
-    left, found = num_frames, []
-    segments = Plan(8, 2, 8, num_frames).segments()
-    while left > 0:
-        found.append(next(segments).num_frames)
-        left -= found[-1]
-    assert left == 0
-    assert max(found) <= SEGMENT_FRAMES
-    assert found[-1] < 10
-    assert next(segments) == Segment(SEGMENT_FRAMES, 2)
+    plan = plan_segments("libx264", {}, 128 * 96, 128 * 96, num_frames)
+    assert plan is not None
+    lengths = [segment.num_frames for segment in plan.segments]
+    assert sum(lengths) == num_frames
+    assert max(lengths) <= SEGMENT_FRAMES
+    assert lengths[-1] < 10
 
 
 class Encoders:
     """Encoders that go on when they are let."""
 
-    def __init__(self, num_encoders: int, num_frames: int) -> None:
+    def __init__(self, num_encoders: int) -> None:
         self.go = threading.Event()
         self.num_made = 0
         self.fails_at: int | None = None
         self.encoders = SegmentEncoders(
-            Plan(num_encoders, 1, 1, num_frames), self._open(), lambda _: self._open(), self._frame
+            Plan(num_encoders, (Segment(SEGMENT_FRAMES, 1),)), self._open(), lambda _: self._open(), self._frame
         )
 
     def _open(self, _: Segment | None = None) -> Any:
@@ -157,7 +161,7 @@ class Encoders:
 
 @pytest.fixture
 def encoders() -> Iterator[Encoders]:
-    made = Encoders(2, 6 * SEGMENT_FRAMES)
+    made = Encoders(2)
     yield made
     made.go.set()
     made.encoders.close()
@@ -213,9 +217,7 @@ def test_frames_so_far_are_kept_when_a_run_breaks_off(cores: int, tmp_path: Path
     assert len(read(kept)) == 70
 
 
-def test_a_segment_with_another_header_is_refused(
-    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_with_another_header_is_refused(cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Players read the header once."""
     sink = choose_sink(str(tmp_path / "v.mp4"), PixelFormat.YUV420P, lambda: FPS, VideoOptions())
     assert isinstance(sink, VideoSink)

@@ -128,6 +128,8 @@ def test_sound_that_cant_be_is_told_at_once(tmp_path: Path, out: str, options: d
     audio = track(tmp_path, 3.0)
     (tmp_path / "text").write_text("not sound")
     (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:3,\n{audio}\n#EXT-X-ENDLIST\n")
-    video = VideoOptions(**{"audio": audio, **options, **({"audio": tmp_path / options["audio"]} if "audio" in options else {})})
+    video = VideoOptions(
+        **{"audio": audio, **options, **({"audio": tmp_path / options["audio"]} if "audio" in options else {})}
+    )
     with pytest.raises(ValueError, match=f"^audio={video.audio}: .*{text}"):
         choose_sink(out if out == "-" else str(tmp_path / out), None, lambda: FPS, video)
