@@ -46,6 +46,7 @@ from framehaul_client.source.latents_file import DEFAULT_TENSOR
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 DEFAULT_FPS: Final = Fraction(24)
 _DEFAULT_TIMEOUT_S: Final = 60.0
+_MOST_PARTS: Final = 64
 
 _EXIT_CODES: Final = "exit codes:\n" + "\n".join(f"  {code.value:<5} {meaning}" for code, meaning in MEANINGS.items())
 _EXAMPLES: Final = """\
@@ -161,6 +162,12 @@ def _timeout_s(text: str) -> float:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise ValueError(f"{text}: must be a whole number from 1")
+    return int(text)
+
+
+def _parts(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 2 <= int(text) <= _MOST_PARTS):
+        raise ValueError(f"{text}: must be a whole number, 2..{_MOST_PARTS}")
     return int(text)
 
 
@@ -356,6 +363,13 @@ class Options:
         action=argparse.BooleanOptionalAction,
         help="the same latents give the same bytes on servers of one version and one kind of device, whatever else "
         "they do; takes longer with some decoders (default: the server's)",
+    )
+    across: int | None = _option(
+        type=option_type(_parts),
+        metavar="N",
+        help="decode N parts of the clip side by side, with a session each: at the servers of --target A,B,..., in "
+        "turns, or at one that has or knows several devices; for models whose memory is finite, and clips that are "
+        "several times longer (client models says how far a model looks back)",
     )
     priority: int = _option(
         commands=_DECODING,

@@ -202,7 +202,7 @@ class _Source:
             self.container = av.open(self._file, "r", options={"protocol_whitelist": ""})
             found = self.container.streams.best("audio")
             if not isinstance(found, AudioStream):
-                raise ValueError("has no sound")  # noqa: TRY004  a fault of the file, not of the program
+                raise ValueError("has no sound")
             self.stream = found
             # Where time begins in the file, as ffmpeg has it.
             self.start = Fraction(self.container.start_time or 0, av.time_base)

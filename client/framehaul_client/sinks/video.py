@@ -144,11 +144,12 @@ class VideoSink:
         plans = self._plans(layout, num_frames)
         self._container, self._stream = self._open(output, size, options, plans[0].segments[0] if plans else None)
         if plans:
-            first: list[VideoCodecContext | None] = [self._stream.codec_context, *[None] * len(plans)]
-            self._parts = Parts(
-                self._ends or (num_frames or 0,),
-                [SegmentEncoders(plan, each, self._open_segment, self._frame) for plan, each in zip(plans, first)],
-            )
+            first: list[VideoCodecContext | None] = [self._stream.codec_context, *[None] * (len(plans) - 1)]
+            encoders = [
+                SegmentEncoders(plan, encoder, self._open_segment, self._frame)
+                for plan, encoder in zip(plans, first, strict=True)
+            ]
+            self._parts = Parts(self._ends or (num_frames or 0,), encoders)
         try:
             if self._sound is not None:
                 self._track = self._sound.add_to(self._container)

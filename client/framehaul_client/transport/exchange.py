@@ -284,7 +284,7 @@ class Exchange:
         if self._opened is None:
             self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
             self._reassembly = Reassembly(opened.layout, self._config.start_frame)
-            self._window = FrameWindow(opened.window_frames)
+            self._window = FrameWindow(opened.window_frames, self._config.start_frame)
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
         else:
