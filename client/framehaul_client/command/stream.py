@@ -71,6 +71,8 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
             )
         except ValueError as error:
             raise InvalidOption(str(error)) from error
+        if options.across is not None and options.trace is not None:
+            raise InvalidOption(f"across={options.across}: can't be traced: leave out --trace")
         sink.prepare()
         run = (
             _Run(options, latents, sink, progress)

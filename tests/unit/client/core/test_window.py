@@ -24,6 +24,16 @@ def test_an_idle_consumer_tells_everything() -> None:
     assert window.acknowledge(idle=True) is None
 
 
+def test_a_session_may_begin_within_the_clip() -> None:
+    """Indices are the clip's."""
+    window = FrameWindow(8, 100)
+    assert window.room == 8
+    window.receive(4)
+    window.consume(4)
+    assert window.acknowledge(idle=True) == Acknowledgement(104, 8)
+    assert window.everything() == Acknowledgement(104, 8)
+
+
 def test_a_window_of_one_acknowledges_every_frame() -> None:
     """The smallest window works."""
     window = FrameWindow(1)

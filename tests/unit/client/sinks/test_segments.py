@@ -1,3 +1,4 @@
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -197,10 +198,14 @@ def test_an_encoder_that_fails_stops_the_clip_where_it_failed(encoders: Encoders
     encoders.fails_at = SEGMENT_FRAMES + 3
     encoders.go.set()
     pixels, found = yuv_frames(1)[0], []
-    with pytest.raises(OSError, match="out of order"):
+
+    def give() -> None:
         for index in range(3 * SEGMENT_FRAMES):
-            found += [packet.pts for packet in encoders.encoders.put(index, pixels)]
-        found += [packet.pts for packet in encoders.encoders.finish()]
+            found.extend(packet.pts for packet in encoders.encoders.put(index, pixels))
+        found.extend(packet.pts for packet in encoders.encoders.finish())
+
+    with pytest.raises(OSError, match="out of order"):
+        give()
     assert found == list(range(len(found)))
     assert len(found) <= encoders.fails_at
 
@@ -224,8 +229,9 @@ def test_a_segment_with_another_header_is_refused(cores: int, tmp_path: Path, mo
     sink.prepare()
     sink.start(YUV, NUM_FRAMES)
     monkeypatch.setitem(sink._encoder_options, "profile", "baseline")
-    with pytest.raises(OutputError, match="another header"):
-        for batch in batches(yuv_frames(NUM_FRAMES)):
-            sink.write(batch)
+    (batch,) = batches(yuv_frames(NUM_FRAMES), NUM_FRAMES)
+    with contextlib.ExitStack() as stack:
+        stack.callback(sink.abort)
+        stack.enter_context(pytest.raises(OutputError, match="another header"))
+        sink.write(batch)
         sink.finish()
-    sink.abort()
