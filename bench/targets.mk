@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-gpu bench-wan protoset
+.PHONY: ghz load bench bench-encoders bench-gpu bench-wan protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -15,6 +15,9 @@ load: setup $(GHZ) ## Drive a server with ghz, by reflection and by protoset; re
 
 bench: setup ## All CPU benchmarks, at most 15 minutes; writes the tables and plots of docs/benchmarks.md
 	$(BIN)/python -m bench.cpu --docs docs
+
+bench-encoders: setup ## One encoder beside segments on several, by size, some minutes; figures in out/bench
+	$(BIN)/python -m bench.encoders
 
 bench-gpu: ## All GPU benchmarks, at most 6 minutes; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench && \
