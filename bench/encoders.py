@@ -57,7 +57,7 @@ def pictures(video: Path | None) -> list[NDArray[np.uint8]]:
     """Frames `[H * 3 / 2, W]` of a file, or of the sample clip."""
     if video is not None:
         with av.open(str(video)) as container:
-            return [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
+            return [np.asarray(frame.to_ndarray(format="yuv420p"), np.uint8) for frame in container.decode(video=0)]
 
     async def decode(target: str) -> list[NDArray[np.uint8]]:
         with LatentsFile(SAMPLE) as latents:

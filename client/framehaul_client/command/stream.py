@@ -115,7 +115,15 @@ class _Run:
         timeout_s = self._options.connect_timeout
         return FrameClient(target, connect_timeout_s=timeout_s, access=access, tune_allocator=True)
 
-    def _session(self, client: FrameClient, on_event: OnEvent | None = None, **part: int) -> Session:
+    def _session(
+        self,
+        client: FrameClient,
+        on_event: OnEvent | None = None,
+        *,
+        num_latents: int | None = None,
+        num_frames: int | None = None,
+        start_frame: int = 0,
+    ) -> Session:
         """One for the clip, or for a part of it."""
         options, latents = self._options, self._latents
         return client.session(
@@ -130,7 +138,9 @@ class _Run:
             stall_timeout_s=options.stall_timeout,
             on_queued=self._progress.queue,
             on_event=on_event,
-            **part,
+            num_latents=num_latents,
+            num_frames=num_frames,
+            start_frame=start_frame,
         )
 
     async def _encode(self, session: Session, on_event: OnEvent | None) -> None:

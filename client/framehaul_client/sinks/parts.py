@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import av
+from av.video.stream import VideoStream
 
 from framehaul_client.core.frames import Pixels
 from framehaul_client.sinks.segments import SegmentEncoders
@@ -29,7 +30,7 @@ class Parts:
         self._ends = ends
         self._encoders = encoders
         self._next = [0, *ends[:-1]]  # of each part, the frame that comes next
-        self._spooled: list[deque[av.Packet]] = [deque() for _ in ends]
+        self._spooled: list[deque[av.Packet[VideoStream]]] = [deque() for _ in ends]
         self._first = 0  # the part whose packets are given at once
         self.spooled_bytes = 0
         """Packets that wait for those of earlier parts."""
@@ -38,7 +39,7 @@ class Parts:
         """Whether a frame may be given now; on any thread. Frames of the first part that isn't whole always may."""
         return self._part(index) <= self._first or self.spooled_bytes < MOST_SPOOLED_BYTES
 
-    def put(self, index: int, pixels: Pixels) -> Iterator[av.Packet]:
+    def put(self, index: int, pixels: Pixels) -> Iterator[av.Packet[VideoStream]]:
         """Give a frame, the next one of its part; gives the packets that are ready and whose turn it is.
 
         Raises:
@@ -55,7 +56,7 @@ class Parts:
             self.spooled_bytes += packet.size
             self._spooled[part].append(packet)
 
-    def finish(self) -> Iterator[av.Packet]:
+    def finish(self) -> Iterator[av.Packet[VideoStream]]:
         """Give all packets that are missing yet, of parts that lack frames too; twice is fine.
 
         Raises:
@@ -77,14 +78,14 @@ class Parts:
     def _part(self, index: int) -> int:
         return min(bisect_right(self._ends, index), len(self._ends) - 1)
 
-    def _go_on(self) -> Iterator[av.Packet]:
+    def _go_on(self) -> Iterator[av.Packet[VideoStream]]:
         """Give what later parts have, once those before are whole."""
         while self._first < len(self._ends) - 1 and self._next[self._first] >= self._ends[self._first]:
             yield from self._encoders[self._first].finish()
             self._first += 1
             yield from self._unspool(self._first)
 
-    def _unspool(self, part: int) -> Iterator[av.Packet]:
+    def _unspool(self, part: int) -> Iterator[av.Packet[VideoStream]]:
         packets = self._spooled[part]
         while packets:
             packet = packets.popleft()

@@ -18,6 +18,7 @@ from typing import Final
 
 import av
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from framehaul_client.core.frames import Pixels
 
@@ -141,7 +142,7 @@ class _Encoding:
 
     def __init__(self) -> None:
         self.frames: queue.Queue[tuple[int, Pixels] | None] = queue.Queue(SEGMENT_FRAMES)
-        self.packets: list[av.Packet] = []  # this and what follows are guarded by the condition
+        self.packets: list[av.Packet[VideoStream]] = []  # this and what follows are guarded by the condition
         self.ended = False
         self.error: Exception | None = None
 
@@ -174,7 +175,7 @@ class SegmentEncoders:
         self._encodings: deque[_Encoding] = deque()  # in order, until their last packet is taken
         self._num_missing = 0  # frames of the last one
 
-    def put(self, index: int, pixels: Pixels) -> Iterator[av.Packet]:
+    def put(self, index: int, pixels: Pixels) -> Iterator[av.Packet[VideoStream]]:
         """Give the next frame; gives the packets that are ready, and waits for them while all encoders are at work.
 
         Raises:
@@ -189,7 +190,7 @@ class SegmentEncoders:
             self._encodings[-1].frames.put(None)
         yield from self._take(self._num_encoders)
 
-    def finish(self) -> Iterator[av.Packet]:
+    def finish(self) -> Iterator[av.Packet[VideoStream]]:
         """Give all packets that are missing yet; twice is fine.
 
         Raises:
@@ -218,7 +219,7 @@ class SegmentEncoders:
             target=self._run, args=(encoding, segment, encoder), name="framehaul-segment", daemon=True
         ).start()
 
-    def _take(self, most: int) -> Iterator[av.Packet]:
+    def _take(self, most: int) -> Iterator[av.Packet[VideoStream]]:
         """Give what is ready, in order, and wait until at most `most` segments are left."""
         while self._encodings:
             first = self._encodings[0]
@@ -249,7 +250,7 @@ class SegmentEncoders:
             self._give(encoding, [], ended=True)
             deque(frames, maxlen=0)  # whoever gives frames doesn't wait for room
 
-    def _give(self, encoding: _Encoding, packets: list[av.Packet], *, ended: bool = False) -> None:
+    def _give(self, encoding: _Encoding, packets: list[av.Packet[VideoStream]], *, ended: bool = False) -> None:
         with self._changed:
             encoding.packets += packets
             encoding.ended |= ended

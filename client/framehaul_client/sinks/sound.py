@@ -86,11 +86,11 @@ class Track:
         """Own `source`."""
         self._source = source
 
-    def until(self, end: Fraction) -> Iterator[av.Packet]:
+    def until(self, end: Fraction) -> Iterator[av.Packet[AudioStream]]:
         """Give the packets of the sound up to `end`, in seconds of the video, that weren't given before."""
         raise NotImplementedError
 
-    def finish(self, end: Fraction) -> Iterator[av.Packet]:
+    def finish(self, end: Fraction) -> Iterator[av.Packet[AudioStream]]:
         """Give the rest, as far as `end`."""
         yield from self.until(end)
 
@@ -107,7 +107,7 @@ class _Copied(Track):
         self._start = source.start
         self._next = next(self._packets, None)
 
-    def until(self, end: Fraction) -> Iterator[av.Packet]:
+    def until(self, end: Fraction) -> Iterator[av.Packet[AudioStream]]:
         while (packet := self._next) is not None and packet.pts is not None and packet.dts is not None:
             start = round(self._start / packet.time_base)
             if (packet.pts - start) * packet.time_base >= end:
@@ -137,20 +137,20 @@ class _Encoded(Track):
         self._num_taken = 0
         self._ended = False
 
-    def until(self, end: Fraction) -> Iterator[av.Packet]:
+    def until(self, end: Fraction) -> Iterator[av.Packet[AudioStream]]:
         last = int(end * self._rate)
         size = self._out.codec_context.frame_size or self._rate // 10
         while self._num_taken + size <= last and self._has(size):
             yield from self._take(size)
 
-    def finish(self, end: Fraction) -> Iterator[av.Packet]:
+    def finish(self, end: Fraction) -> Iterator[av.Packet[AudioStream]]:
         yield from self.until(end)
         self._has(rest := int(end * self._rate) - self._num_taken)
         if rest := min(rest, self._samples.samples):
             yield from self._take(rest)
         yield from self._out.encode(None)
 
-    def _take(self, size: int) -> Iterator[av.Packet]:
+    def _take(self, size: int) -> Iterator[av.Packet[AudioStream]]:
         frame = self._samples.read(size)
         assert frame is not None, "has so many"
         frame.pts, frame.time_base = self._num_taken, Fraction(1, self._rate)
@@ -166,7 +166,8 @@ class _Encoded(Track):
             try:
                 while True:
                     frame = self._graph.pull()
-                    frame.pts = None
+                    assert isinstance(frame, av.AudioFrame), "from a graph of sound"
+                    frame.pts = None  # the graph has filled the gaps
                     self._samples.write(frame)
             except (av.error.BlockingIOError, av.error.EOFError):
                 pass

@@ -369,14 +369,15 @@ class VideoSink:
         except _FAILURES as error:
             raise self._failure(error) from error
 
-    def _mux(self, packets: Iterable[av.Packet]) -> None:
+    def _mux(self, packets: Iterable[av.Packet[VideoStream]]) -> None:
         assert self._stream is not None, "start comes first"
         assert self._container is not None, "start comes first"
         try:
             for packet in packets:
                 packet.stream = self._stream
                 if self._track is not None and packet.pts is not None:
-                    self._container.mux(self._track.until(min(packet.pts / self.fps + _SOUND_AHEAD_S, self._length)))
+                    until = min(packet.pts / self.fps + _SOUND_AHEAD_S, self._length)
+                    self._container.mux(list(self._track.until(until)))
                 self._container.mux(packet)
         except _FAILURES as error:
             raise self._failure(error) from error
@@ -390,7 +391,7 @@ class VideoSink:
             self._mux(self._parts.finish())
         try:
             if self._track is not None:
-                self._container.mux(self._track.finish(self._length))
+                self._container.mux(list(self._track.finish(self._length)))
             self._container.close()
         except _FAILURES as error:
             raise self._failure(error) from error

@@ -46,7 +46,7 @@ def write(
     return sink
 
 
-def packets(path: Path) -> list[av.Packet]:
+def packets(path: Path) -> list[av.Packet[Any]]:
     with av.open(str(path)) as container:
         return [packet for packet in container.demux(video=0) if packet.size]
 
@@ -174,7 +174,8 @@ def encoders() -> Iterator[Encoders]:
 
 def test_no_more_frames_wait_than_the_bound(encoders: Encoders) -> None:
     """Two encoders that are held up hold two segments; whoever has more waits."""
-    pixels, given = yuv_frames(1)[0], []
+    pixels = yuv_frames(1)[0]
+    given: list[int] = []
 
     def give() -> None:
         for index in range(6 * SEGMENT_FRAMES):
@@ -197,7 +198,8 @@ def test_an_encoder_that_fails_stops_the_clip_where_it_failed(encoders: Encoders
     """Packets before that come, and none after it."""
     encoders.fails_at = SEGMENT_FRAMES + 3
     encoders.go.set()
-    pixels, found = yuv_frames(1)[0], []
+    pixels = yuv_frames(1)[0]
+    found: list[int | None] = []
 
     def give() -> None:
         for index in range(3 * SEGMENT_FRAMES):

@@ -35,6 +35,7 @@ def track(folder: Path, seconds: float, suffix: str = "wav", channels: int = 2) 
     other = folder / f"track.{suffix}"
     with av.open(str(path)) as source, av.open(str(other), "w") as container:
         stream = container.add_stream({"m4a": "aac", "flac": "flac", "mp3": "libmp3lame"}[suffix], rate=RATE)
+        assert isinstance(stream, av.AudioStream)
         for frame in source.decode(audio=0):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
