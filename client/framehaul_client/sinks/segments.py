@@ -25,10 +25,14 @@ from framehaul_client.core.frames import Pixels
 SEGMENT_FRAMES: Final = 48
 """Two seconds. Each key frame costs about what a frame more would."""
 _MOST_WAITING_BYTES: Final = 512 << 20
-_ENDING: Final = (16, 8)
-"""The last segments are short, and have more threads: an encoder begins late, when it has looked ahead."""
-_ENDING_BODY: Final = 2
-"""Segments before those that are still at work when the clip ends."""
+_ENDING_FRAMES: Final = 8
+"""Of the last segment, whose threads share each frame: one that looks ahead begins when most frames have come."""
+_LATE_SEGMENTS: Final = 2
+"""Before that, which are still at work when the clip ends, and have more threads."""
+_SHORT_SEGMENTS: Final = 3
+"""What is shorter isn't cut but for its ending: each cut would count for too much."""
+_PIXELS_A_THREAD: Final = {"libx264": 230_400, "libx264rgb": 230_400}
+"""Of a frame, by encoder: with more threads than that, each does much less. Others aren't known to gain."""
 _WHOLE_CLIP: Final = frozenset(
     {"b", "maxrate", "minrate", "bufsize", "rc", "pass", "passlogfile", "stats", "flags", "intra-refresh", "threads"}
 )
@@ -36,23 +40,6 @@ _WHOLE_CLIP: Final = frozenset(
 _WHOLE_CLIP_PARAMETERS: Final = ("rate", "vbv", "pass", "stats", "keyint", "refresh", "rc=", "tbr", "mbr", "threads")
 _PARAMETERS: Final = ("x264-params", "x264opts", "x265-params", "svtav1-params")
 _KEY_FRAMES: Final = ("g", "keyint_min")
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """How an encoder is best given many cores.
-
-    Attributes:
-        pixels: of a frame for each thread; more threads than that gain little.
-    """
-
-    pixels: int
-
-
-_SCALING: Final = {
-    "libx264": Scaling(200_000),
-    "libx264rgb": Scaling(200_000),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +87,27 @@ def plan_segments(
     Returns:
         The plan; or None where one encoder does better, or where it alone does what the options say.
     """
-    scaling = _SCALING.get(codec)
-    if scaling is None or num_frames is None or num_frames < 2 * SEGMENT_FRAMES or spans_clip(options):
+    pixels = _PIXELS_A_THREAD.get(codec)
+    if pixels is None or num_frames is None or num_frames < SEGMENT_FRAMES or spans_clip(options):
         return None
     cores = num_cores() // share
-    num_threads = -(-num_pixels // scaling.pixels)
+    num_threads = -(-num_pixels // pixels)
     num_encoders = min(cores // num_threads, _MOST_WAITING_BYTES // share // (SEGMENT_FRAMES * frame_bytes))
     if num_encoders < 2:
         return None
-    body = num_frames - sum(_ENDING)
+    ending = Segment(_ENDING_FRAMES, cores // 2, "SLICE")
+    body = num_frames - _ENDING_FRAMES
+    if body < _SHORT_SEGMENTS * SEGMENT_FRAMES:
+        return Plan(2, (Segment(body, cores), ending))
     count, most_threads = -(-body // SEGMENT_FRAMES), max(num_threads, cores // 2)
-    segments = []
-    for index in range(count):
-        length = body * (index + 1) // count - body * index // count
-        segments.append(Segment(length, num_threads if index < count - _ENDING_BODY else most_threads))
-    segments += [Segment(length, most_threads, "SLICE") for length in _ENDING]
-    return Plan(num_encoders, tuple(segments))
+    segments = [
+        Segment(
+            body * (index + 1) // count - body * index // count,
+            num_threads if index < count - _LATE_SEGMENTS else most_threads,
+        )
+        for index in range(count)
+    ]
+    return Plan(num_encoders, (*segments, ending))
 
 
 def uncut(num_frames: int, share: int) -> Plan:

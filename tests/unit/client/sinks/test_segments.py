@@ -25,7 +25,7 @@ from tests.unit.client.sinks.test_video import read
 FPS = Fraction(24000, 1001)
 YUV = FrameLayout(pixel_format=PixelFormat.YUV420P, height=HEIGHT, width=WIDTH)
 DEEP = FrameLayout(pixel_format=PixelFormat.YUV420P10LE, height=HEIGHT, width=WIDTH)
-NUM_FRAMES = 2 * SEGMENT_FRAMES + 30
+NUM_FRAMES = 3 * SEGMENT_FRAMES + 10
 
 
 @pytest.fixture
@@ -87,9 +87,10 @@ def test_the_same_frames_give_the_same_bytes(cores: int, tmp_path: Path, layout:
         ({"cores": 2}, None),
         ({"cores": 4}, (2, 2)),
         ({"num_frames": None}, None),
-        ({"num_frames": 81}, None),
+        ({"num_frames": 81}, (2, 16)),
+        ({"num_frames": 40}, None),
         ({"size": (448, 256)}, (16, 1)),
-        ({"size": (1280, 720)}, (3, 5)),
+        ({"size": (1280, 720)}, (4, 4)),
         ({"size": (1920, 1080)}, None),
         ({"cores": 128}, (18, 2)),  # half a gibibyte of frames
         ({"codec": "rawvideo"}, None),
@@ -124,7 +125,7 @@ def test_a_clip_is_cut_where_that_pays_and_changes_no_option(
     assert (None if plan is None else (plan.num_encoders, plan.segments[0].num_threads)) == expected
 
 
-@pytest.mark.parametrize("num_frames", [96, 97, 161, 1281])
+@pytest.mark.parametrize("num_frames", [152, 153, 161, 1281])
 def test_segments_add_up_and_none_is_longer_than_the_bound(cores: int, num_frames: int) -> None:
     """The last ones are short."""
     plan = plan_segments("libx264", {}, 128 * 96, 128 * 96, num_frames)
@@ -132,7 +133,14 @@ def test_segments_add_up_and_none_is_longer_than_the_bound(cores: int, num_frame
     lengths = [segment.num_frames for segment in plan.segments]
     assert sum(lengths) == num_frames
     assert max(lengths) <= SEGMENT_FRAMES
-    assert lengths[-1] < 10
+    assert lengths[-1] == 8
+
+
+def test_a_short_clip_is_cut_before_its_end_alone(cores: int) -> None:
+    """So that the file is whole soon after the last frame, for a key frame's bytes."""
+    plan = plan_segments("libx264", {}, 128 * 96, 128 * 96, 81)
+    assert plan is not None
+    assert plan.segments == (Segment(73, cores), Segment(8, cores // 2, "SLICE"))
 
 
 class Encoders:
