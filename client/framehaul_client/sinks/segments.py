@@ -29,10 +29,14 @@ _ENDING_FRAMES: Final = 8
 """Of the last segment, whose threads share each frame: one that looks ahead begins when most frames have come."""
 _LATE_SEGMENTS: Final = 2
 """Before that, which are still at work when the clip ends, and have more threads."""
-_SHORT_SEGMENTS: Final = 3
-"""What is shorter isn't cut but for its ending: each cut would count for too much."""
-_PIXELS_A_THREAD: Final = {"libx264": 230_400, "libx264rgb": 230_400}
-"""Of a frame, by encoder: with more threads than that, each does much less. Others aren't known to gain."""
+_FEWEST_FRAMES: Final = 152
+"""Of a clip that is cut: three segments and the last one."""
+_PIXELS_A_THREAD: Final = {"libx264": 230_400, "libx264rgb": 230_400, "libx265": 100_000}
+"""Of a frame, by encoder: with more threads than that, each does much less. Others gain nothing, or cost many bytes."""
+_MOST_THREADS: Final = 8
+"""Of an encoder in a clip of few segments."""
+_FEWEST_ENCODERS: Final = {"libx264": 6, "libx264rgb": 6, "libx265": 3}
+"""With fewer, one encoder with all cores is as fast."""
 _WHOLE_CLIP: Final = frozenset(
     {"b", "maxrate", "minrate", "bufsize", "rc", "pass", "passlogfile", "stats", "flags", "intra-refresh", "threads"}
 )
@@ -87,19 +91,18 @@ def plan_segments(
     Returns:
         The plan; or None where one encoder does better, or where it alone does what the options say.
     """
-    pixels = _PIXELS_A_THREAD.get(codec)
-    if pixels is None or num_frames is None or num_frames < SEGMENT_FRAMES or spans_clip(options):
+    if codec not in _PIXELS_A_THREAD or num_frames is None or num_frames < _FEWEST_FRAMES or spans_clip(options):
         return None
     cores = num_cores() // share
-    num_threads = -(-num_pixels // pixels)
+    num_threads = -(-num_pixels // _PIXELS_A_THREAD[codec])
     num_encoders = min(cores // num_threads, _MOST_WAITING_BYTES // share // (SEGMENT_FRAMES * frame_bytes))
-    if num_encoders < 2:
+    if num_encoders < _FEWEST_ENCODERS[codec]:
         return None
-    ending = Segment(_ENDING_FRAMES, cores // 2, "SLICE")
     body = num_frames - _ENDING_FRAMES
-    if body < _SHORT_SEGMENTS * SEGMENT_FRAMES:
-        return Plan(2, (Segment(body, cores), ending))
-    count, most_threads = -(-body // SEGMENT_FRAMES), max(num_threads, cores // 2)
+    count = -(-body // SEGMENT_FRAMES)
+    if count < num_encoders:
+        num_threads = max(num_threads, min(2 * cores // count, _MOST_THREADS))
+    most_threads = max(num_threads, cores // 2)
     segments = [
         Segment(
             body * (index + 1) // count - body * index // count,
@@ -107,7 +110,7 @@ def plan_segments(
         )
         for index in range(count)
     ]
-    return Plan(num_encoders, (*segments, ending))
+    return Plan(num_encoders, (*segments, Segment(_ENDING_FRAMES, most_threads, "SLICE")))
 
 
 def uncut(num_frames: int, share: int) -> Plan:

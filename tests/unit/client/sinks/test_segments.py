@@ -30,9 +30,9 @@ NUM_FRAMES = 3 * SEGMENT_FRAMES + 10
 
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A machine with four times as many cores as a small frame's encoder needs."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
-    return 4
+    """A machine with eight times as many cores as a small frame's encoder needs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    return 8
 
 
 def write(
@@ -85,15 +85,19 @@ def test_the_same_frames_give_the_same_bytes(cores: int, tmp_path: Path, layout:
     [
         ({}, (8, 2)),
         ({"cores": 2}, None),
-        ({"cores": 4}, (2, 2)),
+        ({"cores": 8}, None),
         ({"num_frames": None}, None),
-        ({"num_frames": 81}, (2, 16)),
-        ({"num_frames": 40}, None),
-        ({"size": (448, 256)}, (16, 1)),
-        ({"size": (1280, 720)}, (4, 4)),
+        ({"num_frames": 151}, None),
+        ({"num_frames": 161}, (8, 8)),  # all cores for few segments
+        ({"size": (448, 256)}, (16, 3)),
+        ({"size": (1280, 720)}, None),
+        ({"size": (1280, 720), "cores": 32}, (8, 4)),
         ({"size": (1920, 1080)}, None),
-        ({"cores": 128}, (18, 2)),  # half a gibibyte of frames
+        ({"cores": 128}, (18, 8)),  # half a gibibyte of frames
         ({"codec": "rawvideo"}, None),
+        ({"codec": "libx265"}, (4, 4)),
+        ({"codec": "libx265", "size": (1280, 720)}, None),
+        ({"codec": "libsvtav1"}, None),
         ({"options": {"crf": "14", "preset": "slow", "tune": "grain", "bf": "2"}}, (8, 2)),
         ({"options": {"g": "24"}}, (8, 2)),
         ({"options": {"g": "250"}}, None),
@@ -136,11 +140,13 @@ def test_segments_add_up_and_none_is_longer_than_the_bound(cores: int, num_frame
     assert lengths[-1] == 8
 
 
-def test_a_short_clip_is_cut_before_its_end_alone(cores: int) -> None:
-    """So that the file is whole soon after the last frame, for a key frame's bytes."""
-    plan = plan_segments("libx264", {}, 128 * 96, 128 * 96, 81)
+def test_the_last_segments_have_more_threads(cores: int) -> None:
+    """They are at work when the clip ends; and of the last one, threads share each frame."""
+    plan = plan_segments("libx264", {}, 128 * 96, 128 * 96, 8 + 10 * SEGMENT_FRAMES)
     assert plan is not None
-    assert plan.segments == (Segment(73, cores), Segment(8, cores // 2, "SLICE"))
+    threads = [segment.num_threads for segment in plan.segments]
+    assert threads == [1] * 8 + [cores // 2] * 3
+    assert [segment.thread_type for segment in plan.segments] == ["FRAME"] * 10 + ["SLICE"]
 
 
 class Encoders:
