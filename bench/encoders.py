@@ -151,6 +151,7 @@ def main() -> None:
         ("libx264", "veryfast", 480, 832, 0),
         ("libx264", "veryfast", 480, 832, 180),
         ("libx264", "superfast", 480, 832, 0),
+        ("libx265", "fast", 480, 832, 0),
         ("libx264", "veryfast", 720, 1280, 0),
         ("libx264", "veryfast", 720, 1280, 90),
     ]
