@@ -169,8 +169,7 @@ class Session:
     @property
     def num_frames(self) -> int | None:
         """How many frames will come in all; None while the number of latents isn't known."""
-        num_frames = self._running.num_frames
-        return None if num_frames is None else num_frames - self._config.start_frame
+        return self._running.num_frames
 
     @property
     def queue_position(self) -> int | None:

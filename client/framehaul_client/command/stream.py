@@ -8,7 +8,8 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,7 +35,7 @@ from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions
-from framehaul_client.source.latents_file import LatentsFile
+from framehaul_client.source.latents_file import LatentsFile, StoredLatents
 from framehaul_client.source.latents_pipe import LatentsPipe, open_latents
 
 _LOG: Final = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
         raise LatentsFileError(f"{SAMPLE}: the sample clip is missing from this installation: name a latents file")
     with await open_latents(options.latents or SAMPLE, options.tensor, layout=options.layout) as latents:
         pixel_format = None if options.format is None else PixelFormat(options.format)
+
+        def fps() -> Fraction:
+            return options.fps or latents.fps or DEFAULT_FPS
+
         video = VideoOptions(
             codec=options.codec,
             crf=options.crf,
@@ -64,15 +69,16 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
             live=options.live,
             in_parts=options.across is not None,
             audio=None if options.audio is None else Path(options.audio),
+            audio_start=Fraction(0) if options.frames is None else options.frames[0] / fps(),
         )
         try:
-            sink = choose_sink(
-                options.out, pixel_format, lambda: options.fps or latents.fps or DEFAULT_FPS, video, options.container
-            )
+            sink = choose_sink(options.out, pixel_format, fps, video, options.container)
         except ValueError as error:
             raise InvalidOption(str(error)) from error
-        if options.across is not None and options.trace is not None:
-            raise InvalidOption(f"across={options.across}: can't be traced: leave out --trace")
+        others = {"trace": options.trace, "frames": options.frames, "restart-latents": options.restart_latents}
+        beside = [f"--{name}" for name, value in others.items() if value is not None]
+        if options.across is not None and beside:
+            raise InvalidOption(f"across={options.across}: is of a whole clip, and not traced: leave out {beside[0]}")
         sink.prepare()
         run = (
             _Run(options, latents, sink, progress)
@@ -88,6 +94,46 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
         return report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What of a clip is decoded: latents and frames are counted from its start; None: to its end."""
+
+    num_latents: int | None
+    num_frames: int | None
+    start_frame: int
+
+
+WHOLE: Final = Part(num_latents=None, num_frames=None, start_frame=0)
+
+
+def part_of(
+    latents: StoredLatents, info: ServerInfo, model: str, frames: tuple[int, int], restart_latents: int | None = None
+) -> Part:
+    """The part that `frames`, the first and the last one, need.
+
+    Args:
+        latents: of the clip.
+        info: says how the server's models make frames of latents.
+        model: the decoder's name; empty for the server's default.
+        frames: of the clip.
+        restart_latents: after how many the decoder is cold again, if that was asked for.
+
+    Raises:
+        InvalidOption: the clip ends before them.
+    """
+    rule = next((each for each in info.models if model in ("", each.name)), None)
+    if rule is None:
+        return WHOLE  # which the server refuses, and says what it has
+    start_frame, last = frames
+    counted = rule.first_frames, rule.temporal_factor, restart_latents or rule.period_latents
+    in_all = clip.num_frames(latents.num_latents, *counted)
+    num_frames = min(in_all, latents.num_frames or in_all)
+    if last >= num_frames:
+        raise InvalidOption(f"frames={start_frame}-{last}: must be within 0-{num_frames - 1}, the clip's frames")
+    needed = clip.latents_whole(last, *counted) + 1 + rule.lookahead_latents
+    return Part(num_latents=min(needed, latents.num_latents), num_frames=last + 1, start_frame=start_frame)
+
+
 class _Run:
     """One run, from the connection to the finished file."""
 
@@ -97,15 +143,22 @@ class _Run:
         self._sink = sink
         self._progress = progress
         self._timeline = Timeline()
+        self._part = WHOLE
         self._encode_s = 0.0
         self._opened: Opened
         self._statistics: SessionStatistics
 
     async def run(self, access: Access, on_event: OnEvent | None) -> None:
         clock = _Clock()
-        async with self._client(self._options.target, access) as client:
+        options, latents = self._options, self._latents
+        async with self._client(options.target, access) as client:
+            part = self._part
+            if options.frames is not None:
+                part = self._part = part_of(
+                    latents, await client.info(), self._model, options.frames, options.restart_latents
+                )
             self._timeline.connect_s = clock.lap()
-            async with self._session(client, on_event) as session:
+            async with self._session(client, part, on_event) as session:
                 self._opened, self._statistics = session.opened, session.statistics
                 self._timeline.queue_s = session.statistics.queued_s
                 self._timeline.open_s = clock.lap() - self._timeline.queue_s
@@ -115,32 +168,28 @@ class _Run:
         timeout_s = self._options.connect_timeout
         return FrameClient(target, connect_timeout_s=timeout_s, access=access, tune_allocator=True)
 
-    def _session(
-        self,
-        client: FrameClient,
-        on_event: OnEvent | None = None,
-        *,
-        num_latents: int | None = None,
-        num_frames: int | None = None,
-        start_frame: int = 0,
-    ) -> Session:
-        """One for the clip, or for a part of it."""
+    @property
+    def _model(self) -> str:
+        return self._latents.model if self._options.model is None else self._options.model
+
+    def _session(self, client: FrameClient, part: Part, on_event: OnEvent | None = None) -> Session:
         options, latents = self._options, self._latents
         return client.session(
             latents,
-            model=latents.model if options.model is None else options.model,
+            model=self._model,
+            num_latents=part.num_latents,
+            num_frames=part.num_frames,
+            start_frame=part.start_frame,
             pixel_format=self._sink.pixel_format,
             dtype=latents.latents.dtype,
             normalized=latents.normalized if options.normalized is None else options.normalized,
+            restart_latents=options.restart_latents,
             reproducible=options.reproducible,
             priority=options.priority,
             retry_for_s=options.retry_for,
             stall_timeout_s=options.stall_timeout,
             on_queued=self._progress.queue,
             on_event=on_event,
-            num_latents=num_latents,
-            num_frames=num_frames,
-            start_frame=start_frame,
         )
 
     async def _encode(self, session: Session, on_event: OnEvent | None) -> None:
@@ -158,6 +207,7 @@ class _Run:
             self._progress.start(num_frames)
             yield encoder
             clock = _Clock()
+            self._progress.finish()
             await encoder.finish()
             self._timeline.finish_s = clock.lap()
         finally:
@@ -188,7 +238,7 @@ class _Run:
             width=opened.layout.width,
             height=opened.layout.height,
             fps=self._sink.fps,
-            num_latents=statistics.num_latents,
+            num_latents=statistics.num_latents - opened.first_latent_needed(self._part.start_frame),
             num_frames=statistics.num_frames,
             latent_bytes=statistics.latent_bytes,
             frame_bytes=statistics.frame_bytes,
@@ -220,9 +270,7 @@ class _Across(_Run):
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(self._client(each, access)) for each in self._targets()]
             self._timeline.connect_s = clock.lap()
-            model = _model_of(
-                await clients[0].info(), latents.model if self._options.model is None else self._options.model
-            )
+            model = _model_of(await clients[0].info(), self._model)
             ends = self._cut(model, latents.num_latents)
             frames = [clip.num_frames(end, model.first_frames, model.temporal_factor) for end in ends]
             frames[-1] = latents.num_frames or frames[-1]
@@ -230,7 +278,7 @@ class _Across(_Run):
                 self._sink.come_in_parts(frames)
             parts = zip(itertools.cycle(clients), ends, [0, *frames], frames, strict=False)
             sessions = [
-                self._session(client, num_latents=end, start_frame=start, num_frames=stop)
+                self._session(client, Part(num_latents=end, num_frames=stop, start_frame=start))
                 for client, end, start, stop in parts
             ]
             await _all([stack.enter_async_context(session) for session in sessions])
@@ -257,8 +305,8 @@ class _Across(_Run):
     def _cut(self, model: Model, num_latents: int) -> list[int]:
         across = self._options.across
         assert across is not None, "this run is over several sessions"
-        if model.receptive_latents is None or model.lookahead_latents:
-            what = "looks ahead" if model.lookahead_latents else "remembers all latents"
+        if model.receptive_latents is None or model.lookahead_latents or model.period_latents:
+            what = "remembers all latents" if model.receptive_latents is None else "looks ahead, or begins anew"
             raise InvalidOption(f"across={across}: {model.name} {what}: only a whole clip can be decoded with it")
         try:
             return cut(num_latents, across, model.receptive_latents - 1)

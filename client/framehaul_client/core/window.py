@@ -29,9 +29,7 @@ class FrameWindow:
     def __init__(self, window_frames: int, start_frame: int = 0) -> None:
         """Start with nothing received, and the server allowed to send `window_frames` from `start_frame` on."""
         self.window_frames = window_frames
-        self._received = start_frame  # this and the next two: the frame after the last one
-        self._consumed = start_frame
-        self._acknowledged = start_frame
+        self._received = self._consumed = self._acknowledged = start_frame
         self._until = start_frame + window_frames  # the first frame that may not come yet
 
     @property

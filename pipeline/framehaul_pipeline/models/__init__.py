@@ -3,4 +3,4 @@
 Used by both processes. Reads configs and headers, never tensors; imports no torch.
 """
 
-__all__ = ["hunyuan_video", "model", "plugins", "safetensors_files", "wan", "wan_names"]
+__all__ = ["hunyuan_video", "minimax_h3", "model", "plugins", "safetensors_files", "taehv", "wan", "wan_names"]
