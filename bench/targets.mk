@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-locate bench-devices bench-gpu bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -24,6 +24,9 @@ DEVICES ?= cuda:0,cuda:1
 bench-devices: ## DEVICES=cuda:0,cuda:1 behind one front against one server; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.devices --devices $(DEVICES) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-encoders: setup ## One encoder beside segments on several, by size, some minutes; figures in out/bench
+	$(BIN)/python -m bench.encoders
 
 bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PRICE=4 an hour; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench $(if $(PRICE),--price $(PRICE)) && \

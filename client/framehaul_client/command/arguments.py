@@ -47,6 +47,7 @@ from framehaul_client.source.latents_file import DEFAULT_TENSOR
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 DEFAULT_FPS: Final = Fraction(24)
 _DEFAULT_TIMEOUT_S: Final = 60.0
+_MOST_PARTS: Final = 64
 
 _EXIT_CODES: Final = "exit codes; those with * are worth another try:\n" + "\n".join(
     f"  {code.value:<4}{'*' if code in AGAIN else ' '} {meaning}" for code, meaning in MEANINGS.items()
@@ -57,6 +58,7 @@ examples:
   client stream clip.safetensors --out video.mp4 --target gpu7:50051 --crf 14 --preset slow
   client stream clip.safetensors --out - | ffplay -     watch it while it is decoded
   client stream clip.safetensors --out video.mp4 --live                       a file that plays while it grows
+  client stream clip.safetensors --out video.mp4 --audio track.wav
   client stream clip.safetensors --out 'frames/%06d.png'
   client stream clip.safetensors --out 'plates/%06d.exr'                      half floats, for grading
   client stream clip.safetensors --out master.mp4 --format yuv420p10le        10 bits
@@ -163,6 +165,12 @@ def _timeout_s(text: str) -> float:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise ValueError(f"{text}: must be a whole number from 1")
+    return int(text)
+
+
+def _parts(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 2 <= int(text) <= _MOST_PARTS):
+        raise ValueError(f"{text}: must be a whole number, 2..{_MOST_PARTS}")
     return int(text)
 
 
@@ -399,6 +407,13 @@ class Options:
         help="the same latents give the same bytes on servers of one version and one kind of device, whatever else "
         "they do; takes longer with some decoders (default: the server's)",
     )
+    across: int | None = _option(
+        type=option_type(_parts),
+        metavar="N",
+        help="decode N parts of the clip side by side, with a session each: at the servers of --target A,B,..., in "
+        "turns, or at one that has or knows several devices; for models whose memory is finite, and clips that are "
+        "several times longer (client models says how far a model looks back)",
+    )
     priority: int = _option(
         commands=_DECODING,
         default=0,
@@ -461,6 +476,12 @@ class Options:
     )
     pix_fmt: str | None = _video_option(
         metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"
+    )
+    audio: str | None = _video_option(
+        type=file_name,
+        metavar="FILE",
+        help="sound beside the video, of any file that FFmpeg reads: copied where the container takes it, else AAC "
+        "(Opus in .webm); cut where the video ends, and silent after its own end",
     )
     size: tuple[int, int] | None = _option(
         commands=("models",),

@@ -66,6 +66,50 @@ def test_frames_do_not_depend_on_how_latents_arrive(server: ServerProcess) -> No
     assert np.array_equal(run(server.target, latents, window_frames=4), whole)
 
 
+@pytest.mark.parametrize("out", ["v.mkv", "%02d.png"])
+def test_a_clip_over_several_sessions_is_the_same_clip(server: ServerProcess, tmp_path: Path, out: str) -> None:
+    """Bit for bit, where sessions are reproducible; at one server, or at several in turns."""
+    save_file({"latents": make_latents(20)}, tmp_path / "clip.safetensors")
+    codec = ("--codec", "ffv1") if out == "v.mkv" else ()
+    given = (tmp_path / "clip.safetensors", "--reproducible", *codec)
+    assert stream(server, *given, "--out", tmp_path / "one" / out).code == 0
+    target = f"{server.target},{server.target}"
+    many = asyncio.run(
+        run_client("stream", *given, "--out", tmp_path / "many" / out, "--across", 3, "--target", target)
+    )
+    assert many.code == 0, many.err
+    assert pictures(tmp_path / "one").shape == (80, HEIGHT * 8, WIDTH * 8, 3)
+    assert np.array_equal(pictures(tmp_path / "many"), pictures(tmp_path / "one"))
+
+
+def pictures(folder: Path) -> np.ndarray[Any, Any]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        with av.open(str(path)) as container:
+            found += [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--across", 3), "across=3: 5 latents are too few for 3 parts"),
+        (("--across", 2, "--encoder-option", "b=2M"), "b=2M: is kept over a whole clip"),
+        (("--across", 2, "--trace", "t.pftrace"), "across=2: is of a whole clip, and not traced: leave out --trace"),
+        (("--across", 2, "--model", "gone"), "model=gone: must be tiny"),
+    ],
+)
+def test_a_clip_that_cant_be_cut_is_refused(
+    server: ServerProcess, tmp_path: Path, options: tuple[Any, ...], text: str
+) -> None:
+    """With what is in the way."""
+    save_file({"latents": make_latents()}, tmp_path / "clip.safetensors")
+    outcome = stream(server, tmp_path / "clip.safetensors", "--out", tmp_path / "v.mp4", *options)
+    assert outcome.code == 2
+    assert text in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.safetensors"]
+
+
 def test_parts_that_are_decoded_cold_are_clips_of_their_own(server: ServerProcess) -> None:
     """One after the other in one video, as near as rounding in chunks of other lengths allows; and resumed in one."""
     latents = make_latents()
