@@ -173,7 +173,7 @@ class VideoSink:
         Raises:
             ValueError: it refuses them, or the container refuses the encoder.
         """
-        with _hushed() as told:
+        with hushed() as told:
             # An encoder that takes few sizes fails either way; `start` knows the size.
             refused = not self._opens(self._encoder_options) and self._opens({})
         if refused:
@@ -303,7 +303,7 @@ class VideoSink:
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[list[str]]:
+def hushed() -> Iterator[list[str]]:
     """Keep from stderr what libraries of codecs write there by themselves; the list then has the errors among it."""
     errors: list[str] = []
     stderr = os.dup(_STDERR)

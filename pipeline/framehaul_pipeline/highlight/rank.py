@@ -1,6 +1,7 @@
 """Which seconds of a film show what is asked for; pure, numpy alone.
 
-Samples of the film come in any order and as densely as one likes: each counts for the time until the next one. So there is one way to look closer, be it at a window or at a cut: add samples there, and rank again.
+Samples of the film come in any order and as densely as one likes: each counts for the time until the next one. So
+there is one way to look closer, be it at an excerpt or at a cut: add samples there, and rank again.
 
 Times are seconds from the film's first frame.
 """
@@ -84,7 +85,8 @@ class Curve:
     @property
     def edges(self) -> Floats:
         """`[N + 1]`: where one sample's time ends and the next one's begins."""
-        return np.concatenate(([0.0], self.times[1:], [max(self.duration, float(self.times[-1]))]))
+        edges: Floats = np.concatenate(([0.0], self.times[1:], [max(self.duration, float(self.times[-1]))]))
+        return edges
 
     @property
     def shares(self) -> Floats:
@@ -257,7 +259,8 @@ def histogram(frame: npt.NDArray[np.uint8]) -> Floats:
     levels = (frame >> 5).astype(np.intp)
     colours = (levels[..., 0] * _LEVELS + levels[..., 1]) * _LEVELS + levels[..., 2]
     counts = np.bincount(colours.ravel(), minlength=_LEVELS**3)
-    return (counts / counts.sum()).astype(np.float32)
+    shares: Floats = (counts / counts.sum()).astype(np.float32)
+    return shares
 
 
 def find_cuts(times: Floats, histograms: Floats) -> Floats:
@@ -269,7 +272,8 @@ def find_cuts(times: Floats, histograms: Floats) -> Floats:
     if len(distances) == 0:
         return np.zeros(0)
     least = min(max(_CUT_AT_LEAST, _CUT_OVER_MEDIAN * float(np.median(distances))), _CUT_SURELY)
-    return times[1:][distances >= least]
+    found: Floats = times[1:][distances >= least]
+    return found
 
 
 def _starts(curve: Curve, length: float, cuts: Floats) -> Floats:

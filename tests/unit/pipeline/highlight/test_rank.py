@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +24,7 @@ COLOURS = np.eye(512)
 """Histograms of frames of one colour each."""
 
 
-def film(scores: list[float], shots: list[int] | None = None, interval: float = 0.5) -> Samples:
+def film(scores: Sequence[float], shots: list[int] | None = None, interval: float = 0.5) -> Samples:
     """Samples from the start, one for each interval; without shots all are of one."""
     shots = [0] * len(scores) if shots is None else shots
     times = np.arange(len(scores)) * interval
