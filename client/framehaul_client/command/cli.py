@@ -14,9 +14,10 @@ from typing import Any, Final, TypeVar
 from framehaul_client.access import Access
 from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import Exit, exit_code
+from framehaul_client.command.highlight import highlight
 from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.probe import probe
-from framehaul_client.command.progress import choose_progress
+from framehaul_client.command.progress import choose_progress, choose_scan
 from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
@@ -83,7 +84,7 @@ def _run(options: Options) -> Exit:
     try:
         text = _answer(options)
     except FramehaulError as error:
-        if options.json:
+        if options.json or options.scores_json == STDOUT:
             _write(error_json(error), options)
         raise
     if text:
@@ -103,6 +104,9 @@ def _answer(options: Options) -> str:
         with choose_progress(quiet=options.quiet) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
         return report.as_json() if options.json else "" if options.quiet else report.as_text()
+    if options.command == "highlight":
+        with choose_scan(quiet=options.quiet) as scan:
+            return asyncio.run(_until_terminated(highlight(options, access, scan)))
     if options.command == "trace":
         return asyncio.run(_until_terminated(trace(options, access)))
     info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
@@ -112,7 +116,7 @@ def _answer(options: Options) -> str:
 
 
 def _write(text: str, options: Options) -> None:
-    out = sys.stderr if options.command == "stream" and options.out == STDOUT else sys.stdout
+    out = sys.stderr if options.command in ("stream", "highlight") and options.out == STDOUT else sys.stdout
     out.write(f"{text}\n")
     out.flush()
 

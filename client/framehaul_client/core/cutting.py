@@ -1,4 +1,4 @@
-"""Which packets of a film make an excerpt, and which frames have to be encoded again so that it starts and ends exactly.
+"""Which packets of a film make an excerpt, and which frames have to be encoded again so that its ends are exact.
 
 Pure. Times are in units of the stream's own clock.
 """

@@ -7,7 +7,7 @@ film's own format. Blocks; for a thread.
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -91,7 +91,7 @@ def check_copy(film: Path, out: Path) -> None:
     suffix = suffix_of(out.name)
     if suffix not in COPIED:
         raise InvalidOption(f"out={out}: must end in {', '.join(f'.{name}' for name in COPIED)} to be copied into")
-    with _opened(film) as source, _muxer(open(os.devnull, "wb"), suffix) as target:  # noqa: SIM115  closed by it
+    with _opened(film) as source, _muxer(io.BytesIO(), suffix) as target:
         for stream in (source.streams.video[0], *source.streams.audio):
             name = stream.codec_context.codec.canonical_name
             if name not in target.supported_codecs:
@@ -162,8 +162,8 @@ class _Cut:
         """Take the packets from the key frame before the excerpt to a little after it."""
         around = round(_AROUND_S / self._tick)
         self._source.seek(self._start - around, stream=self._video, backward=True)
-        self._packets: list[av.Packet] = []
-        self._sound: list[tuple[Any, list[av.Packet]]] = [(each, []) for each in self._source.streams.audio]
+        self._packets: list[av.Packet[Any]] = []
+        self._sound: list[tuple[Any, list[av.Packet[Any]]]] = [(each, []) for each in self._source.streams.audio]
         sounds = {each.index: packets for each, packets in self._sound}
         ended = {self._video.index: False, **dict.fromkeys(sounds, False)}
         for packet in self._source.demux(self._video, *(each for each, _ in self._sound)):
@@ -223,22 +223,23 @@ class _Cut:
             return f"{encoding.encoder} takes no {context.pix_fmt}"
         return ""
 
-    def _encode(self) -> tuple[list[av.Packet], list[av.Packet]]:
+    def _encode(self) -> tuple[list[av.Packet[Any]], list[av.Packet[Any]]]:
         head, tail = self._plan.head, self._plan.tail
         with hushed():
             return self._encode_frames(*head), self._encode_frames(*tail)
 
-    def _encode_frames(self, start: int, end: int) -> list[av.Packet]:
+    def _encode_frames(self, start: int, end: int) -> list[av.Packet[Any]]:
         if start >= end:
             return []
         encoder = self._encoder()
-        packets: list[av.Packet] = []
+        packets: list[av.Packet[Any]] = []
         for number, frame in enumerate(self._decoded(start, end)):
             frame.pict_type = PictureType.I if number == 0 else PictureType.NONE
             packets += encoder.encode(frame)
         packets += encoder.encode(None)
-        if self._codec == "h264" and packets and encoder.extradata not in (self._extradata or b""):
-            self._extradata = (self._extradata or b"") + (encoder.extradata or b"")
+        made = encoder.extradata or b""
+        if self._codec == "h264" and made not in (self._extradata or b""):
+            self._extradata = (self._extradata or b"") + made
         return packets
 
     def _encoder(self) -> av.VideoCodecContext:
@@ -284,7 +285,7 @@ class _Cut:
                 elif frame.pts is not None and frame.pts >= end:
                     return
 
-    def _ordered(self) -> list[av.Packet]:
+    def _ordered(self) -> list[av.Packet[Any]]:
         """The excerpt's packets in the order of decoding."""
         return [*self._encoded[0], *(self._packets[index] for index in self._plan.copied), *self._encoded[1]]
 
@@ -309,7 +310,7 @@ class _Cut:
             for packet in packets:
                 target.mux_one(packet)
 
-    def _moved_video(self, ordered: list[av.Packet], stream: Any) -> Iterator[av.Packet]:
+    def _moved_video(self, ordered: list[av.Packet[Any]], stream: Any) -> Iterator[av.Packet[Any]]:
         shown = [packet.pts or 0 for packet in ordered]
         first, last = min(shown), max(shown)
         joint = len(self._encoded[0])
@@ -324,8 +325,8 @@ class _Cut:
 
 
 def _moved_sound(
-    packets: Iterable[av.Packet], stream: Any, since_s: Fraction, until_s: Fraction, preroll_s: float
-) -> Iterator[av.Packet]:
+    packets: Iterable[av.Packet[Any]], stream: Any, since_s: Fraction, until_s: Fraction, preroll_s: float
+) -> Iterator[av.Packet[Any]]:
     """The packets of the excerpt's time, and those in front of it from which decoders need to start."""
     for packet in packets:
         tick = packet.time_base
@@ -338,7 +339,7 @@ def _moved_sound(
             yield packet
 
 
-def _replaced(packet: av.Packet, content: bytes) -> av.Packet:
+def _replaced(packet: av.Packet[Any], content: bytes) -> av.Packet[Any]:
     """The same packet with other bytes."""
     made = av.Packet(content)
     made.is_keyframe, made.duration = packet.is_keyframe, packet.duration
@@ -374,13 +375,15 @@ def _opened(film: Path) -> Iterator[av.container.InputContainer]:
     Raises:
         InvalidOption: it can't be read, or has no video.
     """
-    try:
-        with open(film, "rb") as file, av.open(file, "r") as source:
-            if not source.streams.video:
-                raise InvalidOption(f"{film}: has no video")
-            yield source
-    except OSError as error:
-        raise InvalidOption(f"{film}: {error.strerror or error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(film, "rb"))
+            source = stack.enter_context(av.open(file, "r"))
+        except (av.error.FFmpegError, OSError) as error:
+            raise InvalidOption(f"film={film}: {getattr(error, 'strerror', None) or error}") from error
+        if not source.streams.video:
+            raise InvalidOption(f"film={film}: has no video")
+        yield source
 
 
 def _muxer(file: Any, suffix: str, reader: Any = None) -> av.container.OutputContainer:
