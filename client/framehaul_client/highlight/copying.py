@@ -42,6 +42,8 @@ _PREROLL_S: Final = 0.08
 """Of sound, from which its decoder is in step (RFC 7845, section 4.6); the container says to skip it."""
 _EDITED: Final = ("mp4", "mov")
 """Muxers that can say so."""
+_KEPT: Final = ("language", "title")
+"""Of what a film says of its sound."""
 _START_CODES: Final = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 
 
@@ -294,11 +296,15 @@ class _Cut:
         kind = CONTAINERS[suffix]
         with _muxer(output.file, suffix, output.reader) as target:
             video = target.add_stream_from_template(self._video, opaque=True)
+            if aspect := self._video.sample_aspect_ratio:  # the container's own may differ from the stream's
+                video.codec_context.sample_aspect_ratio = aspect
             if self._extradata is not None:
                 video.codec_context.extradata = self._extradata
                 if self._codec == "hevc" and self._plan.encodes and kind.apple:
                     video.codec_context.codec_tag = "hev1"  # its parameter sets change on the way
             sounds = [target.add_stream_from_template(stream, opaque=True) for stream, _ in self._sound]
+            for stream, (film, _) in zip(sounds, self._sound, strict=True):
+                stream.metadata.update({name: film.metadata[name] for name in _KEPT if name in film.metadata})
             ordered = self._ordered()
             since_s = min(packet.pts or 0 for packet in ordered) * self._tick
             until_s = max(self._end * self._tick, since_s) - since_s
