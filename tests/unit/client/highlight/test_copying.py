@@ -6,7 +6,7 @@ import pytest
 
 from framehaul_client.errors import InvalidOption, OutputError
 from framehaul_client.highlight.copying import check_copy, copy_excerpt
-from tests.support.films import HEIGHT, RATE, SOUND_RATE, WIDTH, frames_of, make_film, sound_of, times_of
+from tests.support.cut_films import HEIGHT, RATE, SOUND_RATE, WIDTH, frames_of, make_film, sound_of, times_of
 
 QUIET = {"x265-params": "log-level=error:keyint=20:min-keyint=20:scenecut=0:open-gop=1"}
 
