@@ -1,0 +1,3 @@
+"""One film that is searched: where it comes from, its readers, its samples, and what is told of it. asyncio, no gRPC."""
+
+__all__ = ["request", "source"]
