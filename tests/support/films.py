@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 SIZE = (160, 90)
@@ -20,11 +22,18 @@ def product() -> NDArray[np.uint8]:
     return picture
 
 
+def add_video(container: OutputContainer, codec: str, rate: int) -> VideoStream:
+    """A new video stream."""
+    stream = container.add_stream(codec, rate=rate)
+    assert isinstance(stream, VideoStream)
+    return stream
+
+
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """A picture's file."""
     file = io.BytesIO()
     with av.open(file, "w", format="image2pipe") as container:
-        stream = container.add_stream("png", rate=1)
+        stream = add_video(container, "png", 1)
         stream.height, stream.width = pixels.shape[:2]
         stream.pix_fmt = "rgb24"
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -52,7 +61,7 @@ def frames(seconds: float, product_at: tuple[float, float], *, rate: int = 10, s
 def write_film(path: Path, pixels: NDArray[np.uint8], *, rate: int = 10, gop: int = 20, codec: str = "libx264") -> Path:
     """Encode frames `[N, H, W, 3]`."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream = add_video(container, codec, rate)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.gop_size = gop

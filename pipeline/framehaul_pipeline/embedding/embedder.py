@@ -28,7 +28,7 @@ class Embedder:
         self.model = model
         self._dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._network = efficientnet_lite.load(Path(model.path)).eval().to(device, self._dtype)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def cells(self, frames: Tensor) -> Tensor:

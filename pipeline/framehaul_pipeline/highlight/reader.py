@@ -39,7 +39,7 @@ from framehaul_pipeline.highlight.messages import (
     encode,
 )
 from framehaul_pipeline.highlight.rank import histogram
-from framehaul_pipeline.highlight.sample import Film, read_picture
+from framehaul_pipeline.highlight.sample import Film, OwnPosition, read_picture
 from framehaul_pipeline.rings.ring import Ring
 
 _OPEN_FILES = 64
@@ -89,11 +89,8 @@ class Reader:
 
     def _film(self) -> Film:
         if self._opened is None:
-            file = os.fdopen(os.dup(self._setup.film_fd), "rb", buffering=0)
-            own = _OwnPosition(file.fileno())
-            limits = self._setup
-            self._opened = Film(own, "upload", max_pixels=limits.max_pixels, max_seconds=limits.max_seconds)
-            self._file = file
+            file, limits = OwnPosition(self._setup.film_fd), self._setup
+            self._opened = Film(file, "it", max_pixels=limits.max_pixels, max_seconds=limits.max_seconds)
         return self._opened
 
     def _read_pictures(self, job: ReadPictures) -> None:
@@ -160,26 +157,6 @@ class Reader:
     def _receive(self) -> ToReader | None:
         raw = self._socket.recv(MAX_MESSAGE_BYTES)
         return decode_to_reader(raw) if raw else None
-
-
-class _OwnPosition:
-    """A file that several processes read, each at its own place."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd, self._at = fd, 0
-
-    def read(self, size: int) -> bytes:
-        content = os.pread(self._fd, size, self._at)
-        self._at += len(content)
-        return content
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._fd).st_size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
 
 
 def _batches(

@@ -7,10 +7,12 @@ by one, which would decode the same frames again and again. Runs in a reader pro
 from __future__ import annotations
 
 import contextlib
+import io
 import math
+import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -32,10 +34,34 @@ _SAME_S: Final = 1e-6
 _DAMAGED: Final = "a video whose frames can be decoded"
 
 
+class OwnPosition:
+    """A file that several processes read, each at its own place."""
+
+    def __init__(self, fd: int) -> None:
+        """Read `fd` from its beginning."""
+        self._fd, self._at = fd, 0
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        content = os.pread(self._fd, size, self._at)
+        self._at += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go elsewhere."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._fd).st_size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Where it is."""
+        return self._at
+
+
 class Film:
     """An open film; times are seconds from its first frame."""
 
-    def __init__(self, file: IO[bytes], name: str, *, max_pixels: int, max_seconds: float) -> None:
+    def __init__(self, file: OwnPosition, name: str, *, max_pixels: int, max_seconds: float) -> None:
         """Open `file`, which the caller closes; `name` is what a client knows it by.
 
         Raises:
@@ -148,8 +174,7 @@ class Film:
             return pixels.reshape(-1)
         frame = VideoFrame.from_ndarray(pixels, format="rgb24")
         planes = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
-        flat: NDArray[np.uint8] = planes.to_ndarray().reshape(-1)
-        return flat
+        return np.asarray(planes.to_ndarray(), np.uint8).reshape(-1)
 
     def _square(self, frame: VideoFrame, side: int) -> NDArray[np.uint8]:
         return upright(screen_rgb(frame, side, side, self._stream, self._reformatter), self._orientation)
@@ -201,8 +226,6 @@ def read_picture(content: bytes, name: str, sizes: tuple[int, ...], max_pixels: 
     Raises:
         InvalidInput: it is none.
     """
-    import io
-
     try:
         with av.open(
             io.BytesIO(content),

@@ -333,6 +333,17 @@ class Epoch:
                 if session is not None:
                     error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
                     session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
+            case SamplesReturned() | Embedded() | QueryFailed():
+                self._dispatch_query(message)
+            case Alive():
+                oldest = message.oldest
+                self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
+            case Ready():
+                self._watchdog.start()
+                self.ready.set_result(message)
+
+    def _dispatch_query(self, message: SamplesReturned | Embedded | QueryFailed) -> None:
+        match message:
             case SamplesReturned():
                 assert self._samples is not None, "the worker has none else"
                 self._samples.give_back(message.slot, message.generation)
@@ -343,14 +354,8 @@ class Epoch:
                 events = self._queries.pop(message.query, None)
                 if events is not None:
                     self._channel.send(CloseQuery(query=message.query))
-                    failure = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
-                    events.on_failed(failure if message.overloaded else PipelineError(message.reason))
-            case Alive():
-                oldest = message.oldest
-                self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
-            case Ready():
-                self._watchdog.start()
-                self.ready.set_result(message)
+                    error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
+                    events.on_failed(error if message.overloaded else PipelineError(message.reason))
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)

@@ -71,7 +71,11 @@ class Highlights:
         """Once, so that the first batch doesn't wait for memory and the choice of kernels."""
         side = self._embedder.model.side
         frames = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=self._device.torch_device)
-        self._stream.run(lambda: self._embedder.cells(frames))
+
+        def once() -> None:
+            self._embedder.cells(frames)
+
+        self._stream.run(once)
         self._stream.record().synchronize()
 
     # Under the worker's lock
@@ -148,13 +152,13 @@ class Highlights:
 
     def _launch(self, job: BatchJob) -> BatchInFlight:
         batch = job.batch
-        found: list[tuple[int, Tensor | None]] = []
+        found: list[tuple[int, Tensor]] = []
         begun = self._stream.record(timed=True)
         if batch.is_query:
-            self._stream.run(lambda: found.append((0, self._look_at_pictures(job.opened))))
+            self._stream.run(lambda: self._look_at_pictures(job.opened))
         else:
             self._stream.run(lambda: found.append(self._compare(job)))
-        first, similarities = found[0]
+        first, similarities = found[0] if found else (0, None)
         return BatchInFlight(batch, first, similarities, begun, self._stream.record(timed=True))
 
     def _look_at_pictures(self, opened: _Open) -> None:

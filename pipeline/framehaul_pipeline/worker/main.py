@@ -32,7 +32,7 @@ from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
-from framehaul_pipeline.worker.highlights import BatchInFlight, Highlights
+from framehaul_pipeline.worker.highlights import BatchInFlight, BatchJob, Highlights
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.warm_up import warm_up
 from framehaul_pipeline.worker.worker import Worker
@@ -132,13 +132,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
         begun.set()
 
     def completion() -> None:
-        while (flight := launched.get()) is not None:
-            if isinstance(flight, BatchInFlight):
-                worker.complete_batch(flight)
-            else:
-                worker.complete(flight)
-                completed.put(flight)
-        completed.put(None)
+        _complete_all(worker, launched, completed)
 
     def checksum() -> None:
         while (flight := completed.get()) is not None:
@@ -155,7 +149,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
         # A session that an earlier worker died at work for must be alone at work, while it is let in as well.
         begun.wait()
         while (job := worker.next_job(wait=True)) is not None:
-            flight = worker.run(job)
+            flight = worker.run_batch(job) if isinstance(job, BatchJob) else worker.run(job)
             if flight is not None:
                 launched.put(flight)
         launched.put(None)
@@ -164,6 +158,20 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
     for thread in threads:
         thread.join()
     worker.drain()
+
+
+def _complete_all(
+    worker: Worker,
+    launched: queue.SimpleQueue[InFlight | BatchInFlight | None],
+    completed: queue.SimpleQueue[InFlight | None],
+) -> None:
+    while (flight := launched.get()) is not None:
+        if isinstance(flight, BatchInFlight):
+            worker.complete_batch(flight)
+        else:
+            worker.complete(flight)
+            completed.put(flight)
+    completed.put(None)
 
 
 def _fatal(target: Callable[[], None]) -> None:

@@ -204,20 +204,30 @@ class Worker:
                 self._changed.wait()
         return None
 
-    def run(self, job: Job | BatchJob) -> InFlight | BatchInFlight | None:
-        """Do a job without waiting for the device; what was launched must go to `complete`.
+    def run(self, job: Job) -> InFlight | None:
+        """Do a job without waiting for the device; a chunk that was launched must go to `complete`.
 
         Raises:
             RuntimeError: the device no longer works.
         """
-        if isinstance(job, BatchJob):
-            return self._run_batch(job)
         if isinstance(job, SettleJob):
             job.copied.synchronize()
             return None
         with self._slots.at_work(Note.LAUNCH, job.session):
             flight = self._try(job)
         self._hold_host_memory()
+        return flight
+
+    def run_batch(self, job: BatchJob) -> BatchInFlight | None:
+        """Put a batch on the device without waiting for it; one that was launched must go to `complete_batch`.
+
+        Raises:
+            RuntimeError: the device no longer works.
+        """
+        assert self._highlights is not None, "it made the job"
+        flight = self._highlights.launch(job)
+        if flight is None:
+            self._finish_batch(job.batch)
         return flight
 
     def drain(self) -> None:
@@ -345,13 +355,6 @@ class Worker:
         return None if self._highlights is None else self._highlights.take(chunks_first=chunks_first)
 
     # Below: without it
-
-    def _run_batch(self, job: BatchJob) -> BatchInFlight | None:
-        assert self._highlights is not None, "it made the job"
-        flight = self._highlights.launch(job)
-        if flight is None:
-            self._finish_batch(job.batch)
-        return flight
 
     def _finish_batch(self, batch: Batch) -> None:
         assert self._highlights is not None, "it made the batch"

@@ -19,7 +19,7 @@ MAX_EXCERPTS: Final = 20
 _MAX_WINDOW: Final = 1000
 _MAX_PICTURE_BYTES: Final = 16 << 20
 _PIXEL_FORMATS: Final = (PixelFormat.RGB24, PixelFormat.YUV420P)
-_CUTS: Final = {
+_CUTS: Final[dict[int, Cuts]] = {
     highlights_pb2.CUTS_UNSPECIFIED: Cuts.AVOID,
     highlights_pb2.CUTS_ALLOW: Cuts.ALLOW,
     highlights_pb2.CUTS_AVOID: Cuts.AVOID,
@@ -140,7 +140,7 @@ def _cuts(value: int) -> Cuts:
 
 
 def _wants_frames(want: int) -> bool:
-    known = {
+    known: dict[int, bool] = {
         highlights_pb2.WANT_UNSPECIFIED: False,
         highlights_pb2.WANT_SCORES: False,
         highlights_pb2.WANT_FRAMES: True,

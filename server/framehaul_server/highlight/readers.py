@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.highlight.messages import (
@@ -113,7 +114,7 @@ class Readers:
             match await process.receive():
                 case NeedSlot():
                     slot, generation = await samples.take(self._query.number)
-                    process.lend(slot, lambda slot=slot, generation=generation: samples.abandon(slot, generation))
+                    process.lend(slot, partial(samples.abandon, slot, generation))
                     await process.send(Slot(slot=slot))
                 case Filled(times=times):
                     slot = process.take_back()

@@ -21,10 +21,10 @@ from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput, WorkerLost
 from framehaul_pipeline.highlight import rank
 from framehaul_pipeline.highlight.messages import FilmInfo, ReaderSetup, ReadFrames, ReadPictures, Scan
-from framehaul_pipeline.rings.slots import SlotError
 from framehaul_pipeline.supervision.epoch import QueryEvents, WorkerQuery
 from framehaul_server.core.highlight_request import HighlightAsked, HighlightRules
 from framehaul_server.core.packing import frames_per_message
+from framehaul_server.core.window import check_ack
 from framehaul_server.errors import ClientLeft, ClientSilent, ClientStalled
 from framehaul_server.highlight.readers import Readers
 from framehaul_server.highlight.scan import FilmSamples, batch_frames
@@ -89,7 +89,8 @@ class HighlightWork:
         self._upload: Upload | None = None
         self._film_fd = self._pictures_fd = -1
         self._processor_s = self._device_s = 0.0
-        self._acked = 0
+        self._has_scores = False
+        self._num_sent = self._num_acked = 0
         self._window_until = asked.window_frames
         self._ack_came = asyncio.Event()
 
@@ -109,6 +110,8 @@ class HighlightWork:
             try:
                 await self._search()
             except WorkerLost:
+                if self._has_scores:
+                    raise
                 await self._search()
         finally:
             self._close()
@@ -176,7 +179,7 @@ class HighlightWork:
             query.drop()
 
     def _setup(self, query: WorkerQuery, frames: int) -> ReaderSetup:
-        around, ring, model = self._around, query.samples.ring, self._around.config.embedding
+        ring, model = query.samples.ring, self._around.config.embedding
         assert model is not None, "the service is on"
         return ReaderSetup(
             connection_fd=-1,
@@ -203,22 +206,23 @@ class HighlightWork:
             cuts=self._asked.cuts,
             weights=(1.0,),
         )
-        telling = asyncio.create_task(self._tell(found, info, wanted))
-        try:
+        async with asyncio.TaskGroup() as group:
+            scanned = asyncio.Event()
+            group.create_task(self._tell(found, info, wanted, scanned))
             await self._scan(readers, query, found, info, wanted)
-        finally:
-            telling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await telling
+            scanned.set()
+            found.changed.set()
         samples = found.known()
         if not len(samples):
             raise InvalidInput("video", "it", "a video with frames")
         ranking = rank.rank(samples, info.duration, wanted)
         self._processor_s, self._device_s = readers.processor_seconds, found.device_ns / 1e9
+        self._has_scores = True
         await self._write(self._scores(ranking))
-        num_frames = await self._send_frames(readers, query, info, ranking.excerpts) if self._asked.wants_frames else 0
+        if self._asked.wants_frames:
+            await self._send_frames(readers, query, info, ranking.excerpts)
         done = highlights_pb2.HighlightDone(
-            num_frames=num_frames, read_seconds=readers.processor_seconds, device_seconds=self._device_s
+            num_frames=self._num_sent, read_seconds=readers.processor_seconds, device_seconds=self._device_s
         )
         await self._write(highlights_pb2.HighlightResponse(done=done))
 
@@ -258,9 +262,9 @@ class HighlightWork:
             best = rank.rank(found.known(), info.duration, _looked_at(wanted)).excerpts
             await scan(rank.spans_to_look_closer(best, _MARGIN_S, info.duration), _DENSE_PER_SECOND)
 
-    async def _tell(self, found: FilmSamples, info: FilmInfo, wanted: rank.Wanted) -> None:
+    async def _tell(self, found: FilmSamples, info: FilmInfo, wanted: rank.Wanted, scanned: asyncio.Event) -> None:
         """Say how far it is, now and then; the client's flow control may make that seldom."""
-        while True:
+        while not scanned.is_set():
             await found.changed.wait()
             samples = found.known()
             best = rank.best_so_far(samples, info.duration, wanted, 1 / self._asked.per_second)
@@ -272,9 +276,10 @@ class HighlightWork:
             )
             if self._asked.upload_bytes:
                 progress.uploaded_bytes = self._asked.upload_bytes
-            # A write that is cancelled may be lost with all that follows.
-            await asyncio.shield(self._write(highlights_pb2.HighlightResponse(progress=progress)))
-            await asyncio.sleep(_PROGRESS_S)
+            await self._write(highlights_pb2.HighlightResponse(progress=progress))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PROGRESS_S):
+                    await scanned.wait()
 
     def _scores(self, ranking: rank.Ranking) -> highlights_pb2.HighlightResponse:
         assert self._around.config.embedding is not None, "the service is on"
@@ -291,12 +296,11 @@ class HighlightWork:
 
     async def _send_frames(
         self, readers: Readers, query: WorkerQuery, info: FilmInfo, excerpts: list[rank.Excerpt]
-    ) -> int:
+    ) -> None:
         width, height, left, top = cropped(info, self._asked.crop)
         self._asked.check_frame(width, height, self._around.config.max_pixels)
         rate = Fraction(info.rate_numerator, info.rate_denominator)
         acks = asyncio.create_task(self._read_acks())
-        first = 0
         try:
             for excerpt in excerpts:
                 job = ReadFrames(
@@ -309,10 +313,10 @@ class HighlightWork:
                     pixel_format=self._asked.pixel_format,
                     num_frames=max(1, round((excerpt.end - excerpt.start) * rate)),
                 )
-                first += await self._send_excerpt(readers, query, info, excerpt, job, first, acks)
+                await self._send_excerpt(readers, query, info, excerpt, job, acks)
         finally:
             acks.cancel()
-        return first
+            await asyncio.wait((acks,))
 
     async def _send_excerpt(
         self,
@@ -321,15 +325,15 @@ class HighlightWork:
         info: FilmInfo,
         excerpt: rank.Excerpt,
         job: ReadFrames,
-        first: int,
         acks: asyncio.Task[None],
-    ) -> int:
+    ) -> None:
         frame_bytes = job.pixel_format.frame_bytes(job.height, job.width)
-        to_a_message = frames_per_message(frame_bytes, self._asked.max_message_bytes)
+        fit = frames_per_message(frame_bytes, self._asked.max_message_bytes)
+        to_a_message = min(fit, self._asked.window_frames)
         crops = job.num_frames if self._asked.crop else 0
         head = highlights_pb2.ExcerptFrames(
             excerpt=_excerpt(excerpt),
-            first_frame=first,
+            first_frame=self._num_sent,
             num_frames=job.num_frames,
             height=job.height,
             width=job.width,
@@ -340,39 +344,36 @@ class HighlightWork:
             crop_top=[job.top] * crops,
         )
         await self._write(highlights_pb2.HighlightResponse(excerpt=head))
-        sent = first
+        first = self._num_sent
 
         async def send(slot: int, generation: int, times: tuple[float, ...]) -> None:
-            nonlocal sent
             try:
-                with query.samples.ring.payload(slot) as payload:
-                    for begin in range(0, len(times), to_a_message):
-                        num_frames = min(to_a_message, len(times) - begin)
-                        await self._room(sent + num_frames, acks)
-                        at = begin * frame_bytes
-                        with payload[at : at + num_frames * frame_bytes].toreadonly() as frames:
-                            message = _frames(sent, num_frames, frame_bytes, frames)
-                        sent += num_frames
-                        await self._write(message)
+                for begin in range(0, len(times), to_a_message):
+                    num_frames = min(to_a_message, len(times) - begin)
+                    await self._room(num_frames, acks)
+                    # Not held while somebody else may close the ring.
+                    with query.samples.ring.payload(slot) as payload:
+                        message = _frames(self._num_sent, num_frames, payload[begin * frame_bytes :], frame_bytes)
+                    self._num_sent += num_frames
+                    await self._write(message)
             finally:
-                with contextlib.suppress(SlotError):
-                    query.samples.abandon(slot, generation)
+                query.samples.abandon(slot, generation)
 
         await readers.run([job], send, at_once=1)
-        if sent - first != job.num_frames:
-            told = f"{job.num_frames} frames of an excerpt, as its rate says: it has {sent - first}"
-            raise InvalidInput("video", "it", told)
-        return sent - first
+        if self._num_sent - first != job.num_frames:
+            raise InvalidInput(
+                "video", f"{self._num_sent - first} frames", f"{job.num_frames} in an excerpt, by its rate"
+            )
 
-    async def _room(self, until: int, acks: asyncio.Task[None]) -> None:
-        """Wait until the client takes the frames below `until`, or has taken all that it has; a message is whole."""
+    async def _room(self, num_frames: int, acks: asyncio.Task[None]) -> None:
+        """Wait until the client takes so many frames more, or has taken all that it has; a message is whole."""
         try:
             async with asyncio.timeout(self._around.stall_timeout_s):
-                while until > self._window_until and self._acked < until - 1:
+                while self._num_sent + num_frames > self._window_until and self._num_acked < self._num_sent:
                     self._ack_came.clear()
-                    waiting = asyncio.create_task(self._ack_came.wait())
-                    await asyncio.wait((waiting, acks), return_when=asyncio.FIRST_COMPLETED)
-                    waiting.cancel()
+                    coming = asyncio.ensure_future(self._ack_came.wait())
+                    await asyncio.wait((coming, acks), return_when=asyncio.FIRST_COMPLETED)
+                    coming.cancel()
                     if acks.done():
                         acks.result()
                         raise ClientLeft("the client has ended its requests, and hasn't taken all frames")
@@ -382,8 +383,9 @@ class HighlightWork:
     async def _read_acks(self) -> None:
         while (request := await self._connection.read()) is not None:
             ack: frames_pb2.Ack = request.header.ack
-            self._acked = max(self._acked, ack.next_frame)
-            self._window_until = max(self._window_until, ack.next_frame + max(1, ack.window_frames))
+            check_ack(ack.next_frame, num_sent=self._num_sent)
+            self._num_acked = max(self._num_acked, ack.next_frame)
+            self._window_until = max(self._window_until, ack.next_frame + ack.window_frames)
             self._ack_came.set()
 
     async def _write(self, message: highlights_pb2.HighlightResponse | bytes) -> None:
@@ -395,12 +397,13 @@ class HighlightWork:
             raise ClientStalled(f"the client took no response for {self._around.stall_timeout_s:g} s") from None
 
 
-def _frames(first: int, num_frames: int, frame_bytes: int, frames: memoryview) -> bytes:
-    checksums = [crc32c.crc32c(frames[at : at + frame_bytes]) for at in range(0, len(frames), frame_bytes)]
-    header = highlights_pb2.HighlightResponse(
-        frames=frames_pb2.Frames(first_frame=first, num_frames=num_frames, crc32c=checksums)
-    )
-    return wire.join(header, (frames,))
+def _frames(first: int, num_frames: int, pixels: memoryview, frame_bytes: int) -> bytes:
+    with pixels, pixels[: num_frames * frame_bytes].toreadonly() as frames:
+        checksums = [crc32c.crc32c(frames[at : at + frame_bytes]) for at in range(0, len(frames), frame_bytes)]
+        header = highlights_pb2.HighlightResponse(
+            frames=frames_pb2.Frames(first_frame=first, num_frames=num_frames, crc32c=checksums)
+        )
+        return wire.join(header, (frames,))
 
 
 def cropped(info: FilmInfo, crop: tuple[int, int] | None) -> tuple[int, int, int, int]:

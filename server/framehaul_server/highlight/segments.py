@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 from framehaul_pipeline.highlight import rank
@@ -36,7 +37,7 @@ def key_frames_suffice(info: FilmInfo) -> bool:
     if info.duration < LONG_FILM_S or len(info.key_times) < info.duration / MOST_BETWEEN_KEYS_S:
         return False
     times = [*sorted(info.key_times), info.duration]
-    return max(after - before for before, after in zip(times, times[1:], strict=False)) <= MOST_BETWEEN_KEYS_S
+    return max(after - before for before, after in pairwise(times)) <= MOST_BETWEEN_KEYS_S
 
 
 def spans_worth_reading(keys: rank.Samples, info: FilmInfo, wanted: rank.Wanted) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Where a film's bytes are: below a folder that the operator names, or in a file without a name that takes an upload."""
+"""Where a film's bytes are: below a folder that the operator names, or in a file without a name, an upload's."""
 
 from __future__ import annotations
 

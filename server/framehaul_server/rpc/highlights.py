@@ -19,6 +19,7 @@ from framehaul_server.highlight.request import HighlightWork, Request, Surroundi
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, Messages, own_errors
+from framehaul_server.session.connection import leading_error
 
 SERVICE: Final = "framehaul.v1.HighlightService"
 METHOD: Final = f"/{SERVICE}/Highlight"
@@ -91,8 +92,8 @@ class HighlightService:
             await self._place(claim, first.num_bytes)
             del first
             await HighlightWork(asked, self._around, connection, record.request_id).run()
-        except* Exception as group:
-            raise _leading(group) from None
+        except BaseExceptionGroup as group:
+            raise leading_error(group) from None
         finally:
             self._admission.release(claim)
 
@@ -100,11 +101,3 @@ class HighlightService:
         self._admission.ask(claim, num_bytes=num_bytes, request_bytes=num_bytes)
         if not claim.held:
             await self._admission.wait(claim)
-
-
-def _leading(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a group of groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -67,3 +67,39 @@ async def test_the_product_is_found_in_an_upload(server: RunningApp, root: Path)
     assert (best.start, best.end) == pytest.approx((6, 8), abs=0.3)
     assert not best.weak
     await server.expect_idle()
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "crop", "shape"),
+    [(frames_pb2.PIXEL_FORMAT_RGB24, (0, 0), (90, 160)), (frames_pb2.PIXEL_FORMAT_YUV420P, (9, 16), (90, 50))],
+)
+async def test_a_films_excerpts_come_as_frames(
+    server: RunningApp, pixel_format: frames_pb2.PixelFormat, crop: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    """Of a file of the server's: all of each, in order, checksummed, as the window lets them."""
+    opening = asked(
+        path="a.mp4",
+        want=highlights_pb2.WANT_FRAMES,
+        pixel_format=pixel_format,
+        crop_width=crop[0],
+        crop_height=crop[1],
+        window_frames=4,
+        excerpts=2,
+    )
+    scores, *rest = await asyncio.wait_for(search(server, opening), 60)
+    heads = [response.excerpt for response in rest if response.HasField("excerpt")]
+    assert [head.excerpt for head in heads] == list(scores.scores.excerpts)
+    assert [(head.first_frame, head.num_frames, head.height, head.width) for head in heads] == [
+        (0, 20, *shape),
+        (20, 20, *shape),
+    ]
+    frame_bytes = shape[0] * shape[1] * (3 if pixel_format == frames_pb2.PIXEL_FORMAT_RGB24 else 3 / 2)
+    next_frame = 0
+    for response in rest:
+        if response.HasField("frames"):
+            assert response.frames.first_frame == next_frame
+            next_frame += response.frames.num_frames
+            assert len(response.payload) == response.frames.num_frames * frame_bytes
+            assert len(response.frames.crc32c) == response.frames.num_frames <= 4
+    assert next_frame == rest[-1].done.num_frames == 40
+    await server.expect_idle()
