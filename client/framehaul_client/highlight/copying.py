@@ -74,6 +74,7 @@ class Copied:
         start: of its first frame, in seconds from the film's.
         num_frames: how many it has.
         num_encoded: how many of them were encoded again.
+        has_sound: the film has some, and so has this.
         note: why it doesn't start where it should; empty: it does.
     """
 
@@ -81,6 +82,7 @@ class Copied:
     start: float
     num_frames: int
     num_encoded: int
+    has_sound: bool
     note: str = ""
 
 
@@ -120,7 +122,7 @@ def copy_excerpt(film: Path, start: float, end: float, out: Path) -> Copied:
     finally:
         if output.path != output.target:
             output.discard()
-    return Copied(out, cut.start, cut.num_frames, cut.num_encoded, cut.note)
+    return Copied(out, cut.start, cut.num_frames, cut.num_encoded, cut.has_sound, cut.note)
 
 
 class _Cut:
@@ -146,6 +148,7 @@ class _Cut:
         self.start = float((min(shown) - first) * self._tick)
         self.num_frames = len(shown)
         self.num_encoded = sum(map(len, self._encoded))
+        self.has_sound = bool(self._sound)
 
     def _first_frame(self) -> tuple[int, float]:
         """When the film's first frame is shown, and how long a frame is."""
@@ -256,7 +259,6 @@ class _Cut:
             encoder.sample_aspect_ratio = film.sample_aspect_ratio
         encoder.color_range, encoder.colorspace = film.color_range, film.colorspace
         encoder.color_primaries, encoder.color_trc = film.color_primaries, film.color_trc
-        encoder.max_b_frames = 0
         if self._codec == "h264":
             # A number of its own for its parameter sets: one header then has both, and each frame names its own.
             number = free_parameter_set(self._extradata or b"")
@@ -265,7 +267,7 @@ class _Cut:
                 options["profile"] = _X264_PROFILES[film.profile]
             encoder.flags |= Flags.global_header
         elif self._codec == "hevc":
-            options["x265-params"] = "log-level=error:bframes=0:repeat-headers=1"
+            options["x265-params"] = "log-level=error:bframes=0"
         encoder.options = options
         return encoder
 

@@ -17,8 +17,8 @@ from framehaul_client.command.highlight import highlight
 from framehaul_client.command.progress import Scan, ScanBar, ScanLines, choose_scan
 from framehaul_client.errors import DataLoss, FramehaulError, InvalidOption, InvalidRequest, ProtocolError
 from tests.support.client_command import run_client
-from tests.support.fake_highlights import Answers, fake_highlights
 from tests.support.cut_films import RATE, frames_of, make_film
+from tests.support.fake_highlights import Answers, fake_highlights
 
 EXCERPT = pb.Excerpt(start=1, end=2, score=1)
 SCORES = pb.HighlightResponse(scores=pb.Scores(times=[0], scores=[1], excerpts=[EXCERPT]))

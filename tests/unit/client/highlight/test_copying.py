@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from framehaul_client.core.cutting import split_units
 from framehaul_client.errors import InvalidOption, OutputError
 from framehaul_client.highlight.copying import check_copy, copy_excerpt
 from tests.support.cut_films import HEIGHT, RATE, SOUND_RATE, WIDTH, frames_of, make_film, sound_of, times_of
@@ -61,6 +62,29 @@ def test_an_excerpt_has_exactly_its_frames(
         assert np.abs(one.astype(float) - other).mean() < 6 * (1 if one.dtype == np.uint8 else 4)
     times = times_of(tmp_path / out)
     np.testing.assert_allclose(np.diff(times), 1 / RATE, atol=0.0015)
+
+
+def test_h264_names_the_parameter_sets_of_both_parts(tmp_path: Path) -> None:
+    """By numbers of their own, in one record: players need not take new ones on the way."""
+    copy_excerpt(film(tmp_path, "h264.mp4"), 30 / RATE, 70 / RATE, tmp_path / "clip.mp4")
+    with av.open(str(tmp_path / "clip.mp4")) as clip:
+        record = clip.streams.video[0].codec_context.extradata or b""
+        assert clip.streams.video[0].codec_context.codec_tag == "avc1"
+    assert record[5] & 31 == 2
+    first = int.from_bytes(record[6:8])
+    ids = {record[8 + 4] >> 7, record[8 + first + 2 + 4] >> 7}  # exponential Golomb: 0 begins with 1, 1 with 0
+    assert ids == {0, 1}
+
+
+def test_hevc_is_spliced_at_the_joint(tmp_path: Path) -> None:
+    """The film's first key frame is a broken link, not one that goes on with what was before it."""
+    copy_excerpt(film(tmp_path, "hevc.mp4"), 30 / RATE, 70 / RATE, tmp_path / "clip.mp4")
+    with av.open(str(tmp_path / "clip.mp4")) as clip:
+        convert = av.BitStreamFilterContext("hevc_mp4toannexb", clip.streams.video[0])
+        made = [each for packet in clip.demux(video=0) if packet.size for each in convert.filter(packet)]
+    kinds = [[unit[0] >> 1 & 63 for unit in split_units(bytes(packet)) if unit] for packet in made]
+    assert 18 in kinds[10]
+    assert 21 not in kinds[10]
 
 
 @pytest.mark.parametrize("out", ["clip.mp4", "clip.mkv"])
