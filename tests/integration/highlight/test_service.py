@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from framehaul.v1 import frames_pb2, highlights_pb2
 from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
+from tests.support.call import CHANNEL_OPTIONS
 from tests.support.films import frames, png, product, write_film
 from tests.support.running_app import RunningApp, running_app
 
@@ -39,7 +40,7 @@ async def search(
     server: RunningApp, opening: highlights_pb2.HighlightOpen, upload: bytes = b""
 ) -> list[highlights_pb2.HighlightResponse]:
     """All responses, but for progress; frames are acknowledged."""
-    async with grpc.aio.insecure_channel(server.target) as channel:
+    async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
         call = HighlightServiceStub(channel).Highlight()
         await call.write(highlights_pb2.HighlightRequest(open=opening))
         for at in range(0, len(upload), 1 << 14):
