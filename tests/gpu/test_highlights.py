@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from framehaul_pipeline.device.devices import open_device
-from framehaul_pipeline.embedding import embedder as embedding
+from framehaul_pipeline.embedding import efficientnet_lite
 from framehaul_pipeline.embedding.efficientnet_lite import EfficientNetLite
 from framehaul_pipeline.embedding.embedder import Embedder
 from framehaul_pipeline.link.messages import Embedded, EmbedFrames, OpenQuery, SamplesReturned, ToServer
@@ -51,7 +51,7 @@ def likeness(device: str) -> tuple[float, ...]:
 
 def test_frames_are_as_alike_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision, to two decimals of a cosine."""
-    monkeypatch.setattr(embedding.efficientnet_lite, "load", lambda path: EfficientNetLite(random_weights()))
+    monkeypatch.setattr(efficientnet_lite, "load", lambda path: EfficientNetLite(random_weights()))
     with torch.inference_mode():
         on_cpu, on_gpu = likeness("cpu"), likeness("cuda")
         likeness("cuda")

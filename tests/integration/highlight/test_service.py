@@ -75,7 +75,7 @@ async def test_the_product_is_found_in_an_upload(server: RunningApp, root: Path)
     [(frames_pb2.PIXEL_FORMAT_RGB24, (0, 0), (90, 160)), (frames_pb2.PIXEL_FORMAT_YUV420P, (9, 16), (90, 50))],
 )
 async def test_a_films_excerpts_come_as_frames(
-    server: RunningApp, pixel_format: frames_pb2.PixelFormat, crop: tuple[int, int], shape: tuple[int, int]
+    server: RunningApp, pixel_format: frames_pb2.PixelFormat.ValueType, crop: tuple[int, int], shape: tuple[int, int]
 ) -> None:
     """Of a file of the server's: all of each, in order, checksummed, as the window lets them."""
     opening = asked(
