@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -58,15 +59,36 @@ def frames(seconds: float, product_at: tuple[float, float], *, rate: int = 10, s
     return np.stack(shown)
 
 
-def write_film(path: Path, pixels: NDArray[np.uint8], *, rate: int = 10, gop: int = 20, codec: str = "libx264") -> Path:
-    """Encode frames `[N, H, W, 3]`."""
+def write_film(
+    path: Path,
+    pixels: NDArray[np.uint8],
+    *,
+    rate: int = 10,
+    gop: int = 20,
+    codec: str = "libx264",
+    apart_s: float | None = None,
+) -> Path:
+    """Encode frames `[N, H, W, 3]`; `apart_s` is from one to the next, where it isn't by the rate."""
     with av.open(str(path), "w") as container:
         stream = add_video(container, codec, rate)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.gop_size = gop
         stream.time_base = Fraction(1, rate)
-        for each in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(each, format="rgb24")))
+        for index, each in enumerate(pixels):
+            frame = av.VideoFrame.from_ndarray(each, format="rgb24")
+            frame.pts = round(index * rate * apart_s) if apart_s else index
+            frame.time_base = Fraction(1, rate)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_audio(path: Path) -> None:
+    """A file with a second of silence, and no video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        assert isinstance(stream, AudioStream)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode(None)])

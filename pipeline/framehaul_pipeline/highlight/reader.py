@@ -40,6 +40,7 @@ from framehaul_pipeline.highlight.messages import (
 )
 from framehaul_pipeline.highlight.rank import histogram
 from framehaul_pipeline.highlight.sample import Film, OwnPosition, read_picture
+from framehaul_pipeline.parent_death import end_with_parent
 from framehaul_pipeline.rings.ring import Ring
 
 _OPEN_FILES = 64
@@ -192,7 +193,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from framehaul_pipeline.worker.start import end_with_parent
-
     end_with_parent()
     sys.exit(main())

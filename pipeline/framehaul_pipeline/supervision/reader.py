@@ -79,7 +79,8 @@ class ReaderProcess:
             raw = b""
         if not raw:
             raise ReaderLost("the film's reader ended")
-        return decode_from_reader(raw)
+        message: FromReader = decode_from_reader(raw)
+        return message
 
     def lend(self, slot: int, give_back: Callable[[], None]) -> None:
         """Note a slot that it may write into; when its process is truly gone, `give_back` is called."""

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from framehaul.v1 import frames_pb2, highlights_pb2
 from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
+from tests.support.call import CHANNEL_OPTIONS
 from tests.support.films import frames, png, product, write_film
 from tests.support.running_app import RunningApp, running_app
 
@@ -39,7 +40,7 @@ async def search(
     server: RunningApp, opening: highlights_pb2.HighlightOpen, upload: bytes = b""
 ) -> list[highlights_pb2.HighlightResponse]:
     """All responses, but for progress; frames are acknowledged."""
-    async with grpc.aio.insecure_channel(server.target) as channel:
+    async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
         call = HighlightServiceStub(channel).Highlight()
         await call.write(highlights_pb2.HighlightRequest(open=opening))
         for at in range(0, len(upload), 1 << 14):
@@ -74,7 +75,7 @@ async def test_the_product_is_found_in_an_upload(server: RunningApp, root: Path)
     [(frames_pb2.PIXEL_FORMAT_RGB24, (0, 0), (90, 160)), (frames_pb2.PIXEL_FORMAT_YUV420P, (9, 16), (90, 50))],
 )
 async def test_a_films_excerpts_come_as_frames(
-    server: RunningApp, pixel_format: frames_pb2.PixelFormat, crop: tuple[int, int], shape: tuple[int, int]
+    server: RunningApp, pixel_format: frames_pb2.PixelFormat.ValueType, crop: tuple[int, int], shape: tuple[int, int]
 ) -> None:
     """Of a file of the server's: all of each, in order, checksummed, as the window lets them."""
     opening = asked(
