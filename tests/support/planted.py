@@ -118,7 +118,8 @@ def _texture(random: np.random.Generator, height: int, width: int) -> npt.NDArra
         noise = (light + 0.3 * colour).astype(np.float32)
         planes = [Image.fromarray(noise[..., each]).resize(size, Image.Resampling.BICUBIC) for each in range(3)]
         total += amount * np.stack([np.asarray(each) for each in planes], axis=-1)
-    return np.clip(total, 0, 255)
+    texture: npt.NDArray[np.float32] = np.clip(total, 0, 255)
+    return texture
 
 
 def _view(texture: npt.NDArray[np.float32], share: float, height: int, width: int) -> npt.NDArray[np.float32]:
