@@ -15,7 +15,7 @@ SOURCES := protos/framehaul pipeline server/framehaul_server client fleet tests 
 
 # Folders that tests hold in every branch.
 comma := ,
-WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,*/rings/*,*/models/*,*/rpc/*,*/source/*
+WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,*/rings/*,*/models/*,*/rpc/*,*/source/*,*/highlight/rank.py
 
 include bench/targets.mk
 
@@ -83,12 +83,12 @@ PROTOC = .venv-proto/bin/python -m grpc_tools.protoc -Iprotos \
 
 proto: .venv-proto/.installed ## Generate the stubs again
 	$(PROTOC) --python_out=protos --grpc_python_out=protos --mypy_out=quiet:protos --mypy_grpc_out=quiet:protos \
-		protos/framehaul/v1/frames.proto
+		protos/framehaul/v1/*.proto
 
 proto-check: .venv-proto/.installed ## The stubs in the repository are those of the .proto
 	rm -rf out/proto && mkdir -p out/proto
 	$(PROTOC) --python_out=out/proto --grpc_python_out=out/proto --mypy_out=quiet:out/proto \
-		--mypy_grpc_out=quiet:out/proto protos/framehaul/v1/frames.proto
+		--mypy_grpc_out=quiet:out/proto protos/framehaul/v1/*.proto
 	for file in out/proto/framehaul/v1/*; do diff -u protos/framehaul/v1/$$(basename $$file) $$file || exit 1; done
 
 faults: setup ## Break everything that may break, and print how long it took to recover

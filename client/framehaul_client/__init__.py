@@ -10,6 +10,7 @@ from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch, FrameLayout
+from framehaul_client.core.highlights import Excerpt, ExcerptFrames, Progress, Query, Scores
 from framehaul_client.core.info import Location, Model, ServerInfo
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.statistics import SessionStatistics
@@ -33,6 +34,7 @@ from framehaul_client.errors import (
     StreamFailed,
     Unsupported,
 )
+from framehaul_client.highlight.request import Highlights
 from framehaul_client.session import Session
 from framehaul_client.source.latents_file import LatentsFile
 
@@ -44,11 +46,14 @@ __all__ = [
     "ConnectionLost",
     "DataLoss",
     "Event",
+    "Excerpt",
+    "ExcerptFrames",
     "FrameBatch",
     "FrameClient",
     "FrameLayout",
     "FramehaulError",
     "GaveUp",
+    "Highlights",
     "InvalidLatents",
     "InvalidOption",
     "InvalidRequest",
@@ -63,8 +68,11 @@ __all__ = [
     "OutputClosed",
     "OutputError",
     "PixelFormat",
+    "Progress",
     "ProtocolError",
+    "Query",
     "Refused",
+    "Scores",
     "ServerInfo",
     "ServerUnavailable",
     "Session",

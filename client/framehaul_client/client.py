@@ -13,8 +13,10 @@ import numpy as np
 
 from framehaul.allocator import tune_allocator as tune_process_allocator
 from framehaul.v1 import frames_pb2 as pb
+from framehaul.v1 import highlights_pb2
 from framehaul.v1.frames_pb2_grpc import FrameServiceStub
 from framehaul_client.access import Access
+from framehaul_client.core.highlights import Query
 from framehaul_client.core.info import Location, ServerInfo, read_info
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
@@ -23,11 +25,13 @@ from framehaul_client.core.session_config import (
     check_layout,
     check_target,
 )
+from framehaul_client.highlight.request import METHOD, Highlights
 from framehaul_client.session import Session
 from framehaul_client.source.arrays import ClipReader, as_array
 from framehaul_client.source.iterators import Latents
 from framehaul_client.source.latents_file import StoredLatents
 from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
+from framehaul_client.transport.rpc import MessageRpc
 from framehaul_client.transport.servers import CALL_TIMEOUT_S, Servers
 from framehaul_client.transport.status import call_error
 from framehaul_client.transport.trace import trace_responses
@@ -168,6 +172,23 @@ class FrameClient:
         return session
 
     session = _keywords_of(SessionConfig, _session)
+
+    def highlight(self, film: str, query: Query) -> Highlights:
+        """Look for the best excerpts of `film`; an async context manager, and an iterator of what comes of it.
+
+        Args:
+            film: a file here, which is sent to the server; `server:PATH` for one that the server has.
+            query: what is looked for.
+        """
+        start_rpc = partial(
+            MessageRpc,
+            self._connected(),
+            self._target,
+            self._metadata,
+            METHOD,
+            highlights_pb2.HighlightResponse,
+        )
+        return Highlights(start_rpc, film, query)
 
     async def info(self) -> ServerInfo:
         """Ask what the server offers and how busy it is.

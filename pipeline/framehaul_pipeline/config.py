@@ -8,11 +8,18 @@ from typing import Final
 import msgspec
 
 from framehaul.formats import SLOT_BYTES_PER_PIXEL, LatentDtype
+from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.models.model import TINY, Model
 from framehaul_pipeline.spec import DecoderSpec
 
 PAGE_BYTES: Final = 16 << 20
 """What session memory is counted in. Copies of this size run at full speed."""
+MAX_BATCH_FRAMES: Final = 32
+"""Frames of a film that are embedded together."""
+MAX_PICTURES: Final = 16
+"""Of a query: in all their sizes, they fit a sample slot."""
+HISTOGRAM_BYTES: Final = 512 * 4
+"""Of each sampled frame, behind all of them in their slot."""
 MAX_MODELS_BYTES: Final = 60 << 10
 """Of all descriptions of models: they travel to the worker in one message, and their specs come back in one."""
 
@@ -50,6 +57,10 @@ class WorkerConfig:
     """Keep a second process with torch imported, so that a restart needn't."""
     chunk_timeout_s: float = 10.0
     """A worker that doesn't answer for so long is killed; no chunk's limit is lower."""
+    embedding: EmbeddingModel | None = None
+    """What films are searched by; None: none are."""
+    num_sample_slots: int = 16
+    """Batches of films' frames in shared memory."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -113,6 +124,12 @@ class WorkerConfig:
             spec.channels * (self.max_pixels // spec.spatial_factor**2) * LatentDtype.FLOAT32.itemsize_bytes
             for spec in self.specs
         )
+
+    @property
+    def sample_slot_bytes(self) -> int:
+        """Payload bytes of a sample slot: a batch of a film's frames, or one frame of an excerpt."""
+        side = self.embedding.side if self.embedding else 0
+        return max(MAX_BATCH_FRAMES * (side * side * 3 + HISTOGRAM_BYTES), self.max_pixels * SLOT_BYTES_PER_PIXEL)
 
     def _check_warm_up(self, width: int, height: int) -> None:
         field = f"warm_up={width}x{height}"

@@ -40,6 +40,8 @@ class Lack(Enum):
     """Waiting bytes of the tenant."""
     DEVICE_MEMORY = "device_memory"
     """For a session's state and work."""
+    UPLOAD_BYTES = "upload_bytes"
+    """The server's room for films that are uploaded."""
     READING = "reading"
     """The request gave way to others that wait to be read."""
     CALLS = "calls"

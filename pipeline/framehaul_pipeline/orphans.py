@@ -1,4 +1,4 @@
-"""No process outlives the one that started it: a worker its server, a server its front."""
+"""No process outlives the one that started it: a worker or a reader its server, a server its front."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ from framehaul.address import Address
 from framehaul.allocator import give_back
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
+from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.access.callers import Identify, as_everyone, by_token
@@ -28,13 +30,17 @@ from framehaul_server.admission.places import Admission
 from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import ServerConfig
+from framehaul_server.core.highlight_request import HighlightRules
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.responses import charged
 from framehaul_server.errors import UnusableFile
+from framehaul_server.highlight.request import Surroundings
+from framehaul_server.highlight.source import UploadSpace
 from framehaul_server.observe.view import ServerView
 from framehaul_server.rpc.health import Health
+from framehaul_server.rpc.highlights import HighlightService
 from framehaul_server.rpc.info import max_response_bytes, model_info
 from framehaul_server.rpc.listener import add_services, bind, make_server
 from framehaul_server.rpc.service import FrameService
@@ -90,11 +96,22 @@ class App:
         self._epoch = time.time_ns()
         self._address = config.listen
         """Where it listens, once it does."""
+        reading = _reading(config)
+        self._worker_ready = asyncio.Event()
+        self._highlights = None
+        if config.worker.embedding is not None:
+            self._highlights = HighlightService(
+                _highlights(config, config.worker.embedding, self._supervisor, self._worker_ready),
+                identify=identify,
+                admission=self._admission,
+                reading=reading,
+                max_request_bytes=config.max_request_bytes,
+            )
         self._service = FrameService(
             worker=self._supervisor,
             identify=identify,
             admission=self._admission,
-            reading=_reading(config),
+            reading=reading,
             unread_calls=self._unread_calls,
             rules=replace(session_rules(config), epoch=self._epoch),
             recorder=recorder,
@@ -113,7 +130,10 @@ class App:
         Cancellation: cleans up without draining.
         """
         self._address = bind(self._server, self._config, self._certificates)
-        add_services(self._server, self._service.handler(), self._health, reflect=self._config.reflection)
+        handlers = [self._service.handler()]
+        if self._highlights is not None:
+            handlers.append(self._highlights.handler())
+        add_services(self._server, handlers, self._health, reflect=self._config.reflection)
         beside = [asyncio.create_task(each) for each in (self._health.run(), self._give_memory_back())]
         try:
             if self._config.metrics is not None:
@@ -226,6 +246,10 @@ class App:
     def _worker_changed(self, state: WorkerState) -> None:
         _log.info("%s", logs.line("worker", state=state.value))
         self._health.worker_changed(state)
+        if state is WorkerState.READY:
+            self._worker_ready.set()
+        else:
+            self._worker_ready.clear()
         if state is WorkerState.RESTARTING:
             self._service.worker_lost()
         if state is WorkerState.READY:
@@ -282,6 +306,27 @@ def read_identify(config: ServerConfig) -> Identify:
 def _reading(config: ServerConfig) -> Reading:
     most = min(MOST_READ, config.max_sessions + config.max_queued)
     return Reading(most, grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
+
+
+def _highlights(
+    config: ServerConfig, model: EmbeddingModel, supervisor: Supervisor, ready: asyncio.Event
+) -> Surroundings:
+    num_readers = config.highlight_readers or max(1, len(os.sched_getaffinity(0)) - 2)
+    return Surroundings(
+        worker=supervisor,
+        worker_ready=ready,
+        config=config.worker,
+        rules=HighlightRules(
+            model=model,
+            has_root=config.highlight_root is not None,
+            max_upload_bytes=config.highlight_upload_bytes,
+        ),
+        root=config.highlight_root,
+        space=UploadSpace(config.highlight_upload_bytes),
+        readers=asyncio.Semaphore(num_readers),
+        num_readers=num_readers,
+        stall_timeout_s=config.stall_timeout_s,
+    )
 
 
 def session_rules(config: ServerConfig) -> SessionRules:

@@ -52,6 +52,14 @@ class ServerConfig:
     """A client that takes no frame and sends no latent for so long loses its session."""
     grace_s: float = 30.0
     """From the first signal until running sessions are ended."""
+    highlight: bool = False
+    """Search films."""
+    highlight_root: Path | None = None
+    """Films below this folder may be named by clients; None: they upload theirs."""
+    highlight_upload_bytes: int = 4 << 30
+    """Of all uploads together, on disk."""
+    highlight_readers: int = 0
+    """Processes that read films at a time; 0: one for each processor but two."""
     reproducible: bool = False
     """Sessions are, unless they say otherwise."""
     allow_synthetic: bool = False
@@ -108,6 +116,8 @@ class ServerConfig:
             ("keepalive_s", 0.1, 3600.0),
             ("stall_timeout_s", 0.1, 86400.0),
             ("grace_s", 0.0, 3600.0),
+            ("highlight_upload_bytes", 1 << 20, 1 << 50),
+            ("highlight_readers", 0, 1024),
         ):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
@@ -272,6 +282,22 @@ OPTIONS: Final = (
         "session_window_bytes",
         _MIB,
         "frames that may wait for one client, in MiB; times --max-sessions is the most they can hold",
+    ),
+    Option(
+        "--highlight",
+        "highlight",
+        SWITCH,
+        "search films for what pictures show; needs framehaul[highlight]. Films are strangers' bytes: see SECURITY.md",
+    ),
+    Option(
+        "--highlight-root", "highlight_root", _FILE, "a folder whose films clients may name; else they upload theirs"
+    ),
+    Option("--highlight-upload-mib", "highlight_upload_bytes", _MIB, "uploaded films together, on disk, in MiB"),
+    Option(
+        "--highlight-readers",
+        "highlight_readers",
+        _COUNT,
+        "processes that read films at a time; 0 has one for each processor but two",
     ),
     Option("--max-request-mib", "max_request_bytes", _MIB, "largest request, a Render's clip say, in MiB"),
     Option(

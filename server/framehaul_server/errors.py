@@ -63,6 +63,14 @@ class GrantExceeded(ServerError):
     """The client sent more than it was granted; sending the same again would fail again."""
 
 
+class ReadersKilled(ServerError):
+    """Two processes ended while they read a film: a third one would too."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("video: two processes ended while they read it; it takes more than this server allows")
+
+
 class NotAuthenticated(ServerError):
     """The call's token is missing or unknown; the text is the same for both."""
 

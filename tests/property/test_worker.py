@@ -26,6 +26,7 @@ from framehaul_pipeline.rings.ring import Ring, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotTable
 from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.worker.highlights import BatchJob
 from framehaul_pipeline.worker.jobs import SettleJob
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.worker import MAX_IN_FLIGHT, Worker
@@ -226,6 +227,7 @@ class SimulatedWorker(RuleBasedStateMachine):
         job = self.worker.next_job(wait=False)
         if job is None:
             return False
+        assert not isinstance(job, BatchJob), "nothing is searched"
         self._expect_suspects_alone(set() if isinstance(job, SettleJob) else {job.session})
         flight = self.worker.run(job)
         if flight is not None:

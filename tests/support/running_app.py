@@ -62,6 +62,13 @@ class RunningApp:
     def num_sessions(self) -> int:
         return self.app._admission.num_sessions
 
+    @property
+    def num_free_samples(self) -> int:
+        """Slots for films' frames that nobody has."""
+        samples = self.supervisor._current()._samples
+        assert samples is not None, "it searches films"
+        return samples.num_free
+
     def at_work(self) -> frozenset[int]:
         """The worker's sessions that its death would be blamed on."""
         return self.supervisor._current()._ring.noted()

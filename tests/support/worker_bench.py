@@ -16,6 +16,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
+from framehaul_pipeline.worker.highlights import BatchJob
 from framehaul_pipeline.worker.worker import Worker
 from tests.support.fake_decoder import FakeDecoder, fake_opening
 
@@ -74,6 +75,7 @@ class Bench:
 
     def run(self) -> None:
         while (job := self.worker.next_job(wait=False)) is not None:
+            assert not isinstance(job, BatchJob), "nothing is searched"
             flight = self.worker.run(job)
             if flight is not None:
                 self.worker.complete(flight)

@@ -26,6 +26,7 @@ from framehaul_client.access import (
 from framehaul_client.command.exits import AGAIN, MEANINGS
 from framehaul_client.command.progress import Style
 from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
+from framehaul_client.core.highlights import CUTS, MAX_EXCERPTS, MAX_SECONDS, parse_shape, within
 from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
     DEFAULT_CONNECT_TIMEOUT_S,
@@ -69,6 +70,14 @@ examples:
   client probe gpu7:50051 gpu8:50051 --every 30 --json  a line for each run, until Ctrl-C
   client probe gpu7:50051 --ca ca.pem --token-file probe.token --every 30 --metrics 127.0.0.1:9464
 """
+_HIGHLIGHT_EXAMPLES: Final = """\
+examples:
+  client highlight long.mp4 --image can.jpg --out clip.mp4               the 5 s that show it, with their sound
+  client highlight long.mp4 --image can.jpg --image side.jpg --clips 3 --out clip.mp4    clip-1.mp4, clip-2.mp4, ...
+  client highlight long.mp4 --image can.jpg --dry-run --json - --plot scores.png         the scores alone
+  client highlight server:films/a.mp4 --text "red striped can" --out clip.mp4            a film that the server has
+  client highlight long.mp4 --image can.jpg --crop 9:16 --out tall.mp4                   the subject kept in view
+"""
 _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "stream": {
         "help": "decode latents to a video",
@@ -82,6 +91,16 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "When the connection is lost, or the server or its worker ends, the session is taken up again where the\n"
         "frames stopped, for as long as --retry-for says; what happens is told on stderr.",
         "epilog": f"{_EXAMPLES}\n{_EXIT_CODES}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    },
+    "highlight": {
+        "help": "cut the seconds out of a long video that show a product",
+        "description": "Sends a film to a server, which compares it with pictures of a product, or with a text, and "
+        "says which\nseconds show it best. Those are cut out of the film as it is, with its sound: only the frames in "
+        "front of the\nfirst key frame are encoded again, and the last few. With --crop, --no-copy and films of the "
+        "server's, frames\ncome from the server instead, without sound.\n\n"
+        "A match that hardly stands out is called weak.",
+        "epilog": f"{_HIGHLIGHT_EXAMPLES}\n{_EXIT_CODES}",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "probe": {
@@ -185,6 +204,10 @@ def _address(text: str) -> str:
     return text
 
 
+def _within(name: str, least: float, most: float, text: str) -> float:
+    return within(name, float(text), least, most)
+
+
 def _frames(text: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     numbers = (first, last) if dash else (first, first)
@@ -284,15 +307,85 @@ class Options:
         metavar="TRACE",
         help="a file of client trace or client stream --trace",
     )
-    out: str = _option(
-        commands=("stream", "trace", "timeline"),
+    film: str = _option(
+        commands=("highlight",),
         default="",
-        required=True,
+        nargs=None,
+        type=file_name,
+        metavar="FILM",
+        help="a video file, or server:PATH for one below the server's --highlight-root",
+    )
+    image: list[str] | None = _option(  # noqa: RUF009  a field, made once
+        commands=("highlight",),
+        action="append",
+        type=file_name,
+        metavar="FILE",
+        help="a picture of what to look for, JPEG, PNG or WebP; may be given again",
+    )
+    text: str | None = _option(
+        commands=("highlight",), help="what to look for in words; needs a server with a model that reads them"
+    )
+    excerpt_seconds: float = _option(
+        commands=("highlight",),
+        flag="--seconds",
+        default=5.0,
+        type=option_type(partial(_within, "seconds", 0.1, MAX_SECONDS)),
+        metavar="SECONDS",
+        help=f"how long a clip is, 0.1 to {MAX_SECONDS:g} (default: 5)",
+    )
+    clips: int = _option(
+        commands=("highlight",),
+        default=1,
+        type=option_type(lambda text: within("clips", _count(text), 1, MAX_EXCERPTS)),
+        metavar="N",
+        help=f"how many clips, 1 to {MAX_EXCERPTS}, that hardly overlap; their names are numbered (default: 1)",
+    )
+    samples_per_second: float = _option(
+        commands=("highlight",),
+        flag="--fps",
+        default=2.0,
+        type=option_type(partial(_within, "fps", 0.1, 10.0)),
+        metavar="N",
+        help="frames that are compared, of each second of the film, 0.1 to 10 (default: 2)",
+    )
+    cuts: str = _option(
+        commands=("highlight",),
+        default="avoid",
+        choices=list(CUTS),
+        help="whether clips may contain cuts; avoid: each costs half of the scores' range; never: none, unless no shot "
+        "is long enough (default: avoid)",
+    )
+    crop: tuple[int, int] | None = _option(
+        commands=("highlight",),
+        type=option_type(parse_shape),
+        metavar="W:H",
+        help="keep the subject in a frame of this shape, 9:16 say; the server crops",
+    )
+    copy: bool | None = _option(
+        commands=("highlight",),
+        action=argparse.BooleanOptionalAction,
+        help="cut the film's own packets, with its sound (default: if the film is here, no crop is asked for, and "
+        "OUT is a video file)",
+    )
+    dry_run: bool = _option(
+        commands=("highlight",), default=False, action="store_true", help="write no clip; say what would be in it"
+    )
+    plot: str | None = _option(
+        commands=("highlight",),
+        type=file_name,
+        metavar="FILE",
+        help="draw the scores over time, .png or .svg. Needs the extra framehaul[observe]",
+    )
+    out: str = _option(
+        commands=("stream", "highlight", "trace", "timeline"),
+        default="",
+        required={"stream": True, "trace": True, "timeline": True},
         type=_output,
         metavar="OUT",
         help={
             "stream": "video.mp4, .m4v, .mov, .mkv, .webm, .ts or .y4m; a pattern of images such as 'frames/%%06d.png' "
             "or .exr; or - for Matroska on stdout, without loss. Folders are made as needed",
+            "highlight": "the clip: a video file, or what client stream takes",
             "trace": "the file, t.pftrace say; it appears when it is whole",
             "timeline": "the picture: a file that ends in .png or .svg",
         },
@@ -324,7 +417,7 @@ class Options:
         commands=("top",), default=False, action="store_true", help="print how things are now, as plain text, and end"
     )
     target: str = _option(
-        commands=("stream", "info", "models", "trace"),
+        commands=("stream", "highlight", "info", "models", "trace"),
         default=DEFAULT_TARGET,
         type=option_type(check_target),
         metavar="HOST:PORT",
@@ -513,6 +606,14 @@ class Options:
             "models": "write the answer, or what went wrong, as one line of JSON on stdout",
         },
     )
+    scores_json: str | None = _option(
+        commands=("highlight",),
+        flag="--json",
+        type=_output,
+        metavar="FILE",
+        help="write excerpts, cuts and the score of each sample as JSON; - for stdout, where then also stands what "
+        "went wrong",
+    )
     progress: str | None = _option(
         choices=list(Style),
         help="how progress is told. auto: on stderr, a bar on a terminal and else a line every two seconds. openjd, "
@@ -520,7 +621,13 @@ class Options:
         "again and while the output is finished; json implies --json (default: auto; none with --quiet)",
     )
     quiet: bool = _option(
-        default=False, action="store_true", help="no progress but of --progress, no text; errors and --json still come"
+        commands=("stream", "highlight"),
+        default=False,
+        action="store_true",
+        help={
+            "stream": "no progress but of --progress, no text; errors and --json still come",
+            "highlight": "no progress and no text; errors and --json still come",
+        },
     )
     debug: bool = _option(
         commands=_ALL,
@@ -584,7 +691,11 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
             for name, value in option.metadata["row"].items()
             if not isinstance(value, dict) or command in value
         }
-        flag = option.name if "nargs" in row else f"--{option.name.replace('_', '-')}"
+        flag = row.pop("flag", f"--{option.name.replace('_', '-')}")
+        if "nargs" in row:
+            flag = option.name
+        else:
+            row["dest"] = option.name
         title = option.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)

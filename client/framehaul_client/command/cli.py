@@ -14,9 +14,10 @@ from typing import Any, Final, TextIO, TypeVar
 from framehaul_client.access import Access
 from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
 from framehaul_client.command.exits import Exit, exit_code
+from framehaul_client.command.highlight import highlight
 from framehaul_client.command.info import cost_lines, fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.probe import probe
-from framehaul_client.command.progress import Style, choose_progress
+from framehaul_client.command.progress import Style, choose_progress, choose_scan
 from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
@@ -83,7 +84,7 @@ def _run(options: Options) -> Exit:
     try:
         text = _answer(options)
     except FramehaulError as error:
-        if options.json:
+        if options.json or options.scores_json == STDOUT:
             _write(error_json(error), options)
         raise
     if text:
@@ -104,6 +105,9 @@ def _answer(options: Options) -> str:
         with choose_progress(style, _out(options)) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
         return report.as_json() if options.json else "" if options.quiet else report.as_text()
+    if options.command == "highlight":
+        with choose_scan(quiet=options.quiet) as scan:
+            return asyncio.run(_until_terminated(highlight(options, access, scan)))
     if options.command == "trace":
         return asyncio.run(_until_terminated(trace(options, access)))
     info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
@@ -126,7 +130,7 @@ def _write(text: str, options: Options) -> None:
 
 def _out(options: Options) -> TextIO:
     """Where answers go: not into the video."""
-    return sys.stderr if options.command == "stream" and options.out == STDOUT else sys.stdout
+    return sys.stderr if options.command in ("stream", "highlight") and options.out == STDOUT else sys.stdout
 
 
 def _top(options: Options, access: Access) -> None:

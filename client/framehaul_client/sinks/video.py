@@ -234,7 +234,7 @@ class VideoSink:
         Raises:
             ValueError: it refuses them, or the container refuses the encoder.
         """
-        with _hushed() as told:
+        with hushed() as told:
             # An encoder that takes few sizes fails either way; `start` knows the size.
             opened = self._opens(self._encoder_options)
             refused = not opened and self._opens({})
@@ -416,7 +416,7 @@ class VideoSink:
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[list[str]]:
+def hushed() -> Iterator[list[str]]:
     """Keep from stderr what libraries of codecs write there by themselves; the list then has the errors among it."""
     errors: list[str] = []
     stderr = os.dup(_STDERR)

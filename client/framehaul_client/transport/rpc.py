@@ -1,4 +1,4 @@
-"""One `Stream` RPC: whole messages in and out of gRPC, and its failures as this package's errors.
+"""One bidirectional RPC: whole messages in and out of gRPC, and its failures as this package's errors.
 
 When a write fails because the server has ended the call, grpc.aio replaces the server's status with an INTERNAL of its
 own, and `read()` then drops messages that are still there (grpc/grpc#36066, open in 1.85). Iterating over the responses
@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
@@ -28,28 +29,35 @@ _STATUS_TIMEOUT_S: Final = 1.0
 _STATUS_INTERVAL_S: Final = 0.005
 
 ResultT = TypeVar("ResultT")
+ResponseT = TypeVar("ResponseT", bound=Message)
 
 
 class RpcEnded(Exception):
     """The call is over; `Rpc.receive` tells why."""
 
 
-class Rpc:
+class MessageRpc(Generic[ResponseT]):
     """Owner of a gRPC call. Any number of tasks may send, one may receive."""
 
     def __init__(
         self,
         channel: grpc.aio.Channel,
         target: str,
-        metadata: Metadata = (),
+        metadata: Metadata,
+        method: str,
+        response_type: type[ResponseT],
         *,
         on_closed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start the call on `channel` with `metadata`; errors name `target`; `on_closed` hears that it was closed."""
+        """Start the call of `method`, `/SERVICE/NAME`, on `channel` with `metadata`.
+
+        Errors name `target`; `on_closed` hears that it was closed.
+        """
         self._on_closed = on_closed
         self._target = target
+        self._response_type = response_type
         # Identity serialisers: the payload must not pass through protobuf.
-        start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
+        start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
         self._call = start(metadata=metadata + span_metadata())
         self._call.add_done_callback(self._note_status)
         self._responses = cast(AsyncGenerator[bytes, None], aiter(self._call))
@@ -57,7 +65,7 @@ class Rpc:
         self._answered = False
         self._status: Status | None = None
 
-    async def send(self, header: pb.StreamRequest, parts: Iterable[bytes | memoryview] = ()) -> None:
+    async def send(self, header: Message, parts: Iterable[bytes | memoryview] = ()) -> None:
         """Send one message, with `parts` as its payload.
 
         Raises:
@@ -71,7 +79,7 @@ class Rpc:
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise RpcEnded from error
 
-    async def receive(self) -> wire.Envelope[pb.StreamResponse] | None:
+    async def receive(self) -> wire.Envelope[ResponseT] | None:
         """Return the next message, or None when the server ended the call well.
 
         Raises:
@@ -89,7 +97,7 @@ class Rpc:
             return None
         self._answered = True
         try:
-            return wire.split_response(raw)
+            return wire.split(raw, self._response_type)
         except wire.MalformedMessage as error:
             raise ProtocolError(f"{self._target}: {error}") from error
 
@@ -126,6 +134,21 @@ class Rpc:
         status = _status_of(call)
         if self._status is None and (status.code, status.details) != (grpc.StatusCode.INTERNAL, _WRITE_FAILED):
             self._status = status
+
+
+class Rpc(MessageRpc[pb.StreamResponse]):
+    """A `Stream` call."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        target: str,
+        metadata: Metadata = (),
+        *,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start it."""
+        super().__init__(channel, target, metadata, f"/{wire.SERVICE}/Stream", pb.StreamResponse, on_closed=on_closed)
 
 
 def _status_of(call: Any) -> Status:

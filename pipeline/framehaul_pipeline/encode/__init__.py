@@ -3,4 +3,4 @@
 A process of its own. Imports torch and FFmpeg's libraries (PyAV).
 """
 
-__all__ = []
+__all__ = ["video_input"]

@@ -19,6 +19,7 @@ from typing import Any, Final
 import av
 import av.logging
 import numpy as np
+from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -119,7 +120,7 @@ class VideoInput:
             first = self._start()
             width, height = self._shown_size(first)
             # Once: a frame that was asked for its side data is freed late.
-            self._orientation = _orientation(first)
+            self._orientation = orientation(first)
             if self._orientation[0]:
                 width, height = height, width
             self.width, self.height = size or (width - width % SIZE_STEP, height - height % SIZE_STEP)
@@ -201,15 +202,10 @@ class VideoInput:
 
     def _video_stream(self) -> VideoStream:
         """The video that ffmpeg would choose; never the cover of an album."""
-        # A stream has no codec context if FFmpeg doesn't know its codec.
-        videos = [
-            stream
-            for stream in self._container.streams.video
-            if stream.codec_context and not stream.disposition & Disposition.attached_pic
-        ]
+        videos = decodable_videos(self._container)
         if not videos:
             raise InvalidInput("video", self._name, "a file with a video stream that can be decoded")
-        stream = max(videos, key=_score)
+        stream = videos[0]
         if len(videos) > 1:
             self._note(f"of its {len(videos)} videos, only that of stream {stream.index} is read")
         # Not a thread for each frame: PyAV loses whole frames with one that can't be decoded.
@@ -390,9 +386,9 @@ class VideoInput:
 
     def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """`[H, W, 3] uint8`: scaled to cover the size, the middle cut out, turned upright."""
-        turned, mirrored, upside_down = self._orientation
         if any(component.is_alpha for component in frame.format.components):
             self._note("its transparency is left out")
+        turned = self._orientation[0]
         width, height = (self.height, self.width) if turned else (self.width, self.height)
         scaled_width, scaled_height = self._shown_size(frame)
         # A stream's size may also change midway.
@@ -400,25 +396,11 @@ class VideoInput:
             scale = max(Fraction(width, scaled_width), Fraction(height, scaled_height))
             scaled_width, scaled_height = round(scaled_width * scale), round(scaled_height * scale)
         transfer = self._stream.codec_context.color_trc
-        # Untagged high-definition video is BT.709, as players assume; swscale would assume BT.601.
-        untagged = frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb
-        source = Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None
-        rgb = self._reformatter.reformat(
-            frame,
-            width=scaled_width,
-            height=scaled_height,
-            format="rgb48le" if transfer in hdr.NAMES else "rgb24",
-            src_colorspace=source,
-            interpolation="BICUBIC",
-        )
-        top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
-        pixels: NDArray[Any] = rgb.to_ndarray()[top : top + height, left : left + width]
         if transfer in hdr.NAMES:
             self._note(f"its high dynamic range ({hdr.NAMES[transfer]}) is mapped to that of an SDR screen")
-            pixels = hdr.to_bt709(pixels, transfer, self._stream.codec_context.color_primaries)
-        upright = pixels.swapaxes(0, 1) if turned else pixels
-        upright = upright[:, ::-1] if mirrored else upright
-        return upright[::-1] if upside_down else upright
+        pixels = screen_rgb(frame, scaled_width, scaled_height, self._stream, self._reformatter)
+        top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
+        return upright(pixels[top : top + height, left : left + width], self._orientation)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -430,6 +412,17 @@ class VideoInput:
 
     def _empty(self) -> InvalidInput:
         return InvalidInput("video", self._name, "a video with frames in the part asked for")
+
+
+def decodable_videos(container: InputContainer) -> list[VideoStream]:
+    """The one that ffmpeg would choose first; never the cover of an album."""
+    # A stream has no codec context if FFmpeg doesn't know its codec.
+    videos = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context and not stream.disposition & Disposition.attached_pic
+    ]
+    return sorted(videos, key=_score, reverse=True)
 
 
 def _score(stream: VideoStream) -> tuple[bool, int]:
@@ -449,7 +442,34 @@ def _frame_rate(stream: VideoStream) -> Fraction:
     return DEFAULT_FPS
 
 
-def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+def screen_rgb(
+    frame: VideoFrame, width: int, height: int, stream: VideoStream, reformatter: VideoReformatter
+) -> NDArray[np.uint8]:
+    """`[height, width, 3] uint8`: the frame scaled, in the range of an SDR screen; not turned."""
+    transfer = stream.codec_context.color_trc
+    # Untagged high-definition video is BT.709, as players assume; swscale would assume BT.601.
+    untagged = frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb
+    rgb = reformatter.reformat(
+        frame,
+        width=width,
+        height=height,
+        format="rgb48le" if transfer in hdr.NAMES else "rgb24",
+        src_colorspace=Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None,
+        interpolation="BICUBIC",
+    )
+    pixels: NDArray[Any] = rgb.to_ndarray()
+    return hdr.to_bt709(pixels, transfer, stream.codec_context.color_primaries) if transfer in hdr.NAMES else pixels
+
+
+def upright(pixels: NDArray[np.uint8], how: tuple[bool, bool, bool]) -> NDArray[np.uint8]:
+    """A frame `[H, W, 3]`, turned as `orientation` says."""
+    turned, mirrored, upside_down = how
+    pixels = pixels.swapaxes(0, 1) if turned else pixels
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return pixels[::-1] if upside_down else pixels
+
+
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """How to bring a frame upright: change rows with columns; then mirror left and right; then above and below.
 
     Source: `av_display_rotation_get` and the matrix's layout in FFmpeg's libavutil/display.h: (p, q) goes to

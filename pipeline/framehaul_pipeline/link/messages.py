@@ -95,6 +95,34 @@ class SlotReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     generation: int
 
 
+class OpenQuery(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What a film is searched for. The pictures, each in all sizes, lie in a sample slot, one after the other."""
+
+    query: int
+    """Numbers rise by arrival, and are never used twice."""
+    slot: int
+    generation: int
+    sizes: tuple[int, ...]
+    """Of each picture, in pixels: `[size, size, 3] uint8` each."""
+    num_pictures: int
+    text: str = ""
+
+
+class EmbedFrames(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The next frames of a query's film lie in a sample slot."""
+
+    query: int
+    slot: int
+    generation: int
+    num_frames: int
+
+
+class CloseQuery(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Drop a query and what it waits for; one batch may still be at work."""
+
+    query: int
+
+
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """All sessions of the worker before are open: the device may be used."""
 
@@ -256,6 +284,35 @@ class Kernels(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Why there are none."""
 
 
+class SamplesReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker is done with a sample slot."""
+
+    slot: int
+    generation: int
+
+
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """How alike a query's frames are to what is searched for, from frame `first` on, in the order in which they came.
+
+    While few have come, each message has all of them: what they are measured against, their common centre, moves.
+    """
+
+    query: int
+    first: int
+    similarities: tuple[tuple[float, ...], ...]
+    """To pictures, to the text; of each kind one number for each frame."""
+    device_ns: int
+
+
+class QueryFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The query can't go on; the worker can."""
+
+    query: int
+    reason: str
+    overloaded: bool
+    """For lack of device memory."""
+
+
 class RunningChunk(msgspec.Struct, frozen=True, kw_only=True):
     """A chunk that the device is at; without latents: a session's opening, or its last frames."""
 
@@ -280,6 +337,9 @@ ToWorker = (
     | EndOfLatents
     | CloseSession
     | SlotReturned
+    | OpenQuery
+    | EmbedFrames
+    | CloseQuery
     | Begin
     | Probe
     | RecordKernels
@@ -293,6 +353,9 @@ ToServer = (
     | Published
     | SessionEnded
     | SessionFailed
+    | SamplesReturned
+    | Embedded
+    | QueryFailed
     | Alive
     | KernelsBegun
     | Kernels

@@ -3,4 +3,4 @@
 Used by both processes. Values in, values out: no I/O, no threads, no torch.
 """
 
-__all__ = ["chunk_limits", "chunks", "feeder", "in_flight", "memory", "restarts", "suspects"]
+__all__ = ["batches", "chunk_limits", "chunks", "feeder", "in_flight", "memory", "restarts", "suspects"]

@@ -3,4 +3,4 @@
 Runs in the server process, on the event loop. Imports no torch, and no decoder.
 """
 
-__all__ = ["epoch", "supervisor"]
+__all__ = ["epoch", "reader", "supervisor"]

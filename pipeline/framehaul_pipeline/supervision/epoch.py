@@ -19,9 +19,12 @@ from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import (
     Alive,
     Begin,
+    CloseQuery,
     CloseSession,
     Configure,
     DeviceTime,
+    Embedded,
+    EmbedFrames,
     EndOfLatents,
     InletReturned,
     Kernels,
@@ -29,11 +32,14 @@ from framehaul_pipeline.link.messages import (
     LatentReady,
     MemoryUsed,
     Opening,
+    OpenQuery,
     OpenSession,
     Probe,
     Published,
+    QueryFailed,
     Ready,
     RecordKernels,
+    SamplesReturned,
     SessionEnded,
     SessionFailed,
     Shutdown,
@@ -47,6 +53,7 @@ from framehaul_pipeline.scheduling.chunk_limits import ChunkShape
 from framehaul_pipeline.scheduling.feeder import Feeder
 from framehaul_pipeline.supervision.inlet import Inlet
 from framehaul_pipeline.supervision.process import WorkerProcess
+from framehaul_pipeline.supervision.samples import Samples
 from framehaul_pipeline.supervision.watchdog import Watchdog
 
 _RETRY_AFTER_S = 1.0
@@ -102,6 +109,41 @@ class WorkerSession:
     def drop(self) -> None:
         """Give back what the session holds; no event comes after. Twice is fine."""
         self.epoch.drop_session(self.number)
+
+
+class QueryEvents(Protocol):
+    """What a query hears of its work; called on the event loop, and not after the query is dropped."""
+
+    def on_embedded(self, embedded: Embedded) -> None:
+        """Frames were compared."""
+
+    def on_failed(self, error: PipelineError) -> None:
+        """The query can't go on; nothing follows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkerQuery:
+    """A query on one worker. What it is told after it was dropped, or after its worker's death, has no effect."""
+
+    epoch: Epoch
+    number: int
+    samples: Samples
+
+    def open(self, slot: int, generation: int, *, sizes: tuple[int, ...], num_pictures: int) -> None:
+        """Say what is searched for, which lies in a slot that a reader has filled."""
+        self.samples.publish(slot, generation)
+        self.epoch.send_query(
+            OpenQuery(query=self.number, slot=slot, generation=generation, sizes=sizes, num_pictures=num_pictures)
+        )
+
+    def embed(self, slot: int, generation: int, num_frames: int) -> None:
+        """Compare the film's next frames, which lie in a slot that a reader has filled."""
+        self.samples.publish(slot, generation)
+        self.epoch.send_query(EmbedFrames(query=self.number, slot=slot, generation=generation, num_frames=num_frames))
+
+    def drop(self) -> None:
+        """No event comes after. Twice is fine."""
+        self.epoch.drop_query(self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +219,16 @@ class Epoch:
         self._sessions: dict[int, WorkerSession] = {}
         self._recording: _Recording | None = None
         """Until the worker says that it is over."""
+        self._queries: dict[int, QueryEvents] = {}
+        self._samples = Samples(f"framehaul-samples-{number}", config) if config.embedding is not None else None
         self._watchdog = Watchdog(config.chunk_timeout_s, probe=lambda: self._channel.send(Probe()), hung=self._give_up)
 
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process
         self._process.on_exit = self._reap
         self._channel = ServerChannel(self._process.connection, on_message=self._receive, on_eof=self._lose)
         fds = [self._ring.fd, self._inlet.ring.fd, heirloom.fd]
+        if self._samples is not None:
+            fds.append(self._samples.ring.fd)
         self._channel.send_configure(Configure(epoch=number, config=config), fds)
 
     @property
@@ -193,7 +239,8 @@ class Epoch:
     @property
     def shared_bytes(self) -> int:
         """Memory of both rings."""
-        return self._ring.num_bytes + self._inlet.ring.num_bytes
+        samples_bytes = self._samples.ring.num_bytes if self._samples is not None else 0
+        return self._ring.num_bytes + self._inlet.ring.num_bytes + samples_bytes
 
     def statistics(self) -> WorkerStatistics:
         """How full the rings and the device's memory are now."""
@@ -233,6 +280,25 @@ class Epoch:
         """Drop a session; twice is fine."""
         if self._forget(number) is not None:
             self._channel.send(CloseSession(session=number))
+
+    def open_query(self, number: int, events: QueryEvents) -> WorkerQuery:
+        """Begin a query."""
+        assert self._samples is not None, "films are searched only where a model for that was given"
+        self._queries[number] = events
+        return WorkerQuery(self, number, self._samples)
+
+    def send_query(self, message: OpenQuery | EmbedFrames) -> None:
+        """Tell the worker of a filled slot; for a query that was dropped, the slot is free again."""
+        assert self._samples is not None, "there is a query"
+        if message.query in self._queries:
+            self._channel.send(message)
+        else:
+            self._samples.give_back(message.slot, message.generation)
+
+    def drop_query(self, number: int) -> None:
+        """Drop a query; twice is fine."""
+        if self._queries.pop(number, None) is not None:
+            self._channel.send(CloseQuery(query=number))
 
     def allow(self, number: int, num_latents: int, num_wanted: int) -> None:
         """Move a session's limits; one that was dropped is fine."""
@@ -292,11 +358,10 @@ class Epoch:
                 if session is not None:
                     error = Overloaded(message.reason, Lack.DEVICE_MEMORY, retry_after_s=_RETRY_AFTER_S)
                     session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
-            case KernelsBegun():
-                if self._recording is not None:
-                    self._recording.begun()
-            case Kernels():
+            case KernelsBegun() | Kernels():
                 self._take_kernels(message)
+            case SamplesReturned() | Embedded() | QueryFailed():
+                self._dispatch_query(message)
             case Alive():
                 oldest = message.oldest
                 self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
@@ -304,21 +369,39 @@ class Epoch:
                 self._watchdog.start()
                 self.ready.set_result(message)
 
-    def _take_kernels(self, kernels: Kernels) -> None:
+    def _take_kernels(self, message: KernelsBegun | Kernels) -> None:
         recording = self._recording
         if recording is None:
             return
-        recording.heard.append(kernels)
-        if kernels.last:
+        if isinstance(message, KernelsBegun):
+            recording.begun()
+            return
+        recording.heard.append(message)
+        if message.last:
             self._recording = None
-            if kernels.error is not None:
-                self._fail_recording(recording, f"the worker can't record kernels: {kernels.error}")
+            if message.error is not None:
+                self._fail_recording(recording, f"the worker can't record kernels: {message.error}")
             elif not recording.whole.done():
                 recording.whole.set_result(recording.heard)
 
     def _fail_recording(self, recording: _Recording, reason: str) -> None:
         if not recording.whole.done():
             recording.whole.set_exception(Unavailable(reason))
+
+    def _dispatch_query(self, message: SamplesReturned | Embedded | QueryFailed) -> None:
+        match message:
+            case SamplesReturned():
+                assert self._samples is not None, "the worker has none else"
+                self._samples.give_back(message.slot, message.generation)
+            case Embedded():
+                if message.query in self._queries:
+                    self._queries[message.query].on_embedded(message)
+            case QueryFailed():
+                events = self._queries.pop(message.query, None)
+                if events is not None:
+                    self._channel.send(CloseQuery(query=message.query))
+                    error = Overloaded(message.reason, Lack.DEVICE_MEMORY, retry_after_s=_RETRY_AFTER_S)
+                    events.on_failed(error if message.overloaded else PipelineError(message.reason))
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)
@@ -363,6 +446,9 @@ class Epoch:
             session = self._forget(number)
             if session is not None:
                 session.events.on_failed(WorkerLost(at_work=AtWork.of(number, at_work)))
+        queries, self._queries = self._queries, {}
+        for events in queries.values():
+            events.on_failed(WorkerLost(at_work=AtWork.NO))
 
     def _reap(self, exit_code: int) -> None:
         """The process is truly gone."""
@@ -374,4 +460,6 @@ class Epoch:
         self.exited.set()
         self._ring.close()
         self._inlet.ring.close()
+        if self._samples is not None:
+            self._samples.close()
         self._on_exit(self)

@@ -17,7 +17,14 @@ from framehaul_pipeline.errors import InvalidInput, PipelineError, Unavailable, 
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import DeviceTime, Kernels, Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
-from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
+from framehaul_pipeline.supervision.epoch import (
+    Epoch,
+    QueryEvents,
+    SessionEvents,
+    WorkerQuery,
+    WorkerSession,
+    WorkerStatistics,
+)
 from framehaul_pipeline.supervision.standby import Standby
 
 _STOP_TIMEOUT_S = 5.0
@@ -130,6 +137,15 @@ class Supervisor:
             if self._config.standby:
                 self._standby.start()
 
+    def open_query(self, events: QueryEvents) -> WorkerQuery:
+        """Begin to search a film.
+
+        Raises:
+            Unavailable: as `open_session`.
+        """
+        self._check_ready()
+        return self._current().open_query(next(self._sessions), events)
+
     def open_session(self, opening: Opening, events: SessionEvents) -> WorkerSession:
         """Open a session; values must have been checked.
 
@@ -137,9 +153,7 @@ class Supervisor:
             WorkerRestarting: not now, but when `on_state` tells of READY.
             Unavailable: no worker is ready.
         """
-        if self.state is not WorkerState.READY:
-            kind = WorkerRestarting if self.state is WorkerState.RESTARTING else Unavailable
-            raise kind(f"the worker is {self.state.value}; try again")
+        self._check_ready()
         return self._current().open_session(next(self._sessions), opening, events)
 
     def statistics(self) -> WorkerStatistics:
@@ -181,6 +195,11 @@ class Supervisor:
                 self._epoch.kill()
         if self._epoch is not None:
             await self._epoch.exited.wait()
+
+    def _check_ready(self) -> None:
+        if self.state is not WorkerState.READY:
+            kind = WorkerRestarting if self.state is WorkerState.RESTARTING else Unavailable
+            raise kind(f"the worker is {self.state.value}; try again")
 
     async def _stop_worker(self) -> None:
         epoch = self._epoch

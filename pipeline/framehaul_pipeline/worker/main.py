@@ -19,16 +19,20 @@ from typing import Final
 
 from framehaul import logs
 from framehaul_pipeline import core_dumps
+from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
 from framehaul_pipeline.device.host_memory import total_bytes
+from framehaul_pipeline.device.streams import Device
+from framehaul_pipeline.embedding.embedder import Embedder
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, RecordKernels, Shutdown, ToWorker
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
+from framehaul_pipeline.worker.highlights import BatchInFlight, BatchJob, Highlights
 from framehaul_pipeline.worker.kernels import begin_recording
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.warm_up import warm_up
@@ -55,7 +59,7 @@ def main() -> int:
     configured = channel.receive_configure()
     if configured is None:
         return 0
-    configure, (ring_fd, inlet_fd, heirloom_fd) = configured
+    configure, (ring_fd, inlet_fd, heirloom_fd, *samples_fd) = configured
     config = configure.config
     ring = Ring(ring_fd, num_slots=config.num_slots, slot_bytes=config.slot_bytes)
     inlet = Ring(inlet_fd, num_slots=config.num_inlet_slots, slot_bytes=config.inlet_slot_bytes)
@@ -72,6 +76,7 @@ def main() -> int:
             chunk_latents=config.chunk_latents,
             limits=limits,
             send=channel.send,
+            highlights=_highlights(config, device, samples_fd, channel),
         )
         worker.before_serving(
             lambda: warm_up(
@@ -99,8 +104,15 @@ def main() -> int:
     return 0
 
 
+def _highlights(config: WorkerConfig, device: Device, fds: list[int], channel: WorkerChannel) -> Highlights | None:
+    if config.embedding is None:
+        return None
+    samples = Ring(fds[0], num_slots=config.num_sample_slots, slot_bytes=config.sample_slot_bytes)
+    return Highlights(device, samples, Embedder(config.embedding, device.torch_device), send=channel.send)
+
+
 def _serve(worker: Worker, channel: WorkerChannel) -> None:
-    launched: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
+    launched: queue.SimpleQueue[InFlight | BatchInFlight | None] = queue.SimpleQueue()
     completed: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
 
     begun = threading.Event()
@@ -116,10 +128,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
         begun.set()
 
     def completion() -> None:
-        while (flight := launched.get()) is not None:
-            worker.complete(flight)
-            completed.put(flight)
-        completed.put(None)
+        _complete_all(worker, launched, completed)
 
     def checksum() -> None:
         while (flight := completed.get()) is not None:
@@ -136,7 +145,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
         # A session that an earlier worker died at work for must be alone at work, while it is let in as well.
         begun.wait()
         while (job := worker.next_job(wait=True)) is not None:
-            flight = worker.run(job)
+            flight = worker.run_batch(job) if isinstance(job, BatchJob) else worker.run(job)
             if flight is not None:
                 launched.put(flight)
         launched.put(None)
@@ -145,6 +154,20 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
     for thread in threads:
         thread.join()
     worker.drain()
+
+
+def _complete_all(
+    worker: Worker,
+    launched: queue.SimpleQueue[InFlight | BatchInFlight | None],
+    completed: queue.SimpleQueue[InFlight | None],
+) -> None:
+    while (flight := launched.get()) is not None:
+        if isinstance(flight, BatchInFlight):
+            worker.complete_batch(flight)
+        else:
+            worker.complete(flight)
+            completed.put(flight)
+    completed.put(None)
 
 
 def _hear(message: ToWorker, worker: Worker, channel: WorkerChannel, begun: threading.Event) -> None:

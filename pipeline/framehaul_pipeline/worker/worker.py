@@ -26,10 +26,13 @@ from framehaul_pipeline.device.streams import Device
 from framehaul_pipeline.link.messages import (
     Alive,
     ChunkTimes,
+    CloseQuery,
     CloseSession,
+    EmbedFrames,
     EndOfLatents,
     InletReturned,
     LatentReady,
+    OpenQuery,
     OpenSession,
     Probe,
     Published,
@@ -40,11 +43,13 @@ from framehaul_pipeline.link.messages import (
     Wanted,
 )
 from framehaul_pipeline.rings.ring import Ring, SlotHeader
+from framehaul_pipeline.scheduling.batches import Batch
 from framehaul_pipeline.scheduling.chunks import InletSlot, Scheduler, max_chunk_latents
 from framehaul_pipeline.scheduling.in_flight import Running
 from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits, Pin, Restore
 from framehaul_pipeline.scheduling.suspects import Suspects
 from framehaul_pipeline.worker.held_slots import HeldSlots, Note
+from framehaul_pipeline.worker.highlights import BatchInFlight, BatchJob, Highlights
 from framehaul_pipeline.worker.jobs import ChunkJob, Job, MoveJob, SettleJob
 from framehaul_pipeline.worker.launch import InFlight, Launcher
 from framehaul_pipeline.worker.residence import Residence
@@ -69,14 +74,19 @@ class Worker:
         chunk_latents: int,
         limits: MemoryLimits,
         send: Callable[[ToServer], None],
+        highlights: Highlights | None = None,
     ) -> None:
-        """Use `decoders` by name on `device`; `send` takes messages to the server and may be called by any thread."""
+        """Use `decoders` by name on `device`; `send` takes messages to the server and may be called by any thread.
+
+        Films are searched by `highlights`; None: none are.
+        """
         self._device = device
         self._ring = ring
         self._decoders = decoders
         self._chunk_latents = chunk_latents
         self._warmed: ChunkLengths = {}
         self._send = send
+        self._highlights = highlights
         self._launcher = Launcher(device, ring, inlet, chunk_latents=chunk_latents)
         self._changed = threading.Condition()
         # All below are guarded by `_changed`.
@@ -100,6 +110,8 @@ class Worker:
 
         def work() -> None:
             self._warmed = warm_up()
+            if self._highlights is not None:
+                self._highlights.warm_up()
 
         self._launcher.run_on_compute_stream(work)
         self._device.models_loaded()
@@ -108,7 +120,17 @@ class Worker:
     # Control thread
 
     def apply(
-        self, message: OpenSession | LatentReady | Wanted | EndOfLatents | CloseSession | SlotReturned | Probe
+        self,
+        message: OpenSession
+        | LatentReady
+        | Wanted
+        | EndOfLatents
+        | CloseSession
+        | SlotReturned
+        | OpenQuery
+        | EmbedFrames
+        | CloseQuery
+        | Probe,
     ) -> None:
         """Apply one message of the server.
 
@@ -134,6 +156,9 @@ class Worker:
                     self._suspects.close(message.session)
                 case SlotReturned():
                     self._slots.give_back(message.slot, message.generation)
+                case OpenQuery() | EmbedFrames() | CloseQuery():
+                    assert self._highlights is not None, "the server was told that none are served"
+                    self._highlights.apply(message)
                 case Probe():
                     self._send(Alive(oldest=self._running.oldest(time.monotonic_ns())))
             self._changed.notify_all()
@@ -148,7 +173,7 @@ class Worker:
 
     # Launch thread
 
-    def next_job(self, *, wait: bool) -> Job | None:
+    def next_job(self, *, wait: bool) -> Job | BatchJob | None:
         """Take the next thing to do on the device.
 
         Chunks and moves of state take turns, so that neither newcomers nor running sessions wait for long.
@@ -159,13 +184,19 @@ class Worker:
         with self._changed:
             while not self._stopping:
                 self._residence.collect()
+                if (batch := self._take_batch(chunks_first=True)) is not None:
+                    return batch
                 if self._chunk_is_next:
                     job = self._take_chunk() or self._take_move()
                 else:
                     job = self._take_move() or self._take_chunk()
                 if job is not None:
                     self._chunk_is_next = not isinstance(job, ChunkJob)
+                    if self._highlights is not None and isinstance(job, ChunkJob):
+                        self._highlights.batches.chunk_begins()
                     return job
+                if (batch := self._take_batch(chunks_first=False)) is not None:
+                    return batch
                 copy = None if self._running.num_chunks else self._residence.oldest_copy()
                 if copy is not None:
                     return copy
@@ -188,9 +219,23 @@ class Worker:
         self._hold_host_memory()
         return flight
 
+    def run_batch(self, job: BatchJob) -> BatchInFlight | None:
+        """Put a batch on the device without waiting for it; one that was launched must go to `complete_batch`.
+
+        Raises:
+            RuntimeError: the device no longer works.
+        """
+        assert self._highlights is not None, "it made the job"
+        flight = self._highlights.launch(job)
+        if flight is None:
+            self._finish_batch(job.batch)
+        return flight
+
     def drain(self) -> None:
         """Wait for the device and let go of the rings; after `stop`, when the other threads are done."""
         self._launcher.close()
+        if self._highlights is not None:
+            self._highlights.close()
 
     # Completion thread
 
@@ -222,6 +267,16 @@ class Worker:
                 self._residence.release(chunk.session)
             self._changed.notify_all()
         self._return_inlet(chunk.latents)
+
+    def complete_batch(self, flight: BatchInFlight) -> None:
+        """Wait until a batch is done, and tell the server.
+
+        Raises:
+            RuntimeError: the device failed.
+        """
+        assert self._highlights is not None, "it launched the batch"
+        self._highlights.complete(flight)
+        self._finish_batch(flight.batch)
 
     # Checksum thread
 
@@ -299,7 +354,16 @@ class Worker:
     def _take_move(self) -> MoveJob | None:
         return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
 
+    def _take_batch(self, *, chunks_first: bool) -> BatchJob | None:
+        return None if self._highlights is None else self._highlights.take(chunks_first=chunks_first)
+
     # Below: without it
+
+    def _finish_batch(self, batch: Batch) -> None:
+        assert self._highlights is not None, "it made the batch"
+        with self._changed:
+            self._highlights.finish(batch)
+            self._changed.notify_all()
 
     def _hold_host_memory(self) -> None:
         with self._changed:

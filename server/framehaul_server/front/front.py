@@ -50,7 +50,7 @@ class Front:
             CannotListen: it is in use, or not of this machine.
         """
         address = bind(self._server, self._config, self._certificates)
-        add_services(self._server, self._service.handler(), self._health, reflect=self._config.reflection)
+        add_services(self._server, [self._service.handler()], self._health, reflect=self._config.reflection)
         return address
 
     async def start(self) -> None:

@@ -47,7 +47,7 @@ class Messages:
         reading = self._reading
         await asyncio.wait([reading])
         self._reading = None
-        with _own_errors():
+        with own_errors():
             raw: Any = reading.result()
         return None if raw is grpc.aio.EOF else raw
 
@@ -72,12 +72,12 @@ class StreamConnection:
         # status, which fails, and the client never hears of the end.
         if not self._headers_sent:
             self._headers_sent = True
-            with _own_errors():
+            with own_errors():
                 await self._context.send_initial_metadata(())
 
     async def write(self, message: bytes) -> None:
         """See `Connection.write`."""
-        with _own_errors():
+        with own_errors():
             await self._context.write(message)
 
     def _request(self, raw: bytes) -> Request:
@@ -119,7 +119,7 @@ class RenderConnection(StreamConnection):
 
 
 @contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
+def own_errors() -> Iterator[None]:
     """grpc.aio reports a client that left by ordinary exceptions; its `UsageError` is a mistake of ours."""
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import cast
 
 import grpc
@@ -55,9 +56,11 @@ def bind(server: grpc.aio.Server, config: ServerConfig, certificates: Certificat
     return Address(host=wanted.host, port=port)
 
 
-def add_services(server: grpc.aio.Server, handler: grpc.GenericRpcHandler, state: Health, *, reflect: bool) -> None:
-    """Serve `handler`, health, and reflection of both where that is wanted."""
-    server.add_generic_rpc_handlers((handler,))
+def add_services(
+    server: grpc.aio.Server, handlers: Sequence[grpc.GenericRpcHandler], state: Health, *, reflect: bool
+) -> None:
+    """Serve `handlers`, health, and reflection where that is wanted."""
+    server.add_generic_rpc_handlers(handlers)
     state.add_to(server)
     if reflect:
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

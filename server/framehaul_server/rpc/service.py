@@ -26,6 +26,7 @@ from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.session_view import Look, SessionView
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
+from framehaul_server.rpc import highlights
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
 from framehaul_server.rpc.info import told_to
@@ -37,8 +38,8 @@ from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
 from framehaul_server.session.session import Session
 
-LARGE: Final = frozenset(f"/{wire.SERVICE}/{method}" for method in ("Stream", "Render"))
-"""Methods whose requests have latents."""
+LARGE: Final = frozenset({*(f"/{wire.SERVICE}/{method}" for method in ("Stream", "Render")), highlights.METHOD})
+"""Methods whose requests have latents, or videos."""
 
 _log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled, grpc.StatusCode.ABORTED),
     (pipeline.WorkersKilled, grpc.StatusCode.ABORTED),
+    (server.ReadersKilled, grpc.StatusCode.ABORTED),
     (server.Fenced, grpc.StatusCode.CANCELLED),
     (server.GrantExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (server.NotAuthenticated, grpc.StatusCode.UNAUTHENTICATED),

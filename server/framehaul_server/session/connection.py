@@ -55,5 +55,6 @@ def is_loss(error: BaseException) -> bool:
 def leading_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error of a task group that says most: one raised on purpose, else the first."""
     told = (PipelineError, ServerError, MalformedMessage)
-    purposes = (e for e in group.exceptions if isinstance(e, told) and not isinstance(e, ConnectionLost))
-    return next(purposes, group.exceptions[0])
+    errors = [leading_error(e) if isinstance(e, BaseExceptionGroup) else e for e in group.exceptions]
+    purposes = (e for e in errors if isinstance(e, told) and not isinstance(e, ConnectionLost))
+    return next(purposes, errors[0])

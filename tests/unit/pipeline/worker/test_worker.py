@@ -20,6 +20,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.scheduling.memory import Enter
 from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.worker.highlights import BatchJob
 from framehaul_pipeline.worker.jobs import ChunkJob, MoveJob
 from framehaul_pipeline.worker.launch import InFlight
 from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels
@@ -156,6 +157,7 @@ def test_whose_work_it_is_stands_in_the_ring_until_the_slot_is_free(bench: Bench
     assert bench.ring.noted() == frozenset()
     while not isinstance(job := bench.worker.next_job(wait=False), ChunkJob):
         assert job is not None
+        assert not isinstance(job, BatchJob), "nothing is searched"
         bench.worker.run(job)
     flight = bench.worker.run(job)
     assert bench.ring.noted() == {1}

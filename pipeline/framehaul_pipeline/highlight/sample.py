@@ -1,0 +1,247 @@
+"""Reads a film for the search: samples of it, key frames alone, or every frame of a part. No torch.
+
+Only what is asked for is converted. A part is read by one seek to the key frame before it; samples are never sought one
+by one, which would decode the same frames again and again. Runs in a reader process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Final
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, VideoReformatter
+from numpy.typing import NDArray
+
+from framehaul.formats import PixelFormat
+from framehaul_pipeline.encode.video_input import decodable_videos, orientation, screen_rgb, upright
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.highlight.messages import FilmInfo, ReadFrames, Scan
+
+CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,h264,hevc,obu,m4v,gif,apng,webp_pipe"
+"""FFmpeg's names of what is read; nothing that may name other files, as playlists do."""
+_READ_BYTES: Final = 1 << 18
+_MOST_KEY_TIMES: Final = 8000
+_MAX_STRETCH: Final = 16
+_SAME_S: Final = 1e-6
+_DAMAGED: Final = "a video whose frames can be decoded"
+
+
+class OwnPosition:
+    """A file that several processes read, each at its own place."""
+
+    def __init__(self, fd: int) -> None:
+        """Read `fd` from its beginning."""
+        self._fd, self._at = fd, 0
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        content = os.pread(self._fd, size, self._at)
+        self._at += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go elsewhere."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._fd).st_size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Where it is."""
+        return self._at
+
+
+class Film:
+    """An open film; times are seconds from its first frame."""
+
+    def __init__(self, file: OwnPosition, name: str, *, max_pixels: int, max_seconds: float) -> None:
+        """Open `file`, which the caller closes; `name` is what a client knows it by.
+
+        Raises:
+            InvalidInput: it is no video, or one beyond the limits.
+        """
+        self._name = name
+        try:
+            self._container = av.open(
+                file,
+                "r",
+                options={"format_whitelist": CONTAINERS, "protocol_whitelist": "pipe"},
+                buffer_size=_READ_BYTES,
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._wrong(f"a readable video file ({_reason(error)})") from error
+        videos = decodable_videos(self._container)
+        if not videos:
+            raise self._wrong("a file with a video stream that can be decoded")
+        self._stream = stream = videos[0]
+        if not 0 < stream.width * stream.height <= max_pixels:
+            raise InvalidInput("video", f"{stream.width}x{stream.height}", f"1..{max_pixels} pixels a frame")
+        stream.thread_type = "NONE"  # segments are read by several processes
+        self._max_pixels = max_pixels
+        self._reformatter = VideoReformatter()
+        self._base = stream.time_base or Fraction(1, 1000)
+        self._begin_s = 0.0
+        try:
+            first = next(self._decoded(), None)
+        except av.FFmpegError as error:
+            raise self._wrong(f"{_DAMAGED} ({_reason(error)})") from error
+        if first is None:
+            raise self._wrong("a video with frames")
+        self._begin_s = self._time_s(first) or 0.0
+        self._orientation = orientation(first)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        if not Fraction(1, _MAX_STRETCH) <= aspect <= _MAX_STRETCH:
+            aspect = Fraction(1)
+        self._shown = max(1, round(first.width * aspect)), first.height
+        self.duration = self._duration_s()
+        if self.duration > max_seconds:
+            raise InvalidInput("video", f"{self.duration:.0f} s", f"up to {max_seconds:g} s long")
+        self._at_beginning = False
+
+    def info(self) -> FilmInfo:
+        """What a server wants to know."""
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        keys = [
+            entry.timestamp * self._base - Fraction(self._begin_s)
+            for entry in self._stream.index_entries
+            if entry.is_keyframe
+        ]
+        width, height = self._shown[::-1] if self._orientation[0] else self._shown
+        return FilmInfo(
+            duration=self.duration,
+            width=width,
+            height=height,
+            rate_numerator=rate.numerator,
+            rate_denominator=rate.denominator,
+            seekable=self._container.format.name not in ("gif", "apng"),
+            key_times=tuple(max(0.0, float(time)) for time in keys[:_MOST_KEY_TIMES]),
+        )
+
+    def samples(self, scan: Scan, side: int) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """What is shown at each moment of a row: the time of the frame and `[side, side, 3] uint8`, each frame once.
+
+        Raises:
+            InvalidInput: the film can't be decoded.
+        """
+        if scan.keys_alone:
+            for time, frame in self._read_from(scan.start, keys_alone=True):
+                if time >= scan.end:
+                    return
+                if time >= scan.start - _SAME_S:
+                    yield time, self._square(frame, side)
+            return
+        index = math.ceil(scan.start * scan.per_second - _SAME_S)
+        shown: tuple[float, VideoFrame] | None = None
+        for time, frame in self._read_from(scan.start):
+            wanted = False
+            while index / scan.per_second < min(time - _SAME_S, scan.end):
+                wanted, index = True, index + 1
+            if wanted and shown is not None:
+                yield shown[0], self._square(shown[1], side)
+            shown = time, frame
+            if index / scan.per_second >= scan.end:
+                return
+        if shown is not None and index / scan.per_second < scan.end:
+            yield shown[0], self._square(shown[1], side)
+
+    def frames(self, wanted: ReadFrames) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Every frame shown in a part, upright and cropped: its time and its bytes in the pixel format.
+
+        Raises:
+            InvalidInput: the film can't be decoded.
+        """
+        num_frames = 0
+        half = float(1 / (self._stream.average_rate or Fraction(25))) / 2
+        for time, frame in self._read_from(wanted.start):
+            if time >= wanted.end - half or num_frames == wanted.num_frames:
+                return
+            if time < wanted.start - half:
+                continue
+            num_frames += 1
+            whole = upright(screen_rgb(frame, *self._shown, self._stream, self._reformatter), self._orientation)
+            pixels = whole[wanted.top : wanted.top + wanted.height, wanted.left : wanted.left + wanted.width]
+            yield time, self._formatted(np.ascontiguousarray(pixels), wanted.pixel_format)
+
+    def _formatted(self, pixels: NDArray[np.uint8], pixel_format: PixelFormat) -> NDArray[np.uint8]:
+        if pixel_format is PixelFormat.RGB24:
+            return pixels.reshape(-1)
+        frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+        planes = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
+        return np.asarray(planes.to_ndarray(), np.uint8).reshape(-1)
+
+    def _square(self, frame: VideoFrame, side: int) -> NDArray[np.uint8]:
+        return upright(screen_rgb(frame, side, side, self._stream, self._reformatter), self._orientation)
+
+    def _read_from(self, start: float, *, keys_alone: bool = False) -> Iterator[tuple[float, VideoFrame]]:
+        """Frames with their times, from the key frame before `start` on, as far as they can be decoded."""
+        self._stream.codec_context.skip_frame = "NONKEY" if keys_alone else "DEFAULT"
+        last = -math.inf
+        try:
+            at = start + self._begin_s if start > 0 else self._container.start_time or 0
+            with contextlib.suppress(av.FFmpegError):
+                if start > 0:
+                    self._container.seek(int(at / self._base), backward=True, stream=self._stream)
+                else:
+                    self._container.seek(-1 << 40, backward=True)
+            for frame in self._decoded():
+                time = self._time_s(frame)
+                time = last + float(1 / (self._stream.average_rate or 25)) if time is None else time - self._begin_s
+                if time > last:  # a clock that goes back tells nothing
+                    yield time, frame
+                    last = time
+        except av.FFmpegError as error:
+            raise self._wrong(f"{_DAMAGED} ({_reason(error)})") from error
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Frames but for those that can't be decoded."""
+        for packet in self._container.demux(self._stream):
+            with contextlib.suppress(av.InvalidDataError):
+                for frame in self._stream.decode(packet):
+                    if frame.width * frame.height > self._max_pixels:
+                        raise InvalidInput("video", f"{frame.width}x{frame.height}", f"1..{self._max_pixels} pixels")
+                    yield frame
+
+    def _time_s(self, frame: VideoFrame) -> float | None:
+        return None if frame.pts is None else float(frame.pts * (frame.time_base or self._base))
+
+    def _duration_s(self) -> float:
+        if self._stream.duration:
+            return float(self._stream.duration * self._base)
+        return (self._container.duration or 0) / av.time_base
+
+    def _wrong(self, allowed: str) -> InvalidInput:
+        return InvalidInput("video", self._name, allowed)
+
+
+def read_picture(content: bytes, name: str, sizes: tuple[int, ...], max_pixels: int) -> list[NDArray[np.uint8]]:
+    """A picture in several sizes, `[size, size, 3] uint8` each.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        with av.open(
+            io.BytesIO(content),
+            "r",
+            options={"format_whitelist": "jpeg_pipe,png_pipe,webp_pipe,image2pipe,mjpeg", "protocol_whitelist": "pipe"},
+        ) as container:
+            stream = container.streams.video[0]
+            if stream.width * stream.height > max_pixels:
+                raise InvalidInput(name, f"{stream.width}x{stream.height}", f"up to {max_pixels} pixels")
+            frame = next(container.decode(stream))
+            reformatter = VideoReformatter()
+            how = orientation(frame)
+            return [upright(screen_rgb(frame, size, size, stream, reformatter), how) for size in sizes]
+    except (av.FFmpegError, IndexError, StopIteration, ValueError) as error:
+        raise InvalidInput(name, f"{len(content)} bytes", "a whole JPEG, PNG or WebP picture") from error
+
+
+def _reason(error: Exception) -> Any:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,130 @@
+"""The reader processes of one film: who reads what, and their end. Runs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.highlight.messages import (
+    Done,
+    Filled,
+    FilmInfo,
+    NeedSlot,
+    Probe,
+    ReaderSetup,
+    Refused,
+    Slot,
+    ToReader,
+)
+from framehaul_pipeline.supervision.epoch import WorkerQuery
+from framehaul_pipeline.supervision.reader import ReaderLost, ReaderProcess
+from framehaul_server.errors import ReadersKilled
+
+OnFilled = Callable[[int, int, tuple[float, ...]], Awaitable[None]]
+"""Takes over a slot, and its generation, with so many frames."""
+
+_log = logging.getLogger(__name__)
+
+
+class Readers:
+    """Readers of one film; a context manager that ends them all."""
+
+    def __init__(self, setup: ReaderSetup, query: WorkerQuery, most: asyncio.Semaphore, name: str) -> None:
+        """Start none yet; `most` counts those of all films."""
+        self._setup, self._query, self._most, self.name = setup, query, most, name
+        self._idle: list[ReaderProcess] = []
+        self._all: set[ReaderProcess] = set()
+        self._deaths = 0
+        self.processor_seconds = 0.0
+
+    def __enter__(self) -> Readers:
+        """Nothing happens."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill them."""
+        for process in self._all:
+            process.close()
+
+    async def probe(self) -> FilmInfo:
+        """What the film is.
+
+        Raises:
+            InvalidInput: none that is read here.
+            ReadersKilled: it ends its readers.
+        """
+        info: list[FilmInfo] = []
+        await self._retried(Probe(), None, info.append)
+        return info[0]
+
+    async def run(self, jobs: Iterable[ToReader], on_filled: OnFilled, *, at_once: int) -> None:
+        """Do jobs, `at_once` at a time, the first ones first.
+
+        Raises:
+            InvalidInput: the film can't be read.
+            ReadersKilled: it ends its readers.
+        """
+        left = deque(jobs)
+
+        async def work() -> None:
+            while left:
+                await self._retried(left.popleft(), on_filled)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(left))):
+                group.create_task(work())
+
+    async def _retried(
+        self, job: ToReader, on_filled: OnFilled | None, on_info: Callable[[FilmInfo], None] | None = None
+    ) -> None:
+        while True:
+            async with self._most:
+                process = self._idle.pop() if self._idle else self._start()
+                try:
+                    await self._do(process, job, on_filled, on_info)
+                except ReaderLost:
+                    self._deaths += 1
+                    _log.warning("film's reader died pid=%d request=%s", process.pid, self.name)
+                    process.close()
+                    if self._deaths > 1:
+                        raise ReadersKilled from None
+                else:
+                    self._idle.append(process)
+                    return
+
+    def _start(self) -> ReaderProcess:
+        process = ReaderProcess(self._setup)
+        self._all.add(process)
+        return process
+
+    async def _do(
+        self,
+        process: ReaderProcess,
+        job: ToReader,
+        on_filled: OnFilled | None,
+        on_info: Callable[[FilmInfo], None] | None,
+    ) -> None:
+        samples = self._query.samples
+        await process.send(job)
+        while True:
+            match await process.receive():
+                case NeedSlot():
+                    slot, generation = await samples.take(self._query.number)
+                    process.lend(slot, partial(samples.abandon, slot, generation))
+                    await process.send(Slot(slot=slot))
+                case Filled(times=times):
+                    slot = process.take_back()
+                    assert on_filled is not None, "the job fills slots"
+                    await on_filled(slot, generation, times)
+                case FilmInfo() as info:
+                    assert on_info is not None, "the job asks what the film is"
+                    on_info(info)
+                case Refused() as refused:
+                    raise InvalidInput(refused.field, refused.value, refused.allowed)
+                case Done(processor_seconds=seconds):
+                    self.processor_seconds += seconds
+                    return

@@ -1,0 +1,104 @@
+"""Samples of one film: what readers found, and how alike the worker finds it. Runs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import numpy as np
+
+from framehaul_pipeline.config import HISTOGRAM_BYTES, MAX_BATCH_FRAMES
+from framehaul_pipeline.errors import PipelineError
+from framehaul_pipeline.highlight.rank import Floats, Samples
+from framehaul_pipeline.link.messages import Embedded
+from framehaul_pipeline.supervision.epoch import WorkerQuery
+from framehaul_pipeline.supervision.reader import ReaderLost
+
+ResultT = TypeVar("ResultT")
+
+
+class FilmSamples:
+    """Collects them; what a `WorkerQuery` calls."""
+
+    def __init__(self, kinds: int, batch_frames: int, side: int) -> None:
+        """Expect so many kinds of similarity, and batches as readers were told to make them."""
+        self._kinds, self._batch_frames, self._side = kinds, batch_frames, side
+        self._times: list[float] = []
+        self._histograms: list[Floats] = []
+        self._similarities = np.zeros((0, kinds))
+        self._error: asyncio.Future[PipelineError] = asyncio.get_running_loop().create_future()
+        self.changed = asyncio.Event()
+        self.device_ns = 0
+
+    @property
+    def num_embedded(self) -> int:
+        """Samples that were compared."""
+        return len(self._similarities)
+
+    def known(self) -> Samples:
+        """Those that were compared."""
+        num = self.num_embedded
+        if not num:
+            return Samples.none(self._kinds)
+        histograms = np.concatenate(self._histograms)[:num]
+        return Samples.none(self._kinds).with_more(np.array(self._times[:num]), self._similarities, histograms)
+
+    async def embed(self, query: WorkerQuery, slot: int, generation: int, times: tuple[float, ...]) -> None:
+        """Take a batch of frames with these times, and let the worker compare it.
+
+        Raises:
+            ReaderLost: the reader says what can't be.
+        """
+        num_frames = len(times)
+        if not (0 < num_frames <= self._batch_frames and np.isfinite(times).all()):
+            query.samples.abandon(slot, generation)
+            raise ReaderLost("the film's reader tells what can't be")
+        begin = self._batch_frames * self._side * self._side * 3
+        with query.samples.ring.payload(slot) as payload:
+            part = bytes(payload[begin : begin + num_frames * HISTOGRAM_BYTES])
+        self._times += times
+        self._histograms.append(np.nan_to_num(np.frombuffer(part, np.float32).reshape(num_frames, -1)))
+        query.embed(slot, generation, num_frames)
+
+    async def settled(self) -> None:
+        """Wait until all that was taken is compared."""
+        while self.num_embedded < len(self._times):
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def guarded(self, work: Awaitable[ResultT]) -> ResultT:
+        """Await `work`, but no longer than the worker can go on.
+
+        Cancellation: passes through to `work`.
+
+        Raises:
+            PipelineError: it can't.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, self._error), return_when=asyncio.FIRST_COMPLETED)
+            if self._error.done():
+                raise self._error.result()
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+
+    def on_embedded(self, embedded: Embedded) -> None:
+        """See `QueryEvents`."""
+        similarities = np.array(embedded.similarities).T
+        self._similarities = np.concatenate((self._similarities[: embedded.first], similarities))
+        self.device_ns += embedded.device_ns
+        self.changed.set()
+
+    def on_failed(self, error: PipelineError) -> None:
+        """See `QueryEvents`."""
+        if not self._error.done():
+            self._error.set_result(error)
+
+
+def batch_frames(device: str) -> int:
+    """Frames that are compared together: as few as let a stream's chunk not wait for long."""
+    return 8 if device.startswith("cpu") else MAX_BATCH_FRAMES

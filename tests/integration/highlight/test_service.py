@@ -1,0 +1,106 @@
+"""A real server that searches films: one for all of these tests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from framehaul.v1 import frames_pb2, highlights_pb2
+from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
+from tests.support.call import CHANNEL_OPTIONS
+from tests.support.films import frames, png, product, write_film
+from tests.support.running_app import RunningApp, running_app
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    write_film(folder / "a.mp4", frames(12, (6, 8)))
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(root: Path) -> AsyncIterator[RunningApp]:
+    options = ("--highlight", "--highlight-root", str(root), "--highlight-readers", "2")
+    async with running_app(*options) as app:
+        yield app
+
+
+def asked(**fields: Any) -> highlights_pb2.HighlightOpen:
+    return highlights_pb2.HighlightOpen(images=[png(product())], seconds=2, **fields)
+
+
+async def search(
+    server: RunningApp, opening: highlights_pb2.HighlightOpen, upload: bytes = b""
+) -> list[highlights_pb2.HighlightResponse]:
+    """All responses, but for progress; frames are acknowledged."""
+    async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
+        call = HighlightServiceStub(channel).Highlight()
+        await call.write(highlights_pb2.HighlightRequest(open=opening))
+        for at in range(0, len(upload), 1 << 14):
+            await call.write(highlights_pb2.HighlightRequest(data=upload[at : at + (1 << 14)]))
+        if upload:
+            await call.write(highlights_pb2.HighlightRequest(end_of_upload=True))
+        found = []
+        async for response in call:
+            if response.HasField("progress"):
+                continue
+            found.append(response)
+            if response.HasField("frames"):
+                next_frame = response.frames.first_frame + response.frames.num_frames
+                ack = frames_pb2.Ack(next_frame=next_frame, window_frames=opening.window_frames)
+                await call.write(highlights_pb2.HighlightRequest(ack=ack))
+        return found
+
+
+async def test_the_product_is_found_in_an_upload(server: RunningApp, root: Path) -> None:
+    film = (root / "a.mp4").read_bytes()
+    found = await asyncio.wait_for(search(server, asked(upload_bytes=len(film)), film), 60)
+    assert [response.HasField("scores") for response in found] == [True, False]
+    scores = found[0].scores
+    best = scores.excerpts[0]
+    assert (best.start, best.end) == pytest.approx((6, 8), abs=0.3)
+    assert not best.weak
+    await server.expect_idle()
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "crop", "shape"),
+    [(frames_pb2.PIXEL_FORMAT_RGB24, (0, 0), (90, 160)), (frames_pb2.PIXEL_FORMAT_YUV420P, (9, 16), (90, 50))],
+)
+async def test_a_films_excerpts_come_as_frames(
+    server: RunningApp, pixel_format: frames_pb2.PixelFormat.ValueType, crop: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    """Of a file of the server's: all of each, in order, checksummed, as the window lets them."""
+    opening = asked(
+        path="a.mp4",
+        want=highlights_pb2.WANT_FRAMES,
+        pixel_format=pixel_format,
+        crop_width=crop[0],
+        crop_height=crop[1],
+        window_frames=4,
+        excerpts=2,
+    )
+    scores, *rest = await asyncio.wait_for(search(server, opening), 60)
+    heads = [response.excerpt for response in rest if response.HasField("excerpt")]
+    assert [head.excerpt for head in heads] == list(scores.scores.excerpts)
+    assert [(head.first_frame, head.num_frames, head.height, head.width) for head in heads] == [
+        (0, 20, *shape),
+        (20, 20, *shape),
+    ]
+    frame_bytes = shape[0] * shape[1] * (3 if pixel_format == frames_pb2.PIXEL_FORMAT_RGB24 else 3 / 2)
+    next_frame = 0
+    for response in rest:
+        if response.HasField("frames"):
+            assert response.frames.first_frame == next_frame
+            next_frame += response.frames.num_frames
+            assert len(response.payload) == response.frames.num_frames * frame_bytes
+            assert len(response.frames.crc32c) == response.frames.num_frames <= 4
+    assert next_frame == rest[-1].done.num_frames == 40
+    await server.expect_idle()

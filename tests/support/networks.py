@@ -1,0 +1,34 @@
+"""Weights of a network's shapes, without what it has learnt."""
+
+import torch
+from torch import Tensor
+
+# Of each block: width inside, width after, side of the depthwise filter.
+_BLOCKS = [(32, 16, 3), (96, 24, 3), (144, 24, 3), (144, 40, 5), (240, 40, 5), (240, 80, 3), (480, 80, 3), (480, 80, 3)]
+_BLOCKS += [(480, 112, 5), (672, 112, 5), (672, 112, 5), (672, 192, 5), *[(1152, 192, 5)] * 3, (1152, 320, 3)]
+
+
+def random_weights(seed: int = 0) -> dict[str, Tensor]:
+    """EfficientNet-lite0's, by the names of its package's file."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: dict[str, Tensor] = {}
+
+    def add(convolution: str, norm: str, out: int, into: int, side: int) -> None:
+        scale = (2 / (into * side * side)) ** 0.5
+        weights[f"{convolution}.weight"] = torch.randn((out, into, side, side), generator=generator) * scale
+        weights[f"{norm}.weight"] = torch.rand(out, generator=generator) / 2 + 0.75
+        weights[f"{norm}.bias"] = torch.randn(out, generator=generator) / 10
+        weights[f"{norm}.running_mean"] = torch.randn(out, generator=generator) / 10
+        weights[f"{norm}.running_var"] = torch.rand(out, generator=generator) / 2 + 0.75
+
+    add("_conv_stem", "_bn0", 32, 3, 3)
+    before = 32
+    for index, (inside, after, side) in enumerate(_BLOCKS):
+        name = f"_blocks.{index}"
+        if index:
+            add(f"{name}._expand_conv", f"{name}._bn0", inside, before, 1)
+        add(f"{name}._depthwise_conv", f"{name}._bn1", inside, 1, side)
+        add(f"{name}._project_conv", f"{name}._bn2", after, inside, 1)
+        before = after
+    add("_conv_head", "_bn1", 1280, 320, 1)
+    return weights

@@ -1,0 +1,19 @@
+"""What films are searched by."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.models.embedding import packaged_model
+
+
+def test_the_packages_weights_are_found_without_its_code() -> None:
+    assert Path(packaged_model().path).is_file()
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match=r"framehaul\[highlight\]"):
+        packaged_model()
