@@ -15,7 +15,7 @@ SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench 
 
 # Folders that tests hold in every branch.
 comma := ,
-WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,*/rings/*,*/models/*,*/rpc/*,*/source/*
+WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,*/rings/*,*/models/*,*/rpc/*,*/source/*,*/highlight/rank.py
 
 include bench/targets.mk
 

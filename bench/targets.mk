@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-gpu bench-wan protoset
+.PHONY: ghz load bench bench-gpu bench-wan bench-highlights protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -16,8 +16,8 @@ load: setup $(GHZ) ## Drive a server with ghz, by reflection and by protoset; re
 bench: setup ## All CPU benchmarks, at most 15 minutes; writes the tables and plots of docs/benchmarks.md
 	$(BIN)/python -m bench.cpu --docs docs
 
-bench-gpu: ## All GPU benchmarks, at most 6 minutes; figures in out/bench
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench && \
+bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PRICE=4 an hour; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench $(if $(PRICE),--price $(PRICE)) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; needs group bench-wan; figures in out/bench
@@ -28,3 +28,6 @@ bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup
 	$(BIN)/python -m bench.protoset $@
 
 protoset: bench/frames.protoset ## Descriptors for clients without reflection
+
+bench-highlights: setup ## Ten films with a planted product, through a real server; fails if less than nine are found
+	$(BIN)/python -m bench.highlights --out out/bench/highlights

@@ -72,11 +72,13 @@ class WorkerLost(Unavailable):
 
 
 class WorkersKilled(PipelineError):
-    """Two workers died at work for a session, the second one for it alone: a third one would too."""
+    """Too many workers died at work for a session alone, without a new frame of it: the next one would too."""
 
     def __init__(self) -> None:
         """Say so."""
-        super().__init__("two worker processes died while they decoded this session: its latents may be what ends them")
+        super().__init__(
+            "three worker processes died while they decoded this session alone: its latents may be what ends them"
+        )
 
 
 class DataLoss(PipelineError):

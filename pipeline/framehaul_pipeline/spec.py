@@ -54,6 +54,10 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Latents of a temporal tile, for decoders that cross-fade overlapping tiles; 0: no tiles."""
     tile_stride_latents: int = 0
     """Latents from one tile's start to the next one's; 0: no tiles."""
+    tile_lead_latents: int = 1
+    """Of the latents that two tiles share, those whose frames the earlier one settles; the others' fade over."""
+    period_latents: int = 0
+    """Each so many latents there is one that gives `first_frames`; 0: the clip's first alone."""
 
     def __post_init__(self) -> None:
         """Check that tiles overlap and that the lookahead is theirs.
@@ -68,6 +72,9 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
             )
         if tile and self.lookahead_latents != tile - 1:
             raise ValueError(f"lookahead_latents={self.lookahead_latents}: must be {tile - 1} in tiles of {tile}")
+        shared = tile - self.tile_stride_latents
+        if tile and not 0 <= self.tile_lead_latents <= shared:
+            raise ValueError(f"tile_lead_latents={self.tile_lead_latents}: must be 0..{shared}, as tiles share so many")
 
     @property
     def starts_anywhere(self) -> bool:
@@ -87,36 +94,43 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def first_latent_for(self, frame: int) -> int:
         """The latent that a decode must start from, for this frame and all after it."""
-        return clip.first_latent_for(frame, self.first_frames, self.temporal_factor, self.history_latents)
+        return clip.first_latent_for(
+            frame, self.first_frames, self.temporal_factor, self.history_latents, self.period_latents
+        )
 
     def num_frames(self, num_latents: int) -> int:
         """Frames of a whole clip of `num_latents` latents: in a longer one, the index of the next latent's first."""
-        return clip.num_frames(num_latents, self.first_frames, self.temporal_factor)
+        return clip.num_frames(num_latents, self.first_frames, self.temporal_factor, self.period_latents)
 
     def frames_after(self, num_latents: int, *, ended: bool) -> int:
         """Frames that can be out once `num_latents` are in; `ended`: no more will come.
 
-        A whole tile settles the frames of all latents up to the first of the next tile, that one included. Those
-        behind wait to be cross-faded with the next tile, or for the end.
+        A whole tile settles the frames of all its latents but those that fade over into the next tile's. They wait to
+        be cross-faded, or for the end.
         """
         if ended:
             return self.num_frames(num_latents)
         if not self.tile_latents:
             return self.num_frames(max(0, num_latents - self.lookahead_latents))
         num_tiles = (num_latents - self.tile_latents) // self.tile_stride_latents + 1
-        return self.num_frames(num_tiles * self.tile_stride_latents + 1) if num_tiles > 0 else 0
+        return self.num_frames(num_tiles * self.tile_stride_latents + self.tile_lead_latents) if num_tiles > 0 else 0
 
     def latents_within(self, num_frames: int) -> int:
         """The most latents that give no more than `num_frames` frames while others follow."""
         fitting = self.latents_whole(num_frames)
         if not self.tile_latents:
             return fitting + self.lookahead_latents
-        num_tiles = max(0, fitting - 1) // self.tile_stride_latents
+        num_tiles = max(0, fitting - self.tile_lead_latents) // self.tile_stride_latents
         return num_tiles * self.tile_stride_latents + self.tile_latents - 1
 
     def latents_whole(self, num_frames: int) -> int:
         """The most latents of a whole clip that gives no more than `num_frames` frames."""
-        return clip.latents_whole(num_frames, self.first_frames, self.temporal_factor)
+        return clip.latents_whole(num_frames, self.first_frames, self.temporal_factor, self.period_latents)
+
+    def restarting(self, every_latents: int) -> DecoderSpec:
+        """The same decoder, of clips that are cold at each `every_latents` latents: their frames repeat so."""
+        receptive = min(every_latents, self.receptive_latents or every_latents)
+        return msgspec.structs.replace(self, period_latents=every_latents, receptive_latents=receptive)
 
     def most_frames(self, num_latents: int) -> int:
         """The most frames of a chunk of `num_latents`, 1 or more: its own, and all that were held back before.

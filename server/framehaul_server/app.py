@@ -225,7 +225,7 @@ class App:
             version=_VERSION,
             device=self._supervisor.device,
             epoch=self._epoch,
-            models=[model_info(spec) for spec in self._specs],
+            models=[model_info(spec, self._recorder.rates.of(spec.name)) for spec in self._specs],
             pixel_formats=PIXEL_FORMATS.values(),
             dtypes=DATA_TYPES.values(),
             limits=pb.Limits(

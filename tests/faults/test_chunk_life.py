@@ -59,16 +59,16 @@ async def test_worker_lost_at(app: RunningApp, harm: Harm, recovered: Callable[[
     with noted_deaths() as deaths:
         code, details, num_frames = await do_harm(app, harm)
     assert code is grpc.StatusCode.ABORTED
-    assert "two worker processes died" in details
+    assert "three worker processes died" in details
     assert num_frames in ((8, 12) if harm.name.endswith("PUBLISHED") else (8,))
     recovered(f"worker {harm.name.lower()} noticed -> next frame (no standby)", await app.first_frames_s())
-    # Frames that the second worker was the first to publish are progress: then a third one dies.
-    assert len(deaths) in ((2, 3) if harm.name.endswith("PUBLISHED") else (2,))
+    # Frames that the second worker was the first to publish are progress: then a fourth one dies.
+    assert len(deaths) in ((3, 4) if harm.name.endswith("PUBLISHED") else (3,))
     await app.expect_idle()
 
 
 async def kill_beside_others(app: RunningApp) -> list[frozenset[int]]:
-    """One session kills two workers in front of one that waits for its client, and of one whose latents wait.
+    """One session kills three workers in front of one that waits for its client, and of one whose latents wait.
 
     Gives the deaths.
     """
@@ -95,5 +95,5 @@ async def kill_beside_others(app: RunningApp) -> list[frozenset[int]]:
 async def test_others_outlive_a_session_that_kills_workers(app: RunningApp) -> None:
     await app.ready()
     app.remember()
-    assert len(await kill_beside_others(app)) == 2
+    assert len(await kill_beside_others(app)) == 3
     await app.expect_idle()

@@ -285,7 +285,7 @@ async def session_kills_workers(app: RunningApp, _: Path) -> float:
     """From its status to another session's first frames."""
     code, details, _num_frames = await do_harm(app, Harm.KILL_DECODING)
     assert code is grpc.StatusCode.ABORTED
-    assert "two worker processes died" in details
+    assert "three worker processes died" in details
     return await app.first_frames_s()
 
 

@@ -4,6 +4,8 @@ Chunks have one latent, so that every run cuts clips alike and frames can be com
 """
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import grpc
@@ -13,6 +15,7 @@ from crc32c import crc32c
 
 from framehaul_client import FrameClient, StreamFailed
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
+from framehaul_pipeline.supervision.supervisor import WorkerState
 from tests.faults.chunks import decode_in
 from tests.faults.harm import Harm, harmful
 from tests.faults.test_chunk_life import harmful_latent
@@ -55,7 +58,7 @@ async def expect_ended(guilty: AsyncCall) -> None:
     """As killing workers is ended, with the frames that came before."""
     code, details = await asyncio.wait_for(guilty.status(), 60)
     assert (code, guilty.num_frames) == (grpc.StatusCode.ABORTED, TINY_SPEC.num_frames(NUM_BEFORE))
-    assert "two worker processes died" in details
+    assert "three worker processes died" in details
 
 
 async def expect_whole(app: RunningApp, stream: AsyncCall, clip: Clip) -> None:
@@ -91,10 +94,10 @@ async def do_harm(app: RunningApp, *, num_guilty: int, num_innocent: int) -> lis
 
 
 async def test_one_guilty_and_three_innocent(app: RunningApp) -> None:
-    """The first death can't tell who it was, the second one does."""
-    first, second = await do_harm(app, num_guilty=1, num_innocent=3)
+    """The first death can't tell who it was, those that follow do."""
+    first, *others = await do_harm(app, num_guilty=1, num_innocent=3)
     assert len(first) > 1
-    assert len(second) == 1
+    assert [len(noted) for noted in others] == [1, 1, 1]
     await app.expect_idle()
 
 
@@ -102,7 +105,33 @@ async def test_two_guilty_and_two_innocent(app: RunningApp) -> None:
     """The second one does its harm while an innocent one is a suspect of the first one's: not beside that."""
     deaths = await do_harm(app, num_guilty=2, num_innocent=2)
     assert len(deaths[0]) > 1
-    assert [len(noted) for noted in deaths].count(1) >= 2
+    assert [len(noted) for noted in deaths].count(1) >= 6
+    await app.expect_idle()
+
+
+async def kill_at_work(app: RunningApp) -> None:
+    """Kill the worker from outside, as soon as it is at work for anybody."""
+    await app.ready()
+    await eventually(lambda: bool(app.at_work()), app.at_work)
+    os.kill(app.supervisor.worker_pid, signal.SIGKILL)
+    await eventually(lambda: app.supervisor.state is not WorkerState.READY, lambda: app.supervisor.state)
+
+
+async def test_two_kills_from_outside_end_nobody(app: RunningApp) -> None:
+    """One right after the other, and both at the work of one session alone."""
+    await app.ready()
+    app.remember()
+    (clip,) = some_clips(1)
+    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
+        stream = AsyncCall(channel)
+        await start(stream, clip)
+        await eventually(lambda: not app.at_work(), app.at_work)
+        rest = asyncio.create_task(finish(stream, clip))
+        for _ in range(2):
+            await kill_at_work(app)
+        await rest
+    await app.ready()
+    await expect_whole(app, stream, clip)
     await app.expect_idle()
 
 
@@ -110,7 +139,7 @@ async def stream_by_client(app: RunningApp, clip: Clip) -> tuple[int, str]:
     """How many frames the reference client gets, and what it says in the end.
 
     It sends the harmful latent once it has all frames before it. A frame that the second worker was the first to
-    publish would be progress, and let a third one die.
+    publish would be progress, and let a fourth one die.
     """
     num_frames = 0
     all_before = asyncio.Event()
@@ -133,13 +162,13 @@ async def stream_by_client(app: RunningApp, clip: Clip) -> tuple[int, str]:
 
 
 async def test_the_reference_client_does_not_try_again(app: RunningApp) -> None:
-    """With a new session for each two workers it would use up the server's restarts, and end it for all."""
+    """With a new session for each three workers it would use up the server's restarts, and end it for all."""
     await app.ready()
     app.remember()
     epoch = app.supervisor.epoch
     num_frames, said = await asyncio.wait_for(stream_by_client(app, clip_with(Harm.KILL_DECODING)), 60)
-    assert "two worker processes died while they decoded this session" in said
+    assert "three worker processes died while they decoded this session" in said
     assert num_frames == TINY_SPEC.num_frames(HARM_AT)
     await app.ready()
-    assert app.supervisor.epoch == epoch + 2
+    assert app.supervisor.epoch == epoch + 3
     await app.expect_idle()

@@ -77,7 +77,7 @@ class Server:
             ),
             recorder=self.recorder,
             locate=lambda: pb.LocateResponse(target="farm:50051", epoch=7, lease_ms=1),
-            info=lambda: pb.ServerInfo(version="1"),
+            info=lambda: pb.ServerInfo(version="1", models=[pb.ModelInfo(rates=[pb.MeasuredRate()])]),
         )
         self.tasks: list[asyncio.Task[None]] = []
 

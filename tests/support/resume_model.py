@@ -306,6 +306,7 @@ class Client:
             layout=FrameLayout(pixel_format=PixelFormat.RGB24, height=1, width=1),
             first_frames=spec.first_frames,
             temporal_factor=spec.temporal_factor,
+            period_latents=0,
             lookahead_latents=spec.lookahead_latents,
             window_frames=WINDOW,
             min_window_frames=spec.temporal_factor,

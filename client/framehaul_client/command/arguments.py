@@ -23,7 +23,8 @@ from framehaul_client.access import (
     TOKEN_VARIABLE,
     Access,
 )
-from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.exits import AGAIN, MEANINGS
+from framehaul_client.command.progress import Style
 from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
 from framehaul_client.core.highlights import CUTS, MAX_EXCERPTS, MAX_SECONDS, parse_shape, within
 from framehaul_client.core.latents import Layout
@@ -48,7 +49,9 @@ DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 DEFAULT_FPS: Final = Fraction(24)
 _DEFAULT_TIMEOUT_S: Final = 60.0
 
-_EXIT_CODES: Final = "exit codes:\n" + "\n".join(f"  {code.value:<5} {meaning}" for code, meaning in MEANINGS.items())
+_EXIT_CODES: Final = "exit codes; those with * are worth another try:\n" + "\n".join(
+    f"  {code.value:<4}{'*' if code in AGAIN else ' '} {meaning}" for code, meaning in MEANINGS.items()
+)
 _EXAMPLES: Final = """\
 examples:
   client stream --out video.mp4                         the sample clip, from a server on this machine
@@ -195,6 +198,23 @@ def _address(text: str) -> str:
 
 def _within(name: str, least: float, most: float, text: str) -> float:
     return within(name, float(text), least, most)
+
+
+def _frames(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    numbers = (first, last) if dash else (first, first)
+    if not all(number.isascii() and number.isdecimal() and len(number) <= 12 for number in numbers):
+        raise ValueError(f"{text}: must be A-B or A, the first and the last frame, counted from 0")
+    if int(numbers[0]) > int(numbers[1]):
+        raise ValueError(f"{text}: must be A-B with A at most B")
+    return int(numbers[0]), int(numbers[1])
+
+
+def _price(text: str) -> float:
+    given = float(text)
+    if not 0 < given <= 1e6:
+        raise ValueError(f"{text}: must be over 0 and up to 1000000")
+    return given
 
 
 def _trace_seconds(text: str) -> float:
@@ -434,15 +454,31 @@ class Options:
         "8-bit PNG. gbrpf16le: half floats, for EXR and 16-bit PNG",
     )
     fps: Fraction | None = _option(  # noqa: RUF009  a field, made once
+        commands=("stream", "models"),
         type=option_type(parse_fps),
-        help="frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
-        f"(default: what the file says, else {DEFAULT_FPS})",
+        help={
+            "stream": "frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
+            f"(default: what the file says, else {DEFAULT_FPS})",
+            "models": f"frames a second of the video that --price is for (default: {DEFAULT_FPS})",
+        },
+    )
+    frames: tuple[int, int] | None = _option(
+        type=option_type(_frames),
+        metavar="A-B",
+        help="only these frames of the clip, both included, counted from 0; or A, a single one. Only what they need is "
+        "decoded, and images keep their numbers (default: all)",
     )
     normalized: bool | None = _option(
         commands=_DECODING,
         action=argparse.BooleanOptionalAction,
         help="the latents have zero mean and unit variance, as a diffusion model makes them, and the server must undo "
         "that (default: what the file says, else no)",
+    )
+    restart_latents: int | None = _option(
+        metavar="N",
+        type=option_type(_count),
+        help="each N latents are a clip of their own to the decoder, one after the other in one video, as generators "
+        "want it that decode block by block (Helios: 9)",
     )
     reproducible: bool | None = _option(
         action=argparse.BooleanOptionalAction,
@@ -518,6 +554,13 @@ class Options:
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
     )
+    price: float | None = _option(
+        commands=("models",),
+        type=option_type(_price),
+        metavar="PRICE",
+        help="of the server's device, an hour: say what 1,000 hours of video cost by model and size, from the rates "
+        "that the server measured in service; of --size alone, if that is given",
+    )
     trace: str | None = _option(
         type=_output,
         metavar="FILE",
@@ -543,11 +586,20 @@ class Options:
         help="write excerpts, cuts and the score of each sample as JSON; - for stdout, where then also stands what "
         "went wrong",
     )
+    progress: str | None = _option(
+        choices=list(Style),
+        help="how progress is told. auto: on stderr, a bar on a terminal and else a line every two seconds. openjd, "
+        "json: a line a second on stdout (stderr with --out -), also in the queue, while a lost session is taken up "
+        "again and while the output is finished; json implies --json (default: auto; none with --quiet)",
+    )
     quiet: bool = _option(
         commands=("stream", "highlight"),
         default=False,
         action="store_true",
-        help="no progress and no text; errors and --json still come",
+        help={
+            "stream": "no progress but of --progress, no text; errors and --json still come",
+            "highlight": "no progress and no text; errors and --json still come",
+        },
     )
     debug: bool = _option(
         commands=_ALL,
@@ -595,7 +647,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         command.set_defaults(
             target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))
         )
-    return Options(**vars(parser.parse_args(arguments)))
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.progress == Style.JSON:
+        return replace(options, json=True)  # so that every line is JSON
+    return options
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:

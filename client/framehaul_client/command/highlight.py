@@ -205,7 +205,8 @@ def _image(name: str) -> bytes:
 
 def _told(copied: Copied) -> str:
     encoded = f"{copied.num_encoded} of them encoded again" if copied.num_encoded else "all as they were"
-    return f"{encoded}, with the film's sound{f'; {copied.note}' if copied.note else ''}"
+    sound = "with the film's sound" if copied.has_sound else "without sound, as the film"
+    return f"{encoded}, {sound}{f'; {copied.note}' if copied.note else ''}"
 
 
 def _report(scores: Scores, written: Sequence[_Written], total_s: float) -> str:
@@ -217,7 +218,7 @@ def _report(scores: Scores, written: Sequence[_Written], total_s: float) -> str:
             lines.append(f"   {clip.out}: {clip.num_frames} frames, {clip.about}")
     if scores.excerpts[0].weak:
         lines.append("A weak match: nothing in the film stands out for this query.")
-    lines.append(f"{len(scores.times)} samples, {len(scores.cuts)} cuts, by {scores.model}; {total_s:.1f} s in all")
+    lines.append(f"samples: {len(scores.times)}, cuts: {len(scores.cuts)}, by {scores.model}; {total_s:.1f} s in all")
     return "\n".join(lines)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
+from framehaul import clip
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
@@ -16,6 +17,7 @@ from framehaul_client.command.progress import Progress
 from framehaul_client.command.report import Meanwhile, Report, Timeline
 from framehaul_client.command.trace import traced
 from framehaul_client.core.events import OnEvent
+from framehaul_client.core.info import ServerInfo
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import InvalidOption, LatentsFileError
@@ -24,7 +26,7 @@ from framehaul_client.sinks.base import Sink
 from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video_options import VideoOptions
-from framehaul_client.source.latents_file import LatentsFile
+from framehaul_client.source.latents_file import LatentsFile, StoredLatents
 from framehaul_client.source.latents_pipe import LatentsPipe, open_latents
 
 _LOG: Final = logging.getLogger(__name__)
@@ -69,6 +71,46 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
         return report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What of a clip is decoded: latents and frames are counted from its start; None: to its end."""
+
+    num_latents: int | None
+    num_frames: int | None
+    start_frame: int
+
+
+WHOLE: Final = Part(num_latents=None, num_frames=None, start_frame=0)
+
+
+def part_of(
+    latents: StoredLatents, info: ServerInfo, model: str, frames: tuple[int, int], restart_latents: int | None = None
+) -> Part:
+    """The part that `frames`, the first and the last one, need.
+
+    Args:
+        latents: of the clip.
+        info: says how the server's models make frames of latents.
+        model: the decoder's name; empty for the server's default.
+        frames: of the clip.
+        restart_latents: after how many the decoder is cold again, if that was asked for.
+
+    Raises:
+        InvalidOption: the clip ends before them.
+    """
+    rule = next((each for each in info.models if model in ("", each.name)), None)
+    if rule is None:
+        return WHOLE  # which the server refuses, and says what it has
+    start_frame, last = frames
+    counted = rule.first_frames, rule.temporal_factor, restart_latents or rule.period_latents
+    in_all = clip.num_frames(latents.num_latents, *counted)
+    num_frames = min(in_all, latents.num_frames or in_all)
+    if last >= num_frames:
+        raise InvalidOption(f"frames={start_frame}-{last}: must be within 0-{num_frames - 1}, the clip's frames")
+    needed = clip.latents_whole(last, *counted) + 1 + rule.lookahead_latents
+    return Part(num_latents=min(needed, latents.num_latents), num_frames=last + 1, start_frame=start_frame)
+
+
 class _Run:
     """One run, from the connection to the finished file."""
 
@@ -78,6 +120,7 @@ class _Run:
         self._sink = sink
         self._progress = progress
         self._timeline = Timeline()
+        self._part = WHOLE
         self._encode_s = 0.0
         self._opened: Opened
         self._statistics: SessionStatistics
@@ -85,17 +128,27 @@ class _Run:
     async def run(self, access: Access, on_event: OnEvent | None) -> None:
         clock = _Clock()
         options, latents = self._options, self._latents
+        model = latents.model if options.model is None else options.model
         client = FrameClient(
             options.target, connect_timeout_s=options.connect_timeout, access=access, tune_allocator=True
         )
         async with client:
+            part = self._part
+            if options.frames is not None:
+                part = self._part = part_of(
+                    latents, await client.info(), model, options.frames, options.restart_latents
+                )
             self._timeline.connect_s = clock.lap()
             async with client.session(
                 latents,
-                model=latents.model if options.model is None else options.model,
+                model=model,
+                num_latents=part.num_latents,
+                num_frames=part.num_frames,
+                start_frame=part.start_frame,
                 pixel_format=self._sink.pixel_format,
                 dtype=latents.latents.dtype,
                 normalized=latents.normalized if options.normalized is None else options.normalized,
+                restart_latents=options.restart_latents,
                 reproducible=options.reproducible,
                 priority=options.priority,
                 retry_for_s=options.retry_for,
@@ -118,6 +171,7 @@ class _Run:
                 self._timeline.wait_encoder_s += clock.lap()
                 self._progress.advance(len(batch))
             clock = _Clock()
+            self._progress.finish()
             await encoder.finish()
             self._timeline.finish_s = clock.lap()
         finally:
@@ -138,7 +192,7 @@ class _Run:
             width=opened.layout.width,
             height=opened.layout.height,
             fps=self._sink.fps,
-            num_latents=statistics.num_latents,
+            num_latents=statistics.num_latents - opened.first_latent_needed(self._part.start_frame),
             num_frames=statistics.num_frames,
             latent_bytes=statistics.latent_bytes,
             frame_bytes=statistics.frame_bytes,

@@ -4,9 +4,11 @@ Does no I/O and knows neither asyncio nor gRPC.
 """
 
 __all__ = [
+    "cutting",
     "events",
     "frames",
     "grant",
+    "highlights",
     "info",
     "latents",
     "opening",

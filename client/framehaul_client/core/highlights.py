@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import PurePath
 from typing import Any, Final, TypeVar
 
 from framehaul.formats import PixelFormat
@@ -292,9 +291,11 @@ def numbered(out: str, number: int, count: int) -> str:
     """The name for one of `count` excerpts, from 1: as it is for a lone one, else clip-1.mp4, or 1-%06d.png."""
     if count == 1:
         return out
-    path = PurePath(out)
-    name = f"{number}-{path.name}" if "%" in path.name else f"{path.stem}-{number}{path.suffix}"
-    return str(path.with_name(name))
+    folder, slash, name = out.rpartition("/")
+    if "%" in name:
+        return f"{folder}{slash}{number}-{name}"
+    stem, dot, suffix = name.rpartition(".")
+    return f"{folder}{slash}{stem}-{number}{dot}{suffix}" if stem else f"{out}-{number}"
 
 
 def clock(seconds: float) -> str:

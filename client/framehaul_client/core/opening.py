@@ -34,6 +34,7 @@ class Opened:
         layout: size and pixel format of every frame.
         first_frames: frames of the first latent.
         temporal_factor: frames of every later latent.
+        period_latents: each latent whose index is a multiple of it gives `first_frames`; 0: the first alone.
         lookahead_latents: the most later latents that a frame waits for.
         window_frames: frames that may wait at the client.
         min_window_frames: the smallest window that the server accepts.
@@ -48,6 +49,7 @@ class Opened:
     layout: FrameLayout
     first_frames: int
     temporal_factor: int
+    period_latents: int
     lookahead_latents: int
     window_frames: int
     min_window_frames: int
@@ -63,20 +65,23 @@ class Opened:
         return (
             f"{self.model}, {layout.width}x{layout.height} {layout.pixel_format}, "
             f"{self.first_frames} frames and {self.temporal_factor} of each later latent"
+            f"{f', again each {self.period_latents}' if self.period_latents else ''}"
             f"{', reproducible' if self.reproducible else ''}"
         )
 
     def num_frames(self, num_latents: int) -> int:
         """Count the frames of a clip of `num_latents`, 1 or more."""
-        return clip.num_frames(num_latents, self.first_frames, self.temporal_factor)
+        return clip.num_frames(num_latents, self.first_frames, self.temporal_factor, self.period_latents)
 
     def first_latent_needed(self, next_frame: int) -> int:
         """Find the first latent that a new session starting at `next_frame` needs."""
-        return clip.first_latent_for(next_frame, self.first_frames, self.temporal_factor, self.history_latents)
+        return clip.first_latent_for(
+            next_frame, self.first_frames, self.temporal_factor, self.history_latents, self.period_latents
+        )
 
 
 def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
-    """Ask for a new session in EXPLICIT mode, from frame 0 on, that outlives its connection."""
+    """Ask for a new session in EXPLICIT mode that outlives its connection."""
     channels, height, width = latents.shape
     return pb.Open(
         model=config.model,
@@ -89,7 +94,9 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
         priority=config.priority,
         mode=pb.MODE_EXPLICIT,
         window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
+        start_frame=config.start_frame,
         resume=pb.Resume() if config.retry_for_s else None,
+        restart_latents=config.restart_latents or 0,
         reproducible=config.reproducible,
     )
 
@@ -130,10 +137,14 @@ def read_opened(
     Raises:
         ProtocolError: it isn't an answer to that.
         DataLoss: the session can't go on as it began.
-        Unsupported: the server knows nothing of reproducible sessions.
+        Unsupported: the server knows nothing of reproducible sessions, or of cold starts within a clip.
     """
     if config.reproducible and not message.reproducible:
         raise Unsupported("reproducible=True: this server is older than that, leave it out or ask a newer one")
+    if asked.restart_latents and message.period_latents != asked.restart_latents:
+        raise Unsupported(
+            f"restart_latents={asked.restart_latents}: this server is older than that, leave it out or ask a newer one"
+        )
     layout = _check_layout(message, asked)
     _check_numbers(message, layout)
     if message.model != asked.model and asked.model:
@@ -150,6 +161,7 @@ def read_opened(
         layout=layout,
         first_frames=message.first_frames,
         temporal_factor=message.temporal_factor,
+        period_latents=message.period_latents,
         lookahead_latents=message.lookahead_latents,
         window_frames=fit_window(wanted_frames, message.min_window_frames, message.max_window_frames),
         min_window_frames=message.min_window_frames,
@@ -167,13 +179,16 @@ def read_opened(
 def frames_wanted(opened: Opened, num_latents: int | None, num_frames: int | None) -> int | None:
     """Frames of the clip: all that its latents give, or `num_frames`, if the rest is the last latent's filling.
 
+    Latents that the last frame waits for may stand behind its own.
+
     Raises:
         InvalidLatents: the latents don't give so many, or one latent less would do.
     """
     if num_latents is None:
         return None
     most = opened.num_frames(num_latents)
-    fewest = 1 + (opened.num_frames(num_latents - 1) if num_latents > 1 else 0)
+    before_last = num_latents - 1 - opened.lookahead_latents
+    fewest = 1 + (opened.num_frames(before_last) if before_last > 0 else 0)
     if num_frames is not None and not fewest <= num_frames <= most:
         raise InvalidLatents(
             f"num_frames={num_frames} (in a file framehaul.frames): {num_latents} latents of {opened.model} have "
@@ -230,7 +245,9 @@ def _check_place(opened: Opened, asked: pb.Open, num_sent: int) -> None:
         if opened.session_id != asked.resume.session_id:
             raise ProtocolError("the server opened another session_id: the one asked for was to be resumed")
         # The frames that have come were made of some latents, and no others than were sent can have arrived.
-        first = clip.latents_whole(asked.resume.next_frame, opened.first_frames, opened.temporal_factor)
+        first = clip.latents_whole(
+            asked.resume.next_frame, opened.first_frames, opened.temporal_factor, opened.period_latents
+        )
         last = num_sent
     else:
         first = last = opened.first_latent_needed(asked.start_frame)

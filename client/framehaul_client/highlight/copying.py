@@ -42,6 +42,8 @@ _PREROLL_S: Final = 0.08
 """Of sound, from which its decoder is in step (RFC 7845, section 4.6); the container says to skip it."""
 _EDITED: Final = ("mp4", "mov")
 """Muxers that can say so."""
+_KEPT: Final = ("language", "title")
+"""Of what a film says of its sound."""
 _START_CODES: Final = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 
 
@@ -72,6 +74,7 @@ class Copied:
         start: of its first frame, in seconds from the film's.
         num_frames: how many it has.
         num_encoded: how many of them were encoded again.
+        has_sound: the film has some, and so has this.
         note: why it doesn't start where it should; empty: it does.
     """
 
@@ -79,6 +82,7 @@ class Copied:
     start: float
     num_frames: int
     num_encoded: int
+    has_sound: bool
     note: str = ""
 
 
@@ -118,7 +122,7 @@ def copy_excerpt(film: Path, start: float, end: float, out: Path) -> Copied:
     finally:
         if output.path != output.target:
             output.discard()
-    return Copied(out, cut.start, cut.num_frames, cut.num_encoded, cut.note)
+    return Copied(out, cut.start, cut.num_frames, cut.num_encoded, cut.has_sound, cut.note)
 
 
 class _Cut:
@@ -144,6 +148,7 @@ class _Cut:
         self.start = float((min(shown) - first) * self._tick)
         self.num_frames = len(shown)
         self.num_encoded = sum(map(len, self._encoded))
+        self.has_sound = bool(self._sound)
 
     def _first_frame(self) -> tuple[int, float]:
         """When the film's first frame is shown, and how long a frame is."""
@@ -254,7 +259,6 @@ class _Cut:
             encoder.sample_aspect_ratio = film.sample_aspect_ratio
         encoder.color_range, encoder.colorspace = film.color_range, film.colorspace
         encoder.color_primaries, encoder.color_trc = film.color_primaries, film.color_trc
-        encoder.max_b_frames = 0
         if self._codec == "h264":
             # A number of its own for its parameter sets: one header then has both, and each frame names its own.
             number = free_parameter_set(self._extradata or b"")
@@ -263,7 +267,7 @@ class _Cut:
                 options["profile"] = _X264_PROFILES[film.profile]
             encoder.flags |= Flags.global_header
         elif self._codec == "hevc":
-            options["x265-params"] = "log-level=error:bframes=0:repeat-headers=1"
+            options["x265-params"] = "log-level=error:bframes=0"
         encoder.options = options
         return encoder
 
@@ -294,11 +298,15 @@ class _Cut:
         kind = CONTAINERS[suffix]
         with _muxer(output.file, suffix, output.reader) as target:
             video = target.add_stream_from_template(self._video, opaque=True)
+            if aspect := self._video.sample_aspect_ratio:  # the container's own may differ from the stream's
+                video.codec_context.sample_aspect_ratio = aspect
             if self._extradata is not None:
                 video.codec_context.extradata = self._extradata
                 if self._codec == "hevc" and self._plan.encodes and kind.apple:
                     video.codec_context.codec_tag = "hev1"  # its parameter sets change on the way
             sounds = [target.add_stream_from_template(stream, opaque=True) for stream, _ in self._sound]
+            for stream, (film, _) in zip(sounds, self._sound, strict=True):
+                stream.metadata.update({name: film.metadata[name] for name in _KEPT if name in film.metadata})
             ordered = self._ordered()
             since_s = min(packet.pts or 0 for packet in ordered) * self._tick
             until_s = max(self._end * self._tick, since_s) - since_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from typing import Any, Final
+from typing import Any
 
 from framehaul_client.core.highlights import Scores, clock
 from framehaul_client.errors import InvalidOption
@@ -37,7 +37,9 @@ def draw_scores(scores: Scores, film: str, kind: str) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.06, 0.15, 0.91, 0.63))
     end_s = max([*scores.times, *(each.end for each in scores.excerpts)], default=1.0)
-    axes.step([*scores.times, end_s], [*scores.scores, *scores.scores[-1:]], where="post", color=_INK, linewidth=1.2)
+    if scores.times:
+        held = [*scores.scores, scores.scores[-1]]
+        axes.step([*scores.times, end_s], held, where="post", color=_INK, linewidth=1.2)
     low, high = min([*scores.scores, -1.0]), max([*scores.scores, 1.0])
     room = 0.14 * (high - low)
     axes.set_xlim(0, end_s)

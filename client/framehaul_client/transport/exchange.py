@@ -282,9 +282,10 @@ class Exchange:
     async def _accept(self, asked: pb.Open, answer: pb.Opened, *, num_sent: int) -> None:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
-            self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
-            self._reassembly = Reassembly(opened.layout)
-            self._window = FrameWindow(opened.window_frames)
+            end_frame = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
+            self.num_frames = None if end_frame is None else end_frame - asked.start_frame
+            self._reassembly = Reassembly(opened.layout, asked.start_frame)
+            self._window = FrameWindow(opened.window_frames, asked.start_frame)
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
         else:
@@ -331,7 +332,9 @@ class Exchange:
         if statistics.first_frame_s is None:
             statistics.first_frame_s = statistics.last_frame_s
         statistics.frame_bytes += len(payload)
-        most = len(batch) if self.num_frames is None else max(0, self.num_frames - batch.first_frame)
+        most = len(batch)
+        if self.num_frames is not None:
+            most = max(0, self._config.start_frame + self.num_frames - batch.first_frame)
         if wanted := min(len(batch), most):
             self._batches.append(FrameBatch(batch.first_frame, batch.frames[:wanted]))
             statistics.num_frames += wanted

@@ -29,7 +29,7 @@ def load_vae(model: Model, class_name: str, device: torch.device, dtype: torch.d
         model: its `config` holds arguments of the library's constructor.
         class_name: of diffusers' class.
         device: where the decoder will run.
-        dtype: of its parameters.
+        dtype: of its parameters, but those that the library keeps in float32.
 
     Raises:
         InvalidInput: diffusers isn't installed, or the weights are not those of this model.
@@ -46,7 +46,12 @@ def load_vae(model: Model, class_name: str, device: torch.device, dtype: torch.d
     assert model.path is not None, "only tiny ships with the package"
     wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     tensors = read_tensors(model.path, wanted, _rename, sha256=model.sha256)
-    copies = {name: tensor.to(device, dtype, copy=True) for name, tensor in tensors.items()}
+    # Parts that the library computes in float32, whatever the rest is in.
+    exact = set(library_class._keep_in_fp32_modules or ())
+    copies = {
+        name: tensor.to(device, dtype if exact.isdisjoint(name.split(".")) else torch.float32, copy=True)
+        for name, tensor in tensors.items()
+    }
     vae.load_state_dict(copies, strict=True, assign=True)
     return vae.requires_grad_(False).eval()
 

@@ -7,8 +7,7 @@ A block remembers one frame, so the state is one frame per block, and any chunki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
+from framehaul_pipeline.decoders.recorded import RecordedDecoder, with_previous
 from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.decoders.weights import ASSETS, load_weights
 from framehaul_pipeline.models.model import TINY_SPEC, Model
-from framehaul_pipeline.spec import DecoderSpec, Geometry
+from framehaul_pipeline.spec import Geometry
 
 LATENT_LIMIT: Final = 3.0
 """Latents lie in (-3, 3): the encoder ends in a tanh, and the decoder clamps what it is given."""
@@ -58,21 +57,9 @@ class CausalBlock(nn.Module):
             `[T * B, C, H, W]`, and the last frame of `x`.
         """
         batch = last.shape[0]
-        y: Tensor = self.b(functional.relu(self.a(_with_previous(x, last)), inplace=True))
+        y: Tensor = self.b(functional.relu(self.a(with_previous(x, last)), inplace=True))
         # A slice would keep the whole chunk's activation alive: while others are computed, and while the session waits.
         return y.add_(x), x[-batch:].clone(memory_format=torch.channels_last)
-
-
-def _with_previous(x: Tensor, last: Tensor) -> Tensor:
-    """`[T * B, 2 * C, H, W]`: each frame with the one before it. Made at once, not of a shifted copy of `x`."""
-    count, channels, height, width = x.shape
-    batch = last.shape[0]
-    shape = (count, 2 * channels, height, width)
-    pairs = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    pairs[:, :channels] = x
-    pairs[:batch, channels:] = last
-    pairs[batch:, channels:] = x[:-batch]
-    return pairs
 
 
 class Upsample(nn.Module):
@@ -162,32 +149,14 @@ class TinyDecoderNet(CausalNet):
         return functional.pixel_shuffle(x, PATCH), new
 
 
-class TinyDecoder:
+class TinyDecoder(RecordedDecoder):
     """`tiny` behind the decoder contract."""
-
-    spec: DecoderSpec = TINY_SPEC
 
     def __init__(self, net: TinyDecoderNet) -> None:
         """Wrap a network that already is on its device, in its dtype and in evaluation mode."""
-        self._net = net
         weight = net.enter.weight
-        self._device, self.dtype = weight.device, weight.dtype
-        self._graphs = CudaGraphs(self._device) if self._device.type == "cuda" else None
-        self._recording = False
-
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
-        """Within it, `step` records its chunks for later ones, on CUDA: the kernels are short, the gaps count."""
-        self._recording = True
-        try:
-            yield
-        finally:
-            self._recording = False
-
-    def forget(self) -> None:
-        """Drop what was recorded."""
-        if self._graphs is not None:
-            self._graphs.forget()
+        super().__init__(TINY_SPEC, weight.device, weight.dtype)
+        self._net = net
 
     def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """Zeros: `tiny` starts from nothing, wherever in a clip and however long it will be."""
@@ -195,32 +164,9 @@ class TinyDecoder:
         height, width = geometry.frame_size(self.spec)
         return self._net.zero_state(1, height, width, device=self._device, dtype=self.dtype)
 
-    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
-        """Take any number of latents: every partition gives the same frames."""
-        del index, ended
-        return max(0, min(available, wanted))
-
-    @torch.inference_mode()
-    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
-        """Decode `[T, 16, h, w]` to frames `[4 * T, 3, 8 * h, 8 * w]`; the given state is left as it was."""
-        inputs = [latents.contiguous(memory_format=torch.channels_last), *state]
-        key = latents.shape
-        if self._graphs is not None and key in self._graphs:
-            frames, *new = self._graphs.run(key, inputs)
-            return frames, [last.clone(memory_format=torch.channels_last) for last in new]  # the next run's is there
-        frames, *new = self._decode(inputs)
-        if self._graphs is not None and self._recording:
-            self._graphs.record(key, inputs, self._decode)
-        return frames, new
-
     def _decode(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         frames, new = self._net(inputs[0], inputs[1:])
         return [frames, *new]
-
-    def flush(self, state: State) -> Tensor | None:
-        """Nothing is held back: `tiny` looks only at the past."""
-        del state
-        return None
 
     def state_bytes(self, geometry: Geometry) -> int:
         """Device memory of one session's state."""

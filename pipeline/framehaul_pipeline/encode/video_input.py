@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,7 @@ from itertools import chain
 from typing import Any, Final
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
@@ -40,6 +42,11 @@ DEFAULT_FPS: Final = Fraction(24)
 _UNSPECIFIED = 2
 """AVCOL_SPC_UNSPECIFIED of FFmpeg's libavutil/pixfmt.h."""
 _HIGH_DEFINITION_HEIGHT = 720
+_DYNAMIC_RANGES: Final = {
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+    "DOVI_METADATA": "Dolby Vision",
+}
 _MAX_STRETCH = 16
 """Pixels more oblong than this are a mistake in the file."""
 _DEFAULT_SCORE = 5_000_000
@@ -123,6 +130,8 @@ class VideoInput:
                 )
             if first.rotation % 90 and abs(first.rotation) <= 180:  # a matrix of nothing has no angle
                 self._note(f"of its rotation by {first.rotation} degrees, right angles are applied alone")
+            for text in _not_applied(self._container, self._stream, first):
+                self._note(text)
             self._scales = size is not None
             # One for all frames: each frame's own would keep some MB.
             self._reformatter = VideoReformatter()
@@ -477,6 +486,28 @@ def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     turned = abs(a) + abs(d) < abs(b) + abs(c)
     return (turned, c < 0, b < 0) if turned else (turned, a < 0, d < 0)
+
+
+def _not_applied(container: Any, stream: VideoStream, first: VideoFrame) -> Iterator[str]:
+    """What a video says of how it wants to be shown that isn't done, one sentence each."""
+    # FFmpeg's description of the file is PyAV's only way to a stream's side data (its type
+    # stubs lack it), and comes through FFmpeg's log.
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        described = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    crop = re.search(rf"Stream #0:{stream.index}\b(?:(?!Stream #).)*?Frame Cropping: ([\d/]+)", described, re.DOTALL)
+    if crop:
+        left, right, top, bottom = crop[1].split("/")
+        yield (
+            f"the cropping in its container ({left} pixels left, {right} right, {top} above, {bottom} below) "
+            "is not applied"
+        )
+    for kind, name in _DYNAMIC_RANGES.items():
+        if first.side_data.get(kind) is not None:
+            yield f"its {name} metadata is left out"
 
 
 def _ready(graph: Graph) -> Iterator[VideoFrame]:

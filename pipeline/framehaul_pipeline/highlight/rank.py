@@ -93,7 +93,8 @@ class Curve:
         """`[N]`: of the film's time, each sample's."""
         widths = np.diff(self.edges)
         total = widths.sum()
-        return widths / total if total > 0 else np.full(len(widths), 1 / len(widths))
+        shares: Floats = widths / total if total > 0 else np.full(len(widths), 1 / len(widths))
+        return shares
 
     def standardized(self) -> Curve:
         """The same in standard deviations from the film's mean; all zero if nothing differs."""
@@ -115,7 +116,8 @@ class Curve:
         """The mean over `length` from each of `starts`, by the sums up to each moment."""
         edges = self.edges
         sums = np.concatenate(([0.0], np.cumsum(np.diff(edges) * self.scores)))
-        return (np.interp(starts + length, edges, sums) - np.interp(starts, edges, sums)) / length
+        means: Floats = (np.interp(starts + length, edges, sums) - np.interp(starts, edges, sums)) / length
+        return means
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """The first one that will come."""
     chunks: tuple[int, ...] = ()
     """Sizes of the first chunks, in latents: those of an earlier worker, so that values come out equal."""
+    restart_latents: int = 0
+    """The decoder is cold again before each latent whose index is a multiple of this; 0: at the clip's start alone."""
     reproducible: bool = False
     """Chunks are as short as the decoder allows, so that no load decides where they are cut."""
     alone_until: int | None = None
@@ -165,6 +167,11 @@ class DeviceTime(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """For which the device was this chunk's own."""
     kernels_ns: int = 0
     """Of it, from the first kernel to the last, by the device's own clock."""
+    model: str = ""
+    frame_size: tuple[int, int] = (0, 0)
+    """Height and width."""
+    num_frames: int = 0
+    """That it gave."""
 
 
 class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):

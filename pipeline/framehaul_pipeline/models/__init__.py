@@ -3,4 +3,14 @@
 Used by both processes. Reads configs and headers, never tensors; imports no torch.
 """
 
-__all__ = ["embedding", "hunyuan_video", "model", "plugins", "safetensors_files", "wan", "wan_names"]
+__all__ = [
+    "embedding",
+    "hunyuan_video",
+    "minimax_h3",
+    "model",
+    "plugins",
+    "safetensors_files",
+    "taehv",
+    "wan",
+    "wan_names",
+]

@@ -20,6 +20,7 @@ from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
+from framehaul_pipeline.models.minimax_h3 import minimax_h3_spec, parse_minimax_h3_config
 from framehaul_pipeline.models.safetensors_files import (
     bare_names,
     check_dtype,
@@ -27,6 +28,7 @@ from framehaul_pipeline.models.safetensors_files import (
     read_header,
     read_json,
 )
+from framehaul_pipeline.models.taehv import infer_taehv_config, is_taehv, taehv_spec
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.models.wan_names import infer_wan_config
 from framehaul_pipeline.spec import DecoderSpec, Exactness
@@ -126,9 +128,11 @@ _WAN: Final = DecoderKind(
     spec=wan_spec,
     cuda_imports=("framehaul_pipeline.decoders.wan.engine", "cudnn"),
 )
+_TAEHV: Final = DecoderKind(kind="taehv", loader="framehaul_pipeline.decoders.taehv:load_taehv", spec=taehv_spec)
 BUILT_IN: Final = (
     _TINY,
     _WAN,
+    _TAEHV,
     DecoderKind(
         kind="autoencoder-kl",
         loader="framehaul_pipeline.decoders.autoencoder_kl:load_autoencoder_kl",
@@ -145,6 +149,14 @@ BUILT_IN: Final = (
         spec=hunyuan_video_spec,
         imports=("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",),
     ),
+    DecoderKind(
+        kind="minimax-h3",
+        loader="framehaul_pipeline.decoders.minimax_h3:load_minimax_h3",
+        class_names=("AutoencoderKLMiniMaxH3",),
+        parse=parse_minimax_h3_config,
+        spec=minimax_h3_spec,
+        imports=("diffusers.models.autoencoders.autoencoder_kl_minimax_h3",),
+    ),
 )
 TINY: Final = _TINY.model(TINY_SPEC)
 
@@ -153,8 +165,9 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     """Read what `--model` was told: a bare name, or `NAME=PATH` with `#sha256=HEX` behind it to pin the weights file.
 
     The path is a folder with safetensors weights, one of its files, or a pipeline's folder with such a folder `vae` in
-    it. What the model is stands in the folder's config.json; where there is none, a Wan VAE is told from its tensors'
-    shapes. Configs and headers are read and checked, tensors are not.
+    it. What the model is stands in the folder's config.json; where there is none, a Wan VAE or a decoder of
+    the TAEHV family is told from its tensors' names and shapes. Configs and headers are read and checked, tensors are
+    not.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed.
@@ -176,7 +189,7 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
         described = _read_config(path, kinds)
         files = find_weights(path)
         header = _read_headers(files)
-        kind, config = described or (_WAN, infer_wan_config(header))
+        kind, config = described or _infer(header, files[0].name)
         assert kind.spec is not None, "it has class names"
         spec = kind.spec(name, config)
     except InvalidInput as error:
@@ -184,6 +197,13 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     if pinned and len(files) > 1:
         raise InvalidInput(f"model {name} sha256", sha256, f"left out for weights in {len(files)} files")
     return kind.model(spec, path=str(path), sha256=sha256 or None, config=msgspec.to_builtins(config))
+
+
+def _infer(header: Mapping[str, StoredTensor], file_name: str) -> tuple[DecoderKind, Any]:
+    """Which kind decodes a model without a config.json, and its config."""
+    if is_taehv(header):
+        return _TAEHV, infer_taehv_config(header, file_name)
+    return _WAN, infer_wan_config(header)
 
 
 def _read_headers(files: tuple[Path, ...]) -> Mapping[str, StoredTensor]:

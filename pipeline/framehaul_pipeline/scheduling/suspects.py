@@ -1,7 +1,7 @@
 """Sessions that an earlier worker died at work for, and that may be the reason: they are at work alone.
 
-A session is ended for a worker's death only if it is such a suspect and the worker was at work for nobody else: then
-nobody else can be the reason. So that the next death tells, a suspect's work begins when the notes in the ring
+A session is ended for workers' deaths only if they were at work for nobody else: then nobody else's latents can be the
+reason. So that the next deaths tell, a suspect's work begins when the notes in the ring
 (`held_slots`) name no other session, and no other session's begins while they name a suspect. Pure but for the ring's
 memory; the worker calls it under its lock.
 """

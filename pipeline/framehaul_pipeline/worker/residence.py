@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from framehaul_pipeline.decoders.base import Decoder
 from framehaul_pipeline.device.streams import Device, Event
@@ -27,7 +27,6 @@ class Residence:
         self,
         device: Device,
         launcher: Launcher,
-        decoders: Mapping[str, Decoder],
         limits: MemoryLimits,
         running: Running,
         *,
@@ -38,7 +37,6 @@ class Residence:
         What is at work on the device is read from `running`, and sessions' openings are noted there.
         """
         self._launcher, self._parking = launcher, launcher.parking
-        self._decoders = decoders
         self._running = running
         self._page_bytes = limits.page_bytes
         self._send = send
@@ -55,13 +53,12 @@ class Residence:
         self._told: MemoryUsed | None = None
         self.tell()
 
-    def admit(self, request: OpenSession, max_latents: int) -> str | None:
-        """Let a session with chunks of at most `max_latents` in; gives the reason if there is no room for it.
+    def admit(self, request: OpenSession, decoder: Decoder, max_latents: int) -> str | None:
+        """Let a session of `decoder` with chunks of at most `max_latents` in; gives the reason if there is no room.
 
         Those that are to be repeated as another worker cut them may be longer.
         """
         opening = request.opening
-        decoder = self._decoders[opening.model]
         refusal = self.memory.admit(
             request.session,
             priority=opening.priority,

@@ -21,6 +21,7 @@ import msgspec
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
+from framehaul_pipeline.decoders.restarting import RestartingDecoder
 from framehaul_pipeline.device.streams import Device
 from framehaul_pipeline.link.messages import (
     Alive,
@@ -90,7 +91,7 @@ class Worker:
         self._changed = threading.Condition()
         # All below are guarded by `_changed`.
         self._running = Running()
-        self._share_out = partial(Residence, device, self._launcher, decoders, limits, self._running, send=send)
+        self._share_out = partial(Residence, device, self._launcher, limits, self._running, send=send)
         self._scheduler = Scheduler()
         self._residence = self._share_out()
         self._slots = HeldSlots(ring)
@@ -303,6 +304,8 @@ class Worker:
     def _admit(self, request: OpenSession) -> None:
         session, opening = request.session, request.opening
         decoder = self._decoders[opening.model]
+        if opening.restart_latents:
+            decoder = RestartingDecoder(decoder, opening.restart_latents, self._device.torch_device)
         spec = decoder.spec
         frame_bytes = opening.pixel_format.frame_bytes(*opening.geometry.frame_size(spec))
         max_latents = max_chunk_latents(
@@ -316,7 +319,7 @@ class Worker:
         most_bytes = self._device.long_chunk_bytes
         while max_latents > 1 and most_bytes and decoder.workspace_bytes(opening.geometry, max_latents) > most_bytes:
             max_latents -= 1
-        while (refusal := self._residence.admit(request, max_latents)) is not None and max_latents > 1:
+        while (refusal := self._residence.admit(request, decoder, max_latents)) is not None and max_latents > 1:
             max_latents -= 1  # shorter chunks take less memory
         if refusal is not None:
             _log.info("session refused session=%d: %s", session, refusal)

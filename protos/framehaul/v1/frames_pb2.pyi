@@ -283,6 +283,7 @@ class Open(google.protobuf.message.Message):
     WINDOW_FRAMES_FIELD_NUMBER: builtins.int
     RESUME_FIELD_NUMBER: builtins.int
     START_FRAME_FIELD_NUMBER: builtins.int
+    RESTART_LATENTS_FIELD_NUMBER: builtins.int
     REPRODUCIBLE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """empty: the server's default model"""
@@ -302,6 +303,10 @@ class Open(google.protobuf.message.Message):
     """EXPLICIT: frames the client takes before its first Ack; 0: the server's choice"""
     start_frame: builtins.int
     """the first frame wanted; Opened.next_latent says where the latents begin then"""
+    restart_latents: builtins.int
+    """The decoder is cold again before each latent whose index is a multiple of this, as in generators that decode block
+    by block; 0: at the clip's start alone. Not for decoders with lookahead.
+    """
     reproducible: builtins.bool
     """the same latents give the same bytes, whatever the load; unset: the server's rule"""
     @property
@@ -325,10 +330,11 @@ class Open(google.protobuf.message.Message):
         window_frames: builtins.int = ...,
         resume: Global___Resume | None = ...,
         start_frame: builtins.int = ...,
+        restart_latents: builtins.int = ...,
         reproducible: builtins.bool | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "geometry", b"geometry", "num_latents", b"num_latents", "reproducible", b"reproducible", "resume", b"resume"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "dtype", b"dtype", "geometry", b"geometry", "max_message_bytes", b"max_message_bytes", "mode", b"mode", "model", b"model", "normalized", b"normalized", "num_latents", b"num_latents", "pixel_format", b"pixel_format", "priority", b"priority", "reproducible", b"reproducible", "resume", b"resume", "start_frame", b"start_frame", "window_frames", b"window_frames"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "dtype", b"dtype", "geometry", b"geometry", "max_message_bytes", b"max_message_bytes", "mode", b"mode", "model", b"model", "normalized", b"normalized", "num_latents", b"num_latents", "pixel_format", b"pixel_format", "priority", b"priority", "reproducible", b"reproducible", "restart_latents", b"restart_latents", "resume", b"resume", "start_frame", b"start_frame", "window_frames", b"window_frames"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_num_latents", b"_num_latents"]) -> typing.Literal["num_latents"] | None: ...
     @typing.overload
@@ -491,6 +497,7 @@ class Opened(google.protobuf.message.Message):
     HISTORY_LATENTS_FIELD_NUMBER: builtins.int
     REPRODUCIBLE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    PERIOD_LATENTS_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
     """128 random bits; whoever knows them may resume the session"""
     model: builtins.str
@@ -518,6 +525,8 @@ class Opened(google.protobuf.message.Message):
     """chunks are cut by the latents' index alone, one latent each"""
     request_id: builtins.str
     """of this call, in the server's log and traces"""
+    period_latents: builtins.int
+    """Each latent whose index is a multiple of this gives first_frames; 0: the clip's first alone."""
     def __init__(
         self,
         *,
@@ -537,9 +546,10 @@ class Opened(google.protobuf.message.Message):
         history_latents: builtins.int | None = ...,
         reproducible: builtins.bool = ...,
         request_id: builtins.str = ...,
+        period_latents: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "history_latents", b"history_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "pixel_format", b"pixel_format", "reproducible", b"reproducible", "request_id", b"request_id", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_history_latents", b"_history_latents", "first_frames", b"first_frames", "frame_bytes", b"frame_bytes", "height", b"height", "history_latents", b"history_latents", "lookahead_latents", b"lookahead_latents", "max_message_bytes", b"max_message_bytes", "max_window_frames", b"max_window_frames", "min_window_frames", b"min_window_frames", "model", b"model", "next_latent", b"next_latent", "period_latents", b"period_latents", "pixel_format", b"pixel_format", "reproducible", b"reproducible", "request_id", b"request_id", "session_id", b"session_id", "temporal_factor", b"temporal_factor", "width", b"width"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_history_latents", b"_history_latents"]) -> typing.Literal["history_latents"] | None: ...
 
 Global___Opened: typing_extensions.TypeAlias = Opened
@@ -739,7 +749,9 @@ class ModelInfo(google.protobuf.message.Message):
     STATE_BYTES_PER_PIXEL_FIELD_NUMBER: builtins.int
     TILE_LATENTS_FIELD_NUMBER: builtins.int
     TILE_STRIDE_LATENTS_FIELD_NUMBER: builtins.int
+    PERIOD_LATENTS_FIELD_NUMBER: builtins.int
     NORMALIZATION_FIELD_NUMBER: builtins.int
+    RATES_FIELD_NUMBER: builtins.int
     name: builtins.str
     channels: builtins.int
     spatial_factor: builtins.int
@@ -754,8 +766,14 @@ class ModelInfo(google.protobuf.message.Message):
     """cross-faded temporal tiles of so many latents; 0: no tiles"""
     tile_stride_latents: builtins.int
     """from one tile's start to the next one's"""
+    period_latents: builtins.int
+    """each so many latents there is one with first_frames; 0: the first alone"""
     normalization: builtins.bool
     """it has a mean and std of its own, which Open.normalized applies"""
+    @property
+    def rates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeasuredRate]:
+        """for callers that may watch the server; one for each size that it decoded"""
+
     def __init__(
         self,
         *,
@@ -770,13 +788,48 @@ class ModelInfo(google.protobuf.message.Message):
         state_bytes_per_pixel: builtins.float = ...,
         tile_latents: builtins.int = ...,
         tile_stride_latents: builtins.int = ...,
+        period_latents: builtins.int = ...,
         normalization: builtins.bool = ...,
+        rates: collections.abc.Iterable[Global___MeasuredRate] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "receptive_latents", b"receptive_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "period_latents", b"period_latents", "rates", b"rates", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_receptive_latents", b"_receptive_latents"]) -> typing.Literal["receptive_latents"] | None: ...
 
 Global___ModelInfo: typing_extensions.TypeAlias = ModelInfo
+
+@typing.final
+class MeasuredRate(google.protobuf.message.Message):
+    """What a model took of the device here, in service. The first chunks of a shape, for which kernels are chosen, are out."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    NUM_FRAMES_FIELD_NUMBER: builtins.int
+    DEVICE_S_FIELD_NUMBER: builtins.int
+    KERNELS_S_FIELD_NUMBER: builtins.int
+    width: builtins.int
+    """of a frame, in pixels"""
+    height: builtins.int
+    num_frames: builtins.int
+    """decoded;"""
+    device_s: builtins.float
+    """for which the device was theirs alone,"""
+    kernels_s: builtins.float
+    """and of it, from the first kernel of a chunk to its last; 0: not known"""
+    def __init__(
+        self,
+        *,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+        num_frames: builtins.int = ...,
+        device_s: builtins.float = ...,
+        kernels_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device_s", b"device_s", "height", b"height", "kernels_s", b"kernels_s", "num_frames", b"num_frames", "width", b"width"]) -> None: ...
+
+Global___MeasuredRate: typing_extensions.TypeAlias = MeasuredRate
 
 @typing.final
 class Limits(google.protobuf.message.Message):

@@ -3,4 +3,22 @@
 Runs in the server process, on the event loop. Does no I/O and knows neither asyncio nor gRPC.
 """
 
-__all__ = ["grant", "highlight_request", "journal", "latents", "limits", "open_request", "packing", "queue_order", "recorder", "responses", "retention", "session_view", "sizing", "tenants", "time_account", "trace", "window"]
+__all__ = [
+    "grant",
+    "highlight_request",
+    "journal",
+    "latents",
+    "limits",
+    "open_request",
+    "packing",
+    "queue_order",
+    "recorder",
+    "responses",
+    "retention",
+    "session_view",
+    "sizing",
+    "tenants",
+    "time_account",
+    "trace",
+    "window",
+]

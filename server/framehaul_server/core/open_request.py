@@ -30,6 +30,7 @@ _EXPLICIT_BY_MODE: Final = MappingProxyType({pb.MODE_UNSPECIFIED: False, pb.MODE
 
 MAX_LATENTS: Final = 1 << 24
 """Of one session: days of video at any frame rate."""
+MAX_RESTART_LATENTS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
         InvalidInput: a field holds a value that isn't allowed.
         NotFound: an unknown model.
     """
-    spec = find_model(message.model, rules.specs, field="open.model")
+    spec = _restarting(message, find_model(message.model, rules.specs, field="open.model"))
     geometry = _geometry(message, spec, rules)
     height, width = geometry.frame_size(spec)
     pixel_format = _pixel_format(message, height, width, rules.max_pixels)
@@ -128,6 +129,7 @@ def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
             normalized=message.normalized,
             pixel_format=pixel_format,
             priority=message.priority,
+            restart_latents=message.restart_latents,
             reproducible=message.reproducible if message.HasField("reproducible") else rules.reproducible,
         ),
         max_message_bytes=_max_message_bytes(message, pixel_format.frame_bytes(height, width)),
@@ -148,6 +150,18 @@ def find_model(name: str, specs: tuple[DecoderSpec, ...], *, field: str) -> Deco
         if name in ("", spec.name):
             return spec
     raise NotFound(f"{field}={name[:80]!r}: this server has {', '.join(spec.name for spec in specs)}")
+
+
+def _restarting(message: pb.Open, spec: DecoderSpec) -> DecoderSpec:
+    """The decoder as this session uses it."""
+    every = message.restart_latents
+    if not every:
+        return spec
+    if spec.lookahead_latents or spec.period_latents:
+        raise InvalidInput("open.restart_latents", every, f"0 for {spec.name}, whose frames wait for later latents")
+    if every > MAX_RESTART_LATENTS:
+        raise InvalidInput("open.restart_latents", every, f"0..{MAX_RESTART_LATENTS}")
+    return spec.restarting(every)
 
 
 def _check_start(message: pb.Open, spec: DecoderSpec) -> None:

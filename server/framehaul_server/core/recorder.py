@@ -15,6 +15,7 @@ from typing import Final
 
 from framehaul.causes import Cause
 from framehaul_pipeline.link.messages import DeviceTime, Published
+from framehaul_server.core.rates import Rates
 
 RECENT_S: Final = 60
 _SECOND_NS: Final = 1_000_000_000
@@ -137,6 +138,7 @@ class Recorder:
         self.started_ns = now_ns
         self.totals = Totals()
         self.recent = Recent()
+        self.rates = Rates()
         seconds = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
         milliseconds = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
         self.first_frame_s = Histogram(*seconds)
@@ -194,6 +196,7 @@ class Recorder:
         """A chunk was on the device; its session may be gone."""
         self.totals.device_ns += time.device_ns
         self.totals.kernels_ns += time.kernels_ns
+        self.rates.add(time)
         self.recent.add("device", now_ns - time.device_ns, now_ns)
         self.recent.add("kernels", now_ns - time.kernels_ns, now_ns)
 

@@ -54,6 +54,7 @@ def opened(
             next_latent=next_latent,
             history_latents=request.spec.history_latents,
             reproducible=request.opening.reproducible,
+            period_latents=request.spec.period_latents,
         ),
         latents_until=latents_until,
     )

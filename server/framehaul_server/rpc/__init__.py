@@ -3,4 +3,14 @@
 Runs in the server process, on the event loop. May import every other folder; only `app` and `cli` import it.
 """
 
-__all__ = ["authentication", "boundary", "health", "highlights", "info", "options", "reflection", "service", "small_requests"]
+__all__ = [
+    "authentication",
+    "boundary",
+    "health",
+    "highlights",
+    "info",
+    "options",
+    "reflection",
+    "service",
+    "small_requests",
+]

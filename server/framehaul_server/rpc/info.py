@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -20,8 +21,8 @@ _EXACTNESS: Final = MappingProxyType(
 )
 
 
-def model_info(spec: DecoderSpec) -> pb.ModelInfo:
-    """What a client can know of a model."""
+def model_info(spec: DecoderSpec, rates: Sequence[pb.MeasuredRate] = ()) -> pb.ModelInfo:
+    """What a client can know of a model, and what it took here."""
     return pb.ModelInfo(
         name=spec.name,
         channels=spec.channels,
@@ -35,6 +36,8 @@ def model_info(spec: DecoderSpec) -> pb.ModelInfo:
         normalization=bool(spec.latent_std),
         tile_latents=spec.tile_latents,
         tile_stride_latents=spec.tile_stride_latents,
+        period_latents=spec.period_latents,
+        rates=rates,
     )
 
 

@@ -3,13 +3,13 @@
 Runs on the event loop. When a worker dies, the next one starts from the latents that the journal kept; frames that were
 published before are decoded again, compared and dropped. A session that the worker was at work for is a suspect until
 a new frame of it is published: its latents may be what killed it. Workers see to it that a suspect is at work alone, so
-that the next death tells: it ends one that was alone, and no other.
+that the next deaths tell: the third one that it was alone at ends it. Fewer may be chance, a hand from outside.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -27,6 +27,13 @@ from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.journal import Journal, Replay
 from framehaul_server.core.open_request import OpenRequest
 from framehaul_server.core.tenants import Tenant
+
+_DEATHS_ALONE: Final = 3
+"""At a session's work alone, without a new frame between, until it is ended.
+
+Who kills workers does so each time. The system's or a person's kill falls into the same session's work twice by chance,
+while the first one is still being repaired, but hardly three times.
+"""
 
 
 class WorkerHandle(Protocol):
@@ -80,6 +87,8 @@ class Decoding:
         """Frames of the clip below this one are out of the worker, whether anybody wants them or not."""
         self._suspect = False
         """A worker died at work for it, and no new frame was published since."""
+        self._num_deaths_alone = 0
+        """Of these, how many died at work for it alone."""
 
     @property
     def num_fed(self) -> int:
@@ -158,6 +167,7 @@ class Decoding:
         if num_known >= published.num_frames:
             return
         self._suspect = False
+        self._num_deaths_alone = 0
         self._next_frame = published.next_frame
         with frames[num_known * published.frame_bytes :] as new:
             self._events.on_published(published.without_first(num_known), new)
@@ -171,9 +181,9 @@ class Decoding:
         """Wait for the next worker if this one was lost."""
         self._leave_worker()
         if isinstance(error, WorkerLost):
-            guilty = self._suspect and error.at_work is AtWork.ALONE
             self._suspect |= error.at_work is not AtWork.NO
-            if not guilty:
+            self._num_deaths_alone += error.at_work is AtWork.ALONE
+            if self._num_deaths_alone < _DEATHS_ALONE:
                 return
             # Not UNAVAILABLE: clients would try again, and end one worker after another.
             error = WorkersKilled()

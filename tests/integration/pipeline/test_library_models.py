@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from crc32c import crc32c
-from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo
+from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLMiniMaxH3
 from torch import Tensor
 
 from framehaul.v1 import frames_pb2 as pb
@@ -18,7 +18,8 @@ from tests.support.clips import decode, make_clip, opening
 from tests.support.server_process import ServerProcess, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
-SCALING = {"pictures": 0.18215, "hunyuan": 0.476986}
+SCALING = {"pictures": 0.18215, "hunyuan": 0.476986, "h3": 0.5}
+IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 Array = np.ndarray[Any, Any]
 
 
@@ -37,9 +38,24 @@ def hunyuan() -> AutoencoderKLHunyuanVideo:
     ).eval()
 
 
+def h3() -> AutoencoderKLMiniMaxH3:
+    torch.manual_seed(3)
+    return AutoencoderKLMiniMaxH3(
+        latent_channels=4,
+        block_out_channels=(4,) * 6,
+        layers_per_block=1,
+        norm_num_groups=2,
+        decoder_num_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_attention_head_dim=16,
+        latents_mean=[0.0] * 4,
+        latents_std=[2.0] * 4,
+    ).eval()
+
+
 @pytest.fixture(scope="module")
 def vaes() -> dict[str, Any]:
-    return {"pictures": pictures(), "hunyuan": hunyuan()}
+    return {"pictures": pictures(), "hunyuan": hunyuan(), "h3": h3()}
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +79,12 @@ def library_frames(name: str, vae: Any, latents: Array) -> Array:
     """`[F, H, W, 3] uint8` of normalised latents, as the library's pipelines decode them."""
     z = torch.from_numpy(latents) / SCALING[name]
     video: Tensor
-    if name == "hunyuan":
+    if name != "pictures":
         video = vae.decode(z.transpose(0, 1)[None]).sample[0].transpose(0, 1)
     else:
         video = torch.cat([vae.decode(each[None]).sample for each in z])
+    if name == "h3":
+        video = 2 * (video * IMAGENET_STD.view(-1, 1, 1) + IMAGENET_MEAN.view(-1, 1, 1)) - 1
     return (video * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
@@ -74,8 +92,10 @@ def stream(server: ServerProcess, latents: Any, **options: Any) -> Array:
     return asyncio.run(asyncio.wait_for(decode(server.target, latents, normalized=True, **options), 60))
 
 
-@pytest.mark.parametrize("name", ["pictures", "hunyuan"])
-@pytest.mark.parametrize("num_latents", [1, 4, 5, 9])
+@pytest.mark.parametrize(
+    ("name", "num_latents"),
+    [*((name, count) for name in ("pictures", "hunyuan") for count in (1, 4, 5, 9)), ("h3", 13)],
+)
 def test_frames_are_the_librarys(server: ServerProcess, vaes: dict[str, Any], name: str, num_latents: int) -> None:
     """Within one level of its decode turned into rgb24; however latents come and however small the window is."""
     latents = make_latents(num_latents)
@@ -88,7 +108,7 @@ def test_frames_are_the_librarys(server: ServerProcess, vaes: dict[str, Any], na
     assert np.array_equal(stream(server, iter(latents), model=name, window_frames=1), frames)
 
 
-@pytest.mark.parametrize("name", ["pictures", "hunyuan"])
+@pytest.mark.parametrize("name", ["pictures", "hunyuan", "h3"])
 def test_auto_sessions_get_the_same_frames(server: ServerProcess, name: str) -> None:
     """With the number of latents told at the beginning and not."""
     latents = make_latents(8)

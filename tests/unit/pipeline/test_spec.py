@@ -34,6 +34,23 @@ def test_a_tile_gives_its_frames_at_once() -> None:
     assert [TILED.frames_after(n, ended=True) for n in (1, 4, 5, 7, 8)] == [1, 13, 17, 25, 29]
 
 
+def test_a_tile_may_share_more_latents_than_it_settles() -> None:
+    """Seven latents every five, of which two fade: 17 frames with each tile, and 5 at the end."""
+    spec = msgspec.structs.replace(
+        TILED, lookahead_latents=6, tile_latents=7, tile_stride_latents=5, tile_lead_latents=0, period_latents=5
+    )
+    assert [spec.frames_after(n, ended=False) for n in (6, 7, 11, 12, 17)] == [0, 17, 17, 34, 51]
+    assert [spec.frames_after(n, ended=True) for n in (1, 2, 7, 8, 12)] == [1, 5, 22, 26, 39]
+    assert [spec.latents_within(frames) for frames in (0, 16, 17, 33, 34)] == [6, 6, 11, 11, 16]
+
+
+def test_a_decoder_that_is_cold_again_depends_on_nothing_before() -> None:
+    cold = msgspec.structs.replace(TINY_SPEC, first_frames=1).restarting(3)
+    assert [cold.num_frames(n) for n in range(5)] == [0, 1, 5, 9, 10]
+    assert (cold.history_latents, TINY_SPEC.restarting(9).history_latents) == (2, 4)
+    assert cold.first_latent_for(9) == 1
+
+
 def test_the_most_frames_of_a_chunk() -> None:
     """The latent that fills the first tile may be the last and bring the whole tile."""
     assert [TILED.most_frames(n) for n in (1, 2)] == [17, 21]
@@ -54,6 +71,7 @@ def test_latents_whose_frames_fit() -> None:
         ({"tile_stride_latents": 5}, r"tile_stride_latents=5: must be 1\.\.4 in tiles of 5"),
         ({"tile_stride_latents": 0}, r"tile_stride_latents=0: must be 1\.\.4 in tiles of 5"),
         ({"lookahead_latents": 3}, r"lookahead_latents=3: must be 4 in tiles of 5"),
+        ({"tile_lead_latents": 3}, r"tile_lead_latents=3: must be 0\.\.2, as tiles share so many"),
     ],
 )
 def test_tiles_that_can_not_be_are_refused_by_name(change: dict[str, int], message: str) -> None:

@@ -22,3 +22,13 @@ def test_a_decode_starts_as_far_back_as_its_first_frame_needs(first_frames: int,
         own = range(clip.num_frames(latent, first_frames, 4), clip.num_frames(latent + 1, first_frames, 4))
         first = 0 if history is None else max(0, latent - history)
         assert {clip.first_latent_for(frame, first_frames, 4, history) for frame in own} == {first}
+
+
+def test_with_a_period_the_first_latents_frames_come_again() -> None:
+    """17 frames for 5 latents; whichever frame one asks for, it is found in its own latent."""
+    counts = [clip.num_frames(n, 1, 4, 5) for n in range(13)]
+    assert counts == [0, 1, 5, 9, 13, 17, 18, 22, 26, 30, 34, 35, 39]
+    for latent in range(12):
+        for frame in range(counts[latent], counts[latent + 1]):
+            assert clip.latents_whole(frame, 1, 4, 5) == latent
+            assert clip.first_latent_for(frame, 1, 4, 2, 5) == max(0, latent - 2)

@@ -45,12 +45,15 @@ def test_the_request_says_what_was_asked_for() -> None:
         pixel_format=PixelFormat.YUV420P,
         num_latents=7,
         normalized=True,
+        restart_latents=9,
         reproducible=True,
         priority=-3,
         window_frames=9,
         max_message_bytes=5000,
+        start_frame=13,
     )
     assert open_message(config, LATENTS) == pb.Open(
+        start_frame=13,
         model="tiny",
         geometry=pb.LatentGeometry(channels=16, height=60, width=104),
         dtype=pb.DATA_TYPE_BFLOAT16,
@@ -62,6 +65,7 @@ def test_the_request_says_what_was_asked_for() -> None:
         mode=pb.MODE_EXPLICIT,
         window_frames=9,
         resume=pb.Resume(),
+        restart_latents=9,
         reproducible=True,
     )
 
@@ -254,4 +258,22 @@ def test_the_last_latents_filling_is_left_out(
 def test_a_number_of_frames_that_is_not_the_clips_is_refused(num_frames: int) -> None:
     """The text has those that can be."""
     with pytest.raises(InvalidLatents, match=rf"num_frames={num_frames} .*: 3 latents of tiny have 6\.\.9"):
-        frames_wanted(read(opened()), 3, num_frames)
+        frames_wanted(read(opened(lookahead_latents=0)), 3, num_frames)
+
+
+def test_a_server_that_doesnt_know_cold_starts_is_not_taken_for_one_that_does() -> None:
+    """It would give other frames, and more of them."""
+    config = SessionConfig(restart_latents=9)
+    with pytest.raises(Unsupported, match="restart_latents=9: this server is older"):
+        read(opened(), config)
+    agreed = read(opened(period_latents=9), config)
+    assert (agreed.num_frames(9), agreed.num_frames(10)) == (33, 34)
+    assert agreed.clip_rule.endswith("4 of each later latent, again each 9")
+
+
+def test_latents_that_the_last_frame_waits_for_may_be_there() -> None:
+    """A part of a clip ends before them: with a lookahead of 2, the third latent may be there for the first's frame."""
+    assert frames_wanted(read(opened(lookahead_latents=2)), 3, 1) == 1
+    assert frames_wanted(read(opened(lookahead_latents=1)), 3, 2) == 2
+    with pytest.raises(InvalidLatents):
+        frames_wanted(read(opened(lookahead_latents=1)), 3, 1)

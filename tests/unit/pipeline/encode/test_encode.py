@@ -9,11 +9,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import av
 import numpy as np
 import pytest
 import torch
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from framehaul_pipeline.encode.cli import main
 from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
-from framehaul_pipeline.encode.video_input import Excerpt, VideoInput
+from framehaul_pipeline.encode.video_input import Excerpt, VideoInput, _not_applied
 from framehaul_pipeline.errors import InvalidInput
 
 
@@ -410,3 +413,32 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     first_mb, second_mb = (int(value) for value in done.stdout.split())
     assert latents_of(Path(f"{long}.safetensors"))[0].shape == (125, 16, 30, 40)
     assert second_mb - first_mb < 24
+
+
+def test_cropping_that_is_not_applied_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Matroska's PixelCropTop and PixelCropLeft, put where the duration of a frame was."""
+    plain = make_video(tmp_path / "plain.mkv", 2).read_bytes()
+    at = plain.index(bytes.fromhex("23e38384"))
+    video = plain.index(b"\xe0", at + 8)
+    assert video == at + 8
+    fields_at = video + 2
+    num_bytes = plain[video + 1] & 0x7F
+    cropped = bytes([0xE0, 0x80 | num_bytes + 8]) + bytes.fromhex("54bb811054cc8108")
+    path = tmp_path / "cropped.mkv"
+    path.write_bytes(plain[:at] + cropped + plain[fields_at:])
+    assert read(path, Excerpt()).shape == (4, 48, 64, 3)
+    assert [line for line in caplog.messages if "crop" in line] == [
+        f"{path}: the cropping in its container (8 pixels left, 0 right, 16 above, 0 below) is not applied"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("DYNAMIC_HDR_PLUS", "HDR10+"), ("DYNAMIC_HDR_VIVID", "HDR Vivid"), ("DOVI_METADATA", "Dolby")]
+)
+def test_metadata_of_the_range_that_is_left_out_is_said(video: Path, kind: str, said: str) -> None:
+    """In the names of PyAV's side data."""
+    assert kind in SideDataType.__members__
+    with av.open(str(video)) as container:
+        frame = cast("av.VideoFrame", SimpleNamespace(side_data={kind: object()}))
+        (text,) = _not_applied(container, container.streams.video[0], frame)
+    assert said in text

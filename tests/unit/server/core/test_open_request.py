@@ -187,3 +187,23 @@ def test_a_session_begins_with_open() -> None:
 def test_a_session_may_be_cancelled_with_its_first_request() -> None:
     with pytest.raises(SessionCancelled):
         read_open(pb.StreamRequest(open=opening(), cancel=True), RULES)
+
+
+def test_a_session_may_want_the_decoder_cold_again() -> None:
+    request = check_open(opening(restart_latents=3), RULES)
+    assert (request.opening.restart_latents, request.spec.period_latents) == (3, 3)
+    assert check_open(opening(), RULES).spec.period_latents == SPEC.period_latents
+
+
+@pytest.mark.parametrize(
+    ("every", "changes", "text"),
+    [
+        (4097, {}, r"open\.restart_latents=4097: must be 0\.\.4096"),
+        (9, {"lookahead_latents": 1}, "open.restart_latents=9: must be 0 for .*, whose frames wait for later latents"),
+        (9, {"period_latents": 5}, "open.restart_latents=9: must be 0 for"),
+    ],
+)
+def test_cold_starts_that_can_not_be_are_refused(every: int, changes: dict[str, int], text: str) -> None:
+    rules = replace(RULES, specs=(msgspec.structs.replace(SPEC, **changes),))
+    with pytest.raises(InvalidInput, match=text):
+        check_open(opening(restart_latents=every), rules)

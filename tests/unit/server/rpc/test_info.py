@@ -7,6 +7,7 @@ from tests.support.fakes import SPEC
 
 def test_a_model_says_what_a_client_needs_to_count_frames() -> None:
     info = model_info(msgspec.structs.replace(SPEC, receptive_latents=5))
+    assert not info.rates
     assert (info.name, info.channels, info.spatial_factor) == ("toy", 2, 2)
     assert (info.temporal_factor, info.first_frames, info.lookahead_latents) == (4, 4, 0)
     assert info.exactness == pb.EXACTNESS_FULL
@@ -30,3 +31,8 @@ def test_dependence_on_all_past_latents_is_said_by_leaving_the_number_out() -> N
 def test_the_largest_response_holds_the_largest_frame() -> None:
     assert max_response_bytes(100) == 4 << 20
     assert max_response_bytes(1920 * 1088) > 1920 * 1088 * 3
+
+
+def test_a_model_says_what_it_took_here() -> None:
+    rate = pb.MeasuredRate(width=8, height=8, num_frames=3, device_s=1.5)
+    assert list(model_info(SPEC, [rate]).rates) == [rate]
