@@ -443,7 +443,12 @@ def _frame_rate(stream: VideoStream) -> Fraction:
 
 
 def screen_rgb(
-    frame: VideoFrame, width: int, height: int, stream: VideoStream, reformatter: VideoReformatter
+    frame: VideoFrame,
+    width: int,
+    height: int,
+    stream: VideoStream,
+    reformatter: VideoReformatter,
+    interpolation: str = "BICUBIC",
 ) -> NDArray[np.uint8]:
     """`[height, width, 3] uint8`: the frame scaled, in the range of an SDR screen; not turned."""
     transfer = stream.codec_context.color_trc
@@ -455,7 +460,7 @@ def screen_rgb(
         height=height,
         format="rgb48le" if transfer in hdr.NAMES else "rgb24",
         src_colorspace=Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None,
-        interpolation="BICUBIC",
+        interpolation=interpolation,
     )
     pixels: NDArray[Any] = rgb.to_ndarray()
     return hdr.to_bt709(pixels, transfer, stream.codec_context.color_primaries) if transfer in hdr.NAMES else pixels

@@ -148,7 +148,7 @@ class Film:
             shown = time, frame
             if index / scan.per_second >= scan.end:
                 return
-        if shown is not None and index / scan.per_second < scan.end:
+        if shown is not None and index / scan.per_second < min(scan.end, shown[0] + self._shown_for(shown[1])):
             yield shown[0], self._square(shown[1], side)
 
     def frames(self, wanted: ReadFrames) -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -177,7 +177,8 @@ class Film:
         return np.asarray(planes.to_ndarray(), np.uint8).reshape(-1)
 
     def _square(self, frame: VideoFrame, side: int) -> NDArray[np.uint8]:
-        return upright(screen_rgb(frame, side, side, self._stream, self._reformatter), self._orientation)
+        pixels = screen_rgb(frame, side, side, self._stream, self._reformatter, interpolation="AREA")
+        return upright(pixels, self._orientation)
 
     def _read_from(self, start: float, *, keys_alone: bool = False) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from the key frame before `start` on, as far as they can be decoded."""
@@ -210,6 +211,11 @@ class Film:
 
     def _time_s(self, frame: VideoFrame) -> float | None:
         return None if frame.pts is None else float(frame.pts * (frame.time_base or self._base))
+
+    def _shown_for(self, frame: VideoFrame) -> float:
+        """Seconds for which the last frame is shown."""
+        given = float((frame.duration or 0) * (frame.time_base or self._base))
+        return (given or float(1 / (self._stream.average_rate or 25))) - _SAME_S
 
     def _duration_s(self) -> float:
         if self._stream.duration:

@@ -5,6 +5,7 @@ Runs in the server process, on the event loop. Does no I/O and knows neither asy
 
 __all__ = [
     "grant",
+    "highlight_request",
     "journal",
     "latents",
     "limits",

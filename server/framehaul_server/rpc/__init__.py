@@ -3,4 +3,4 @@
 Runs in the server process, on the event loop. May import every other folder; only `app` and `cli` import it.
 """
 
-__all__ = ["boundary", "front", "health", "info", "listener", "service"]
+__all__ = ["boundary", "front", "health", "highlights", "info", "listener", "service"]

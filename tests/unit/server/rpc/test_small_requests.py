@@ -10,12 +10,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.v1 import frames_pb2_grpc
+from framehaul.v1 import frames_pb2_grpc, highlights_pb2
 from framehaul.wire import SERVICE
 from framehaul_server.access.callers import Identify, Metadata
 from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.errors import NotAuthenticated
-from framehaul_server.rpc import small_requests
+from framehaul_server.rpc import highlights, small_requests
 from framehaul_server.rpc.health import Health
 from framehaul_server.rpc.reflection import MethodPool
 from framehaul_server.rpc.service import LARGE
@@ -68,6 +68,7 @@ def test_every_method_but_those_that_take_latents_is_in_the_table() -> None:
 
 SERVICES = (
     (SERVICE, pb.DESCRIPTOR),
+    (highlights.SERVICE, highlights_pb2.DESCRIPTOR),
     (health.SERVICE_NAME, health_pb2.DESCRIPTOR),
     (reflection.SERVICE_NAME, reflection_pb2.DESCRIPTOR),
 )
