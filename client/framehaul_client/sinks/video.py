@@ -55,6 +55,8 @@ _SOUND_AHEAD_S: Final = Fraction(1, 2)
 """Of the video, so that the muxer, which puts packets in order, never waits for sound."""
 _ONLY_SLICES: Final = frozenset({"mjpeg"})
 """Encoders that don't go over cores frame by frame, though they say so."""
+_START_CODE: Final = b"\0\0\1"
+_PREFIX_SEI: Final = 39  # ITU-T H.265, table 7-1
 _FAILURES: Final = (av.error.FFmpegError, OSError)
 
 
@@ -330,7 +332,7 @@ class VideoSink:
         assert isinstance(codec, VideoCodecContext)
         codec.flags = first.flags
         self._open_codec(codec, (first.width, first.height), self._encoder_options, segment)
-        if codec.extradata != first.extradata:
+        if _parameter_sets(codec) != _parameter_sets(first):
             raise OutputError(f"{self._name}: {self._codec} began a segment with another header than the file has")
         return codec
 
@@ -429,6 +431,18 @@ def hushed() -> Iterator[list[str]]:
             os.close(stderr)
             written.seek(0)
             errors += _LIBRARY_ERROR.findall(written.read())
+
+
+def _parameter_sets(codec: VideoCodecContext) -> list[bytes]:
+    """The parts of an encoder's header that say how its packets are read.
+
+    x265 writes its settings beside them, with the number of threads, in a unit of supplemental information.
+    """
+    header = bytes(codec.extradata or b"")
+    if codec.codec.canonical_name != "hevc":
+        return [header]
+    units = [unit.rstrip(b"\0") for unit in header.split(_START_CODE) if unit.strip(b"\0")]
+    return [unit for unit in units if unit[0] >> 1 & 0x3F != _PREFIX_SEI]
 
 
 def _plays(output: PartialFile) -> bool:

@@ -11,13 +11,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.codec.context import Flags
+from av.video.codeccontext import VideoCodecContext
 
 from framehaul.formats import PixelFormat
 from framehaul_client.core.frames import FrameLayout
 from framehaul_client.errors import OutputError
 from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.segments import SEGMENT_FRAMES, Plan, Segment, SegmentEncoders, plan_segments
-from framehaul_client.sinks.video import VideoSink
+from framehaul_client.sinks.video import VideoSink, _parameter_sets
 from framehaul_client.sinks.video_options import VideoOptions
 from tests.support.pictures import HEIGHT, WIDTH, batches, deep_frames, psnr, yuv_frames
 from tests.unit.client.sinks.test_video import read
@@ -257,3 +259,23 @@ def test_a_segment_with_another_header_is_refused(cores: int, tmp_path: Path, mo
         stack.enter_context(pytest.raises(OutputError, match="another header"))
         sink.write(batch)
         sink.finish()
+
+
+def test_what_x265_says_of_its_threads_is_no_part_of_the_stream() -> None:
+    """Its header has the number of frame threads in plain text; a size that is large enough for several shows it."""
+
+    def opened(num_threads: int, **options: str) -> VideoCodecContext:
+        codec = av.CodecContext.create("libx265", "w")
+        assert isinstance(codec, VideoCodecContext)
+        codec.width, codec.height, codec.pix_fmt = 832, 480, "yuv420p"
+        codec.framerate, codec.time_base = FPS, 1 / FPS
+        codec.flags |= Flags.global_header
+        codec.thread_count = num_threads
+        codec.options = {"preset": "ultrafast", "x265-params": "log-level=none", **options}
+        codec.open()
+        return codec
+
+    one, four, other = opened(1), opened(4), opened(1, preset="slow")
+    assert one.extradata != four.extradata
+    assert len(_parameter_sets(one)) == 3
+    assert _parameter_sets(one) == _parameter_sets(four) != _parameter_sets(other)
