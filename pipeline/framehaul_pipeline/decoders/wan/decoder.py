@@ -13,9 +13,9 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.wan.net import HISTORY, Histories, WanNet
-from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.models.wan import WanConfig, parse_wan_config, wan_state_shapes

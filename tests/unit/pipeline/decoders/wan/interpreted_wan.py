@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
 from framehaul_pipeline.decoders.wan.engine import WanEngine
 from framehaul_pipeline.decoders.wan.weights import Dtypes
 from framehaul_pipeline.models.wan import wan_state_shapes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
 from framehaul_pipeline.decoders.wan.decoder import WanDecoder
 from framehaul_pipeline.decoders.wan.engine import WanEngine
 from framehaul_pipeline.decoders.wan.net import WanNet
