@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from framehaul_pipeline.decoders.engine.pending import Layout, Pending
+from framehaul_pipeline.decoders.engine.weights import Dtypes
 
 _ELEMENTS_PER_PROGRAM: Final = 4096
 _MAX_PROGRAMS: Final = 1024
@@ -185,12 +186,22 @@ class GroupNorm:
         self._beta = norm.bias.float().contiguous()
         self._groups = norm.num_groups
         self._eps = norm.eps
+        self.largest_gamma = norm.weight.abs().max().item()
+        self.beta = self._beta
+        self._largest_beta = norm.bias.abs().max().item()
 
-    def run(self, pending: Pending, *, silu: bool, sums: bool = False) -> tuple[Tensor | None, Tensor]:
+    def bound(self, num_positions: int) -> float:
+        """The largest magnitude of what comes out for a picture of this many positions, whatever goes in."""
+        num_values = num_positions * len(self._gamma) // self._groups
+        largest: float = self.largest_gamma * num_values**0.5 + self._largest_beta
+        return largest
+
+    def run(self, pending: Pending, dtypes: Dtypes, *, silu: bool, sums: bool = False) -> tuple[Tensor | None, Tensor]:
         """Normalise and activate frames.
 
         Args:
             pending: read once.
+            dtypes: of what comes out.
             silu: whether to activate.
             sums: whether the frames themselves are needed too.
 
@@ -201,7 +212,7 @@ class GroupNorm:
         # A bias alone is no reason to write the sums down: the second pass adds it again.
         keep = not plain or (sums and not settled)
         bias = None if keep else pending.bias
-        source, kept, pivots, partials = _add_and_measure(pending, keep=keep)
+        source, kept, pivots, partials = _add_and_measure(pending, dtypes.sums, keep=keep)
         num_frames, height, width, channels = pending.shape
         affine = pivots.new_empty(num_frames, 2, channels)
         per_group = channels // self._groups
@@ -224,7 +235,7 @@ class GroupNorm:
         )
         frames = source if kept is None else kept
         del source
-        target = torch.empty_like(frames)
+        target = torch.empty_like(frames, dtype=dtypes.bounded)
         block_p, block_c = _blocks(channels)
         _scale[(triton.cdiv(height * width, block_p), num_frames)](
             frames,
@@ -240,21 +251,23 @@ class GroupNorm:
         return frames if sums else None, target
 
 
-def settle(pending: Pending) -> Tensor:
+def settle(pending: Pending, dtype: torch.dtype) -> Tensor:
     """The frames themselves, `[T, H, W, C]`."""
     if pending.settled:
         return pending.take()[0]
-    kept = _add_and_measure(pending, keep=True)[1]
+    kept = _add_and_measure(pending, dtype, keep=True)[1]
     assert kept is not None
     return kept
 
 
-def _add_and_measure(pending: Pending, *, keep: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def _add_and_measure(
+    pending: Pending, dtype: torch.dtype, *, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """The source, the sums if they are kept, a value of each channel `[T, C]`, and what adds up to its moments."""
     num_frames, height, width, channels = pending.shape
     layout, bias = pending.layout, pending.bias
     source, residual = pending.take()
-    kept = source.new_empty(pending.shape) if keep else None
+    kept = source.new_empty(pending.shape, dtype=dtype) if keep else None
     block_p, block_c = _blocks(channels)
     num_blocks = triton.cdiv(height * width, block_p)
     num_programs = min(num_blocks, _MAX_PROGRAMS)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _TAPS_ALIGNMENT: Final = 32
+FLOAT16_LIMIT: Final = 60_000.0
+
+
+class Dtypes(NamedTuple):
+    """Element types of what the engine keeps between kernels; both of one size."""
+
+    bounded: torch.dtype
+    """What comes from a norm, and what a convolution makes of it."""
+    sums: torch.dtype
+    """Sums along the shortcuts, and what reads them."""
 
 
 def phase_weights(weight: Tensor) -> Tensor:

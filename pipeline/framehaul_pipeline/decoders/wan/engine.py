@@ -28,14 +28,13 @@ from framehaul_pipeline.decoders.engine.convolution import Convolutions
 from framehaul_pipeline.decoders.engine.lanes import NUM_LANES, Lanes
 from framehaul_pipeline.decoders.engine.pending import Layout, Pending
 from framehaul_pipeline.decoders.engine.pixels import sum_taps
-from framehaul_pipeline.decoders.engine.weights import bias_of, linear, tap_weights
+from framehaul_pipeline.decoders.engine.weights import Dtypes, bias_of, linear, tap_weights
 from framehaul_pipeline.decoders.wan.kernels import fuse
 from framehaul_pipeline.decoders.wan.net import HISTORY, Attention, ResidualBlock, WanNet, duplicate
 from framehaul_pipeline.decoders.wan.weights import (
     AttentionBlock,
     Block,
     Conv,
-    Dtypes,
     Norm,
     Upsampling,
 )

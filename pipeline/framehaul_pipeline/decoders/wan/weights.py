@@ -5,22 +5,11 @@ For the worker process alone.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from framehaul_pipeline.decoders.engine.weights import bias_of, linear, phase_weights
+from framehaul_pipeline.decoders.engine.weights import Dtypes, bias_of, linear, phase_weights
 from framehaul_pipeline.decoders.wan.net import Attention, CausalConv3d, ResidualBlock, RmsNorm, Upsample, WanNet
-
-
-class Dtypes(NamedTuple):
-    """Element types of what the engine keeps between kernels; both of one size."""
-
-    bounded: torch.dtype
-    """What comes from a norm, and what a convolution makes of it."""
-    sums: torch.dtype
-    """Sums along the shortcuts, and what reads them."""
 
 
 class Norm:

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 
 from framehaul_pipeline.decoders.engine.convolution import Convolutions
 from framehaul_pipeline.decoders.engine.pictures import PictureEngine
+from framehaul_pipeline.decoders.engine.weights import Dtypes
 
 KINDS = (
     {"latent_channels": 4, "block_out_channels": (8, 24), "norm_num_groups": 4, "layers_per_block": 2},
@@ -30,7 +31,7 @@ def main() -> None:
         for parameter in vae.decoder.parameters():
             if parameter.dim() == 1:
                 parameter += torch.randn(parameter.shape) / 8
-        engine = PictureEngine(vae, torch.float32, Convolutions(torch.device("cpu"), None))
+        engine = PictureEngine(vae, Dtypes(torch.float32, torch.float32), Convolutions(torch.device("cpu"), None))
         latents = torch.randn(2, vae.config.latent_channels, 3, 5)
         difference = engine.decode(latents) - vae.decode(latents).sample
         sys.stdout.write(f"{difference.abs().max().item()}\n")
