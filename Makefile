@@ -11,7 +11,7 @@ TORCH_INDEX_URL ?=
 # OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-SOURCES := protos/framehaul pipeline server/framehaul_server client tests bench docs/examples
+SOURCES := protos/framehaul pipeline server/framehaul_server client fleet tests bench docs/examples
 
 # Folders that tests hold in every branch.
 comma := ,
@@ -64,7 +64,7 @@ format: setup ## Rewrite sources in the house format
 	$(BIN)/ruff check --fix $(SOURCES)
 
 types: setup ## mypy --strict
-	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client client/demo.py \
+	$(BIN)/mypy protos/framehaul pipeline/framehaul_pipeline server/framehaul_server client/framehaul_client fleet/framehaul_fleet client/demo.py \
 		tests bench docs/examples
 	cd pipeline && ../$(BIN)/mypy --config-file ../pyproject.toml training
 
@@ -114,6 +114,7 @@ nightly: setup ## What takes too long for each change: tests as on other machine
 	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
+	FLEET_SERVERS=500 $(BIN)/python -m pytest -q tests/property/test_placement.py
 	$(MAKE) --no-print-directory soak SECONDS=600
 	$(MAKE) --no-print-directory fuzz SECONDS=600
 

@@ -8,5 +8,5 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SOURCES: Final = tuple(str(ROOT / folder) for folder in (".", "protos", "pipeline", "server", "client"))
+SOURCES: Final = tuple(str(ROOT / folder) for folder in (".", "protos", "pipeline", "server", "client", "fleet"))
 sys.path.extend(folder for folder in SOURCES if folder not in sys.path)

@@ -1,6 +1,6 @@
-"""All GPU measurements in one command: the stream, and the baseline of the field beside Framehaul.
+"""All GPU measurements in one command: the stream, the baseline of the field beside Framehaul, and what video costs.
 
-`python -m bench.gpu [--device cuda] [--seconds 30] [--budget 330] [--toy] OUT` writes OUT/gpu.json, OUT/gpu.md.
+`python -m bench.gpu [--device cuda] [--seconds 30] [--budget 450] [--price 4] [--toy] OUT` writes OUT/gpu.json and .md.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any, Final
 
 from bench.budget import Budget, gpu_name
 from bench.contest import MODES, Contest
+from bench.cost import CostPlan, run_cost
 from bench.gpu_stream import Plan, run_streams
 from bench.harness import Results, table
 from bench.plugin import STAND_IN_SPEC
 from framehaul_pipeline.models.model import TINY_SPEC
 
+PARTS: Final = ("streams", "cost", "contest")
 _CASE_RESERVE_S: Final = 15.0
 
 
@@ -92,10 +94,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--seconds", type=float, default=30.0, help="of each stream run")
-    parser.add_argument("--budget", type=float, default=330.0, help="seconds for all; what doesn't fit is left out")
+    parser.add_argument("--budget", type=float, default=450.0, help="seconds for all; what doesn't fit is left out")
     parser.add_argument("--fast-latents", type=int, default=81, help="a session's in the contest with `tiny`")
     parser.add_argument("--slow-latents", type=int, default=13, help="likewise with the stand-in")
-    parser.add_argument("--parts", nargs="+", default=("streams", "contest"), choices=("streams", "contest"))
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--price", type=float, default=4.0, help="of the device, an hour")
+    parser.add_argument("--cost-seconds", type=float, default=3.0, help="of a clip whose cost is measured")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, to try the program on a CPU")
     given = parser.parse_args()
     if given.toy:
@@ -105,8 +109,18 @@ def main() -> None:
     budget.watch()
     sizes = ((64, 64),) if given.toy else ((480, 832), (720, 1280))
     plan = Plan(device=given.device, sizes=sizes, seconds=given.seconds, remaining_s=budget.remaining_s)
+    priced = CostPlan(
+        device=given.device,
+        sizes=sizes,
+        seconds=0.3 if given.toy else given.cost_seconds,
+        rounds=1 if given.toy else 3,
+        price=given.price,
+        toy=given.toy,
+        remaining_s=budget.remaining_s,
+    )
     parts: list[tuple[str, Callable[[], None]]] = [
         ("streams", lambda: run_streams(plan, results)),
+        ("cost", lambda: run_cost(priced, results)),
         ("contest", lambda: run_contest(given, results, budget.remaining_s)),
     ]
     budget.run(results, [(name, part) for name, part in parts if name in given.parts])

@@ -45,7 +45,7 @@ class Job:
         self.decoder, self.device, self.dtype = decoder, device, decoder.dtype
         self.height, self.width = request["height"], request["width"]
         self.num_latents, self.chunk = request["latents"], request["chunk"]
-        clip = picture_latents(self.height, self.width)
+        clip = picture_latents(self.height, self.width, decoder.spec.channels, decoder.spec.spatial_factor)
         self.geometry = Geometry(channels=clip.shape[1], height=clip.shape[2], width=clip.shape[3])
         self._clip = torch.from_numpy(clip)
         self.first_frame_s = self.ended_s = 0.0

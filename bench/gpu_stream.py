@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.control import VARIABLE, Control
+from bench.gaps import gaps_table
 from bench.gpu_tables import stream_table
 from bench.harness import Results, percentile
 from bench.plugin import FREE_SPEC, PLUGIN
@@ -156,6 +157,10 @@ def run_streams(plan: Plan, results: Results) -> None:
                     found[f"{size}, {sink}"] = bench.run(height, width, sink, plan.seconds)
     results.figures |= {"stream": found, "cold_first_frame_ms": cold_ms}
     results.say(stream_table(found))
+    results.say("Where no kernel ran, in the 2 s that were profiled:")
+    results.say(
+        gaps_table({name: each["profile"] for name, each in found.items() if "span_s" in each.get("profile", {})})
+    )
     results.say(
         "First frame of the first session of a size, warmed up by `--warm-up`: "
         + ", ".join(f"{size} {ms:.0f} ms" for size, ms in cold_ms.items())

@@ -112,7 +112,7 @@ class Server:
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        found = re.search(r" on (\S+:\d+), device (.*), \d+ MB shared", line)
+        found = re.search(r" on (\S+:\d+), (?:device )?(.*?)(?:, \d+ MB shared .*)?$", line)
         if found is None:
             end_process(self._process)
             raise RuntimeError(f"the server didn't start: {line!r}")

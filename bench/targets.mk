@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-gpu bench-wan protoset
+.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -16,12 +16,30 @@ load: setup $(GHZ) ## Drive a server with ghz, by reflection and by protoset; re
 bench: setup ## All CPU benchmarks, at most 15 minutes; writes the tables and plots of docs/benchmarks.md
 	$(BIN)/python -m bench.cpu --docs docs
 
-bench-gpu: ## All GPU benchmarks, at most 6 minutes; figures in out/bench
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench && \
+bench-locate: setup ## How long Locate takes at a front of 500 servers; figures in out/bench
+	$(BIN)/python -m bench.locate && $(BIN)/python -m bench.report
+
+DEVICES ?= cuda:0,cuda:1
+
+bench-devices: ## DEVICES=cuda:0,cuda:1 behind one front against one server; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.devices --devices $(DEVICES) && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-encoders: setup ## One encoder beside segments on several, by size, some minutes; figures in out/bench
+	$(BIN)/python -m bench.encoders
+
+bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PRICE=4 an hour; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench $(if $(PRICE),--price $(PRICE)) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; needs group bench-wan; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_wan --seconds 520 && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+DEVICE ?= cpu
+
+bench-watched: ## What scrapes, the page and a trace cost a stream, on DEVICE=cpu or cuda; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.watched --device $(DEVICE) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bench.contest import MODES, Contest
+from bench.gaps import gaps_table
 from bench.harness import Results, run_rounds, slope, table
 from bench.processes import MIB, anonymous_bytes
 
@@ -52,6 +53,8 @@ def run_headline(contest: Contest, latents: int, rounds: int, results: Results) 
     profiles = {mode: contest.run(mode, 1, latents, "mp4")["profile"] for mode in MODES}
     results.figures |= {"headline": found, "profiles": profiles, "latents": latents, "rounds": rounds}
     results.say(headline_table(found, profiles))
+    results.say("Where no kernel ran, from the first kernel to the last:")
+    results.say(gaps_table({HEADLINE_TITLES[mode]: each for mode, each in profiles.items() if "span_s" in each}))
 
 
 def headline_table(found: dict[str, dict[str, float]], profiles: dict[str, dict[str, Any]]) -> str:

@@ -13,11 +13,18 @@ PACKAGES = [
     ROOT / "pipeline/framehaul_pipeline",
     ROOT / "server/framehaul_server",
     ROOT / "client/framehaul_client",
+    ROOT / "fleet/framehaul_fleet",
 ]
 
 
 @pytest.mark.parametrize(
-    "module", ["framehaul_server.cli", "framehaul_client.command.cli", "framehaul_pipeline.supervision.supervisor"]
+    "module",
+    [
+        "framehaul_server.cli",
+        "framehaul_client.command.cli",
+        "framehaul_fleet.cli",
+        "framehaul_pipeline.supervision.supervisor",
+    ],
 )
 def test_server_and_client_never_import_torch(module: str) -> None:
     """Not even through something else: only the worker process may have a CUDA context."""

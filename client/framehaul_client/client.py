@@ -6,7 +6,7 @@ import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc.aio
 import numpy as np
@@ -28,14 +28,12 @@ from framehaul_client.source.arrays import ClipReader, as_array
 from framehaul_client.source.iterators import Latents
 from framehaul_client.source.latents_file import StoredLatents
 from framehaul_client.transport.connection import DEFAULT_LOOKAHEAD_BYTES, connect
-from framehaul_client.transport.rpc import Rpc
+from framehaul_client.transport.servers import CALL_TIMEOUT_S, Servers
 from framehaul_client.transport.status import call_error
 from framehaul_client.transport.trace import trace_responses
 
 if TYPE_CHECKING:
     from framehaul.v1.frames_pb2_grpc import FrameServiceAsyncStub  # the stubs' own name for it
-
-_CALL_TIMEOUT_S: Final = 10.0
 
 AnswerT = TypeVar("AnswerT")
 KeywordsP = ParamSpec("KeywordsP")
@@ -56,11 +54,13 @@ def _keywords_of(
 
 
 class FrameClient:
-    """A connection to one frame server, for any number of sessions; an async context manager, on one event loop.
+    """A connection to a frame server, or a front of several, for any number of sessions; an async context manager.
 
     async with FrameClient("127.0.0.1:50051") as client, client.session(latents) as session:
         async for frame in session:
             ...
+
+    Sessions at a front go to the servers that it names, and on to others when one is lost.
 
     A process must not fork while it is open: gRPC's threads crash the child. Start others with multiprocessing's
     "spawn", as data loaders can too.
@@ -78,7 +78,7 @@ class FrameClient:
         """Prepare a connection; entering it connects.
 
         Args:
-            target: `HOST:PORT` or `unix:PATH` of the server.
+            target: `HOST:PORT` or `unix:PATH` of the server, or of the front of several.
             connect_timeout_s: how long to wait for it to answer.
             lookahead_bytes: what the connection buffers for a session; also the most that crosses a long link in each
                 round trip.
@@ -98,6 +98,7 @@ class FrameClient:
         self._channel: grpc.aio.Channel | None = None
         self._access = access or Access()
         self._metadata = self._access.metadata(target)
+        self._servers: Servers | None = None
         self._sessions: set[Session] = set()  # open ones
 
     async def __aenter__(self) -> Self:
@@ -113,7 +114,11 @@ class FrameClient:
             raise RuntimeError("this client is connected already")
         if self._tune_allocator:
             tune_process_allocator()
-        self._channel = await connect(self._target, self._connect_timeout_s, self._lookahead_bytes, self._access)
+        reach = partial(
+            connect, timeout_s=self._connect_timeout_s, lookahead_bytes=self._lookahead_bytes, access=self._access
+        )
+        self._channel = await reach(self._target)
+        self._servers = Servers(self._channel, self._target, self._access, partial(reach, fail_fast=True))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -139,7 +144,9 @@ class FrameClient:
             InvalidLatents: an array has other axes.
             ValueError: an argument is out of its range.
         """
-        channel = self._connected()
+        self._connected()
+        servers = self._servers
+        assert servers is not None, "made with the connection"
         latents = as_array(latents)
         if isinstance(latents, np.ndarray):
             latents = ClipReader(check_layout(config.layout)).read(latents)
@@ -156,8 +163,7 @@ class FrameClient:
             )
         if config.num_frames is not None and config.num_latents is None:
             raise ValueError(f"num_frames={config.num_frames}: must come with num_latents")
-        start_rpc = partial(Rpc, channel, self._target, self._metadata)
-        session = Session(start_rpc, self._target, latents, config, self._sessions.discard)
+        session = Session(servers, latents, config, self._sessions.discard)
         self._sessions.add(session)
         return session
 
@@ -171,7 +177,7 @@ class FrameClient:
 
         Cancellation: cancels the call.
         """
-        call = self._stub().GetServerInfo(pb.GetServerInfoRequest(), timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
+        call = self._stub().GetServerInfo(pb.GetServerInfoRequest(), timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         return read_info(await self._answer(call))
 
     async def locate(self, model: str = "") -> Location:
@@ -182,12 +188,19 @@ class FrameClient:
 
         Cancellation: cancels the call.
         """
-        call = self._stub().Locate(pb.LocateRequest(model=model), timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
+        call = self._stub().Locate(pb.LocateRequest(model=model), timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         found = await self._answer(call)
-        return Location(target=found.target, epoch=found.epoch, lease_s=found.lease_ms / 1000)
+        return Location(
+            target=found.target,
+            epoch=found.epoch,
+            lease_s=found.lease_ms / 1000,
+            alternatives=tuple(found.alternatives),
+        )
 
-    def trace(self, seconds: float) -> AsyncGenerator[pb.TraceResponse, None]:
+    def trace(self, seconds: float, *, kernels: bool = False) -> AsyncGenerator[pb.TraceResponse, None]:
         """Listen to what the server does, for 1 to 300 seconds; what comes is as docs/protocol.md, "Traces", says.
+
+        With `kernels` also to which of them its GPU runs, for 10 seconds at most; they come at the end.
 
         Raises, when it is iterated over:
             Unsupported: the server is older than that.
@@ -195,7 +208,8 @@ class FrameClient:
 
         Cancellation: ends the trace, as closing the generator does.
         """
-        return trace_responses(self._stub(), seconds, self._metadata, self._target)
+        request = pb.TraceRequest(seconds=seconds, kernels=kernels)
+        return trace_responses(self._stub(), request, self._metadata, self._target)
 
     async def aclose(self) -> None:
         """Close the connection. Sessions that are still open are cancelled, with a `ResourceWarning`.
@@ -211,6 +225,8 @@ class FrameClient:
                     warnings.warn("a session was left open: use `async with`", ResourceWarning, stacklevel=2)
                 await session.aclose()
         finally:
+            assert self._servers is not None, "made with the connection"
+            await self._servers.aclose()
             await channel.close()
 
     def _connected(self) -> grpc.aio.Channel:

@@ -16,7 +16,7 @@ from framehaul_client.source.history import LatentHistory
 from framehaul_client.source.iterators import Latents
 from framehaul_client.transport.exchange import Exchange
 from framehaul_client.transport.queueing import QueuePosition
-from framehaul_client.transport.rpc import Rpc
+from framehaul_client.transport.servers import Servers
 
 
 class Session:
@@ -34,15 +34,13 @@ class Session:
 
     def __init__(
         self,
-        start_rpc: Callable[[], Rpc],
-        target: str,
+        servers: Servers,
         latents: Latents,
         config: SessionConfig,
         on_close: Callable[[Session], None],
     ) -> None:
         """Prepare; nothing is sent before the session is entered."""
-        self._start_rpc = start_rpc
-        self._target = target
+        self._servers = servers
         self._latents = latents
         self._config = config
         self._on_close = on_close
@@ -68,7 +66,7 @@ class Session:
         if self._history is not None:
             raise RuntimeError("this session was entered before: make a new one")
         self._history = history = LatentHistory(self._latents, self._config.dtype, check_layout(self._config.layout))
-        exchange = Exchange(history, self._config, self.statistics, self._start_rpc, self._queue)
+        exchange = Exchange(history, self._config, self.statistics, self._servers, self._queue)
         try:
             started_s = time.perf_counter()
             if await history.next() is None:
@@ -89,7 +87,7 @@ class Session:
         """Warn when the session was left open."""
         if self.is_open:
             warnings.warn(
-                f"session at {self._target} was never closed: use `async with`", ResourceWarning, stacklevel=2
+                f"session at {self._servers.target} was never closed: use `async with`", ResourceWarning, stacklevel=2
             )
 
     def __aiter__(self) -> AsyncIterator[Pixels]:

@@ -29,12 +29,30 @@ class OutOfOrder(PipelineError):
     """A message that its session's state doesn't allow."""
 
 
+class Lack(Enum):
+    """What there is none of when a request is refused for now; in metrics."""
+
+    PLACES = "places"
+    """All sessions of the server are in use, and the queue is full."""
+    TENANT_PLACES = "tenant_places"
+    """Those of the tenant are, and its part of the queue is full."""
+    TENANT_BYTES = "tenant_bytes"
+    """Waiting bytes of the tenant."""
+    DEVICE_MEMORY = "device_memory"
+    """For a session's state and work."""
+    READING = "reading"
+    """The request gave way to others that wait to be read."""
+    CALLS = "calls"
+    """The client has as many as it may: unread ones, watchers, traces, clips that wait."""
+
+
 class Overloaded(PipelineError):
     """No room now; the same request may succeed after `retry_after_s`."""
 
-    def __init__(self, reason: str, *, retry_after_s: float) -> None:
-        """Say the `reason` and when to try again."""
+    def __init__(self, reason: str, lack: Lack, *, retry_after_s: float) -> None:
+        """Say the `reason`, what there is a `lack` of, and when to try again."""
         super().__init__(reason)
+        self.lack = lack
         self.retry_after_s = retry_after_s
 
 

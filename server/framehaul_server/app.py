@@ -10,18 +10,14 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import grpc
-from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
-
+from framehaul.address import Address
 from framehaul.allocator import give_back
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import DATA_TYPES, PIXEL_FORMATS, SERVICE
+from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.access.callers import Identify, as_everyone, by_token
@@ -31,20 +27,17 @@ from framehaul_server.access.tokens import read_tokens
 from framehaul_server.admission.places import Admission
 from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
-from framehaul_server.config import Address, ServerConfig
+from framehaul_server.config import ServerConfig
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.responses import charged
-from framehaul_server.errors import CannotListen, UnusableFile
+from framehaul_server.errors import UnusableFile
 from framehaul_server.observe.view import ServerView
-from framehaul_server.rpc.authentication import Authentication
 from framehaul_server.rpc.health import Health
 from framehaul_server.rpc.info import max_response_bytes, model_info
-from framehaul_server.rpc.options import server_options
-from framehaul_server.rpc.reflection import MethodPool
+from framehaul_server.rpc.listener import add_services, bind, make_server
 from framehaul_server.rpc.service import FrameService
-from framehaul_server.rpc.small_requests import SmallRequests
 
 if TYPE_CHECKING:
     from framehaul_server.observe.http import HttpServer
@@ -74,7 +67,7 @@ class App:
         self._config = config
         try:
             self._certificates = Certificates(config.tls) if config.tls else None
-            self._identify = identify = _identify(config)
+            self._identify = identify = read_identify(config)
         except (OSError, ValueError) as error:
             raise UnusableFile(str(error)) from error
         self._on_ready = on_ready
@@ -91,15 +84,9 @@ class App:
             on_state=self._worker_changed,
             on_device_time=lambda spent: recorder.decoded(spent, time.monotonic_ns()),
         )
-        self._server = grpc.aio.server(
-            interceptors=(Authentication(identify), SmallRequests(identify)),
-            options=server_options(
-                max_request_bytes=config.max_request_bytes,
-                max_calls=2 * config.max_sessions + config.max_queued,
-                keepalive_s=config.keepalive_s,
-            ),
-        )
+        self._server = make_server(config, identify, max_calls=2 * config.max_sessions + config.max_queued)
         self._http: HttpServer | None = None
+        self._draining = False
         self._epoch = time.time_ns()
         self._address = config.listen
         """Where it listens, once it does."""
@@ -109,10 +96,11 @@ class App:
             admission=self._admission,
             reading=_reading(config),
             unread_calls=self._unread_calls,
-            rules=session_rules(config),
+            rules=replace(session_rules(config), epoch=self._epoch),
             recorder=recorder,
+            record_kernels=self._supervisor.record_kernels,
             locate=self._locate,
-            info=self._info,
+            info=self.info,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -124,12 +112,8 @@ class App:
 
         Cancellation: cleans up without draining.
         """
-        self._bind()
-        self._server.add_generic_rpc_handlers((self._service.handler(),))
-        self._health.add_to(self._server)
-        if self._config.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server, pool=cast(DescriptorPool, MethodPool()))
+        self._address = bind(self._server, self._config, self._certificates)
+        add_services(self._server, self._service.handler(), self._health, reflect=self._config.reflection)
         beside = [asyncio.create_task(each) for each in (self._health.run(), self._give_memory_back())]
         try:
             if self._config.metrics is not None:
@@ -155,19 +139,6 @@ class App:
                 await self._http.aclose()
             await self._supervisor.aclose()
 
-    def _bind(self) -> None:
-        wanted = self._config.listen
-        if self._config.exposed:
-            _log.warning("%s", logs.line("insecure", listen=wanted, lacking=self._config.exposed))
-        try:
-            if self._certificates:
-                port = self._server.add_secure_port(str(wanted), self._certificates.credentials())
-            else:
-                port = self._server.add_insecure_port(str(wanted))
-        except RuntimeError as error:
-            raise CannotListen(f"listen={wanted}: the address is in use or not of this machine") from error
-        self._address = Address(host=wanted.host, port=port)
-
     async def _observe(self, address: Address) -> HttpServer:
         from framehaul_server.observe import metrics, page  # only where it is asked for: it takes its time
         from framehaul_server.observe.http import HttpServer
@@ -179,7 +150,7 @@ class App:
         return server
 
     def _view(self) -> ServerView:
-        self._service.charge_time()
+        self._recorder.charge_time()
         return ServerView(
             now_ns=time.monotonic_ns(),
             version=_VERSION,
@@ -196,17 +167,22 @@ class App:
         )
 
     def _locate(self) -> pb.LocateResponse:
-        host = socket.gethostname() if self._address.is_wildcard else self._address.host
-        target = self._config.advertise or str(Address(host=host, port=self._address.port))
-        return pb.LocateResponse(target=target, epoch=self._epoch, lease_ms=_LEASE_MS)
+        return pb.LocateResponse(target=self._target(), epoch=self._epoch, lease_ms=_LEASE_MS)
 
-    def _info(self) -> pb.ServerInfo:
+    def _target(self) -> str:
+        """Where clients find this server."""
+        told = Address.parse(self._config.advertise) if self._config.advertise else self._address
+        host = socket.gethostname() if told.is_wildcard else told.host
+        return str(Address(host=host, port=told.port or self._address.port))
+
+    def info(self) -> pb.ServerInfo:
+        """What the server offers, and how busy it is."""
         config, worker = self._config, self._supervisor.statistics()
         return pb.ServerInfo(
             version=_VERSION,
             device=self._supervisor.device,
             epoch=self._epoch,
-            models=[model_info(spec) for spec in self._specs],
+            models=[model_info(spec, self._recorder.rates.of(spec.name)) for spec in self._specs],
             pixel_formats=PIXEL_FORMATS.values(),
             dtypes=DATA_TYPES.values(),
             limits=pb.Limits(
@@ -230,6 +206,8 @@ class App:
             ),
             synthetic=config.allow_synthetic,
             charged=charged(self._recorder.seconds(time.monotonic_ns())),
+            ready=self._supervisor.state is WorkerState.READY and not self._draining,
+            target=self._target(),
         )
 
     def _ready_line(self) -> str:
@@ -270,6 +248,7 @@ class App:
                 "drain", sessions=self._admission.num_sessions, queued=self._admission.num_queued, grace_s=grace_s
             ),
         )
+        self._draining = True
         self._health.drain()
         self._service.drain(grace_s)
         try:
@@ -289,7 +268,13 @@ class App:
             _log.warning("%s", logs.line("stop_timeout", sessions=self._admission.num_sessions))
 
 
-def _identify(config: ServerConfig) -> Identify:
+def read_identify(config: ServerConfig) -> Identify:
+    """Who is known: everybody, or those with tokens.
+
+    Raises:
+        OSError: the tokens' file can't be read.
+        ValueError: it holds what it shouldn't.
+    """
     path = config.tokens
     return as_everyone if path is None else by_token(Watched("tokens", (path,), lambda: read_tokens(path)).current)
 

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +25,10 @@ from framehaul_pipeline.models.plugins import find_kinds
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.app import App, log_config
-from framehaul_server.config import FLAG, OPTIONS, SWITCH, ServerConfig
+from framehaul_server.config import FLAG, OPTIONS, SWITCH, Option, ServerConfig
 from framehaul_server.errors import CannotListen, CannotWork, UnusableFile
 from framehaul_server.explain import check_host, explain
+from framehaul_server.front.host import Host
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
@@ -51,22 +53,25 @@ exit codes:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until it is told to stop; gives the exit code."""
-    config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+def main(
+    arguments: Sequence[str] | None = None, *, serve: Callable[[ServerConfig], Coroutine[Any, Any, None]] | None = None
+) -> int:
+    """Run the server until it is told to stop; gives the exit code. `serve` runs it elsewise than by signals."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config = parse(given, os.environ)
     try:
         check_host(config, total_bytes())
         if config.explain:
             _say(explain(config, host_bytes=total_bytes(), free_bytes=available_bytes()))
         else:
-            _run(config)
+            _run(config, serve or partial(_serve, given))
     except tuple(_EXITS) as error:
         sys.stderr.write(f"server: error: {error}\n")
         return _EXITS[type(error)]
     return 0
 
 
-def _run(config: ServerConfig) -> None:
+def _run(config: ServerConfig, serve: Callable[[ServerConfig], Coroutine[Any, Any, None]]) -> None:
     core_dumps.forbid()
     tune_allocator()
     logs.configure(config.log_level)
@@ -74,12 +79,13 @@ def _run(config: ServerConfig) -> None:
     os.environ[logs.LEVEL_VARIABLE] = config.log_level  # for the worker
     log_config(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config))
+        runner.run(serve(config))
 
 
-async def _serve(config: ServerConfig) -> None:
+async def _serve(arguments: Sequence[str], config: ServerConfig) -> None:
     with stop_signals() as requested:
-        await App(config, on_ready=_say).run(requested)
+        serving = Host(config, arguments, on_ready=_say) if config.devices else App(config, on_ready=_say)
+        await serving.run(requested)
 
 
 def _say(line: str) -> None:
@@ -104,7 +110,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
     try:
         kinds = find_kinds(list(filter(None, told[""].pop("plugins"))))
         told["worker"]["models"] = tuple(describe_model(text, kinds) for text in told["worker"]["models"])
-        return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=_tls(**told["tls"]), **told[""])
+        return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=read_tls(**told["tls"]), **told[""])
     except (ValueError, InvalidInput) as error:
         parser.error(str(error))
 
@@ -117,7 +123,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for option in OPTIONS:
+    add_options(parser, OPTIONS, environment)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], environment: Mapping[str, str]) -> None:
+    """Give `parser` these rows of the table, with defaults from the environment."""
+    for option in options:
         flag, field, kind, variable, default = option.flag, option.field, option.kind, option.variable, option.default
         shown = "" if default is None else f", default {default}"
         if kind is FLAG:
@@ -139,10 +151,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
                 metavar=kind.metavar,
                 help=f"{option.help} [{variable}{shown}]",
             )
-    return parser
 
 
-def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+def read_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """Make one value of the three options.
+
+    Raises:
+        ValueError: one that is needed is missing.
+    """
     if certificate and key:
         return TlsFiles(certificate=certificate, key=key, client_ca=client_ca)
     if certificate or key or client_ca:

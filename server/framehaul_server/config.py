@@ -5,67 +5,19 @@ The values are checked when they are made, and logged once at start. `OPTIONS` i
 
 from __future__ import annotations
 
-import ipaddress
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from framehaul.address import Address
 from framehaul.formats import parse_size
 from framehaul.logs import LEVELS
 from framehaul.options import file_name
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.core.tenants import MAX_QUEUED
-
-_MAX_PORT = 65535
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where to listen; port 0 picks a free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read `HOST:PORT`; IPv6 addresses stand in brackets.
-
-        Raises:
-            ValueError: not of that form.
-        """
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            host = ""
-        if not (host and colon and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
-            raise ValueError(f"{text!r}: must be HOST:PORT with a port of 0..{_MAX_PORT}, like 127.0.0.1:50051")
-        return cls(host=host, port=int(port))
-
-    def __str__(self) -> str:
-        """The form that `parse` reads."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        address = _ip(self.host)
-        return self.host == "localhost" if address is None else address.is_loopback
-
-    @property
-    def is_wildcard(self) -> bool:
-        """Whether it stands for all addresses of this machine."""
-        address = _ip(self.host)
-        return address is not None and address.is_unspecified
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +26,11 @@ class ServerConfig:
 
     listen: Address = field(default_factory=lambda: Address(host="127.0.0.1", port=50051))
     worker: WorkerConfig = field(default_factory=WorkerConfig)
+    devices: tuple[str, ...] = ()
+    """A server for each of them, behind a front at `listen`; `all` is every GPU. Empty: one server, on its worker's."""
     advertise: str | None = None
-    """What `Locate` answers; None: the bound address, or this machine's name when that is a wildcard."""
+    """What `Locate` answers, port 0 stands for the bound one; None: the bound address, or this machine's name when that
+    is a wildcard."""
     max_sessions: int = 64
     max_queued: int = 64
     """Sessions that wait for a place; 0: those without one are refused at once."""
@@ -133,6 +88,11 @@ class ServerConfig:
             )
         if self.advertise is not None:
             Address.parse(self.advertise)
+        _check_devices(self.devices, self.worker.device)
+        if self.devices and self.metrics is not None and not self.metrics.port:
+            raise ValueError(
+                f"metrics={self.metrics}: must name a port with devices, whose servers take those after it"
+            )
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level={self.log_level}: must be one of {', '.join(LEVELS)}")
         for name, low, high in (
@@ -161,6 +121,19 @@ class ServerConfig:
         if not (self.tokens or (self.tls and self.tls.client_ca)):
             lacking.append("tokens (--tokens) or clients' certificates (--tls-client-ca)")
         return " and ".join(lacking)
+
+
+def _check_devices(devices: tuple[str, ...], device: str) -> None:
+    told = ",".join(devices)
+    if devices and device != "auto":
+        raise ValueError(f"devices={told}: device={device} can't be given beside it")
+    for each in devices:
+        if each not in ("all", "cpu") and not re.fullmatch(r"cuda:[0-9]{1,3}", each):
+            raise ValueError(f"devices={told}: {each!r} must be cuda:N or cpu; or all, alone")
+        if each != "cpu" and devices.count(each) > 1:
+            raise ValueError(f"devices={told}: {each} is there twice")
+    if "all" in devices and len(devices) > 1:
+        raise ValueError(f"devices={told}: all must be alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +189,10 @@ def _area(text: str) -> int:
     return width * height
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(parse_size(part) for part in text.split(",")) if text else ()
 
@@ -226,6 +203,7 @@ FLAG: Final = Kind("")
 """`--flag`, for this time alone: the environment doesn't say it."""
 _ADDRESS: Final = Kind("HOST:PORT", Address.parse)
 _AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920}")
+_DEVICES: Final = Kind("DEVICE[,DEVICE...]", _names, ",".join)
 _COUNT: Final = Kind("N", _reader(int, "a whole number"))
 _FILE: Final = Kind("FILE", lambda text: Path(file_name(text)))
 _GIB: Final = Kind("GIB", _reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
@@ -242,6 +220,12 @@ _RESTART_MINUTES: Final = _DEFAULTS.worker.restart_window_s / 60
 OPTIONS: Final = (
     Option("--listen", "listen", _ADDRESS, "where to listen; port 0 picks a free one"),
     Option("--device", "worker.device", Kind("DEVICE"), "auto, cpu, cuda or cuda:N"),
+    Option(
+        "--devices",
+        "devices",
+        _DEVICES,
+        "all GPUs (all), or those named, as cuda:0,cuda:3: a server for each behind the one address; see docs/fleet.md",
+    ),
     Option(
         "--model",
         "worker.models",
@@ -327,7 +311,12 @@ OPTIONS: Final = (
         _SECONDS,
         "end a session whose client has neither taken a frame nor sent a latent for so long",
     ),
-    Option("--advertise", "advertise", Kind("HOST:PORT"), "address that Locate answers; default is the bound one"),
+    Option(
+        "--advertise",
+        "advertise",
+        Kind("HOST:PORT"),
+        "address that Locate answers, port 0 is the bound one; default is the bound address",
+    ),
     Option("--tls-cert", "tls.certificate", _FILE, "serve with TLS: this certificate and those above it, PEM"),
     Option("--tls-key", "tls.key", _FILE, "its key, PEM; changed files are read again"),
     Option(

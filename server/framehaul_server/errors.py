@@ -30,6 +30,18 @@ class ClientLeft(ServerError):
     """The request stream ended before its session did: half-closed, or the connection is lost."""
 
 
+class Elsewhere(ServerError):
+    """A front was asked for what only a server does."""
+
+    def __init__(self, targets: list[str]) -> None:
+        """Name the servers to go to, the best first."""
+        super().__init__(
+            "this address is a front, which names servers: ask Locate, and go to what it answers"
+            + (f"; {targets[0]}, say" if targets else "")
+        )
+        self.targets = targets
+
+
 class ConnectionLost(ServerError):
     """The transport has lost the client; there is nobody to be told."""
 

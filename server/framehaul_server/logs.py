@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from framehaul.causes import Verdict
+from framehaul_pipeline.errors import Lack
 
 
 def line(event: str, **fields: object) -> str:
@@ -39,9 +40,12 @@ class SessionRecord:
     sent_bytes: int = 0
     cause: str = "ok"
     details: str | None = None
+    lack: Lack | None = None
+    """Of what, for which it was refused."""
     started_s: float = field(default_factory=time.monotonic)
+    queued_from_s: float | None = None
     queued_s: float | None = None
-    """Of it, in the queue for a place; None for a session that didn't wait there."""
+    """In the queue for a place, from then on; None for a session that didn't wait there."""
     first_frame_s: float | None = None
     """From the session's start to the first frame handed to the transport."""
     verdict: Verdict | None = None

@@ -76,8 +76,9 @@ class Server:
                 journal_bytes=journal_bytes,
             ),
             recorder=self.recorder,
+            record_kernels=self.worker.record_kernels,
             locate=lambda: pb.LocateResponse(target="farm:50051", epoch=7, lease_ms=1),
-            info=lambda: pb.ServerInfo(version="1"),
+            info=lambda: pb.ServerInfo(version="1", models=[pb.ModelInfo(rates=[pb.MeasuredRate()])]),
         )
         self.tasks: list[asyncio.Task[None]] = []
 

@@ -23,6 +23,7 @@ from tests.support.clips import make_clip
 
 FIRST_FRAMES, TEMPORAL_FACTOR, SPATIAL_FACTOR = 1, 4, 8
 CHANNELS = 4
+SESSION_ID = b"0123456789abcdef01234567"
 RGB_SHAPE, YUV_SHAPE = (16, 32, 3), (24, 32)
 """Of the frames that `make_latents` gives."""
 Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
@@ -189,7 +190,7 @@ class _Session:
         self._latent_shape = (message.geometry.channels, message.geometry.height, message.geometry.width)
         self._until = min(max(message.window_frames, TEMPORAL_FACTOR), self._behaviour.max_window_frames)
         return pb.Opened(
-            session_id=b"0123456789abcdef",
+            session_id=SESSION_ID,
             model=message.model or "fake",
             height=height,
             width=width,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Never, cast
 
 import grpc
@@ -12,7 +13,7 @@ from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import Envelope
 from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
-from framehaul_pipeline.link.messages import ChunkTimes, Opening, Published
+from framehaul_pipeline.link.messages import ChunkTimes, Kernels, Opening, Published
 from framehaul_pipeline.spec import DecoderSpec, Exactness, Geometry
 from framehaul_pipeline.supervision.epoch import SessionEvents
 from framehaul_server.core.limits import SessionRules
@@ -207,6 +208,7 @@ class FakeWorker:
         self.restarting = False
         self.opened: list[Opening] = []
         self.first_checksum = 100
+        self.kernels: list[Kernels] | None = None
 
     def open_session(self, opening: Opening, events: SessionEvents) -> FakeHandle:
         if self.restarting:
@@ -218,6 +220,13 @@ class FakeWorker:
         handle.first_checksum = self.first_checksum
         self.handles.append(handle)
         return handle
+
+    async def record_kernels(self, seconds: float, begun: Callable[[], None]) -> list[Kernels]:
+        if self.kernels is None:
+            raise Unavailable("the worker can't record kernels")
+        begun()
+        await asyncio.sleep(seconds)
+        return self.kernels
 
     def die(self, error: PipelineError) -> None:
         for handle in [handle for handle in self.handles if not handle.closed]:

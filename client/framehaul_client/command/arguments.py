@@ -23,7 +23,8 @@ from framehaul_client.access import (
     TOKEN_VARIABLE,
     Access,
 )
-from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.exits import AGAIN, MEANINGS
+from framehaul_client.command.progress import Style
 from framehaul_client.command.snapshots import DEFAULT_ADDRESS, MetricsAddress
 from framehaul_client.core.latents import Layout
 from framehaul_client.core.session_config import (
@@ -46,14 +47,18 @@ from framehaul_client.source.latents_file import DEFAULT_TENSOR
 DEBUG_VARIABLE: Final = "FRAMEHAUL_DEBUG"
 DEFAULT_FPS: Final = Fraction(24)
 _DEFAULT_TIMEOUT_S: Final = 60.0
+_MOST_PARTS: Final = 64
 
-_EXIT_CODES: Final = "exit codes:\n" + "\n".join(f"  {code.value:<5} {meaning}" for code, meaning in MEANINGS.items())
+_EXIT_CODES: Final = "exit codes; those with * are worth another try:\n" + "\n".join(
+    f"  {code.value:<4}{'*' if code in AGAIN else ' '} {meaning}" for code, meaning in MEANINGS.items()
+)
 _EXAMPLES: Final = """\
 examples:
   client stream --out video.mp4                         the sample clip, from a server on this machine
   client stream clip.safetensors --out video.mp4 --target gpu7:50051 --crf 14 --preset slow
   client stream clip.safetensors --out - | ffplay -     watch it while it is decoded
   client stream clip.safetensors --out video.mp4 --live                       a file that plays while it grows
+  client stream clip.safetensors --out video.mp4 --audio track.wav
   client stream clip.safetensors --out 'frames/%06d.png'
   client stream clip.safetensors --out 'plates/%06d.exr'                      half floats, for grading
   client stream clip.safetensors --out master.mp4 --format yuv420p10le        10 bits
@@ -163,6 +168,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _parts(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 2 <= int(text) <= _MOST_PARTS):
+        raise ValueError(f"{text}: must be a whole number, 2..{_MOST_PARTS}")
+    return int(text)
+
+
 def _address(text: str) -> str:
     try:
         parts = urlsplit(f"//{text}")
@@ -172,6 +183,23 @@ def _address(text: str) -> str:
     if not named:
         raise ValueError(f"{text}: must be HOST:PORT, such as 127.0.0.1:9464; port 0 for a free one")
     return text
+
+
+def _frames(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    numbers = (first, last) if dash else (first, first)
+    if not all(number.isascii() and number.isdecimal() and len(number) <= 12 for number in numbers):
+        raise ValueError(f"{text}: must be A-B or A, the first and the last frame, counted from 0")
+    if int(numbers[0]) > int(numbers[1]):
+        raise ValueError(f"{text}: must be A-B with A at most B")
+    return int(numbers[0]), int(numbers[1])
+
+
+def _price(text: str) -> float:
+    given = float(text)
+    if not 0 < given <= 1e6:
+        raise ValueError(f"{text}: must be over 0 and up to 1000000")
+    return given
 
 
 def _trace_seconds(text: str) -> float:
@@ -276,6 +304,13 @@ class Options:
         metavar="SECONDS",
         help="for how long, 1 to 300 (default: 10)",
     )
+    kernels: bool = _option(
+        commands=("trace",),
+        default=False,
+        action="store_true",
+        help="also each kernel and copy of the server's GPU, by CUPTI; for 10 seconds at most. The first time it takes "
+        "some seconds to begin, and the server's GPU is a little slower meanwhile",
+    )
     server: MetricsAddress = _option(  # noqa: RUF009  a field, made once
         commands=("top",),
         default=MetricsAddress.parse(DEFAULT_ADDRESS),
@@ -341,9 +376,19 @@ class Options:
         "8-bit PNG. gbrpf16le: half floats, for EXR and 16-bit PNG",
     )
     fps: Fraction | None = _option(  # noqa: RUF009  a field, made once
+        commands=("stream", "models"),
         type=option_type(parse_fps),
-        help="frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
-        f"(default: what the file says, else {DEFAULT_FPS})",
+        help={
+            "stream": "frames a second of the video, such as 24, 29.97 (which is 30000/1001) or 24000/1001 "
+            f"(default: what the file says, else {DEFAULT_FPS})",
+            "models": f"frames a second of the video that --price is for (default: {DEFAULT_FPS})",
+        },
+    )
+    frames: tuple[int, int] | None = _option(
+        type=option_type(_frames),
+        metavar="A-B",
+        help="only these frames of the clip, both included, counted from 0; or A, a single one. Only what they need is "
+        "decoded, and images keep their numbers (default: all)",
     )
     normalized: bool | None = _option(
         commands=_DECODING,
@@ -361,6 +406,13 @@ class Options:
         action=argparse.BooleanOptionalAction,
         help="the same latents give the same bytes on servers of one version and one kind of device, whatever else "
         "they do; takes longer with some decoders (default: the server's)",
+    )
+    across: int | None = _option(
+        type=option_type(_parts),
+        metavar="N",
+        help="decode N parts of the clip side by side, with a session each: at the servers of --target A,B,..., in "
+        "turns, or at one that has or knows several devices; for models whose memory is finite, and clips that are "
+        "several times longer (client models says how far a model looks back)",
     )
     priority: int = _option(
         commands=_DECODING,
@@ -425,11 +477,24 @@ class Options:
     pix_fmt: str | None = _video_option(
         metavar="NAME", help="the encoder's pixel format (default: that of --format if it takes that)"
     )
+    audio: str | None = _video_option(
+        type=file_name,
+        metavar="FILE",
+        help="sound beside the video, of any file that FFmpeg reads: copied where the container takes it, else AAC "
+        "(Opus in .webm); cut where the video ends, and silent after its own end",
+    )
     size: tuple[int, int] | None = _option(
         commands=("models",),
         type=option_type(parse_size),
         metavar="WIDTHxHEIGHT",
         help="of frames in pixels, to say the memory of a session for (default: for each pixel)",
+    )
+    price: float | None = _option(
+        commands=("models",),
+        type=option_type(_price),
+        metavar="PRICE",
+        help="of the server's device, an hour: say what 1,000 hours of video cost by model and size, from the rates "
+        "that the server measured in service; of --size alone, if that is given",
     )
     trace: str | None = _option(
         type=_output,
@@ -448,8 +513,14 @@ class Options:
             "models": "write the answer, or what went wrong, as one line of JSON on stdout",
         },
     )
+    progress: str | None = _option(
+        choices=list(Style),
+        help="how progress is told. auto: on stderr, a bar on a terminal and else a line every two seconds. openjd, "
+        "json: a line a second on stdout (stderr with --out -), also in the queue, while a lost session is taken up "
+        "again and while the output is finished; json implies --json (default: auto; none with --quiet)",
+    )
     quiet: bool = _option(
-        default=False, action="store_true", help="no progress and no text; errors and --json still come"
+        default=False, action="store_true", help="no progress but of --progress, no text; errors and --json still come"
     )
     debug: bool = _option(
         commands=_ALL,
@@ -497,7 +568,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         command.set_defaults(
             target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))
         )
-    return Options(**vars(parser.parse_args(arguments)))
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.progress == Style.JSON:
+        return replace(options, json=True)  # so that every line is JSON
+    return options
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:

@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TextIO, TypeVar
 
 from framehaul_client.access import Access
-from framehaul_client.command.arguments import Options, parse
+from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
 from framehaul_client.command.exits import Exit, exit_code
-from framehaul_client.command.info import fetch_info, info_json, info_text, model_lines, models_json
+from framehaul_client.command.info import cost_lines, fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.probe import probe
-from framehaul_client.command.progress import choose_progress
+from framehaul_client.command.progress import Style, choose_progress
 from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
@@ -100,7 +100,8 @@ def _answer(options: Options) -> str:
         _top(options, access)
         return ""
     if options.command == "stream":
-        with choose_progress(quiet=options.quiet) as progress:
+        style = Style(options.progress or (Style.NONE if options.quiet else Style.AUTO))
+        with choose_progress(style, _out(options)) as progress:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
         return report.as_json() if options.json else "" if options.quiet else report.as_text()
     if options.command == "trace":
@@ -108,13 +109,24 @@ def _answer(options: Options) -> str:
     info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
     if options.command == "info":
         return info_json(info) if options.json else info_text(options.target, info)
-    return models_json(info.models, options.size) if options.json else "\n".join(model_lines(info.models, options.size))
+    fps = options.fps or DEFAULT_FPS
+    if options.json:
+        return models_json(info.models, options.size, price=options.price, fps=fps)
+    lines = model_lines(info.models, options.size)
+    if options.price is not None:
+        lines += ["", *cost_lines(info.models, options.price, fps, options.size)]
+    return "\n".join(lines)
 
 
 def _write(text: str, options: Options) -> None:
-    out = sys.stderr if options.command == "stream" and options.out == STDOUT else sys.stdout
+    out = _out(options)
     out.write(f"{text}\n")
     out.flush()
+
+
+def _out(options: Options) -> TextIO:
+    """Where answers go: not into the video."""
+    return sys.stderr if options.command == "stream" and options.out == STDOUT else sys.stdout
 
 
 def _top(options: Options, access: Access) -> None:
@@ -144,7 +156,7 @@ async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         return await work
     except asyncio.CancelledError:
         if terminated.is_set():
-            raise _Terminated from None
+            raise _Terminated("terminated") from None
         raise
     finally:
         loop.remove_signal_handler(signal.SIGTERM)

@@ -38,6 +38,9 @@ MEANINGS: Final = {
     Exit.TERMINATED: "terminated (SIGTERM)",
 }
 
+AGAIN: Final = frozenset({Exit.UNREACHABLE, Exit.REFUSED, Exit.STREAM, Exit.GAVE_UP})
+"""The same command may succeed later; for all else something must be changed first, or was meant to end it."""
+
 # The first class that fits counts: subclasses come before their bases.
 _EXITS: Final[tuple[tuple[type[errors.FramehaulError], Exit], ...]] = (
     (errors.InvalidRequest, Exit.USAGE),

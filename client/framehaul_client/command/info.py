@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Final
 
 from framehaul import clip
@@ -15,6 +16,8 @@ from framehaul_client.client import FrameClient
 from framehaul_client.core.info import Model, ServerInfo
 from framehaul_client.core.printable import printable
 
+COST_HOURS: Final = 1000
+"""Of video, for whose decoding a cost is told."""
 _MIB: Final = 1 << 20
 
 
@@ -78,14 +81,64 @@ def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) ->
                 _state(model, size),
             )
         )
+    return _aligned(rows)
+
+
+def cost_lines(models: Sequence[Model], price: float, fps: Fraction, size: tuple[int, int] | None = None) -> list[str]:
+    """Make a heading and a line for each model and size that the server measured; `size` leaves out the others.
+
+    Args:
+        models: of the server.
+        price: of its device, an hour.
+        fps: frames a second of the videos.
+        size: width and height.
+    """
+    rows = [("model", "size", "frames/s of the device", f"{COST_HOURS:,} hours of video at {float(fps):.6g} frames/s")]
+    for model in models:
+        rates = [rate for rate in model.rates if size in (None, (rate.width, rate.height))]
+        asked = "-" if size is None else f"{size[0]}x{size[1]}"
+        rows += [
+            (
+                printable(model.name),
+                f"{rate.width}x{rate.height}",
+                f"{rate.frames_per_s:.1f}",
+                f"{cost(rate.frames_per_s, price, fps):,.2f}",
+            )
+            for rate in rates
+        ] or [(printable(model.name), asked, "not measured yet", "-")]
+    return _aligned(rows)
+
+
+def cost(frames_per_s: float, price: float, fps: Fraction) -> float:
+    """What `COST_HOURS` of video cost on a device that costs `price` an hour and decodes all the time."""
+    return COST_HOURS * float(fps) / frames_per_s * price
+
+
+def models_json(
+    models: Sequence[Model],
+    size: tuple[int, int] | None = None,
+    *,
+    price: float | None = None,
+    fps: Fraction = Fraction(24),
+) -> str:
+    """Make one line of JSON.
+
+    A `size` (width, height) adds `state_bytes`, null if a model can't make that size. A `price` adds to each of the
+    rates its `cost`, of `COST_HOURS` of video.
+    """
+    values = []
+    for model in models:
+        value = asdict(model) | ({} if size is None else {"state_bytes": model.state_bytes(*size)})
+        if price is not None:
+            for told, rate in zip(value["rates"], model.rates, strict=True):
+                told["cost"] = cost(rate.frames_per_s, price, fps)
+        values.append(value)
+    return json.dumps(values)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def models_json(models: Sequence[Model], size: tuple[int, int] | None = None) -> str:
-    """Make one line of JSON; a `size` (width, height) adds `state_bytes`, null if a model can't make that size."""
-    values = [asdict(model) | ({} if size is None else {"state_bytes": model.state_bytes(*size)}) for model in models]
-    return json.dumps(values)
 
 
 def _chunk_rule(model: Model) -> str:

@@ -1,15 +1,36 @@
-"""Shows how far a run is: a bar on a terminal, plain lines elsewhere, always on stderr."""
+"""Shows how far a run is: a bar on a terminal, plain lines elsewhere, or lines for a farm's manager."""
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Final, Never, Self, TextIO
 
 from tqdm import tqdm
 
+from framehaul_client.core.printable import printable
+
 _LINE_INTERVAL_S: Final = 2.0
+_MANAGER_INTERVAL_S: Final = 1.0
 _WIPE: Final = "\r\x1b[K"
+
+
+class Style(StrEnum):
+    """How progress is told."""
+
+    AUTO = "auto"
+    """On stderr: a bar if that is a terminal, else a line every two seconds."""
+    JSON = "json"
+    """A JSON object a line, a line a second."""
+    OPENJD = "openjd"
+    """As Open Job Description reads it (its wiki, "How Jobs Are Run", "Stdout/Stderr Messages"), likewise."""
+    NONE = "none"
 
 
 class Progress:
@@ -19,7 +40,7 @@ class Progress:
         """Return the progress."""
         return self
 
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         """Leave the terminal clean."""
 
     def queue(self, position: int) -> None:
@@ -31,45 +52,165 @@ class Progress:
     def advance(self, num_frames: int) -> None:
         """Count `num_frames` more."""
 
+    def finish(self) -> None:
+        """All frames came; what is left is the output."""
 
-def choose_progress(*, quiet: bool, stream: TextIO | None = None) -> Progress:
-    """Return what suits `stream` (stderr if not given)."""
-    stream = sys.stderr if stream is None else stream
-    if quiet:
-        return Progress()
-    return Bar(stream) if stream.isatty() else Lines(stream)
+
+def choose_progress(style: Style, stream: TextIO, *, terminal: TextIO | None = None) -> Progress:
+    """Return what `style` asks for: lines for managers on `stream`, all else on `terminal` (stderr if not given)."""
+    terminal = sys.stderr if terminal is None else terminal
+    match style:
+        case Style.NONE:
+            return Progress()
+        case Style.JSON:
+            return Lines(stream, _json, _MANAGER_INTERVAL_S)
+        case Style.OPENJD:
+            return Lines(stream, _openjd, _MANAGER_INTERVAL_S)
+    return Bar(terminal) if terminal.isatty() else Lines(terminal, _people, _LINE_INTERVAL_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far a run is.
+
+    Attributes:
+        stage: `connecting`, `queued`, `streaming`, `finishing`, `done` or `failed`.
+        queue_position: in the server's queue, 1 is next; None: not there.
+        num_frames: handed to the encoder.
+        total_frames: that will come; None: not known.
+        frames_per_s: since the first latents went out.
+        silent_s: since the last frame, or since streaming began.
+        error: how it failed; empty if it hasn't.
+        news: the position in the queue is another one.
+    """
+
+    stage: str
+    queue_position: int | None
+    num_frames: int
+    total_frames: int | None
+    frames_per_s: float
+    silent_s: float
+    error: str
+    news: bool
+
+    @property
+    def percent(self) -> float | None:
+        """Of the frames; None: not known."""
+        return 100.0 * self.num_frames / self.total_frames if self.total_frames else None
 
 
 class Lines(Progress):
-    """Writes a plain line every two seconds, for logs."""
+    """Writes a line, or some, at every interval and for each position in the queue, whatever happens meanwhile."""
 
-    def __init__(self, stream: TextIO, interval_s: float = _LINE_INTERVAL_S) -> None:
-        """Write to `stream`, a line for each `interval_s` in which frames came."""
+    def __init__(self, stream: TextIO, form: Callable[[Standing], Sequence[str]], interval_s: float) -> None:
+        """Write to `stream` what `form` makes; entering it starts the thread that does so."""
         self._stream = stream
+        self._form = form
         self._interval_s = interval_s
+        self._stage, self._error = "connecting", ""
+        self._position: int | None = None
         self._num_frames = 0
-        self._total = ""
-        self._started_s = self._told_s = 0.0
+        self._total: int | None = None
+        self._started_s = self._last_s = 0.0
+        self._lock = threading.Lock()  # a line is whole
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="framehaul-progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Tell that it connects, and go on telling."""
+        self.tell()
+        self._thread.start()
+        return self
+
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        """Tell how it ended."""
+        self._ended.set()
+        self._thread.join()
+        self._stage = "done" if exc is None else "failed"
+        if exc is not None:
+            self._error = "interrupted" if isinstance(exc, KeyboardInterrupt) else str(exc) or type(exc).__name__
+        self.tell()
 
     def queue(self, position: int) -> None:
-        """Write a line."""
-        self._stream.write(f"{_queued(position)}\n")
-        self._stream.flush()
+        """Tell it."""
+        self._stage, self._position = "queued", position
+        self.tell(news=True)
 
     def start(self, num_frames: int | None) -> None:
         """Begin the count."""
-        self._total = "" if num_frames is None else f" of {num_frames}"
-        self._started_s = self._told_s = time.monotonic()
+        self._total, self._started_s = num_frames, time.monotonic()
+        self._last_s = self._started_s
+        self._stage, self._position = "streaming", None
 
     def advance(self, num_frames: int) -> None:
-        """Count, and write a line when one is due."""
+        """Count; a lost session may have been in a queue again."""
+        self._stage, self._position = "streaming", None
         self._num_frames += num_frames
-        now_s = time.monotonic()
-        if now_s - self._told_s >= self._interval_s:
-            self._told_s = now_s
-            speed = self._num_frames / (now_s - self._started_s)
-            self._stream.write(f"{self._num_frames}{self._total} frames, {speed:.1f} frames/s\n")
+        self._last_s = time.monotonic()
+
+    def finish(self) -> None:
+        """Note it."""
+        self._stage = "finishing"
+
+    def tell(self, *, news: bool = False) -> None:
+        """Write how far it is now; a reader that is gone is none of this one's business."""
+        with self._lock, suppress(OSError):
+            self._stream.write("".join(f"{line}\n" for line in self._form(self._standing(news=news))))
             self._stream.flush()
+
+    def _standing(self, *, news: bool) -> Standing:
+        begun, now_s = self._started_s > 0, time.monotonic()
+        elapsed_s = (self._last_s if self._stage != "streaming" else now_s) - self._started_s
+        return Standing(
+            stage=self._stage,
+            queue_position=self._position,
+            num_frames=self._num_frames,
+            total_frames=self._total,
+            frames_per_s=self._num_frames / elapsed_s if begun and elapsed_s > 0 else 0.0,
+            silent_s=now_s - self._last_s if begun else 0.0,
+            error=self._error,
+            news=news,
+        )
+
+    def _tick(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            self.tell()
+
+
+def _text(standing: Standing) -> list[str]:
+    match standing.stage:
+        case "queued":
+            return [_queued(standing.queue_position or 0)]
+        case "done" | "failed" | "connecting":
+            return []  # others say so
+    total = "" if standing.total_frames is None else f" of {standing.total_frames}"
+    counted = f"{standing.num_frames}{total} frames, {standing.frames_per_s:.1f} frames/s"
+    if standing.stage == "finishing":
+        return [f"{counted}; finishing the output"]
+    waits = f"; none for {standing.silent_s:.0f} s" if standing.silent_s >= _LINE_INTERVAL_S else ""
+    return [f"{counted}{waits}"]
+
+
+def _people(standing: Standing) -> list[str]:
+    return _text(standing) if standing.news or standing.stage != "queued" else []
+
+
+def _openjd(standing: Standing) -> list[str]:
+    if standing.stage == "failed":
+        return [f"openjd_fail: {printable(standing.error)}"]
+    percent = standing.percent
+    status = " ".join(_text(standing)) or standing.stage
+    return [f"openjd_status: {status}", *([] if percent is None else [f"openjd_progress: {percent:.1f}"])]
+
+
+def _json(standing: Standing) -> list[str]:
+    if standing.stage == "failed":
+        return []  # the report's line says it
+    percent = standing.percent
+    told: dict[str, object] = asdict(standing) | {"progress": None if percent is None else round(percent, 1)}
+    told |= {"frames_per_s": round(standing.frames_per_s, 3), "silent_s": round(standing.silent_s, 3)}
+    del told["error"], told["news"]
+    return [json.dumps(told)]
 
 
 class Bar(Progress):
@@ -82,7 +223,7 @@ class Bar(Progress):
         self._queued = False
         """The position in the queue is on the terminal."""
 
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         """Leave the bar if all is well, and wipe it off otherwise."""
         self._wipe_queue()
         if self._bar is not None:

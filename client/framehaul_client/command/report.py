@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from framehaul.causes import ADVICE, Cause, Verdict
-from framehaul_client.command.exits import exit_code
+from framehaul_client.command.exits import AGAIN, exit_code
 from framehaul_client.errors import FramehaulError
 
 
@@ -155,7 +155,8 @@ class Report:
 
 def error_json(error: FramehaulError) -> str:
     """Make one line of JSON of how a command failed."""
-    return json.dumps({"error": str(error), "reason": error.reason, "exit_code": exit_code(error)})
+    code = exit_code(error)
+    return json.dumps({"error": str(error), "reason": error.reason, "exit_code": code, "retry": code in AGAIN})
 
 
 def _size(num_bytes: int) -> str:

@@ -40,7 +40,7 @@ async def trace(options: Options, access: Access) -> str:
     path = _path(options.out)
     with _writing(path, options.target) as writer:
         client = FrameClient(options.target, connect_timeout_s=options.connect_timeout, access=access)
-        async with client, contextlib.aclosing(client.trace(options.seconds)) as responses:
+        async with client, contextlib.aclosing(client.trace(options.seconds, kernels=options.kernels)) as responses:
             await _begin(writer, responses)
             async for response in responses:
                 writer.server(response)

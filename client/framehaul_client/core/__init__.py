@@ -10,6 +10,7 @@ __all__ = [
     "info",
     "latents",
     "opening",
+    "parts",
     "printable",
     "reassembly",
     "retry",

@@ -13,6 +13,30 @@ from framehaul_client.errors import ProtocolError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What a model took of the server's device, for frames of one size.
+
+    Attributes:
+        width: of a frame.
+        height: likewise.
+        num_frames: decoded.
+        device_s: for which the device was theirs alone.
+        kernels_s: of it, from the first kernel of a chunk to its last; 0 if that isn't known.
+    """
+
+    width: int
+    height: int
+    num_frames: int
+    device_s: float
+    kernels_s: float
+
+    @property
+    def frames_per_s(self) -> float:
+        """Of a device that does nothing else."""
+        return self.num_frames / self.device_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A decoder that the server offers.
 
@@ -30,6 +54,7 @@ class Model:
         tile_latents: latents of a temporal tile, whose frames come together; 0 for decoders without tiles.
         tile_stride_latents: latents from one tile's start to the next one's; 0 for decoders without tiles.
         period_latents: each latent whose index is a multiple of it gives `first_frames`; 0: the first alone.
+        rates: measured by the server in service, for callers that may watch it; smaller frames first.
     """
 
     name: str
@@ -45,6 +70,7 @@ class Model:
     tile_latents: int
     tile_stride_latents: int
     period_latents: int
+    rates: tuple[Rate, ...] = ()
 
     def state_bytes(self, width: int, height: int) -> int | None:
         """Device memory of a session with frames of this size; None if there can be none of it."""
@@ -107,11 +133,13 @@ class Location:
         target: `HOST:PORT`.
         epoch: of the server there.
         lease_s: how long this answer may be kept, in seconds.
+        alternatives: where to go if that server can't be reached or refuses, in this order.
     """
 
     target: str
     epoch: int
     lease_s: float
+    alternatives: tuple[str, ...] = ()
 
 
 def read_info(message: pb.ServerInfo) -> ServerInfo:
@@ -178,4 +206,18 @@ def _read_model(model: pb.ModelInfo) -> Model:
         tile_latents=model.tile_latents,
         tile_stride_latents=model.tile_stride_latents,
         period_latents=model.period_latents,
+        rates=tuple(map(_read_rate, model.rates)),
+    )
+
+
+def _read_rate(rate: pb.MeasuredRate) -> Rate:
+    if not (rate.num_frames and 0 < rate.device_s < math.inf and 0 <= rate.kernels_s < math.inf):
+        found = f"{rate.num_frames} frames in {rate.device_s} s, kernels {rate.kernels_s} s"
+        raise ProtocolError(f"the server says rates={found}: must be 1 or more, over 0, and 0 or more")
+    return Rate(
+        width=rate.width,
+        height=rate.height,
+        num_frames=rate.num_frames,
+        device_s=rate.device_s,
+        kernels_s=rate.kernels_s,
     )

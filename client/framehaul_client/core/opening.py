@@ -17,7 +17,7 @@ from framehaul_client.errors import DataLoss, InvalidLatents, ProtocolError, Uns
 
 _FIRST_WINDOW_FRAMES: Final = 16  # until the size of a frame is known
 _WINDOW_BYTES: Final = 64 << 20
-_SESSION_ID_BYTES: Final = 16
+_SESSION_ID_BYTES: Final = 24
 # Far beyond what decoders have; so that no answer makes this end wait, count or hold without limit.
 _MAX_FACTOR: Final = 64
 _MAX_FRAMES_OF_A_LATENT: Final = 1024
@@ -81,7 +81,7 @@ class Opened:
 
 
 def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
-    """Ask for a new session in EXPLICIT mode, from frame 0 on, that outlives its connection."""
+    """Ask for a new session in EXPLICIT mode that outlives its connection."""
     channels, height, width = latents.shape
     return pb.Open(
         model=config.model,
@@ -94,6 +94,7 @@ def open_message(config: SessionConfig, latents: LatentFormat) -> pb.Open:
         priority=config.priority,
         mode=pb.MODE_EXPLICIT,
         window_frames=config.window_frames or _FIRST_WINDOW_FRAMES,
+        start_frame=config.start_frame,
         resume=pb.Resume() if config.retry_for_s else None,
         restart_latents=config.restart_latents or 0,
         reproducible=config.reproducible,
@@ -178,13 +179,16 @@ def read_opened(
 def frames_wanted(opened: Opened, num_latents: int | None, num_frames: int | None) -> int | None:
     """Frames of the clip: all that its latents give, or `num_frames`, if the rest is the last latent's filling.
 
+    Latents that the last frame waits for may stand behind its own.
+
     Raises:
         InvalidLatents: the latents don't give so many, or one latent less would do.
     """
     if num_latents is None:
         return None
     most = opened.num_frames(num_latents)
-    fewest = 1 + (opened.num_frames(num_latents - 1) if num_latents > 1 else 0)
+    before_last = num_latents - 1 - opened.lookahead_latents
+    fewest = 1 + (opened.num_frames(before_last) if before_last > 0 else 0)
     if num_frames is not None and not fewest <= num_frames <= most:
         raise InvalidLatents(
             f"num_frames={num_frames} (in a file framehaul.frames): {num_latents} latents of {opened.model} have "

@@ -17,11 +17,11 @@ from framehaul_client.errors import DataLoss
 class Reassembly:
     """Takes frame messages in order of arrival."""
 
-    def __init__(self, layout: FrameLayout) -> None:
-        """Expect frame 0 of a session with this `layout` first."""
+    def __init__(self, layout: FrameLayout, start_frame: int = 0) -> None:
+        """Expect `start_frame` of a clip with this `layout` first."""
         self._layout = layout
-        self.next_frame = 0
-        """Index of the frame that must come next, which is also how many have come."""
+        self.next_frame = start_frame
+        """Index of the frame that must come next."""
 
     def accept(self, first_frame: int, num_frames: int, checksums: Sequence[int], payload: memoryview) -> FrameBatch:
         """Check one message and return its frames, read-only.
@@ -59,7 +59,7 @@ class Reassembly:
         return FrameBatch(first_frame, frames)
 
     def finish(self, num_frames: int) -> None:
-        """Compare with the server's own count of the whole session.
+        """Compare with the server's own count of the whole clip.
 
         Raises:
             DataLoss: it sent more or fewer than arrived.

@@ -42,6 +42,8 @@ class SessionConfig:
             one array or a file.
         num_frames: how many frames the clip has, if the last latent gives more: the rest is left out. None: all of
             them, or what the latents' file says.
+        start_frame: the first frame wanted. Latents come from the clip's first on all the same: those that it doesn't
+            need are read, and not sent.
         normalized: the latents have zero mean and unit variance, and the server must undo that.
         restart_latents: the decoder is cold again before each latent whose index is a multiple of it, as generators
             want it that decode block by block (Helios: 9). None: at the clip's start alone.
@@ -68,6 +70,7 @@ class SessionConfig:
     layout: Layout | str | None = None
     num_latents: int | None = None
     num_frames: int | None = None
+    start_frame: int = 0
     normalized: bool = False
     restart_latents: int | None = None
     reproducible: bool | None = None
@@ -96,6 +99,9 @@ class SessionConfig:
             raise ValueError(f"num_frames={self.num_frames}: must be 1 or more")
         if self.restart_latents is not None and not 1 <= self.restart_latents < 1 << 32:
             raise ValueError(f"restart_latents={self.restart_latents}: must be 1 or more")
+        if not 0 <= self.start_frame < (self.num_frames or 1 << 63):
+            most = "" if self.num_frames is None else f"..{self.num_frames - 1}"
+            raise ValueError(f"start_frame={self.start_frame}: must be 0{most or ' or more'}")
         if self.window_frames is not None and not 1 <= self.window_frames < 1 << 32:
             raise ValueError(f"window_frames={self.window_frames}: must be 1 or more")
         if not 1 << 10 <= self.max_message_bytes < 1 << 31:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 from framehaul.causes import Cause
 
@@ -44,3 +45,19 @@ class SessionStatistics:
     send_s: float = 0.0
     num_reconnects: int = 0
     server_s: dict[Cause, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[SessionStatistics]) -> SessionStatistics:
+        """Add up sessions that ran side by side, each for a part of a clip, in order."""
+        total = cls()
+        for part in parts:
+            for each in fields(cls):
+                mine, its = getattr(total, each.name), getattr(part, each.name)
+                if each.name == "server_s":
+                    for cause, seconds in its.items():
+                        mine[cause] = mine.get(cause, 0.0) + seconds
+                elif each.name not in ("first_frame_s", "last_frame_s"):
+                    setattr(total, each.name, mine + its)
+        total.first_frame_s = parts[0].first_frame_s
+        total.last_frame_s = max(part.last_frame_s or 0.0 for part in parts)
+        return total

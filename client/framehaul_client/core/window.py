@@ -26,13 +26,11 @@ class Acknowledgement:
 class FrameWindow:
     """Counts frames that were received, consumed and acknowledged: `acknowledged <= consumed <= received`."""
 
-    def __init__(self, window_frames: int) -> None:
-        """Start with nothing received, and the server allowed to send `window_frames`."""
+    def __init__(self, window_frames: int, start_frame: int = 0) -> None:
+        """Start with nothing received, and the server allowed to send `window_frames` from `start_frame` on."""
         self.window_frames = window_frames
-        self._received = 0
-        self._consumed = 0
-        self._acknowledged = 0
-        self._until = window_frames  # the first frame that may not come yet
+        self._received = self._consumed = self._acknowledged = start_frame
+        self._until = start_frame + window_frames  # the first frame that may not come yet
 
     @property
     def room(self) -> int:

@@ -3,4 +3,4 @@
 Writes files, in an encoder thread of its own. Knows no gRPC.
 """
 
-__all__ = ["base", "choice", "containers", "encoder", "video_options"]
+__all__ = ["base", "choice", "containers", "encoder", "video", "video_options"]

@@ -39,6 +39,8 @@ def choose_sink(
     """
     suffix = suffix_of(out)
     if container is None and out != STDOUT and suffix in IMAGE_ENCODINGS:
+        if video.audio is not None:
+            raise ValueError(f"audio={video.audio}: must go into a video, not beside images such as {out}")
         encodings = {encoding.pixel_format: encoding for encoding in IMAGE_ENCODINGS[suffix]}
         return ImageSink(out, encodings[_chosen(pixel_format, tuple(encodings), out)])
     target = None if out == STDOUT else Path(out)

@@ -19,6 +19,8 @@ class Container:
         whole: the muxer's options for a file that nobody reads before it is whole.
         growing: the muxer's options for a pipe, and for a file that is read while it grows.
         apple: names codecs as QuickTime does.
+        sound: the encoder of sound; None: it has none.
+        sounds: kinds of sound that go in as they are, and that its players know.
     """
 
     muxer: str
@@ -28,6 +30,8 @@ class Container:
     whole: dict[str, str] = field(default_factory=dict)
     growing: dict[str, str] = field(default_factory=dict)
     apple: bool = False
+    sound: str | None = None
+    sounds: tuple[str, ...] = ()
 
 
 _SECOND_US: Final = "1000000"
@@ -41,15 +45,35 @@ _MP4_GROWING: Final = {
 # Whoever is killed leaves all but the last second.
 _FLUSHED: Final = {"flush_packets": "1"}
 _MATROSKA: Final = {"cluster_time_limit": "1000", **_FLUSHED}
+_PCM: Final = ("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le")
+# Not MP3: how much of its beginning is the encoder's own is noted in its file alone, and it would come late.
+_MP4_SOUNDS: Final = ("aac", "ac3", "eac3", "alac")
 
-_MP4: Final = Container(muxer="mp4", whole=_MP4_WHOLE, growing=_MP4_GROWING, apple=True)
+_MP4: Final = Container(
+    muxer="mp4", whole=_MP4_WHOLE, growing=_MP4_GROWING, apple=True, sound="aac", sounds=_MP4_SOUNDS
+)
 CONTAINERS: Final = {
     "mp4": _MP4,
     "m4v": _MP4,
-    "mov": Container(muxer="mov", whole=_MP4_WHOLE, growing=_MP4_GROWING, apple=True),
-    "mkv": Container(muxer="matroska", whole=_MATROSKA, growing=_MATROSKA),
-    "webm": Container(muxer="webm", codec="libvpx-vp9", whole=_MATROSKA, growing=_MATROSKA),
-    "ts": Container(muxer="mpegts", whole=_FLUSHED, growing=_FLUSHED),
+    "mov": Container(
+        muxer="mov", whole=_MP4_WHOLE, growing=_MP4_GROWING, apple=True, sound="aac", sounds=(*_MP4_SOUNDS, *_PCM)
+    ),
+    "mkv": Container(
+        muxer="matroska",
+        whole=_MATROSKA,
+        growing=_MATROSKA,
+        sound="aac",
+        sounds=(*_MP4_SOUNDS, *_PCM, "flac", "opus", "vorbis", "dts", "truehd"),
+    ),
+    "webm": Container(
+        muxer="webm",
+        codec="libvpx-vp9",
+        whole=_MATROSKA,
+        growing=_MATROSKA,
+        sound="libopus",
+        sounds=("opus", "vorbis"),
+    ),
+    "ts": Container(muxer="mpegts", whole=_FLUSHED, growing=_FLUSHED, sound="aac", sounds=("aac", "ac3", "eac3")),
     "y4m": Container(
         muxer="yuv4mpegpipe",
         codec="rawvideo",

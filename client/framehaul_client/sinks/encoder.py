@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,7 @@ class Encoder:
         num_frames: int | None = None,
         *,
         max_pending: int = _MAX_PENDING,
+        room: Callable[[FrameBatch], bool] | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         """Start the thread; needs a running event loop.
@@ -49,6 +50,7 @@ class Encoder:
             layout: what they look like.
             num_frames: of the clip; None while unknown.
             max_pending: so many batches may wait for the thread.
+            room: says whether the sink takes a batch yet; asked again when it has taken another one.
             on_event: called there with each batch that was encoded, and with the end.
         """
         self.busy_s = 0.0
@@ -57,6 +59,7 @@ class Encoder:
         self._layout = layout
         self._num_frames = num_frames
         self._max_pending = max_pending
+        self._room = room
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[FrameBatch | None] = queue.SimpleQueue()
@@ -78,7 +81,7 @@ class Encoder:
 
         Cancellation: the frames are not handed over.
         """
-        while self._num_pending >= self._max_pending and not self._ended:
+        while not self._ended and not self._has_room(batch):
             self._changed.clear()
             await self._changed.wait()
         if self._ended:
@@ -113,6 +116,9 @@ class Encoder:
             _LOG.warning("the output still blocks after %g s: leaving it", _ABORT_TIMEOUT_S)
             return
         self._thread.join()
+
+    def _has_room(self, batch: FrameBatch) -> bool:
+        return self._num_pending < self._max_pending and (self._room is None or self._room(batch))
 
     async def _wait_ended(self) -> None:
         while not self._ended:

@@ -12,13 +12,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import av
 import av.error
+from av.codec.codec import Capabilities
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
@@ -29,7 +31,10 @@ from framehaul_client.core.frames import FrameBatch, FrameLayout, Pixels
 from framehaul_client.errors import OutputClosed, OutputError
 from framehaul_client.sinks.base import PartialFile, Pipe, open_output
 from framehaul_client.sinks.containers import Container
+from framehaul_client.sinks.parts import Parts
 from framehaul_client.sinks.planes import frame_of_planes, planes_of_420
+from framehaul_client.sinks.segments import Plan, Segment, SegmentEncoders, plan_segments, spans_clip, uncut
+from framehaul_client.sinks.sound import Sound, Track
 from framehaul_client.sinks.video_options import VideoOptions, encoded_format
 
 _LOG: Final = logging.getLogger(__name__)
@@ -44,6 +49,12 @@ _PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medi
 _STDERR: Final = 2
 _LIBRARY_ERROR: Final = re.compile(r"^x26[45] \[error\]: (.+)$", re.MULTILINE)
 _TRIAL_SIZE: Final = (640, 480)
+_INTERLEAVING: Final = {"max_interleave_delta": "1000000"}
+"""Microseconds that packets wait for those of another track, which may have ended."""
+_SOUND_AHEAD_S: Final = Fraction(1, 2)
+"""Of the video, so that the muxer, which puts packets in order, never waits for sound."""
+_ONLY_SLICES: Final = frozenset({"mjpeg"})
+"""Encoders that don't go over cores frame by frame, though they say so."""
 _FAILURES: Final = (av.error.FFmpegError, OSError)
 
 
@@ -76,9 +87,16 @@ class VideoSink:
         full_range = is_rgb or self._encoded_format.startswith("yuvj")
         self._range = ColorRange.JPEG if full_range else ColorRange.MPEG
         self._colorspace = _RGB_MATRIX if is_rgb else _BT709
+        if options.in_parts and spans_clip(self._encoder_options):
+            asked = " ".join(f"{name}={value}" for name, value in options.more.items())
+            raise ValueError(f"{asked}: is kept over a whole clip, whose parts can't be encoded side by side then")
         self._output: PartialFile | Pipe | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
+        self._parts: Parts | None = None
+        self._ends: tuple[int, ...] | None = None
+        self._sound = None if options.audio is None else Sound(options.audio, container, options.audio_start)
+        self._track: Track | None = None
         self._num_frames = 0
         self._ended = False
         self.fps = fps
@@ -91,6 +109,11 @@ class VideoSink:
     def num_bytes(self) -> int:
         """Bytes written."""
         return 0 if self._output is None else self._output.num_bytes
+
+    @property
+    def _length(self) -> Fraction:
+        """Of the frames so far, in seconds."""
+        return self._num_frames / self.fps
 
     @property
     def faster(self) -> str:
@@ -116,14 +139,49 @@ class VideoSink:
             OutputError: the encoder refuses the size, or the disk is full or failed.
         """
         assert self._output is not None, "prepare comes first"
-        output = self._output
-        self._container, self._stream = self._open(output, layout.width, layout.height, self._encoder_options)
+        output, options = self._output, self._encoder_options
+        size = (layout.width, layout.height)
+        plans = self._plans(layout, num_frames)
+        self._container, self._stream = self._open(output, size, options, plans[0].segments[0] if plans else None)
+        if plans:
+            first: list[VideoCodecContext | None] = [self._stream.codec_context, *[None] * (len(plans) - 1)]
+            encoders = [
+                SegmentEncoders(plan, encoder, self._open_segment, self._frame)
+                for plan, encoder in zip(plans, first, strict=True)
+            ]
+            self._parts = Parts(self._ends or (num_frames or 0,), encoders)
         try:
+            if self._sound is not None:
+                self._track = self._sound.add_to(self._container)
             self._container.start_encoding()
         except _FAILURES as error:
             raise self._failure(error) from error
         if self._live and isinstance(output, PartialFile):
             output.take_name()
+
+    def come_in_parts(self, ends: Sequence[int]) -> None:
+        """Expect frames of several parts of the clip side by side; before `start`.
+
+        Args:
+            ends: of each part, the index after its last frame. Within a part, frames come in order.
+        """
+        self._ends = tuple(ends)
+
+    def has_room(self, batch: FrameBatch) -> bool:
+        """Whether `batch` may be written, or what waits for earlier parts' frames is too much; on any thread."""
+        return self._parts is None or self._parts.has_room(batch.first_frame)
+
+    def _plans(self, layout: FrameLayout, num_frames: int | None) -> list[Plan]:
+        """How each part is encoded; none of them if one encoder takes all frames in order."""
+        if self._ends is None:
+            plan = self._plan(layout, num_frames, 1)
+            return [] if plan is None else [plan]
+        lengths = [end - start for start, end in pairwise((0, *self._ends))]
+        return [self._plan(layout, length, len(lengths)) or uncut(length, len(lengths)) for length in lengths]
+
+    def _plan(self, layout: FrameLayout, num_frames: int | None, share: int) -> Plan | None:
+        num_pixels, frame_bytes = layout.width * layout.height, layout.frame_bytes
+        return plan_segments(self._codec, self._encoder_options, num_pixels, frame_bytes, num_frames, share)
 
     def write(self, batch: FrameBatch) -> None:
         """Encode frames.
@@ -131,9 +189,12 @@ class VideoSink:
         Raises:
             OutputError: the disk is full or failed, or the encoder did.
         """
-        for pixels in batch.frames:
-            self._encode(self._frame(pixels))
+        for index, pixels in enumerate(batch.frames, self._num_frames if self._ends is None else batch.first_frame):
             self._num_frames += 1
+            if self._parts is None:
+                self._encode(self._frame(index, pixels))
+            else:
+                self._mux(self._parts.put(index, pixels))
 
     def finish(self) -> None:
         """Write what the encoder holds back, close the file and give it its name.
@@ -175,7 +236,13 @@ class VideoSink:
         """
         with _hushed() as told:
             # An encoder that takes few sizes fails either way; `start` knows the size.
-            refused = not self._opens(self._encoder_options) and self._opens({})
+            opened = self._opens(self._encoder_options)
+            refused = not opened and self._opens({})
+        if not opened and not refused and av.Codec(self._codec, "w").capabilities & Capabilities.hardware:
+            raise ValueError(
+                f"codec={self._codec}: no device or driver on this machine has it "
+                "(of NVIDIA's cards A100, H100 and H200 have no video encoder)"
+            )
         if refused:
             asked = " ".join(f"{name}={value}" for name, value in self._encoder_options.items())
             because = f" ({told[0]})" if told else ""
@@ -184,7 +251,7 @@ class VideoSink:
     def _opens(self, options: dict[str, str]) -> bool:
         nowhere = Pipe(Path(os.devnull))
         try:
-            container, _ = self._open(nowhere, *_TRIAL_SIZE, options)
+            container, _ = self._open(nowhere, _TRIAL_SIZE, options)
             container.start_encoding()
             container.close()
         except OutputError:
@@ -197,7 +264,7 @@ class VideoSink:
         return True
 
     def _open(
-        self, output: PartialFile | Pipe, width: int, height: int, options: dict[str, str]
+        self, output: PartialFile | Pipe, size: tuple[int, int], options: dict[str, str], segment: Segment | None = None
     ) -> tuple[OutputContainer, VideoStream]:
         """Open the container and the encoder.
 
@@ -210,7 +277,7 @@ class VideoSink:
             output.file,
             "w",
             format=kind.muxer,
-            container_options=kind.growing if output.streamed or self._live else kind.whole,
+            container_options=_INTERLEAVING | (kind.growing if output.streamed or self._live else kind.whole),
             buffer_size=_BUFFER_BYTES,
             io_open=None if isinstance(output, Pipe) else output.reader,
         )
@@ -220,21 +287,9 @@ class VideoSink:
             raise ValueError(f"codec={self._codec}: doesn't go into {kind.muxer}: {error}") from error
         assert isinstance(stream, VideoStream)
         codec = stream.codec_context
-        codec.width, codec.height = width, height
-        codec.pix_fmt = self._encoded_format
-        codec.time_base = 1 / self.fps
         if kind.apple and codec.codec.canonical_name in _APPLE_TAGS:
             codec.codec_tag = _APPLE_TAGS[codec.codec.canonical_name]
-        self._tag(codec)
-        codec.options = {"chroma_sample_location": "center", **options}
-        try:
-            codec.open()
-        except _FAILURES as error:
-            asked = " ".join(f"{name}={value}" for name, value in options.items())
-            raise OutputError(
-                f"{self._name}: {self._codec} refused {width}x{height} {self._encoded_format} {asked} "
-                f"({error.strerror})"
-            ) from error
+        self._open_codec(codec, size, options, segment)
         unknown = sorted(options.keys() & codec.options.keys())
         if unknown:
             raise ValueError(
@@ -242,7 +297,45 @@ class VideoSink:
             )
         return container, stream
 
-    def _frame(self, pixels: Pixels) -> av.VideoFrame:
+    def _open_codec(
+        self, codec: VideoCodecContext, size: tuple[int, int], options: dict[str, str], segment: Segment | None
+    ) -> None:
+        codec.width, codec.height = size
+        codec.pix_fmt = self._encoded_format
+        codec.framerate, codec.time_base = self.fps, 1 / self.fps
+        codec.thread_type = "SLICE" if codec.codec.name in _ONLY_SLICES else "AUTO"
+        if segment is not None:
+            codec.thread_count = segment.num_threads
+            codec.thread_type = segment.thread_type or codec.thread_type
+        self._tag(codec)
+        codec.options = {"chroma_sample_location": "center", **options}
+        try:
+            codec.open()
+        except _FAILURES as error:
+            asked = " ".join(f"{name}={value}" for name, value in options.items())
+            raise OutputError(
+                f"{self._name}: {self._codec} refused {size[0]}x{size[1]} {self._encoded_format} {asked} "
+                f"({error.strerror})"
+            ) from error
+
+    def _open_segment(self, segment: Segment) -> VideoCodecContext:
+        """Open another encoder for the same stream; on the segment's thread.
+
+        Raises:
+            OutputError: that failed, or it makes another kind of stream than the first one.
+        """
+        assert self._stream is not None, "start comes first"
+        first = self._stream.codec_context
+        codec = av.CodecContext.create(self._codec, "w")
+        assert isinstance(codec, VideoCodecContext)
+        codec.flags = first.flags
+        self._open_codec(codec, (first.width, first.height), self._encoder_options, segment)
+        if codec.extradata != first.extradata:
+            raise OutputError(f"{self._name}: {self._codec} began a segment with another header than the file has")
+        return codec
+
+    def _frame(self, index: int, pixels: Pixels) -> av.VideoFrame:
+        """Make what the encoder takes; on any thread."""
         if self.pixel_format is PixelFormat.YUV420P10LE:
             frame = frame_of_planes(self.pixel_format.value, planes_of_420(pixels))
         else:
@@ -258,7 +351,7 @@ class VideoSink:
                 dst_color_range=self._range,
                 interpolation=Interpolation.AREA,  # a mean of 2x2: chroma in the centre
             )
-        frame.pts = self._num_frames
+        frame.pts = index
         frame.time_base = 1 / self.fps
         self._tag(frame)
         return frame
@@ -271,9 +364,20 @@ class VideoSink:
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         assert self._stream is not None, "start comes first"
+        try:
+            self._mux(self._stream.codec_context.encode(frame))
+        except _FAILURES as error:
+            raise self._failure(error) from error
+
+    def _mux(self, packets: Iterable[av.Packet[VideoStream]]) -> None:
+        assert self._stream is not None, "start comes first"
         assert self._container is not None, "start comes first"
         try:
-            for packet in self._stream.encode(frame):
+            for packet in packets:
+                packet.stream = self._stream
+                if self._track is not None and packet.pts is not None:
+                    until = min(packet.pts / self.fps + _SOUND_AHEAD_S, self._length)
+                    self._container.mux(list(self._track.until(until)))
                 self._container.mux(packet)
         except _FAILURES as error:
             raise self._failure(error) from error
@@ -281,16 +385,25 @@ class VideoSink:
     def _close(self) -> None:
         if self._container is None:  # finishing got this far before it failed
             return
-        self._encode(None)
+        if self._parts is None:
+            self._encode(None)
+        else:
+            self._mux(self._parts.finish())
         try:
+            if self._track is not None:
+                self._container.mux(list(self._track.finish(self._length)))
             self._container.close()
         except _FAILURES as error:
             raise self._failure(error) from error
-        self._container = None
+        self._release()
 
     def _release(self) -> None:
         """Free the container, whatever becomes of the file: on a full disk, closing fails again."""
         container, self._container = self._container, None
+        if self._parts is not None:
+            self._parts.close()
+        if self._track is not None:
+            self._track.close()
         if container is not None:
             with contextlib.suppress(*_FAILURES):
                 container.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
 from typing import Final
 
 import av
@@ -18,7 +20,9 @@ _DEFAULTS: Final = {
     "ffv1": {"slices": "16"},  # each on a core
     "libvpx-vp9": {"crf": "20", "cpu-used": "5", "row-mt": "1"},
 }
-_OTHER_RATE_CONTROL: Final = frozenset({"b", "qp"})
+_NVENC: Final = {"rc": "vbr", "cq": "19", "b": "0"}
+"""Constant quality, by its own name; NVENC's default is 2 Mbit/s whatever the size."""
+_OTHER_RATE_CONTROL: Final = frozenset({"b", "qp", "rc"})
 """Options that a `crf` would override without a word."""
 
 
@@ -33,6 +37,9 @@ class VideoOptions:
         encoded_format: FFmpeg's name of the encoder's pixel format; None for the frames' own, if the encoder takes it.
         more: other options of the encoder.
         live: the file has its name from its first frame on, and plays while it grows.
+        in_parts: frames of several parts of the clip come side by side.
+        audio: a file with sound that goes beside it.
+        audio_start: where in the sound the video begins, in seconds.
     """
 
     codec: str | None = None
@@ -41,6 +48,9 @@ class VideoOptions:
     encoded_format: str | None = None
     more: dict[str, str] = field(default_factory=dict)
     live: bool = False
+    in_parts: bool = False
+    audio: Path | None = None
+    audio_start: Fraction = Fraction(0)
 
     def encoder(self, container: Container) -> av.Codec:
         """The encoder.
@@ -67,7 +77,12 @@ class VideoOptions:
 
     def encoder_options(self, codec: str) -> dict[str, str]:
         """The options of the encoder that FFmpeg calls `codec`: the user's over our defaults."""
-        options = {**_DEFAULTS.get(codec, {}), **self.asked}
+        defaults, asked = _DEFAULTS.get(codec, {}), self.asked
+        if codec.endswith("_nvenc"):
+            defaults = {} if self.more.keys() & _OTHER_RATE_CONTROL else _NVENC
+            if "crf" in asked:
+                asked["cq"] = asked.pop("crf")
+        options = {**defaults, **asked}
         if self.more.keys() & _OTHER_RATE_CONTROL and "crf" not in self.asked:
             options.pop("crf", None)
         if codec == "libx264" and options.get("crf") == "0":

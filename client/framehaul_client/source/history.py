@@ -72,7 +72,14 @@ class LatentHistory:
         return block
 
     async def rewind(self, index: int) -> None:
-        """Go back to latent `index`, which must not be forgotten; nobody may be in `next`."""
+        """Go to latent `index`, which must not be forgotten; nobody may be in `next`.
+
+        Raises:
+            InvalidLatents: there are no such latents, or no more.
+        """
+        if self._read_from is None:
+            while self._num_pulled < index and await self._pull_next() is not None:
+                self.forget(index)  # an iterator's are read up to there
         if not self._first_kept <= index <= self._num_pulled:
             if self._read_from is None:
                 raise InvalidLatents(f"latent {index}: only {self._first_kept}..{self._num_pulled} can be sent again")

@@ -84,6 +84,9 @@ class TraceWriter:
         self._sessions: dict[int, _SessionTracks] = {}
         self._foreign: set[int] = set()
         self._worker: dict[str, Track] = {}
+        self._device = 0
+        self._streams: dict[int, Track] = {}
+        """Of the device."""
         self._client: dict[str, Track] = {}
         self._levels: list[int] = []
         self._decoded_ns = 0
@@ -123,7 +126,9 @@ class TraceWriter:
         self._levels = [
             file.counter(name, levels, "") for name in ("sessions", "queued", "frame slots in use", "inlet in use")
         ]
-        worker = file.group("chunks", file.process("worker", printable(first.started.device)))
+        process = file.process("worker", printable(first.started.device))
+        worker = file.group("chunks", process)
+        self._device = file.group("kernels", process)
         self._worker = {
             kind: file.track(name, worker)
             for kind, name in (
@@ -151,6 +156,20 @@ class TraceWriter:
             values = (load.sessions, load.queued, load.slots_in_use, load.inlet_slots_in_use)
             for counter, value in zip(self._levels, values, strict=True):
                 self.file.level(counter, response.now_ns, value)
+
+        if response.HasField("kernels"):
+            self._take_kernels(response.kernels)
+
+    def _take_kernels(self, kernels: pb.TraceKernels) -> None:
+        self._num_dropped += kernels.left_out
+        names = [printable(name) for name in kernels.names]
+        columns = (kernels.name, kernels.start_ns, kernels.duration_ns, kernels.stream)
+        for name, start_ns, duration_ns, stream in zip(*columns, strict=False):
+            track = self._streams.get(stream)
+            if track is None:
+                track = self._streams[stream] = self.file.track(f"stream {stream}", self._device)
+            if name < len(names) and start_ns >= (self._start_ns or 0):
+                self.file.slice(track, "kernel", names[name], start_ns, start_ns + duration_ns)
 
     def _take_session(self, told: pb.TraceSession, now_ns: int) -> None:
         if self._own is not None and told.request_id not in self._own and told.number not in self._sessions:

@@ -3,4 +3,4 @@
 Runs on the caller's event loop. Of the client's folders the one that knows gRPC.
 """
 
-__all__ = ["connection", "exchange", "queueing", "rpc", "status", "trace"]
+__all__ = ["connection", "exchange", "queueing", "servers", "status", "trace"]

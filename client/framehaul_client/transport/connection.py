@@ -55,12 +55,14 @@ def channel_options(lookahead_bytes: int = DEFAULT_LOOKAHEAD_BYTES) -> list[tupl
     ]
 
 
-async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: Access) -> grpc.aio.Channel:
-    """Open a channel to `target`, ready for calls; wait for a server that is still starting.
+async def connect(
+    target: str, timeout_s: float, lookahead_bytes: int, access: Access, *, fail_fast: bool = False
+) -> grpc.aio.Channel:
+    """Open a channel to `target`, ready for calls; wait for a server that is still starting, unless `fail_fast`.
 
     Raises:
         InvalidOption: a file that `access` names can't be read.
-        ServerUnavailable: none answered within `timeout_s`.
+        ServerUnavailable: none answered within `timeout_s`, or to the first attempt.
 
     Cancellation: closes the channel.
     """
@@ -75,7 +77,7 @@ async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: A
     else:
         channel = grpc.aio.secure_channel(target, credentials, options=options)
     try:
-        await asyncio.wait_for(channel.channel_ready(), timeout_s)
+        await asyncio.wait_for(_first_attempt(channel) if fail_fast else channel.channel_ready(), timeout_s)
     except TimeoutError:
         reason = await _failure(channel, access) + proxy_words(target)
         await channel.close()
@@ -84,6 +86,18 @@ async def connect(target: str, timeout_s: float, lookahead_bytes: int, access: A
         await channel.close()
         raise
     return channel
+
+
+async def _first_attempt(channel: grpc.aio.Channel) -> None:
+    """Wait for a connection.
+
+    Raises:
+        TimeoutError: the first attempt failed.
+    """
+    while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            raise TimeoutError
+        await channel.wait_for_state_change(state)
 
 
 async def _failure(channel: grpc.aio.Channel, access: Access) -> str:

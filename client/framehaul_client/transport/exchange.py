@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,15 +27,27 @@ from framehaul_client.core.retry import Retry
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.core.window import Acknowledgement, FrameWindow
-from framehaul_client.errors import DataLoss, FramehaulError, NotFound, ProtocolError
+from framehaul_client.errors import (
+    DataLoss,
+    FramehaulError,
+    InvalidRequest,
+    NotFound,
+    ProtocolError,
+    Refused,
+    ServerUnavailable,
+)
 from framehaul_client.source.history import LatentHistory
 from framehaul_client.transport.call import Call, latents_message
 from framehaul_client.transport.patience import Patience, answer_within
 from framehaul_client.transport.queueing import QueuePosition, receive_opened
 from framehaul_client.transport.rpc import Rpc, RpcEnded
+from framehaul_client.transport.servers import Servers
 
 _LOG: Final = logging.getLogger(__name__)
 _END_TIMEOUT_S: Final = 1.0
+_FRONT: Final = "FRONT"
+"""Why a front refuses a session (docs/protocol.md, "Statuses")."""
+_MOST_HOPS: Final = 3
 _FIRST_BYTES: Final = 256 << 10
 """The largest latent that travels with the first message, which may wait in the server's queue."""
 
@@ -58,14 +69,15 @@ class Exchange:
         history: LatentHistory,
         config: SessionConfig,
         statistics: SessionStatistics,
-        start_rpc: Callable[[], Rpc],
+        servers: Servers,
         queue: QueuePosition,
     ) -> None:
         """Prepare to send the latents of `history`, which the caller closes, and to keep `queue` up to date."""
         self._history = history
         self._config = config
         self._statistics = statistics
-        self._start_rpc = start_rpc
+        self._servers = servers
+        self._server: str | None = None  # where it was opened or resumed last
         self._queue = queue
         self._retry = Retry(config.retry_for_s)
         self._patience = Patience(config.stall_timeout_s)
@@ -222,10 +234,42 @@ class Exchange:
         return await self._attach()
 
     async def _attach(self) -> Call:
-        """Open the session, resume it, or open one that goes on from here."""
+        """Open the session, resume it, or open one that goes on from here, where the client's target says."""
+        target = self._servers.target
+        try:
+            return await self._attach_through(target, num_hops=0)
+        except ServerUnavailable:
+            # A front that is gone may have left the session's server behind.
+            if self._server is None or not self._servers.is_front(target):
+                raise
+            return await self._attach_at(self._server)
+
+    async def _attach_through(self, target: str, *, num_hops: int) -> Call:
+        """At the server there or, where a front is, at the first of those that it names that will have it."""
+        if not self._servers.is_front(target):
+            try:
+                return await self._attach_at(target)
+            except InvalidRequest as error:
+                if error.reason != _FRONT:
+                    raise
+                self._servers.note_front(target)
+        if num_hops == _MOST_HOPS:
+            raise ProtocolError(f"{target} is a front, after {num_hops} others: at most {_MOST_HOPS} are followed")
+        wanted = pb.LocateRequest(session_id=self._session_id, model=self._open.model, geometry=self._open.geometry)
+        refused: FramehaulError | None = None
+        for named in await self._servers.locate(target, wanted):
+            _LOG.debug("%s names %s", target, named)
+            try:
+                return await self._attach_through(named, num_hops=num_hops + 1)
+            except (ServerUnavailable, Refused) as error:
+                refused = error
+        assert refused is not None, "a front names at least one"
+        raise refused
+
+    async def _attach_at(self, target: str) -> Call:
         asked = self._ask()
         first = await self._first_latent()
-        rpc = self._start_rpc()
+        rpc = await self._servers.start(target)
         try:
             async with answer_within(self._config.stall_timeout_s):
                 with contextlib.suppress(RpcEnded):  # receiving tells why
@@ -247,6 +291,7 @@ class Exchange:
         except BaseException:
             await rpc.aclose()
             raise
+        self._server = target
         if self._reassembly.next_frame or self._config.window_frames is None:
             call.post(self._window.repeat())
         return call
@@ -282,9 +327,10 @@ class Exchange:
     async def _accept(self, asked: pb.Open, answer: pb.Opened, *, num_sent: int) -> None:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)
         if self._opened is None:
-            self.num_frames = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
-            self._reassembly = Reassembly(opened.layout)
-            self._window = FrameWindow(opened.window_frames)
+            end_frame = frames_wanted(opened, self._config.num_latents, self._config.num_frames)
+            self.num_frames = None if end_frame is None else end_frame - asked.start_frame
+            self._reassembly = Reassembly(opened.layout, asked.start_frame)
+            self._window = FrameWindow(opened.window_frames, asked.start_frame)
         elif self._session_id:
             _LOG.warning("resumed at frame %d", self._reassembly.next_frame)
         else:
@@ -331,7 +377,9 @@ class Exchange:
         if statistics.first_frame_s is None:
             statistics.first_frame_s = statistics.last_frame_s
         statistics.frame_bytes += len(payload)
-        most = len(batch) if self.num_frames is None else max(0, self.num_frames - batch.first_frame)
+        most = len(batch)
+        if self.num_frames is not None:
+            most = max(0, self._config.start_frame + self.num_frames - batch.first_frame)
         if wanted := min(len(batch), most):
             self._batches.append(FrameBatch(batch.first_frame, batch.frames[:wanted]))
             statistics.num_frames += wanted

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -20,6 +20,7 @@ from framehaul import wire
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.access import Metadata
 from framehaul_client.errors import ProtocolError
+from framehaul_client.transport.spans import span_metadata
 from framehaul_client.transport.status import Status, client_error
 
 _WRITE_FAILED: Final = "Internal error from Core"
@@ -36,12 +37,20 @@ class RpcEnded(Exception):
 class Rpc:
     """Owner of a gRPC call. Any number of tasks may send, one may receive."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str, metadata: Metadata = ()) -> None:
-        """Start the call on `channel` with `metadata`; errors name `target`."""
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        target: str,
+        metadata: Metadata = (),
+        *,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the call on `channel` with `metadata`; errors name `target`; `on_closed` hears that it was closed."""
+        self._on_closed = on_closed
         self._target = target
         # Identity serialisers: the payload must not pass through protobuf.
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{wire.SERVICE}/Stream")
-        self._call = start(metadata=metadata)
+        self._call = start(metadata=metadata + span_metadata())
         self._call.add_done_callback(self._note_status)
         self._responses = cast(AsyncGenerator[bytes, None], aiter(self._call))
         self._lock = asyncio.Lock()  # gRPC takes one write at a time; fair, so that nobody waits for more than one
@@ -99,6 +108,8 @@ class Rpc:
         Cancellation: the call is cancelled all the same.
         """
         self._call.cancel()
+        on_closed, self._on_closed = self._on_closed, lambda: None
+        on_closed()
         await self._responses.aclose()
 
     async def _final_status(self) -> Status:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 _MARGIN_S: Final = 15.0
 """For a server that is busy, after the time that was asked for."""
+_KERNELS_MARGIN_S: Final = 60.0
+"""For its worker, to begin with kernels and to tell all of them."""
 
 
 async def trace_responses(
-    stub: FrameServiceAsyncStub, seconds: float, metadata: Metadata, target: str
+    stub: FrameServiceAsyncStub, request: pb.TraceRequest, metadata: Metadata, target: str
 ) -> AsyncGenerator[pb.TraceResponse, None]:
     """Yield what the server at `target` tells, to the end.
 
@@ -31,7 +33,8 @@ async def trace_responses(
 
     Cancellation: cancels the call, as closing the generator does.
     """
-    call = stub.Trace(pb.TraceRequest(seconds=seconds), timeout=seconds + _MARGIN_S, metadata=metadata)
+    timeout_s = request.seconds + _MARGIN_S + request.kernels * _KERNELS_MARGIN_S
+    call = stub.Trace(request, timeout=timeout_s, metadata=metadata)
     answered = False
     try:
         async for response in call:

@@ -7,9 +7,10 @@ A block remembers one frame, so the state is one frame per block, and any chunki
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from framehaul_pipeline.decoders.weights import ASSETS, load_weights
 from framehaul_pipeline.models.model import TINY_SPEC, Model
 from framehaul_pipeline.spec import Geometry
 
+if TYPE_CHECKING:
+    from framehaul_pipeline.decoders.tiny_engine import TinyEngine
+
 LATENT_LIMIT: Final = 3.0
 """Latents lie in (-3, 3): the encoder ends in a tanh, and the decoder clamps what it is given."""
 STAGES: Final = [(160, 2, 8), (128, 2, 4), (64, 3, 2)]
@@ -29,6 +33,7 @@ STAGES: Final = [(160, 2, 8), (128, 2, 4), (64, 3, 2)]
 PATCH: Final = 2
 """The last layer writes 2x2 pixels a position: no layer runs at the frame's full size."""
 WEIGHTS_PREFIX: Final = "decoder."
+_log = logging.getLogger(__name__)
 _LIBRARIES_BYTES: Final = 16 << 20
 """cuDNN's own workspaces, measured as 2 to 4 MB. On the CPU oneDNN takes a copy of a convolution's input instead."""
 
@@ -157,6 +162,8 @@ class TinyDecoder(RecordedDecoder):
         weight = net.enter.weight
         super().__init__(TINY_SPEC, weight.device, weight.dtype)
         self._net = net
+        served = weight.device.type == "cuda" and weight.dtype.itemsize == 2  # training has others
+        self._engine = open_engine(net) if served else None
 
     def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
         """Zeros: `tiny` starts from nothing, wherever in a clip and however long it will be."""
@@ -165,6 +172,8 @@ class TinyDecoder(RecordedDecoder):
         return self._net.zero_state(1, height, width, device=self._device, dtype=self.dtype)
 
     def _decode(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        if self._engine is not None:
+            return self._engine.decode(inputs[0].clamp(-LATENT_LIMIT, LATENT_LIMIT), inputs[1:])
         frames, new = self._net(inputs[0], inputs[1:])
         return [frames, *new]
 
@@ -185,6 +194,21 @@ class TinyDecoder(RecordedDecoder):
         chunk_bytes = last_bytes * num_latents * (self.spec.spatial_factor // shrink)
         libraries_bytes = {"cuda": _LIBRARIES_BYTES, "cpu": 2 * chunk_bytes}.get(self._device.type, 0)
         return 4 * chunk_bytes + self.state_bytes(geometry) - last_bytes + libraries_bytes
+
+
+def open_engine(net: TinyDecoderNet) -> TinyEngine | None:
+    """The network in few passes, after a trial: Triton may be missing, or lack the C compiler that it needs."""
+    try:
+        from framehaul_pipeline.decoders.tiny_engine import TinyEngine
+
+        engine, weight = TinyEngine(net, PATCH), net.enter.weight
+        state = net.zero_state(1, 16, 16, device=weight.device, dtype=weight.dtype)
+        with torch.inference_mode():
+            engine.decode(weight.new_zeros(1, TINY_SPEC.channels, 2, 2), state)
+    except Exception:
+        _log.warning("tiny decodes by torch, in twice the time: its kernels failed", exc_info=True)
+        return None
+    return engine
 
 
 def load_tiny(model: Model, device: torch.device, plans: PlanTable | None) -> TinyDecoder:

@@ -103,6 +103,12 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Say what you are at: the answer is `Alive`, at once."""
 
 
+class RecordKernels(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Note for so long which kernels the device runs; the answers are `KernelsBegun`, and `Kernels` to the last one."""
+
+    seconds: float
+
+
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Finish what is in flight and exit."""
 
@@ -139,6 +145,11 @@ class DeviceTime(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """For which the device was this chunk's own."""
     kernels_ns: int = 0
     """Of it, from the first kernel to the last, by the device's own clock."""
+    model: str = ""
+    frame_size: tuple[int, int] = (0, 0)
+    """Height and width."""
+    num_frames: int = 0
+    """That it gave."""
 
 
 class InletReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -227,6 +238,24 @@ class SessionFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """True: for lack of device memory, so that a later try may succeed."""
 
 
+class KernelsBegun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """From now on kernels are noted."""
+
+
+class Kernels(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Some of the kernels and copies that were noted, by the system's monotonic clock."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[int, int, int, int], ...]
+    """Of each its name's place in `names`, its start and its duration in nanoseconds, and its stream."""
+    last: bool
+    """No more follow;"""
+    left_out: int = 0
+    """though there were so many more."""
+    error: str | None = None
+    """Why there are none."""
+
+
 class RunningChunk(msgspec.Struct, frozen=True, kw_only=True):
     """A chunk that the device is at; without latents: a session's opening, or its last frames."""
 
@@ -253,9 +282,21 @@ ToWorker = (
     | SlotReturned
     | Begin
     | Probe
+    | RecordKernels
     | Shutdown
 )
-ToServer = Ready | MemoryUsed | DeviceTime | InletReturned | Published | SessionEnded | SessionFailed | Alive
+ToServer = (
+    Ready
+    | MemoryUsed
+    | DeviceTime
+    | InletReturned
+    | Published
+    | SessionEnded
+    | SessionFailed
+    | Alive
+    | KernelsBegun
+    | Kernels
+)
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_to_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode

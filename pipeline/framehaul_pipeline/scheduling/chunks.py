@@ -43,6 +43,9 @@ class Chunk:
     """Numbers of latents of the chunks since the last one with frames, up to this one."""
     tenant: str = ""
     """Whose share it is taken from."""
+    model: str = ""
+    frame_size: tuple[int, int] = (0, 0)
+    """Height and width."""
 
 
 def max_chunk_latents(spec: DecoderSpec, *, frame_bytes: int, slot_bytes: int, chunk_latents: int) -> int:
@@ -190,6 +193,9 @@ class Scheduler:
             num_latents=num_latents,
             device_ns=device_ns,
             kernels_ns=kernels_ns,
+            model=chunk.model,
+            frame_size=chunk.frame_size,
+            num_frames=chunk.num_frames,
         )
 
     def runnable(self, session: int) -> bool:
@@ -233,5 +239,15 @@ class Scheduler:
         self._shares.hold(state.opening.tenant, size)
         if last:
             self.close(session)
-        num_frames = state.num_frames - first_frame
-        return Chunk(session, first_latent, latents, first_frame, num_frames, last, sizes, state.opening.tenant)
+        return Chunk(
+            session=session,
+            first_latent=first_latent,
+            latents=latents,
+            first_frame=first_frame,
+            num_frames=state.num_frames - first_frame,
+            last=last,
+            sizes=sizes,
+            tenant=state.opening.tenant,
+            model=state.spec.name,
+            frame_size=state.opening.geometry.frame_size(state.spec),
+        )

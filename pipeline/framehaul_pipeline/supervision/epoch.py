@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.errors import AtWork, Overloaded, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, Lack, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.link.channel import ServerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import (
@@ -24,6 +24,8 @@ from framehaul_pipeline.link.messages import (
     DeviceTime,
     EndOfLatents,
     InletReturned,
+    Kernels,
+    KernelsBegun,
     LatentReady,
     MemoryUsed,
     Opening,
@@ -31,6 +33,7 @@ from framehaul_pipeline.link.messages import (
     Probe,
     Published,
     Ready,
+    RecordKernels,
     SessionEnded,
     SessionFailed,
     Shutdown,
@@ -118,6 +121,16 @@ class WorkerStatistics:
     """Sessions whose state is in host memory."""
 
 
+@dataclass(slots=True, eq=False)
+class _Recording:
+    """Of the kernels that the device runs."""
+
+    begun: Callable[[], None]
+    heard: list[Kernels]
+    whole: asyncio.Future[list[Kernels]]
+    """Nobody may be there any more to take it."""
+
+
 class Epoch:
     """A worker process from spawn to exit."""
 
@@ -162,6 +175,8 @@ class Epoch:
         self._leases = LeaseTable(self._ring.num_slots)
         self.feeder = Feeder(config.chunk_latents, config.num_inlet_slots)
         self._sessions: dict[int, WorkerSession] = {}
+        self._recording: _Recording | None = None
+        """Until the worker says that it is over."""
         self._watchdog = Watchdog(config.chunk_timeout_s, probe=lambda: self._channel.send(Probe()), hung=self._give_up)
 
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process
@@ -192,6 +207,16 @@ class Epoch:
             session_memory_used_bytes=self._memory.used_bytes,
             num_parked=self._memory.num_parked,
         )
+
+    async def record_kernels(self, seconds: float, begun: Callable[[], None]) -> list[Kernels]:
+        """See `Supervisor.record_kernels`."""
+        if self._recording is not None:
+            reason = "kernels are being recorded already: one trace at a time has them"
+            raise Overloaded(reason, Lack.CALLS, retry_after_s=_RETRY_AFTER_S)
+        whole: asyncio.Future[list[Kernels]] = asyncio.get_running_loop().create_future()
+        self._recording = _Recording(begun, [], whole)
+        self._channel.send(RecordKernels(seconds=seconds))
+        return await whole
 
     def begin(self) -> None:
         """Let the worker use the device: the sessions of the worker before are open again."""
@@ -265,14 +290,35 @@ class Epoch:
             case SessionFailed():
                 session = self._forget(message.session)
                 if session is not None:
-                    error = Overloaded(message.reason, retry_after_s=_RETRY_AFTER_S)
+                    error = Overloaded(message.reason, Lack.DEVICE_MEMORY, retry_after_s=_RETRY_AFTER_S)
                     session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
+            case KernelsBegun():
+                if self._recording is not None:
+                    self._recording.begun()
+            case Kernels():
+                self._take_kernels(message)
             case Alive():
                 oldest = message.oldest
                 self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
             case Ready():
                 self._watchdog.start()
                 self.ready.set_result(message)
+
+    def _take_kernels(self, kernels: Kernels) -> None:
+        recording = self._recording
+        if recording is None:
+            return
+        recording.heard.append(kernels)
+        if kernels.last:
+            self._recording = None
+            if kernels.error is not None:
+                self._fail_recording(recording, f"the worker can't record kernels: {kernels.error}")
+            elif not recording.whole.done():
+                recording.whole.set_result(recording.heard)
+
+    def _fail_recording(self, recording: _Recording, reason: str) -> None:
+        if not recording.whole.done():
+            recording.whole.set_exception(Unavailable(reason))
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)
@@ -309,6 +355,8 @@ class Epoch:
         self.lost = True
         self._watchdog.stop()
         self._channel.close()
+        if self._recording is not None:
+            self._fail_recording(self._recording, "the worker process ended while its kernels were recorded")
         self._on_lost(self)
         at_work = self._ring.noted()
         for number in list(self._sessions):

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from enum import Enum
 
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.errors import PipelineError, Unavailable, WorkerRestarting
+from framehaul_pipeline.errors import InvalidInput, PipelineError, Unavailable, WorkerRestarting
 from framehaul_pipeline.link.heirloom import Heirloom
-from framehaul_pipeline.link.messages import DeviceTime, Opening
+from framehaul_pipeline.link.messages import DeviceTime, Kernels, Opening
 from framehaul_pipeline.scheduling.restarts import RestartBudget
 from framehaul_pipeline.supervision.epoch import Epoch, SessionEvents, WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.standby import Standby
@@ -145,6 +145,22 @@ class Supervisor:
     def statistics(self) -> WorkerStatistics:
         """How full the rings and the device's memory are now."""
         return self._current().statistics()
+
+    async def record_kernels(self, seconds: float, begun: Callable[[], None]) -> list[Kernels]:
+        """Note for so long which kernels the device runs; `begun` is called when that begins, which takes a moment.
+
+        Cancellation: nobody is told; the worker notes on to the end.
+
+        Raises:
+            InvalidInput: the device has no kernels.
+            Overloaded: they are being noted already.
+            Unavailable: the worker can't, or ended.
+        """
+        if not self.memory_bytes:
+            raise InvalidInput("kernels", "true", f"false: {self.device} has no kernels, only GPUs have")
+        if self.state is not WorkerState.READY:
+            raise Unavailable(f"the worker is {self.state.value}; try again")
+        return await self._current().record_kernels(seconds, begun)
 
     async def aclose(self) -> None:
         """Stop the worker: ask, wait, kill at last; the standby is killed at once. Twice is fine.

@@ -26,9 +26,10 @@ from framehaul_pipeline.device.host_memory import total_bytes
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
-from framehaul_pipeline.link.messages import Begin, Configure, Ready, Shutdown
+from framehaul_pipeline.link.messages import Begin, Configure, Ready, RecordKernels, Shutdown, ToWorker
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.memory import MemoryLimits
+from framehaul_pipeline.worker.kernels import begin_recording
 from framehaul_pipeline.worker.launch import InFlight
 from framehaul_pipeline.worker.warm_up import warm_up
 from framehaul_pipeline.worker.worker import Worker
@@ -106,12 +107,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
 
     def control() -> None:
         while (message := channel.receive()) is not None and not isinstance(message, Shutdown):
-            if isinstance(message, Configure):
-                raise ValueError("Configure came twice")
-            if isinstance(message, Begin):
-                begun.set()
-            else:
-                worker.apply(message)
+            _hear(message, worker, channel, begun)
         # If the device hangs, the other threads never end.
         watchdog = threading.Timer(_STOP_TIMEOUT_S, os._exit, (EXIT_FAULT,))
         watchdog.daemon = True
@@ -149,6 +145,18 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
     for thread in threads:
         thread.join()
     worker.drain()
+
+
+def _hear(message: ToWorker, worker: Worker, channel: WorkerChannel, begun: threading.Event) -> None:
+    match message:
+        case Configure() | Shutdown():
+            raise ValueError(f"{type(message).__name__} came where it can't")
+        case Begin():
+            begun.set()
+        case RecordKernels():
+            begin_recording(message.seconds, channel.send)
+        case _:
+            worker.apply(message)
 
 
 def _fatal(target: Callable[[], None]) -> None:

@@ -499,7 +499,7 @@ class Opened(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PERIOD_LATENTS_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
-    """128 random bits; whoever knows them may resume the session"""
+    """The epoch of its server, 8 bytes, the highest first; then 128 random bits: whoever knows them may resume the session."""
     model: builtins.str
     height: builtins.int
     """of a frame, in pixels"""
@@ -687,16 +687,23 @@ class LocateRequest(google.protobuf.message.Message):
 
     SESSION_ID_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    GEOMETRY_FIELD_NUMBER: builtins.int
     session_id: builtins.bytes
     """empty: a new session"""
     model: builtins.str
+    @property
+    def geometry(self) -> Global___LatentGeometry:
+        """unset: not known; a front then doesn't know what the session takes"""
+
     def __init__(
         self,
         *,
         session_id: builtins.bytes = ...,
         model: builtins.str = ...,
+        geometry: Global___LatentGeometry | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["geometry", b"geometry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["geometry", b"geometry", "model", b"model", "session_id", b"session_id"]) -> None: ...
 
 Global___LocateRequest: typing_extensions.TypeAlias = LocateRequest
 
@@ -707,20 +714,26 @@ class LocateResponse(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     LEASE_MS_FIELD_NUMBER: builtins.int
+    ALTERNATIVES_FIELD_NUMBER: builtins.int
     target: builtins.str
     """HOST:PORT"""
     epoch: builtins.int
     """of the server at that address: another one means that it restarted"""
     lease_ms: builtins.int
     """how long the answer may be kept"""
+    @property
+    def alternatives(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """where to go if that server can't be reached or refuses, in this order"""
+
     def __init__(
         self,
         *,
         target: builtins.str = ...,
         epoch: builtins.int = ...,
         lease_ms: builtins.int = ...,
+        alternatives: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "epoch", b"epoch", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
 
 Global___LocateResponse: typing_extensions.TypeAlias = LocateResponse
 
@@ -751,6 +764,7 @@ class ModelInfo(google.protobuf.message.Message):
     TILE_STRIDE_LATENTS_FIELD_NUMBER: builtins.int
     PERIOD_LATENTS_FIELD_NUMBER: builtins.int
     NORMALIZATION_FIELD_NUMBER: builtins.int
+    RATES_FIELD_NUMBER: builtins.int
     name: builtins.str
     channels: builtins.int
     spatial_factor: builtins.int
@@ -769,6 +783,10 @@ class ModelInfo(google.protobuf.message.Message):
     """each so many latents there is one with first_frames; 0: the first alone"""
     normalization: builtins.bool
     """it has a mean and std of its own, which Open.normalized applies"""
+    @property
+    def rates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MeasuredRate]:
+        """for callers that may watch the server; one for each size that it decoded"""
+
     def __init__(
         self,
         *,
@@ -785,12 +803,46 @@ class ModelInfo(google.protobuf.message.Message):
         tile_stride_latents: builtins.int = ...,
         period_latents: builtins.int = ...,
         normalization: builtins.bool = ...,
+        rates: collections.abc.Iterable[Global___MeasuredRate] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "receptive_latents", b"receptive_latents"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "period_latents", b"period_latents", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_receptive_latents", b"_receptive_latents", "channels", b"channels", "exactness", b"exactness", "first_frames", b"first_frames", "lookahead_latents", b"lookahead_latents", "name", b"name", "normalization", b"normalization", "period_latents", b"period_latents", "rates", b"rates", "receptive_latents", b"receptive_latents", "spatial_factor", b"spatial_factor", "state_bytes_per_pixel", b"state_bytes_per_pixel", "temporal_factor", b"temporal_factor", "tile_latents", b"tile_latents", "tile_stride_latents", b"tile_stride_latents"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_receptive_latents", b"_receptive_latents"]) -> typing.Literal["receptive_latents"] | None: ...
 
 Global___ModelInfo: typing_extensions.TypeAlias = ModelInfo
+
+@typing.final
+class MeasuredRate(google.protobuf.message.Message):
+    """What a model took of the device here, in service. The first chunks of a shape, for which kernels are chosen, are out."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    NUM_FRAMES_FIELD_NUMBER: builtins.int
+    DEVICE_S_FIELD_NUMBER: builtins.int
+    KERNELS_S_FIELD_NUMBER: builtins.int
+    width: builtins.int
+    """of a frame, in pixels"""
+    height: builtins.int
+    num_frames: builtins.int
+    """decoded;"""
+    device_s: builtins.float
+    """for which the device was theirs alone,"""
+    kernels_s: builtins.float
+    """and of it, from the first kernel of a chunk to its last; 0: not known"""
+    def __init__(
+        self,
+        *,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+        num_frames: builtins.int = ...,
+        device_s: builtins.float = ...,
+        kernels_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device_s", b"device_s", "height", b"height", "kernels_s", b"kernels_s", "num_frames", b"num_frames", "width", b"width"]) -> None: ...
+
+Global___MeasuredRate: typing_extensions.TypeAlias = MeasuredRate
 
 @typing.final
 class Limits(google.protobuf.message.Message):
@@ -882,11 +934,18 @@ class ServerInfo(google.protobuf.message.Message):
     LOAD_FIELD_NUMBER: builtins.int
     SYNTHETIC_FIELD_NUMBER: builtins.int
     CHARGED_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
     version: builtins.str
     device: builtins.str
     epoch: builtins.int
     synthetic: builtins.bool
     """synthetic clips are allowed"""
+    ready: builtins.bool
+    """new sessions may come: a worker is ready, and it isn't draining"""
+    target: builtins.str
+    """what its Locate names: itself; empty for a front"""
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelInfo]:
         """the first is the default"""
@@ -903,6 +962,10 @@ class ServerInfo(google.protobuf.message.Message):
     def charged(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Charged]:
         """the last minute"""
 
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of a front: those of its servers"""
+
     def __init__(
         self,
         *,
@@ -916,9 +979,12 @@ class ServerInfo(google.protobuf.message.Message):
         load: Global___Load | None = ...,
         synthetic: builtins.bool = ...,
         charged: collections.abc.Iterable[Global___Charged] | None = ...,
+        ready: builtins.bool = ...,
+        target: builtins.str = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "synthetic", b"synthetic", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
 
@@ -927,14 +993,18 @@ class TraceRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SECONDS_FIELD_NUMBER: builtins.int
+    KERNELS_FIELD_NUMBER: builtins.int
     seconds: builtins.float
-    """1..300"""
+    """1..300; with kernels at most 10"""
+    kernels: builtins.bool
+    """tell at the end which kernels the device ran; only where it is a GPU"""
     def __init__(
         self,
         *,
         seconds: builtins.float = ...,
+        kernels: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["seconds", b"seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kernels", b"kernels", "seconds", b"seconds"]) -> None: ...
 
 Global___TraceRequest: typing_extensions.TypeAlias = TraceRequest
 
@@ -950,6 +1020,7 @@ class TraceResponse(google.protobuf.message.Message):
     LOAD_FIELD_NUMBER: builtins.int
     NOW_NS_FIELD_NUMBER: builtins.int
     EVENTS_DROPPED_FIELD_NUMBER: builtins.int
+    KERNELS_FIELD_NUMBER: builtins.int
     now_ns: builtins.int
     """when this response was made"""
     events_dropped: builtins.int
@@ -970,6 +1041,10 @@ class TraceResponse(google.protobuf.message.Message):
     def load(self) -> Global___Load:
         """several times a second"""
 
+    @property
+    def kernels(self) -> Global___TraceKernels:
+        """several of them, at the end"""
+
     def __init__(
         self,
         *,
@@ -979,9 +1054,10 @@ class TraceResponse(google.protobuf.message.Message):
         load: Global___Load | None = ...,
         now_ns: builtins.int = ...,
         events_dropped: builtins.int = ...,
+        kernels: Global___TraceKernels | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["load", b"load", "started", b"started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "events_dropped", b"events_dropped", "load", b"load", "now_ns", b"now_ns", "sessions", b"sessions", "started", b"started"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["kernels", b"kernels", "load", b"load", "started", b"started"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "events_dropped", b"events_dropped", "kernels", b"kernels", "load", b"load", "now_ns", b"now_ns", "sessions", b"sessions", "started", b"started"]) -> None: ...
 
 Global___TraceResponse: typing_extensions.TypeAlias = TraceResponse
 
@@ -1131,3 +1207,45 @@ class TraceChunk(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["copied_ns", b"copied_ns", "decoded_ns", b"decoded_ns", "first_latent", b"first_latent", "kernels_ns", b"kernels_ns", "num_latents", b"num_latents", "slot_wait_ns", b"slot_wait_ns", "turn_ns", b"turn_ns"]) -> None: ...
 
 Global___TraceChunk: typing_extensions.TypeAlias = TraceChunk
+
+@typing.final
+class TraceKernels(google.protobuf.message.Message):
+    """Kernels and copies on the device. The lists but `names` have a value for each."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    START_NS_FIELD_NUMBER: builtins.int
+    DURATION_NS_FIELD_NUMBER: builtins.int
+    STREAM_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
+    left_out: builtins.int
+    """there were so many more, after these"""
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def name(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of `names`, counted from 0"""
+
+    @property
+    def start_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def duration_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def stream(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """those of one run one after the other"""
+
+    def __init__(
+        self,
+        *,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        name: collections.abc.Iterable[builtins.int] | None = ...,
+        start_ns: collections.abc.Iterable[builtins.int] | None = ...,
+        duration_ns: collections.abc.Iterable[builtins.int] | None = ...,
+        stream: collections.abc.Iterable[builtins.int] | None = ...,
+        left_out: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duration_ns", b"duration_ns", "left_out", b"left_out", "name", b"name", "names", b"names", "start_ns", b"start_ns", "stream", b"stream"]) -> None: ...
+
+Global___TraceKernels: typing_extensions.TypeAlias = TraceKernels

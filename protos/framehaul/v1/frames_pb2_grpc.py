@@ -79,7 +79,7 @@ class FrameServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Locate(self, request, context):
-        """Where a session should go: a single server names itself.
+        """Where a session should go: a server names itself, a front one of its servers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -165,7 +165,7 @@ class FrameServiceStub(typing.Generic[_FrameServiceStreamType, _FrameServiceRend
     """One request with all latents (or a synthetic clip), frames out. Always AUTO mode."""
 
     Locate: _FrameServiceLocateType
-    """Where a session should go: a single server names itself."""
+    """Where a session should go: a server names itself, a front one of its servers."""
 
     GetServerInfo: _FrameServiceGetServerInfoType
     """Models, formats, limits and load."""
@@ -219,7 +219,7 @@ class FrameServiceServicer(metaclass=abc.ABCMeta):
         request: framehaul.v1.frames_pb2.LocateRequest,
         context: _ServicerContext,
     ) -> typing.Union[framehaul.v1.frames_pb2.LocateResponse, collections.abc.Awaitable[framehaul.v1.frames_pb2.LocateResponse]]:
-        """Where a session should go: a single server names itself."""
+        """Where a session should go: a server names itself, a front one of its servers."""
 
     @abc.abstractmethod
     def GetServerInfo(

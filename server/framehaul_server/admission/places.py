@@ -12,11 +12,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
+from framehaul_pipeline.errors import InvalidInput, Lack, Overloaded, Unavailable
 from framehaul_server.core.queue_order import AdmissionQueue, Waiting
 from framehaul_server.core.tenants import Tenant
 
 _RETRY_AFTER_S: Final = 1.0
+Obstacle = tuple[Lack, str]
+"""What there is none of, and the sentence that says so."""
 
 
 @dataclass(slots=True, eq=False)
@@ -156,7 +158,7 @@ class Admission:
             if self._paused is not None:
                 raise Unavailable(self._paused)
             raise _overloaded(
-                self._obstacle(claim) or f"other sessions of tenant {tenant.name} are before it",
+                self._obstacle(claim) or (Lack.TENANT_PLACES, f"other sessions of tenant {tenant.name} are before it"),
                 full if self._queue.max_length else None,
             )
         self._assign()
@@ -233,7 +235,7 @@ class Admission:
     def _order(self) -> list[Claim]:
         return self._queue.order(lambda tenant: self._use(tenant).num_sessions)
 
-    def _obstacle(self, claim: Claim) -> str | None:
+    def _obstacle(self, claim: Claim) -> Obstacle | None:
         """Why a session can't have its place now; None when it can."""
         tenant, use = claim.tenant, self._use(claim.tenant)
         if self.num_sessions >= self._max_sessions:
@@ -241,7 +243,7 @@ class Admission:
         if tenant.max_sessions is not None and use.num_sessions >= tenant.max_sessions:
             return _all_of_tenant_in_use(tenant)
         if tenant.max_waiting_bytes is not None and use.num_bytes + claim.num_bytes > tenant.max_waiting_bytes:
-            return (
+            return Lack.TENANT_BYTES, (
                 f"this session may hold {claim.num_bytes} waiting bytes, "
                 f"and {use.num_bytes} of the {tenant.max_waiting_bytes} of tenant {tenant.name} are taken"
             )
@@ -250,17 +252,18 @@ class Admission:
     def _use(self, tenant: Tenant) -> _Use:
         return self._uses.get(tenant.name) or _Use()
 
-    def _all_in_use(self) -> str:
-        return f"all {self._max_sessions} sessions of this server are in use"
+    def _all_in_use(self) -> Obstacle:
+        return Lack.PLACES, f"all {self._max_sessions} sessions of this server are in use"
 
 
-def _all_of_tenant_in_use(tenant: Tenant) -> str:
-    return f"all {tenant.max_sessions} sessions of tenant {tenant.name} are in use"
+def _all_of_tenant_in_use(tenant: Tenant) -> Obstacle:
+    return Lack.TENANT_PLACES, f"all {tenant.max_sessions} sessions of tenant {tenant.name} are in use"
 
 
 def _queue_full(length: int) -> str | None:
     return f"all {length} places of its queue" if length else None
 
 
-def _overloaded(obstacle: str, full: str | None) -> Overloaded:
-    return Overloaded(obstacle if full is None else f"{obstacle}, and {full}", retry_after_s=_RETRY_AFTER_S)
+def _overloaded(obstacle: Obstacle, full: str | None) -> Overloaded:
+    lack, reason = obstacle
+    return Overloaded(reason if full is None else f"{reason}, and {full}", lack, retry_after_s=_RETRY_AFTER_S)

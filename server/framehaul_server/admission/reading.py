@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from framehaul_pipeline.errors import Overloaded
+from framehaul_pipeline.errors import Lack, Overloaded
 from framehaul_server.errors import ClientSilent
 
 _LEAST: Final = 2
@@ -143,7 +143,7 @@ class Reading:
         return self._tenants[request.reader.tenant], self._connections[request.reader.connection]
 
     def _send_away(self, request: _Request, reason: str) -> None:
-        request.sent_away = Overloaded(f"the request gave way: {reason}", retry_after_s=_RETRY_AFTER_S)
+        request.sent_away = Overloaded(f"the request gave way: {reason}", Lack.READING, retry_after_s=_RETRY_AFTER_S)
         if not request.timeout.expired():
             request.timeout.reschedule(_now_s())
         self._forget(request)

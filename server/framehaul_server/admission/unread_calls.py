@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from framehaul_pipeline.errors import Overloaded
+from framehaul_pipeline.errors import Lack, Overloaded
 from framehaul_server.core.tenants import Tenant
 
 _SPARE: Final = 8
@@ -54,6 +54,7 @@ class UnreadCalls:
             raise Overloaded(
                 f"{self._num_calls[tenant.name]} calls of tenant {tenant.name} have ended and their clients don't read "
                 f"how, of at most {most}: read on, or cancel them",
+                Lack.CALLS,
                 retry_after_s=_RETRY_AFTER_S,
             )
 

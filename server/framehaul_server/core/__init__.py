@@ -1,4 +1,4 @@
-"""Values in, values out: what a session may ask, hold, send and keep.
+"""Values in, values out: what a session may ask, hold, send and keep, and which server it goes to.
 
 Runs in the server process, on the event loop. Does no I/O and knows neither asyncio nor gRPC.
 """
@@ -10,10 +10,12 @@ __all__ = [
     "limits",
     "open_request",
     "packing",
+    "placement",
     "queue_order",
     "recorder",
     "responses",
     "retention",
+    "session_id",
     "session_view",
     "sizing",
     "tenants",

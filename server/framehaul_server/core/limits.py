@@ -22,6 +22,8 @@ class SessionRules:
     chunk_latents: int
     stall_timeout_s: float
     resume_window_s: float
+    epoch: int = 0
+    """Of the server; its sessions' ids have it."""
 
 
 def most_read(tenant: Tenant, max_request_bytes: int) -> int | None:

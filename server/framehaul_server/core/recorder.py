@@ -11,10 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from framehaul.causes import Cause
+from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.link.messages import DeviceTime, Published
+from framehaul_server.core.rates import Rates
+from framehaul_server.core.time_account import Interval
 
 RECENT_S: Final = 60
 _SECOND_NS: Final = 1_000_000_000
@@ -22,6 +26,10 @@ _ON_DEVICE: Final = frozenset({Cause.DECODE, Cause.SHARED})
 """While sessions wait for these, the device works."""
 _OF_SERVER: Final = _ON_DEVICE | {Cause.COPY, Cause.SLOTS}
 """It's the server's turn."""
+
+
+Look = Callable[[], list[Interval]]
+"""Charges a session's time up to now, and gives what can't be charged yet, with what it will most likely go to."""
 
 
 class Histogram:
@@ -86,12 +94,26 @@ class Recent:
         return found
 
 
+class Kind(Enum):
+    """What an event is about."""
+
+    WAITED = "waited"
+    """The session, for its next frame."""
+    LATENTS = "latents"
+    """They came."""
+    CHUNK = "chunk"
+    """Its frames came to the server."""
+    SENT = "sent"
+    """A message of frames was handed to the transport."""
+    ACKNOWLEDGED = "acknowledged"
+    """The client has consumed the frames below the first one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that took from `start_ns` to `end_ns`, of a session; a moment when these are equal."""
 
-    name: str
-    """A cause, or a stage: "chunk", "sent", "latents", "acknowledged"."""
+    kind: Kind
     session: int
     start_ns: int
     end_ns: int
@@ -100,6 +122,8 @@ class Event:
     count: int = 0
     published: Published | None = None
     """Of a chunk."""
+    cause: Cause | None = None
+    """Of a wait."""
 
 
 @dataclass(slots=True)
@@ -127,6 +151,8 @@ class Totals:
     """How often that was."""
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Calls of sessions by tenant and cause, as the log has it."""
+    refused: Counter[Lack] = field(default_factory=Counter)
+    """Of these, calls for which there was no room, by what there was none of."""
 
 
 class Recorder:
@@ -137,6 +163,7 @@ class Recorder:
         self.started_ns = now_ns
         self.totals = Totals()
         self.recent = Recent()
+        self.rates = Rates()
         seconds = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
         milliseconds = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
         self.first_frame_s = Histogram(*seconds)
@@ -146,12 +173,10 @@ class Recorder:
         self.stages_s = {stage: Histogram(*milliseconds) for stage in ("wait", "decode", "copy", "publish")}
         """Of each chunk: before its turn on the device, its decoding, its copy, its checksum and way to the server."""
         self._numbers = itertools.count(1)
-        self.num_sessions = 0
+        self._sessions: dict[int, Look] = {}
         """Those that have begun and aren't over."""
         self._active_ns = 0
         """Since when there are sessions."""
-        self.open_ns: Mapping[Cause, int] = {}
-        """What sessions have waited for and weren't charged with, when they were looked at last."""
         self._listeners: list[Callable[[Event], None]] = []
 
     @contextmanager
@@ -163,18 +188,33 @@ class Recorder:
         finally:
             self._listeners.remove(listener)
 
-    def begin(self, now_ns: int) -> int:
-        """A session begins; gives its number here."""
-        if not self.num_sessions:
-            self._active_ns = now_ns
-        self.num_sessions += 1
-        return next(self._numbers)
+    @property
+    def num_sessions(self) -> int:
+        """Those that have begun and aren't over."""
+        return len(self._sessions)
 
-    def end(self, now_ns: int) -> None:
+    def begin(self, now_ns: int, look: Look = list) -> int:
+        """A session begins, whose time so far is charged by `look`; gives its number here."""
+        if not self._sessions:
+            self._active_ns = now_ns
+        number = next(self._numbers)
+        self._sessions[number] = look
+        return number
+
+    def end(self, session: int, now_ns: int) -> None:
         """A session is over."""
-        self.num_sessions -= 1
-        if not self.num_sessions:
+        del self._sessions[session]
+        if not self._sessions:
             self.recent.add("sessions", self._active_ns, now_ns)
+
+    def charge_time(self) -> Recent:
+        """Charge sessions' time up to now, as far as it is known what it went to; gives the rest of it."""
+        rest = Recent()
+        for look in list(self._sessions.values()):
+            for cause, start_ns, end_ns in look():
+                # A chunk that isn't there yet is on the device.
+                rest.add(Cause.DECODE if cause is Cause.SHARED else cause, start_ns, end_ns)
+        return rest
 
     def charge(self, session: int, cause: Cause, start_ns: int, end_ns: int, *, goes_on: bool = False) -> None:
         """A session has waited for `cause`; `goes_on`: it did so before, and this is the same wait."""
@@ -182,18 +222,19 @@ class Recorder:
         self.totals.num_waits[cause] += not goes_on
         self.recent.add(cause, start_ns, end_ns)
         if self._listeners:
-            self._tell(Event(cause.value, session, start_ns, end_ns))
+            self._tell(Event(Kind.WAITED, session, start_ns, end_ns, cause=cause))
 
     def latents(self, session: int, first: int, count: int, now_ns: int) -> None:
         """Latents came."""
         self.totals.num_latents += count
         if self._listeners:
-            self._tell(Event("latents", session, now_ns, now_ns, first, count))
+            self._tell(Event(Kind.LATENTS, session, now_ns, now_ns, first, count))
 
     def decoded(self, time: DeviceTime, now_ns: int) -> None:
         """A chunk was on the device; its session may be gone."""
         self.totals.device_ns += time.device_ns
         self.totals.kernels_ns += time.kernels_ns
+        self.rates.add(time)
         self.recent.add("device", now_ns - time.device_ns, now_ns)
         self.recent.add("kernels", now_ns - time.kernels_ns, now_ns)
 
@@ -207,7 +248,7 @@ class Recorder:
         self.totals.num_decoded += published.num_frames
         if self._listeners:
             first, count = published.first_frame, published.num_frames
-            self._tell(Event("chunk", session, times.launched_ns, now_ns, first, count, published))
+            self._tell(Event(Kind.CHUNK, session, times.launched_ns, now_ns, first, count, published))
 
     def sent(
         self, session: int, first: int, count: int, *, num_bytes: int, again: bool, start_ns: int, end_ns: int
@@ -219,16 +260,18 @@ class Recorder:
         totals.num_replayed += count if again else 0
         self.recent.count("frames", count, end_ns)
         if self._listeners:
-            self._tell(Event("sent", session, start_ns, end_ns, first, count))
+            self._tell(Event(Kind.SENT, session, start_ns, end_ns, first, count))
 
     def acknowledged(self, session: int, next_frame: int, now_ns: int) -> None:
         """A client has consumed the frames below this one."""
         if self._listeners:
-            self._tell(Event("acknowledged", session, now_ns, now_ns, next_frame))
+            self._tell(Event(Kind.ACKNOWLEDGED, session, now_ns, now_ns, next_frame))
 
-    def ended(self, *, tenant: str | None, cause: str) -> None:
-        """A call of a session ended, as the log has it."""
+    def ended(self, *, tenant: str | None, cause: str, lack: Lack | None) -> None:
+        """A call of a session ended, as the log has it; for a `lack` of something, maybe."""
         self.totals.ended[tenant or "", cause] += 1
+        if lack is not None:
+            self.totals.refused[lack] += 1
 
     def seconds(self, now_ns: int) -> dict[Cause, float]:
         """What the server's last minute, or its time since the start, went to.
@@ -236,39 +279,36 @@ class Recorder:
         While the device works that is decoding, for whomever. The rest of the time in which there are sessions goes to
         what these wait for besides.
         """
-        found = self._went_to(self.recent.sums(now_ns), now_ns - self._window_ns(now_ns), now_ns, self.open_ns)
+        rest = self.charge_time().sums(now_ns)
+        found = self._went_to(self.recent.sums(now_ns), now_ns - self._window_ns(now_ns), now_ns, rest)
         return {cause: ns / 1e9 for cause, ns in found.items() if ns > 0}
 
     def timeline(self, now_ns: int) -> list[dict[Cause, float]]:
-        """The same of each of the last `RECENT_S` whole seconds, the oldest first; seconds before the start are empty.
-
-        What a chunk's time went to is known when it is published: until then nobody is charged.
-        """
+        """The same of each of the last `RECENT_S` whole seconds, the oldest first; those before the start are empty."""
+        rest = self.charge_time().seconds(now_ns)
         first_ns = (now_ns // _SECOND_NS - RECENT_S) * _SECOND_NS
         found = []
-        for index, sums in enumerate(self.recent.seconds(now_ns)):
+        for index, (sums, rest_sums) in enumerate(zip(self.recent.seconds(now_ns), rest, strict=True)):
             end_ns = first_ns + (index + 1) * _SECOND_NS
             start_ns = max(end_ns - _SECOND_NS, min(self.started_ns, end_ns))
-            went_to = self._went_to(sums, start_ns, end_ns, {})
+            went_to = self._went_to(sums, start_ns, end_ns, rest_sums)
             found.append({cause: ns / 1e9 for cause, ns in went_to.items() if ns > 0})
         return found
 
     def _went_to(
-        self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int, open_ns: Mapping[Cause, int]
+        self, sums: Mapping[Hashable, int], start_ns: int, end_ns: int, rest: Mapping[Hashable, int]
     ) -> dict[Cause, float]:
         window_ns, active_ns = end_ns - start_ns, self._active_in(sums, start_ns, end_ns)
         device_ns = min(sums.get("device", 0), active_ns)
-        others = Counter({cause: sums.get(cause, 0) for cause in Cause if cause not in _ON_DEVICE}) + Counter(open_ns)
-        # A chunk that isn't there yet is on the device.
-        if shared_ns := others.pop(Cause.SHARED, 0):
-            others[Cause.DECODE] += shared_ns
+        others = {cause: rest.get(cause, 0) + (cause not in _ON_DEVICE and sums.get(cause, 0)) for cause in Cause}
         waited_ns = sum(others.values())
         found = {Cause.DECODE: float(device_ns), Cause.IDLE: float(window_ns - active_ns)}
         left_ns = active_ns - device_ns
-        for cause, ns in others.items():
-            found[cause] = found.get(cause, 0.0) + left_ns * ns / waited_ns
         if not waited_ns:
             found[Cause.IDLE] += left_ns
+            return found
+        for cause, ns in others.items():
+            found[cause] = found.get(cause, 0.0) + left_ns * ns / waited_ns
         return found
 
     def _window_ns(self, now_ns: int) -> int:

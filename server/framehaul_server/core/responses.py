@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
-from typing import Final
 
 from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import CAUSES, PIXEL_FORMATS
 from framehaul_server.core.open_request import OpenRequest
 from framehaul_server.core.window import WindowLimits
-
-_SESSION_ID_BYTES: Final = 16
-
-
-def new_session_id() -> bytes:
-    """128 random bits, since knowing them is the right to the session."""
-    return secrets.token_bytes(_SESSION_ID_BYTES)
 
 
 def queued(position: int) -> pb.StreamResponse:

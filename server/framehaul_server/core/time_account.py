@@ -16,8 +16,10 @@ _WITH_CLIENT: Final = frozenset({Cause.CLIENT_WINDOW, Cause.NETWORK})
 _REPORT_NS: Final = 10_000_000_000
 """How long a client may take for frames before it acknowledges them and reports."""
 
+Interval = tuple[Cause, int, int]
+"""A cause, and the time from and to which it held."""
 OnInterval = Callable[[Cause, int, int], None]
-"""Hears of a cause, and of the time from and to which it held."""
+"""Hears of one."""
 
 
 class TimeAccount:
@@ -34,22 +36,16 @@ class TimeAccount:
         self._until_ns = now_ns
         """All before it is charged or noted."""
         self.charged_ns: Counter[Cause] = Counter()
-        self._noted: list[tuple[Cause, int, int]] = []
+        self._noted: list[Interval] = []
         """Intervals in which the client had frames, or they were on their way, since its last report."""
         self._client_busy_ns = 0
         self._on_interval = on_interval
 
-    @property
-    def noted_ns(self) -> Counter[Cause]:
-        """Not charged yet: the client may report."""
-        found: Counter[Cause] = Counter()
-        for cause, start_ns, end_ns in self._noted:
-            found[cause] += end_ns - start_ns
-        return found
-
-    def open_ns(self, now_ns: int) -> int:
-        """Since the last charge."""
-        return max(0, now_ns - self._until_ns)
+    def uncharged(self, now_ns: int, cause: Cause | None) -> list[Interval]:
+        """What the client may report on, and the time since the last charge if `cause` is what it goes to."""
+        if cause is None or now_ns <= self._until_ns:
+            return list(self._noted)
+        return [*self._noted, (cause, self._until_ns, now_ns)]
 
     def charge(self, now_ns: int, cause: Cause) -> None:
         """Charge the time since the last charge to `cause`."""
@@ -71,9 +67,11 @@ class TimeAccount:
         gave no frames, is the decoder's. Once it is published, it waits in its slot until the server takes its frames.
         """
         before = Cause.SHARED if times.shared else Cause.DECODE
-        self.charge(times.launched_ns - times.slot_wait_ns, before)
-        self.charge(times.launched_ns, Cause.SLOTS)
-        self.charge(times.turn_ns, before)
+        if times.slot_wait_ns:
+            self.charge(times.launched_ns - times.slot_wait_ns, before)
+            self.charge(times.launched_ns, Cause.SLOTS)
+        if times.shared:
+            self.charge(times.turn_ns, before)
         self.charge(times.decoded_ns, Cause.DECODE)
         self.charge(times.published_ns, Cause.COPY)
         self.charge(now_ns, Cause.SLOTS)

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import CAUSES
-from framehaul_pipeline.link.messages import Published
-from framehaul_server.core.recorder import Event
+from framehaul_pipeline.link.messages import Kernels, Published
+from framehaul_server.core.recorder import Event, Kind
 from framehaul_server.core.session_view import SessionView
 
 MAX_EVENTS: Final = 16_384
 """That wait to be told."""
-_CAUSES: Final = {cause.value: CAUSES[cause] for cause in Cause}
-_KINDS: Final = {
-    "latents": pb.TRACE_EVENT_KIND_LATENTS,
-    "chunk": pb.TRACE_EVENT_KIND_CHUNK,
-    "sent": pb.TRACE_EVENT_KIND_SENT,
-    "acknowledged": pb.TRACE_EVENT_KIND_ACKNOWLEDGED,
-}
+_KINDS: Final = {kind: pb.TraceEventKind.Value(f"TRACE_EVENT_KIND_{kind.name}") for kind in Kind}
 
 
 class EventQueue:
@@ -47,13 +40,13 @@ class EventQueue:
 def event_message(event: Event) -> pb.TraceEvent:
     """An event of the recorder."""
     return pb.TraceEvent(
-        kind=_KINDS.get(event.name, pb.TRACE_EVENT_KIND_WAITED),
+        kind=_KINDS[event.kind],
         session=event.session,
         start_ns=event.start_ns,
         end_ns=event.end_ns,
         first=event.first,
         count=event.count,
-        cause=_CAUSES.get(event.name, pb.CAUSE_UNSPECIFIED),
+        cause=pb.CAUSE_UNSPECIFIED if event.cause is None else CAUSES[event.cause],
         chunk=None if event.published is None else _chunk_message(event.published),
     )
 
@@ -70,6 +63,19 @@ def session_message(view: SessionView) -> pb.TraceSession:
         latents_waiting=max(0, view.num_latents - view.num_fed),
         frames_waiting=max(0, view.num_published - view.num_taken),
         window_frames=max(0, view.frames_until - view.num_taken),
+    )
+
+
+def kernels_message(kernels: Kernels) -> pb.TraceKernels:
+    """Some of the device's kernels."""
+    names, start_ns, duration_ns, stream = zip(*kernels.rows, strict=True) if kernels.rows else ((), (), (), ())
+    return pb.TraceKernels(
+        names=kernels.names,
+        name=names,
+        start_ns=start_ns,
+        duration_ns=duration_ns,
+        stream=stream,
+        left_out=kernels.left_out,
     )
 
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from aiohttp import web
 
+from framehaul.address import Address
 from framehaul_server.access.callers import AUTHORIZATION, Identify, as_everyone
 from framehaul_server.access.tls import Certificates
-from framehaul_server.config import Address
 from framehaul_server.errors import CannotListen, NotAuthenticated
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

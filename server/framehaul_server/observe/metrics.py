@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from framehaul.causes import Cause, Verdict
+from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.supervision.supervisor import WorkerState
 from framehaul_server.core.recorder import Histogram, Recorder
 from framehaul_server.observe.http import Handler
@@ -109,6 +110,15 @@ def _sessions(view: ServerView) -> Iterator[Metric]:
         "aren't counted.",
         ("tenant", "cause"),
         {(tenant, cause): ended[tenant, cause] for tenant in tenants for cause in _ENDS},
+    )
+    yield _labelled(
+        CounterMetricFamily,
+        "refusals",
+        "Calls of sessions that ended with resource_exhausted, by what there was none of: places of the server or of "
+        "the tenant, bytes that may wait for the tenant, device_memory, reading (the request gave way to others), or "
+        "calls (the client has as many as it may).",
+        ("reason",),
+        {(lack.value,): view.recorder.totals.refused[lack] for lack in Lack},
     )
     yield _counter("sessions_resumed", "Sessions taken up again by a new connection.", view.recorder.totals.num_resumed)
 

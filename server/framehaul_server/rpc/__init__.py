@@ -3,4 +3,4 @@
 Runs in the server process, on the event loop. May import every other folder; only `app` and `cli` import it.
 """
 
-__all__ = ["authentication", "boundary", "health", "info", "options", "reflection", "service", "small_requests"]
+__all__ = ["boundary", "front", "health", "info", "listener", "service"]

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import grpc
 
+from framehaul_pipeline.errors import Overloaded
 from framehaul_server import logs
 from framehaul_server.errors import ConnectionLost
 from framehaul_server.logs import SessionRecord
@@ -50,6 +51,7 @@ async def guard(context: Context, record: SessionRecord, work: Awaitable[ResultT
         raise loss.reason from None
     except Exception as error:
         status = status_of(error) or _unforeseen(error, record.request_id)
+        record.lack = error.lack if isinstance(error, Overloaded) else None
     record.cause = status.code.name.lower()
     record.details = status.details
     await context.abort(status.code, status.details, status.trailers)

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from framehaul.wire import SERVICE
-from framehaul_pipeline.errors import Overloaded
+from framehaul_pipeline.errors import Lack, Overloaded
 from framehaul_pipeline.supervision.supervisor import WorkerState
 from framehaul_server.rpc.boundary import guard, new_record
 
@@ -46,6 +46,7 @@ class _Servicer(health.aio.HealthServicer):
         if self._num_watchers >= MOST_WATCHERS:
             raise Overloaded(
                 f"Watch: at most {MOST_WATCHERS} such calls at a time, of all clients together: Check now and then",
+                Lack.CALLS,
                 retry_after_s=_RETRY_AFTER_S,
             )
 
@@ -61,9 +62,9 @@ class Health:
 
     def __init__(self, models: Iterable[str]) -> None:
         """Start as NOT_SERVING, for all of them and each of `models`."""
-        self._services = (*_WHOLE, *(f"{SERVICE}/{model}" for model in models))
+        self._models = dict.fromkeys(models)
+        self._ready: frozenset[str] = frozenset()
         self._servicer = _Servicer()
-        self._worker_ready = False
         self._draining = False
         self._changed = asyncio.Event()
         self._changed.set()
@@ -74,7 +75,12 @@ class Health:
 
     def worker_changed(self, state: WorkerState) -> None:
         """Note the worker's new state."""
-        self._worker_ready = state is WorkerState.READY
+        self.models_ready(self._models if state is WorkerState.READY else ())
+
+    def models_ready(self, models: Iterable[str]) -> None:
+        """Note for which models there is a worker, and for no others; those that are new are known from now on."""
+        self._ready = frozenset(models)
+        self._models.update(dict.fromkeys(sorted(self._ready)))
         self._changed.set()
 
     def drain(self) -> None:
@@ -94,8 +100,10 @@ class Health:
 
     async def publish(self) -> None:
         """Publish the present state."""
-        serving = self._worker_ready and not self._draining
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in self._services:
+        ready = frozenset() if self._draining else self._ready
+        serving = {service: bool(ready) for service in _WHOLE}
+        serving |= {f"{SERVICE}/{model}": model in ready for model in self._models}
+        for service, serves in serving.items():
+            status = health_pb2.HealthCheckResponse.SERVING if serves else health_pb2.HealthCheckResponse.NOT_SERVING
             self._servicer.statuses[service] = health_pb2.HealthCheckResponse(status=status)
             await self._servicer.set(service, status)

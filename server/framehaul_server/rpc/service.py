@@ -7,7 +7,6 @@ ours. What goes over the wire is what a generated servicer would send.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +14,6 @@ from typing import Final
 import grpc
 
 from framehaul import wire
-from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import OutOfOrder, Unavailable
 from framehaul_server.access.callers import Identify
@@ -30,8 +28,10 @@ from framehaul_server.core.tenants import Caller, Tenant
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
 from framehaul_server.rpc.connection import Context, RenderConnection, StreamConnection
+from framehaul_server.rpc.info import told_to
+from framehaul_server.rpc.spans import open_spans
 from framehaul_server.rpc.synthetic import make_latents
-from framehaul_server.rpc.trace import Tracing
+from framehaul_server.rpc.trace import RecordKernels, Tracing
 from framehaul_server.session.connection import Connection, Request
 from framehaul_server.session.decoding import WorkerOpener
 from framehaul_server.session.detached import ResumableSessions
@@ -67,6 +67,7 @@ class FrameService:
         unread_calls: UnreadCalls,
         rules: SessionRules,
         recorder: Recorder,
+        record_kernels: RecordKernels,
         locate: Callable[[], pb.LocateResponse],
         info: Callable[[], pb.ServerInfo],
     ) -> None:
@@ -79,7 +80,8 @@ class FrameService:
         self._recorder = recorder
         self._locate = locate
         self._info = info
-        self._tracing = Tracing(recorder, charge_time=self.charge_time, info=info, sessions=self.views)
+        self._end_span = open_spans()
+        self._tracing = Tracing(recorder, record_kernels=record_kernels, info=info, sessions=self.views)
         self._sessions: set[Session] = set()
         """Served or detached."""
         self._unread_calls = unread_calls
@@ -135,14 +137,6 @@ class FrameService:
             if session.time_keeper.number == number:
                 session.show(look)
 
-    def charge_time(self) -> None:
-        """Bring the recorder up to date."""
-        open_ns: Counter[Cause] = Counter()
-        for session in self._sessions:
-            session.time_keeper.mark()
-            open_ns += session.time_keeper.open_ns
-        self._recorder.open_ns = open_ns
-
     async def stream(self, _requests: object, context: Context) -> None:
         """Latents in, frames out."""
         await self._serve("Stream", context, StreamConnection(context))
@@ -171,10 +165,9 @@ class FrameService:
         """Tell what this server has."""
 
         async def answer() -> bytes:
-            self._caller(context, record)
+            caller = self._caller(context, record)
             wire.split(raw, pb.GetServerInfoRequest)
-            self.charge_time()
-            return self._info().SerializeToString()
+            return told_to(caller, self._info()).SerializeToString()
 
         record = new_record("GetServerInfo", context)
         return await guard(context, record, answer())
@@ -199,7 +192,8 @@ class FrameService:
                 self._admission.release(call.claim)
             if call.unread_by is not None:
                 self._unread_calls.end(call.unread_by)
-            self._recorder.ended(tenant=call.record.tenant, cause=call.record.cause)
+            self._recorder.ended(tenant=call.record.tenant, cause=call.record.cause, lack=call.record.lack)
+            self._end_span(call.record, context.invocation_metadata() or ())
             _log.info("%s", call.record.line())
 
     async def _session(self, call: _Call, connection: Connection) -> None:

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from framehaul.wire import MalformedMessage
-from framehaul_pipeline.errors import OutOfOrder, Overloaded
+from framehaul_pipeline.errors import Lack, OutOfOrder, Overloaded
 from framehaul_server.access.callers import Identify
 from framehaul_server.admission.reading import Reader, Reading
 from framehaul_server.errors import GrantExceeded, NotAuthenticated
@@ -91,6 +91,7 @@ class _Unfinished:
         if num_calls >= most:
             raise Overloaded(
                 f"{num_calls} calls of this connection aren't over, of at most {most}: read their answers, or end them",
+                Lack.CALLS,
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._count(reader, 1)

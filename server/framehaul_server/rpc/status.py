@@ -24,6 +24,7 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (pipeline.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (pipeline.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (pipeline.DataLoss, grpc.StatusCode.DATA_LOSS),
+    (server.Elsewhere, grpc.StatusCode.FAILED_PRECONDITION),
     (server.ClientLeft, grpc.StatusCode.CANCELLED),
     (server.ClientSilent, grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled, grpc.StatusCode.ABORTED),
@@ -37,6 +38,7 @@ _CODES: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
 
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (server.ClientStalled, "CLIENT_STALLED"),
+    (server.Elsewhere, "FRONT"),
     (pipeline.WorkersKilled, "WORKERS_KILLED"),
     (pipeline.ReplayDiffers, "REPLAY_DIFFERS"),
     (pipeline.DataLoss, "CHECKSUM_DIFFERS"),
@@ -85,7 +87,10 @@ def _trailers(error: Exception, code: grpc.StatusCode, details: str) -> Trailers
     if isinstance(error, server.GrantExceeded):
         return ((_PUSHBACK_KEY, _DO_NOT_RETRY),)
     reason = next((reason for error_type, reason in _REASONS if isinstance(error, error_type)), None)
-    return _rich(code, details, ErrorInfo(reason=reason, domain=_DOMAIN)) if reason is not None else ()
+    if reason is None:
+        return ()
+    metadata = {"targets": ",".join(error.targets)} if isinstance(error, server.Elsewhere) else {}
+    return _rich(code, details, ErrorInfo(reason=reason, domain=_DOMAIN, metadata=metadata))
 
 
 def _rich(code: grpc.StatusCode, details: str, detail: Message) -> Trailers:

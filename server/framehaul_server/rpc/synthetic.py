@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from framehaul import wire
 from framehaul.formats import LatentDtype
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_pipeline.errors import InvalidInput, OutOfOrder, Overloaded
+from framehaul_pipeline.errors import InvalidInput, Lack, OutOfOrder, Overloaded
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 from framehaul_server.core.latents import LatentInput, holds_latents
 from framehaul_server.core.open_request import MAX_LATENTS, OpenRules, check_open, find_model
@@ -134,7 +134,8 @@ class SyntheticConnection:
             height, width = self._request.frame_size
             raise InvalidInput("synthetic", f"{synthetic.height}x{synthetic.width}", f"{height}x{width} as before")
         if len(self._clips) >= _MAX_WAITING_CLIPS:
-            raise Overloaded(f"synthetic: {_MAX_WAITING_CLIPS} clips of this session wait already", retry_after_s=1.0)
+            reason = f"synthetic: {_MAX_WAITING_CLIPS} clips of this session wait already"
+            raise Overloaded(reason, Lack.CALLS, retry_after_s=1.0)
         self._asked.count(synthetic.num_latents)
         self._clips.append((synthetic.seed, synthetic.num_latents))
 

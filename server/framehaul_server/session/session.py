@@ -29,6 +29,7 @@ from framehaul_server.core.grant import latent_budget
 from framehaul_server.core.limits import SessionRules, most_bytes
 from framehaul_server.core.open_request import read_open
 from framehaul_server.core.recorder import Recorder
+from framehaul_server.core.session_id import new_session_id
 from framehaul_server.core.session_view import Look, SessionView
 from framehaul_server.core.tenants import Caller
 from framehaul_server.core.window import WindowLimits, allowed_latents, check_ack
@@ -96,7 +97,7 @@ class Session:
         self._open_message, self.request = read_open(first.header, rules.opening)
         caller.tenant.check_priority(self.request.opening.priority)
         self._explicit = self.request.explicit
-        self.id = responses.new_session_id()
+        self.id = new_session_id(rules.epoch)
         self._limits = WindowLimits.of(self.request.spec, self.request.frame_bytes, rules.window_bytes)
         self.time_keeper = TimeKeeper(recorder, self._waiting_for, reports=self._explicit)
         self._frames_out = FramesOut(self.request, self._limits, record, self.time_keeper, window_moved=self._allow)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from framehaul.causes import Cause
 from framehaul_pipeline.link.messages import Published
 from framehaul_server.core.recorder import Recorder
-from framehaul_server.core.time_account import TimeAccount
+from framehaul_server.core.time_account import Interval, TimeAccount
 
 
 class TimeKeeper:
@@ -42,19 +42,18 @@ class TimeKeeper:
         """Charged to each cause so far, and what isn't yet."""
         if self._account is None:
             return {}
-        return {cause: ns / 1e9 for cause, ns in (self._account.charged_ns + self.open_ns).items()}
+        found = Counter(self._account.charged_ns)
+        for cause, start_ns, end_ns in self._uncharged(self._account):
+            found[cause] += end_ns - start_ns
+        return {cause: ns / 1e9 for cause, ns in found.items()}
 
-    @property
-    def open_ns(self) -> Counter[Cause]:
+    def _uncharged(self, account: TimeAccount) -> list[Interval]:
         """What isn't charged yet: the client may report, and a chunk may be on its way."""
-        if self._account is None:
-            return Counter()
-        found = self._account.noted_ns
+        cause = None
         if not self._ended and self._waiting_for() is None:
             # Until a chunk is there, nobody can say whose the device was meanwhile.
             cause = Cause.SHARED if self._recorder.num_sessions > 1 else Cause.DECODE
-            found[cause] += self._account.open_ns(time.monotonic_ns())
-        return found
+        return account.uncharged(time.monotonic_ns(), cause)
 
     def begin(self) -> None:
         """The session has its place; again for each connection."""
@@ -62,8 +61,13 @@ class TimeKeeper:
             self.mark()
             return
         now_ns = time.monotonic_ns()
-        self.number = self._recorder.begin(now_ns)
-        self._account = TimeAccount(now_ns, self._charged, reports=self._reports)
+        self._account = account = TimeAccount(now_ns, self._charged, reports=self._reports)
+
+        def look() -> list[Interval]:
+            self.mark()
+            return self._uncharged(account)
+
+        self.number = self._recorder.begin(now_ns, look)
 
     def mark(self) -> None:
         """Charge the time up to now; call it before anything changes that the session may wait for."""
@@ -109,7 +113,7 @@ class TimeKeeper:
         self._account.charge(now_ns, self._waiting_for() or Cause.DECODE)
         self._account.report(0)
         self._ended = True
-        self._recorder.end(now_ns)
+        self._recorder.end(self.number, now_ns)
 
     def _charged(self, cause: Cause, start_ns: int, end_ns: int) -> None:
         goes_on = self._charged_last == (cause, start_ns)

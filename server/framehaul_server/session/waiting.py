@@ -50,7 +50,7 @@ async def wait_for_place(
         ClientStalled: the client doesn't read.
         ServerError: what the client sent ends the session, or it is gone.
     """
-    started_s = time.monotonic()
+    record.queued_from_s = time.monotonic()
     try:
         await connection.send_headers()
         async with asyncio.TaskGroup() as tasks:
@@ -67,7 +67,7 @@ async def wait_for_place(
             error = ClientStalled(f"the session's place in the queue was not read for {stall_timeout_s:g} s")
         raise error from None
     finally:
-        record.queued_s = time.monotonic() - started_s
+        record.queued_s = time.monotonic() - record.queued_from_s
 
 
 async def _tell(claim: Claim, connection: Connection, record: SessionRecord) -> None:

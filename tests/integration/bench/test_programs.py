@@ -1,4 +1,4 @@
-"""Every program of `make bench`, `make bench-gpu` and `make bench-wan`, as small as it goes, on the CPU.
+"""Every program of `make bench`, `bench-gpu`, `bench-wan` and `bench-watched`, as small as it goes, on the CPU.
 
 What they find says nothing: that they start, reach their end and fill in the page is what is held.
 """
@@ -72,3 +72,10 @@ def test_wan(tmp_path: Path) -> None:
         f"{model}, {reproducible}" for model in ("wan2.1", "tiny") for reproducible in (False, True)
     }
     assert set(figures["wan-long"]["samples"][0]) > {"device, allocated", "host, worker"}
+
+
+def test_watched(tmp_path: Path) -> None:
+    """Being scraped, looked at and traced, all three at a real server."""
+    options = ("--toy", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path / "out"))
+    _, figures = run(tmp_path, "bench.watched", *options)
+    assert set(figures["watched"]["watched"]) == {"alone", "watched", "traced"}

@@ -19,7 +19,7 @@ from framehaul_client import (
     StreamFailed,
 )
 from tests.support.clips import collect
-from tests.support.fake_server import Behaviour, Edit, fake_server, make_latents
+from tests.support.fake_server import SESSION_ID, Behaviour, Edit, fake_server, make_latents
 
 pytestmark = pytest.mark.asyncio
 
@@ -163,7 +163,7 @@ async def test_a_stalled_session_is_taken_up_again(
     async with FrameClient(target) as client:
         with pytest.raises(GaveUp, match="not now"):
             await asyncio.wait_for(collect(client, make_latents(), stall_timeout_s=1.0, retry_for_s=0.2), 60)
-    assert behaviour.opens[1].resume == pb.Resume(session_id=b"0123456789abcdef", next_frame=5)
+    assert behaviour.opens[1].resume == pb.Resume(session_id=SESSION_ID, next_frame=5)
     assert "took no latent for 1 s (--stall-timeout): trying again for up to 0.2 s" in caplog.text
 
 

@@ -1,8 +1,12 @@
 """The whole path: client, server, worker, model, on the CPU."""
 
 import asyncio
+import importlib.util
 import itertools
 import json
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ import OpenEXR
 import pytest
 from safetensors.numpy import save_file
 
-from framehaul_client import InvalidRequest, NotFound
+from framehaul_client import FrameClient, InvalidRequest, NotFound
+from framehaul_client.core.info import ServerInfo
 from tests.support.client_command import Outcome, run_client
 from tests.support.clips import Clip, decode, make_clip
 from tests.support.server_process import SAME_CHUNKS, ServerProcess, running_server
@@ -40,6 +45,11 @@ def stream(server: ServerProcess, *arguments: object) -> Outcome:
     return asyncio.run(run_client("stream", *arguments, "--target", server.target))
 
 
+async def info(server: ServerProcess) -> ServerInfo:
+    async with FrameClient(server.target) as client:
+        return await client.info()
+
+
 def test_frames_do_not_depend_on_how_latents_arrive(server: ServerProcess) -> None:
     """One array, single latents, an async generator, a small window: the same frames, bit for bit."""
     latents = make_latents()
@@ -54,6 +64,50 @@ def test_frames_do_not_depend_on_how_latents_arrive(server: ServerProcess) -> No
     assert np.array_equal(run(server.target, iter(latents)), whole)
     assert np.array_equal(run(server.target, produce()), whole)
     assert np.array_equal(run(server.target, latents, window_frames=4), whole)
+
+
+@pytest.mark.parametrize("out", ["v.mkv", "%02d.png"])
+def test_a_clip_over_several_sessions_is_the_same_clip(server: ServerProcess, tmp_path: Path, out: str) -> None:
+    """Bit for bit, where sessions are reproducible; at one server, or at several in turns."""
+    save_file({"latents": make_latents(20)}, tmp_path / "clip.safetensors")
+    codec = ("--codec", "ffv1") if out == "v.mkv" else ()
+    given = (tmp_path / "clip.safetensors", "--reproducible", *codec)
+    assert stream(server, *given, "--out", tmp_path / "one" / out).code == 0
+    target = f"{server.target},{server.target}"
+    many = asyncio.run(
+        run_client("stream", *given, "--out", tmp_path / "many" / out, "--across", 3, "--target", target)
+    )
+    assert many.code == 0, many.err
+    assert pictures(tmp_path / "one").shape == (80, HEIGHT * 8, WIDTH * 8, 3)
+    assert np.array_equal(pictures(tmp_path / "many"), pictures(tmp_path / "one"))
+
+
+def pictures(folder: Path) -> np.ndarray[Any, Any]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        with av.open(str(path)) as container:
+            found += [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--across", 3), "across=3: 5 latents are too few for 3 parts"),
+        (("--across", 2, "--encoder-option", "b=2M"), "b=2M: is kept over a whole clip"),
+        (("--across", 2, "--trace", "t.pftrace"), "across=2: is of a whole clip, and not traced: leave out --trace"),
+        (("--across", 2, "--model", "gone"), "model=gone: must be tiny"),
+    ],
+)
+def test_a_clip_that_cant_be_cut_is_refused(
+    server: ServerProcess, tmp_path: Path, options: tuple[Any, ...], text: str
+) -> None:
+    """With what is in the way."""
+    save_file({"latents": make_latents()}, tmp_path / "clip.safetensors")
+    outcome = stream(server, tmp_path / "clip.safetensors", "--out", tmp_path / "v.mp4", *options)
+    assert outcome.code == 2
+    assert text in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.safetensors"]
 
 
 def test_parts_that_are_decoded_cold_are_clips_of_their_own(server: ServerProcess) -> None:
@@ -197,3 +251,54 @@ def test_python_errors_are_typed(server: ServerProcess) -> None:
     nan[2] = np.nan
     with pytest.raises(InvalidRequest, match="latents"):
         run(server.target, nan)
+
+
+TEMPLATE = Path(__file__).parents[3] / "deploy/openjd/decode.yaml"
+
+
+def test_a_part_of_a_clip_is_the_clips_own_frames(server: ServerProcess, tmp_path: Path) -> None:
+    """Bit for bit, by the clip's numbers, of a file and of a pipe; latents before what it looks back at aren't sent."""
+    latents = make_latents(14)
+    save_file({"latents": latents}, tmp_path / "a.safetensors")
+    whole = run(server.target, latents, reproducible=True)
+    part = ("--frames", "37-42", "--reproducible", "--json")
+    outcome = stream(server, tmp_path / "a.safetensors", "--out", tmp_path / "f" / "%d.png", *part)
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert (report["num_frames"], report["num_latents"]) == (6, 6)
+    assert report["latent_bytes"] == (1 + 4 + 1) * latents[0].nbytes, (
+        "the latents of frames 37 to 42, and 4 before them"
+    )
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {f"{index}.png" for index in range(37, 43)}
+    for index in range(37, 43):
+        with av.open(str(tmp_path / "f" / f"{index}.png")) as container:
+            assert np.array_equal(next(container.decode(video=0)).to_ndarray(format="rgb24"), whole[index])
+    assert np.array_equal(
+        run(server.target, iter(latents), reproducible=True, start_frame=37, num_latents=14), whole[37:]
+    )
+    (model,) = asyncio.run(info(server)).models
+    (rate,) = [each for each in model.rates if (each.width, each.height) == (WIDTH * 8, HEIGHT * 8)]
+    assert rate.num_frames > 0, "measured in service"
+    assert 0 < rate.kernels_s <= rate.device_s
+    outcome = stream(server, tmp_path / "a.safetensors", "--out", tmp_path / "v.mp4", "--frames", "37-56")
+    assert (outcome.code, outcome.out) == (2, b"")
+    assert "client: frames=37-56: must be within 0-55, the clip's frames\n" in outcome.err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openjd") is None, reason="openjd is not installed")
+def test_open_job_description_runs_the_farms_template(server: ServerProcess, tmp_path: Path) -> None:
+    """A task a chunk; every frame once, under its number; its runtime takes our progress for what it is."""
+    save_file({"latents": make_latents(5)}, tmp_path / "a.safetensors")
+    client = tmp_path / "framehaul-client"
+    client.write_text(f'#!/bin/sh\nexec {sys.executable} -m framehaul_client "$@"\n')
+    client.chmod(0o755)
+    parameters = {"Latents": tmp_path / "a.safetensors", "Out": tmp_path / "out", "Name": "%04d.png", "Frames": "2-11"}
+    parameters |= {"ChunkSize": 5, "Target": server.target, "Client": client}
+    given = itertools.chain.from_iterable(("-p", f"{name}={value}") for name, value in parameters.items())
+    done = subprocess.run(
+        [sys.executable, "-m", "openjd", "run", TEMPLATE, "--step", "Decode", *given],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{index:04d}.png" for index in range(2, 12)]
+    assert len(re.findall(r"openjd_status: done\n.*openjd_progress: 100\.0", done.stdout)) == 2, done.stdout

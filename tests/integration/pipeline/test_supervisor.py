@@ -1,5 +1,6 @@
 """The supervisor with a real worker process on the CPU: frames, deaths and slots."""
 
+import asyncio
 import os
 import signal
 from dataclasses import replace
@@ -7,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from framehaul_pipeline.errors import Unavailable
-from framehaul_pipeline.link.messages import Ready, ToServer
+from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
+from framehaul_pipeline.link.messages import Kernels, KernelsBegun, Ready, ToServer
 from framehaul_pipeline.supervision.epoch import Epoch, WorkerSession
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from tests.support.supervised import (
@@ -94,6 +95,29 @@ async def test_latents_outside_the_window_stay_with_the_server(supervisor: Super
     session.allow(9)
     session.end_latents()
     await eventually(lambda: supervisor.statistics() == IDLE, supervisor.statistics)  # the worker tells
+
+
+async def test_kernels_are_recorded_by_the_worker_once_at_a_time(supervisor: Supervisor) -> None:
+    """A CPU has none: whoever asks for them is told. The way there and back is the same."""
+    with pytest.raises(InvalidInput, match=r"kernels=true: must be false: cpu .* has no kernels"):
+        await supervisor.record_kernels(1.0, lambda: None)
+    epoch = supervisor._current()
+    begun = asyncio.Event()
+    recording = asyncio.ensure_future(epoch.record_kernels(0.05, begun.set))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="already"):
+        await epoch.record_kernels(0.05, lambda: None)
+    with pytest.raises(Unavailable, match=r"the worker can't record kernels: .*No activities"):
+        await recording
+    assert not begun.is_set()
+    recording = asyncio.ensure_future(epoch.record_kernels(0.05, begun.set))
+    await asyncio.sleep(0)
+    told = [Kernels(names=("a",), rows=((0, 1, 2, 3),), last=last) for last in (False, True)]
+    epoch._receive(KernelsBegun())
+    for message in told:
+        epoch._receive(message)
+    assert await recording == told
+    assert begun.is_set()
 
 
 async def test_a_killed_worker_fails_its_sessions_and_is_replaced(supervisor: Supervisor, states: StateLog) -> None:

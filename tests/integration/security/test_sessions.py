@@ -44,7 +44,7 @@ async def test_another_tenant_can_neither_resume_nor_locate_a_session(token_serv
     async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
         call, answer = await begin(channel, "film", RESUMABLE, latents(1))
         session_id = answer.opened.session_id
-        assert len(session_id) == 16
+        assert len(session_id) == 24
         locate: Any = channel.unary_unary(f"/{wire.SERVICE}/Locate")
         asked = pb.LocateRequest(session_id=session_id).SerializeToString()
         await call.read()  # frames: the session knows that its client has heard of it
@@ -56,11 +56,11 @@ async def test_another_tenant_can_neither_resume_nor_locate_a_session(token_serv
             return str(caught.value.details())
 
         async def expect_hidden() -> None:
-            unknown = resuming(bytes(16))
+            unknown = resuming(bytes(24))
             assert await refused(begin(channel, "ads", resuming(session_id))) == await refused(
                 begin(channel, "ads", unknown)
             )
-            nowhere = pb.LocateRequest(session_id=bytes(16)).SerializeToString()
+            nowhere = pb.LocateRequest(session_id=bytes(24)).SerializeToString()
             theirs = await refused(locate(asked, metadata=credentials("ads")))
             assert theirs == await refused(locate(nowhere, metadata=credentials("ads")))
             answer = pb.LocateResponse.FromString(await locate(asked, metadata=credentials("film")))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from framehaul.address import Address
 from framehaul.causes import Cause
 from framehaul_server.access.callers import as_everyone
-from framehaul_server.config import Address
 from framehaul_server.observe import page
 from framehaul_server.observe.http import HttpServer
 from framehaul_server.observe.view import ServerView

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from framehaul.address import Address
 from framehaul_server.access.tls import TlsFiles
-from framehaul_server.config import Address, ServerConfig
+from framehaul_server.config import ServerConfig
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from framehaul_client.command.arguments import Options, parse
-from framehaul_client.command.exits import MEANINGS
+from framehaul_client.command.exits import AGAIN, MEANINGS
 
 
 def stream(*arguments: str) -> Options:
@@ -148,7 +148,7 @@ def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFix
         parse([*command, "--help"])
     text = capsys.readouterr().out
     for code, meaning in MEANINGS.items():
-        assert f"{code.value:<5} {meaning}" in text
+        assert f"{code.value:<4}{'*' if code in AGAIN else ' '} {meaning}" in text
 
 
 def test_a_size_is_width_and_height() -> None:
@@ -158,3 +158,31 @@ def test_a_size_is_width_and_height() -> None:
     for text in ("832", "832x", "0x480", "832x-480", "832x480x3", "8²x8", "1048576x8"):
         with pytest.raises(SystemExit):
             parse(["models", "--size", text])
+
+
+@pytest.mark.parametrize(("text", "frames"), [("0", (0, 0)), ("7-7", (7, 7)), ("80-159", (80, 159)), ("007", (7, 7))])
+def test_a_part_of_a_clip_is_a_range_as_farms_write_it(text: str, frames: tuple[int, int]) -> None:
+    """Both ends included; or one frame."""
+    assert stream("--out", "x", "--frames", text).frames == frames
+
+
+@pytest.mark.parametrize("text", ["", "-", "1-", "-1", "2-1", "1-2-3", "1,2", "1-9:2", "\u0663", "9" * 13])
+def test_other_ranges_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the form that is allowed; steps and lists are the farm's to cut."""
+    with pytest.raises(SystemExit):
+        stream("--out", "x", f"--frames={text}")
+    assert f"argument --frames: {text}: must be A-B" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0", "-4", "nan", "inf", "1e7"])
+def test_a_price_is_a_number(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Above nothing."""
+    with pytest.raises(SystemExit):
+        parse(["models", f"--price={text}"])
+    assert f"argument --price: {text}: must be over 0" in capsys.readouterr().err
+
+
+def test_progress_as_json_makes_every_line_json() -> None:
+    """The report too, and what went wrong."""
+    assert stream("--out", "x", "--progress", "json").json
+    assert not stream("--out", "x", "--progress", "openjd").json

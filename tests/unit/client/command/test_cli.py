@@ -92,8 +92,25 @@ def test_what_went_wrong_is_a_line_of_json_too(
     assert cli.main(["stream", str(clip), "--out", out, "--json"]) == 5
     printed = capsys.readouterr()
     said = "client: host: ABORTED: nothing moves\n"
-    line = '{"error": "host: ABORTED: nothing moves", "reason": "CLIENT_STALLED", "exit_code": 5}\n'
+    line = '{"error": "host: ABORTED: nothing moves", "reason": "CLIENT_STALLED", "exit_code": 5, "retry": true}\n'
     assert (printed.out, printed.err) == (("", line + said) if out == "-" else (line, said))
+
+
+@pytest.mark.parametrize("out", ["v.mp4", "-"])
+def test_a_farms_manager_hears_of_progress_and_failure_where_no_video_goes(
+    clip: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, out: str
+) -> None:
+    """On stdout, or on stderr if that is for the video; the error's own line comes besides."""
+    where = out if out == "-" else str(tmp_path / out)
+    arguments = ["--target", "127.0.0.1:9", "--connect-timeout", "0.2", "--container", "mkv", "--progress", "openjd"]
+    assert cli.main(["stream", str(clip), "--out", where, *arguments]) == 3
+    printed = capfd.readouterr()
+    lines = (printed.err if out == "-" else printed.out).splitlines()
+    assert lines[0] == "openjd_status: connecting"
+    (failed,) = [line for line in lines if line.startswith("openjd_fail: ")]
+    assert "no server answered" in failed
+    assert f"client: {failed.removeprefix('openjd_fail: ')}\n" in printed.err
+    assert (printed.out == "") == (out == "-")
 
 
 @pytest.mark.parametrize("debug", [False, True])

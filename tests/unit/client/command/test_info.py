@@ -1,12 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_client.command.info import info_text, model_lines, models_json
-from framehaul_client.core.info import Model, read_info
+from framehaul_client.command.info import cost_lines, info_text, model_lines, models_json
+from framehaul_client.core.info import Model, Rate, read_info
 from framehaul_client.errors import ProtocolError
 
 TINY = Model(
@@ -84,3 +86,45 @@ def test_a_servers_words_can_not_drive_a_terminal() -> None:
 def test_memory_that_is_no_number_is_refused(number: float) -> None:
     with pytest.raises(ProtocolError, match=r"state_bytes_per_pixel=.*: must be 0 or more"):
         read_info(pb.ServerInfo(models=[pb.ModelInfo(name="m", state_bytes_per_pixel=number)]))
+
+
+RATED = replace(
+    TINY,
+    rates=(
+        Rate(width=832, height=480, num_frames=300, device_s=3.0, kernels_s=2.5),
+        Rate(width=1280, height=720, num_frames=100, device_s=2.0, kernels_s=0.0),
+    ),
+)
+
+
+def test_what_a_video_costs_is_said_for_what_was_measured() -> None:
+    """1,000 hours at 24 frames/s are 86,400,000 frames: 240 hours of a device that makes 100 a second."""
+    assert [line.split() for line in cost_lines([RATED, WAN], 4.0, Fraction(24))][1:] == [
+        ["tiny", "832x480", "100.0", "960.00"],
+        ["tiny", "1280x720", "50.0", "1,920.00"],
+        ["wan2.2", "-", "not", "measured", "yet", "-"],
+    ]
+    assert [line.split() for line in cost_lines([RATED, WAN], 2.0, Fraction(30), (832, 480))][1:] == [
+        ["tiny", "832x480", "100.0", "600.00"],
+        ["wan2.2", "832x480", "not", "measured", "yet", "-"],
+    ]
+    (model,) = json.loads(models_json([RATED], price=4.0, fps=Fraction(24)))
+    assert [rate["cost"] for rate in model["rates"]] == [960.0, 1920.0]
+    assert "cost" not in json.loads(models_json([RATED]))[0]["rates"][0]
+
+
+def test_rates_are_read_as_the_server_tells_them() -> None:
+    message = pb.MeasuredRate(width=832, height=480, num_frames=300, device_s=3.0, kernels_s=2.5)
+    (model,) = read_info(pb.ServerInfo(models=[pb.ModelInfo(name="m", rates=[message])])).models
+    assert model.rates == RATED.rates[:1]
+    assert model.rates[0].frames_per_s == 100.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_frames": 0}, {"device_s": 0.0}, {"device_s": math.nan}, {"device_s": math.inf}, {"kernels_s": -1.0}]
+)
+def test_a_rate_that_is_none_is_the_servers_fault(wrong: dict[str, Any]) -> None:
+    """Nothing is computed from it."""
+    values: dict[str, Any] = {"num_frames": 300, "device_s": 3.0, "kernels_s": 2.5}
+    with pytest.raises(ProtocolError, match="rates="):
+        read_info(pb.ServerInfo(models=[pb.ModelInfo(name="m", rates=[pb.MeasuredRate(**{**values, **wrong})])]))

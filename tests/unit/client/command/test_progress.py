@@ -1,8 +1,11 @@
 import io
+import itertools
+import json
+import threading
 
 import pytest
 
-from framehaul_client.command.progress import Bar, Lines, Progress, choose_progress
+from framehaul_client.command.progress import Bar, Lines, Progress, Standing, Style, choose_progress
 
 
 class Terminal(io.StringIO):
@@ -10,36 +13,153 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_stream_decides() -> None:
-    """A bar on a terminal, lines elsewhere, nothing when quiet."""
-    assert type(choose_progress(quiet=True, stream=Terminal())) is Progress
-    assert type(choose_progress(quiet=False, stream=Terminal())) is Bar
-    assert type(choose_progress(quiet=False, stream=io.StringIO())) is Lines
+class Clock:
+    """The time, as far as these tests let it pass."""
+
+    now_s = 100.0
 
 
-def test_lines_are_plain_and_come_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No control characters, and not a line for each frame."""
-    now_s = 0.0
-    monkeypatch.setattr("framehaul_client.command.progress.time.monotonic", lambda: now_s)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr("framehaul_client.command.progress.time.monotonic", lambda: Clock.now_s)
+    Clock.now_s = 100.0
+    return Clock()
+
+
+def lines(style: Style, stream: io.StringIO) -> Lines:
+    """Those of a style, which no thread writes."""
+    made = choose_progress(style, stream, terminal=stream)
+    assert isinstance(made, Lines)
+    return made
+
+
+def test_style_and_stream_decide() -> None:
+    """A bar on a terminal, lines elsewhere; lines for managers go where they read."""
+    out, terminal, log = io.StringIO(), Terminal(), io.StringIO()
+    assert type(choose_progress(Style.NONE, out, terminal=terminal)) is Progress
+    assert type(choose_progress(Style.AUTO, out, terminal=terminal)) is Bar
+    for style, stream in ((Style.AUTO, log), (Style.JSON, out), (Style.OPENJD, out)):
+        made = choose_progress(style, out, terminal=log)
+        assert type(made) is Lines
+        assert made._stream is stream
+
+
+def run_with(progress: Lines) -> None:
+    """A run of 40 frames that is queued, then waits for long, and has its last frame after 8 s."""
+    progress.tell()
+    progress.queue(2)
+    progress.tell()
+    progress.start(40)
+    progress.advance(4)
+    Clock.now_s += 2
+    progress.tell()
+    progress.queue(1)
+    Clock.now_s += 6
+    progress.advance(36)
+    progress.finish()
+    progress.tell()
+
+
+def test_lines_for_people_say_where_it_stands(clock: Clock) -> None:
+    """No control characters; in the queue too, and while no frame comes."""
     stream = io.StringIO()
-    with Lines(stream) as lines:
-        lines.start(40)
-        for _ in range(10):
-            now_s += 0.5
-            lines.advance(4)
-    assert stream.getvalue() == "16 of 40 frames, 8.0 frames/s\n32 of 40 frames, 8.0 frames/s\n"
+    run_with(lines(Style.AUTO, stream))
+    assert stream.getvalue().splitlines() == [
+        "queued, position 2",
+        "4 of 40 frames, 2.0 frames/s; none for 2 s",
+        "queued, position 1",
+        "40 of 40 frames, 5.0 frames/s; finishing the output",
+    ]
 
 
-def test_an_unknown_total_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts alone."""
-    now_s = 0.0
-    monkeypatch.setattr("framehaul_client.command.progress.time.monotonic", lambda: now_s)
+def test_open_job_description_gets_its_lines(clock: Clock) -> None:
+    """As its runtime reads them: `^openjd_(progress|status|fail): (.+)$`, progress from 0 to 100."""
     stream = io.StringIO()
-    lines = Lines(stream)
-    lines.start(None)
-    now_s = 2.0
-    lines.advance(4)
-    assert stream.getvalue() == "4 frames, 2.0 frames/s\n"
+    run_with(lines(Style.OPENJD, stream))
+    assert stream.getvalue().splitlines() == [
+        "openjd_status: connecting",
+        "openjd_status: queued, position 2",
+        "openjd_status: queued, position 2",
+        "openjd_status: 4 of 40 frames, 2.0 frames/s; none for 2 s",
+        "openjd_progress: 10.0",
+        "openjd_status: queued, position 1",
+        "openjd_progress: 10.0",
+        "openjd_status: 40 of 40 frames, 5.0 frames/s; finishing the output",
+        "openjd_progress: 100.0",
+    ]
+
+
+def test_json_lines_have_the_numbers(clock: Clock) -> None:
+    """An object each."""
+    stream = io.StringIO()
+    run_with(lines(Style.JSON, stream))
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [each["stage"] for each in found] == ["connecting", "queued", "queued", "streaming", "queued", "finishing"]
+    assert [each["progress"] for each in found] == [None, None, None, 10.0, 10.0, 100.0]
+    assert found[3] == {
+        "stage": "streaming", "queue_position": None, "num_frames": 4, "total_frames": 40,
+        "frames_per_s": 2.0, "silent_s": 2.0, "progress": 10.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ValueError("disk\nfull"), "disk\\nfull"), (KeyboardInterrupt(), "interrupted"), (OSError(), "OSError")],
+)
+def test_a_failure_is_told_in_one_line(error: BaseException, told: str) -> None:
+    """To Open Job Description; who reads JSON gets the command's own line."""
+
+    def fail(progress: Lines) -> None:
+        with progress:
+            raise error
+
+    openjd, told_json = io.StringIO(), io.StringIO()
+    for style, stream in ((Style.OPENJD, openjd), (Style.JSON, told_json)):
+        with pytest.raises(type(error)):
+            fail(lines(style, stream))
+    assert openjd.getvalue().splitlines()[-1] == f"openjd_fail: {told}"
+    assert json.loads(told_json.getvalue().splitlines()[-1])["stage"] == "connecting"
+
+
+def test_it_goes_on_telling_whatever_happens() -> None:
+    """By itself, until it is left; then how it ended. A reader that has gone is no error."""
+    told, often = list[str](), threading.Event()
+
+    def form(standing: Standing) -> list[str]:
+        told.append(standing.stage)
+        if len(told) == 5:
+            often.set()
+        return [standing.stage]
+
+    stream = io.StringIO()
+    with Lines(stream, form, 0.001) as progress:
+        progress.start(None)
+        assert often.wait(30)
+    assert told[-1] == "done"
+    assert stream.getvalue().splitlines() == told
+    assert [stage for stage, _ in itertools.groupby(told)] == ["connecting", "streaming", "done"]
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """What the command says last tells of it."""
+
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    with lines(Style.OPENJD, Gone()) as progress:
+        progress.queue(1)
+
+
+def test_an_unknown_total_is_not_told(clock: Clock) -> None:
+    """Counts alone, and no percentage."""
+    stream = io.StringIO()
+    progress = lines(Style.OPENJD, stream)
+    progress.start(None)
+    Clock.now_s += 2.0
+    progress.advance(4)
+    progress.tell()
+    assert stream.getvalue() == "openjd_status: 4 frames, 2.0 frames/s\n"
 
 
 def test_the_bar_counts_to_its_total() -> None:
@@ -73,15 +193,6 @@ def test_a_bar_that_never_started_says_nothing() -> None:
     with Bar(terminal) as bar:
         bar.advance(1)
     assert terminal.getvalue() == ""
-
-
-def test_lines_tell_each_position_in_the_queue() -> None:
-    """One line each, before those of the frames."""
-    stream = io.StringIO()
-    with Lines(stream) as lines:
-        lines.queue(3)
-        lines.queue(1)
-    assert stream.getvalue() == "queued, position 3\nqueued, position 1\n"
 
 
 def test_on_a_terminal_the_position_stands_in_one_place_and_goes_before_the_bar() -> None:
@@ -120,3 +231,4 @@ def test_silence() -> None:
         silence.queue(3)
         silence.start(3)
         silence.advance(3)
+        silence.finish()

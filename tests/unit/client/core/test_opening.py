@@ -15,7 +15,7 @@ LATENTS = LatentFormat(LatentDtype.BFLOAT16, (16, 60, 104))
 
 def opened(**changes: Any) -> pb.Opened:
     message = pb.Opened(
-        session_id=b"0123456789abcdef", model="tiny", max_message_bytes=64 << 20, height=480, width=832,
+        session_id=b"0123456789abcdef01234567", model="tiny", max_message_bytes=64 << 20, height=480, width=832,
         pixel_format=pb.PIXEL_FORMAT_RGB24, frame_bytes=1198080,
         min_window_frames=4, max_window_frames=100, first_frames=1, temporal_factor=4, lookahead_latents=2,
     )  # fmt: skip
@@ -50,8 +50,10 @@ def test_the_request_says_what_was_asked_for() -> None:
         priority=-3,
         window_frames=9,
         max_message_bytes=5000,
+        start_frame=13,
     )
     assert open_message(config, LATENTS) == pb.Open(
+        start_frame=13,
         model="tiny",
         geometry=pb.LatentGeometry(channels=16, height=60, width=104),
         dtype=pb.DATA_TYPE_BFLOAT16,
@@ -145,8 +147,8 @@ def test_the_window_is_64_mib_of_frames_unless_it_is_given(height: int, width: i
         ({"min_window_frames": 1 << 20, "max_window_frames": 0}, "min_window_frames=1048576: must be 0..896"),
         ({"model": "other"}, "model='other': must be 'tiny', as asked for"),
         ({"model": ""}, "model='': must be 'tiny'"),
-        ({"session_id": b""}, "session_id=0 bytes: must be 16 bytes"),
-        ({"session_id": bytes(1 << 20)}, "session_id=1048576 bytes: must be 16 bytes"),
+        ({"session_id": b""}, "session_id=0 bytes: must be 24 bytes"),
+        ({"session_id": bytes(1 << 20)}, "session_id=1048576 bytes: must be 24 bytes"),
         ({"next_latent": 1}, "next_latent=1: must be 0..0"),
         ({"max_message_bytes": 70 << 20}, "max_message_bytes=73400320: must be 0..67108864"),
     ],
@@ -179,7 +181,7 @@ def test_an_odd_frame_has_no_shared_chroma() -> None:
         read(message, SessionConfig(pixel_format="yuv420p"), latent_height=3, latent_width=2)
 
 
-RESUMED = resumed(open_message(SessionConfig(), LATENTS), b"0123456789abcdef", 6)
+RESUMED = resumed(open_message(SessionConfig(), LATENTS), b"0123456789abcdef01234567", 6)
 
 
 @pytest.mark.parametrize("next_latent", [2, 5])
@@ -194,7 +196,7 @@ def test_a_session_goes_on_at_a_latent_that_can_be(next_latent: int) -> None:
     [
         ({"next_latent": 1}, "next_latent=1: must be 2..5"),
         ({"next_latent": 6}, "next_latent=6: must be 2..5"),
-        ({"next_latent": 2, "session_id": b"fedcba9876543210"}, "another session_id"),
+        ({"next_latent": 2, "session_id": b"fedcba987654321001234567"}, "another session_id"),
     ],
 )
 def test_another_session_or_place_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -256,7 +258,7 @@ def test_the_last_latents_filling_is_left_out(
 def test_a_number_of_frames_that_is_not_the_clips_is_refused(num_frames: int) -> None:
     """The text has those that can be."""
     with pytest.raises(InvalidLatents, match=rf"num_frames={num_frames} .*: 3 latents of tiny have 6\.\.9"):
-        frames_wanted(read(opened()), 3, num_frames)
+        frames_wanted(read(opened(lookahead_latents=0)), 3, num_frames)
 
 
 def test_a_server_that_doesnt_know_cold_starts_is_not_taken_for_one_that_does() -> None:
@@ -267,3 +269,11 @@ def test_a_server_that_doesnt_know_cold_starts_is_not_taken_for_one_that_does() 
     agreed = read(opened(period_latents=9), config)
     assert (agreed.num_frames(9), agreed.num_frames(10)) == (33, 34)
     assert agreed.clip_rule.endswith("4 of each later latent, again each 9")
+
+
+def test_latents_that_the_last_frame_waits_for_may_be_there() -> None:
+    """A part of a clip ends before them: with a lookahead of 2, the third latent may be there for the first's frame."""
+    assert frames_wanted(read(opened(lookahead_latents=2)), 3, 1) == 1
+    assert frames_wanted(read(opened(lookahead_latents=1)), 3, 2) == 2
+    with pytest.raises(InvalidLatents):
+        frames_wanted(read(opened(lookahead_latents=1)), 3, 1)

@@ -77,3 +77,12 @@ def test_the_servers_count_must_agree(num_frames: int) -> None:
     reassembly.accept(0, 1, CHECKSUMS[:1], memoryview(FRAMES[0]))
     with pytest.raises(DataLoss, match=f"the server sent {num_frames} frames: 1 arrived"):
         reassembly.finish(num_frames)
+
+
+def test_a_part_of_a_clip_begins_with_its_first_frame() -> None:
+    """The server counts the whole clip."""
+    reassembly = Reassembly(LAYOUT, 7)
+    with pytest.raises(DataLoss, match="frame 7 must come next"):
+        reassembly.accept(0, 1, CHECKSUMS[:1], memoryview(FRAMES[0]))
+    reassembly.accept(7, 1, CHECKSUMS[:1], memoryview(FRAMES[0]))
+    reassembly.finish(8)

@@ -123,3 +123,11 @@ def test_the_time_for_a_silent_server_has_a_range(stall_timeout_s: float) -> Non
     """Over 0, up to a week."""
     with pytest.raises(ValueError, match=r"stall_timeout_s=.*: must be over 0 and up to 604800"):
         SessionConfig(stall_timeout_s=stall_timeout_s)
+
+
+@pytest.mark.parametrize(("num_frames", "start_frame"), [(None, -1), (9, 9), (9, 10)])
+def test_a_part_begins_inside_its_clip(num_frames: int | None, start_frame: int) -> None:
+    """The text has the range, if the clip's end is known."""
+    allowed = "0 or more" if num_frames is None else r"0\.\.8"
+    with pytest.raises(ValueError, match=f"start_frame={start_frame}: must be {allowed}"):
+        SessionConfig(num_latents=3, num_frames=num_frames, start_frame=start_frame)

@@ -71,3 +71,12 @@ def test_a_new_server_may_send_its_first_window_from_where_it_starts() -> None:
         window.receive(1)
     assert window.repeat() == Acknowledgement(0, 4)
     assert window.everything() == Acknowledgement(6, 4)
+
+
+def test_a_session_that_starts_in_the_middle_counts_from_there() -> None:
+    """Frames are numbered by the clip."""
+    window = FrameWindow(8, 100)
+    assert (window.room, window.num_waiting, window.repeat()) == (8, 0, Acknowledgement(100, 8))
+    window.receive(8)
+    window.consume(2)
+    assert window.acknowledge(idle=False) == Acknowledgement(102, 8)

@@ -259,6 +259,38 @@ def test_other_options_join_our_defaults(options: dict[str, Any], expected: dict
     assert VideoOptions(**options).encoder_options("libx264") == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"rc": "vbr", "cq": "19", "b": "0"}),
+        ({"crf": 24, "preset": "p6"}, {"rc": "vbr", "cq": "24", "b": "0", "preset": "p6"}),
+        ({"more": {"b": "8M"}}, {"b": "8M"}),
+        ({"more": {"rc": "constqp", "qp": "20"}}, {"rc": "constqp", "qp": "20"}),
+    ],
+)
+def test_quality_has_another_name_in_nvenc(options: dict[str, Any], expected: dict[str, str]) -> None:
+    """Constant quality there too, unless the user says otherwise."""
+    assert VideoOptions(**options).encoder_options("hevc_nvenc") == expected
+
+
+@pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc"])
+def test_an_encoder_of_a_card_is_found_by_opening_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], codec: str
+) -> None:
+    """Many cards have none; then that is told before a session is opened, and nothing beside it."""
+    refused = ""
+    try:
+        write(tmp_path / "v.mp4", yuv_frames(10), YUV, codec=codec)
+    except ValueError as error:
+        refused = str(error)
+    if not refused:
+        assert psnr(read(tmp_path / "v.mp4"), yuv_frames(10)) > 30
+    else:
+        assert refused.startswith(f"codec={codec}: no device or driver on this machine has it")
+        assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_option_reaches_the_encoder(tmp_path: Path) -> None:
     """Every frame a key frame."""
     write(tmp_path / "v.mp4", yuv_frames(6), YUV, more={"g": "1"})

@@ -148,3 +148,15 @@ async def test_latents_of_another_kind_are_refused() -> None:
     with pytest.raises(InvalidLatents, match="latent 1 is float16"):
         await history.next()
     await history.aclose()
+
+
+@pytest.mark.parametrize("kind", [one_by_one, in_blocks, async_latents])
+async def test_a_part_of_a_clip_begins_at_its_first_latent(kind: Any) -> None:
+    """Of what can be read but once, those before it are read and dropped."""
+    history = LatentHistory(kind(), None)
+    assert (await history.next()) is not None
+    await history.rewind(4)
+    assert np.array_equal(await rest(history), CLIP[4:])
+    with pytest.raises(InvalidLatents, match="latent 7"):
+        await history.rewind(7)
+    await history.aclose()

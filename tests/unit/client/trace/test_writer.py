@@ -107,6 +107,26 @@ def test_levels_are_those_of_server_and_session(tmp_path: Path) -> None:
     }
 
 
+def test_kernels_stand_by_streams_below_the_worker(tmp_path: Path) -> None:
+    """What began before the trace, and a name that nobody told of, are left out; those that the server left count."""
+    trace = Written(tmp_path, clock=Clock())
+    kernels = pb.TraceKernels(
+        names=["conv", "_fuse"],
+        name=[0, 1, 1, 2],
+        start_ns=[START + MS, START + 2 * MS, START - 1, START + MS],
+        duration_ns=[MS, MS, 1, 1],
+        stream=[7, 13, 7, 7],
+        left_out=5,
+    )
+    trace.writer.server(response(kernels=kernels))
+    found = trace.read()
+    assert [(each.path, each.name) for each in found.of("kernel")] == [
+        (("worker", "kernels", "stream 7"), "conv"),
+        (("worker", "kernels", "stream 13"), "_fuse"),
+    ]
+    assert found.about["events left out"] == 5
+
+
 def test_nothing_is_before_the_trace_nor_of_a_stranger(tmp_path: Path) -> None:
     """What began earlier is cut; causes and kinds that this client doesn't know are left out."""
     trace = Written(tmp_path, clock=Clock())

@@ -69,7 +69,7 @@ def test_pushback(value: str | None, retry_after_s: float | None) -> None:
         (pipeline.WorkersKilled(), "WORKERS_KILLED"),
         (pipeline.DataLoss("crc32c"), "CHECKSUM_DIFFERS"),
         (pipeline.ReplayDiffers("frames"), "REPLAY_DIFFERS"),
-        (pipeline.Overloaded("full", retry_after_s=1.0), None),
+        (pipeline.Overloaded("full", pipeline.Lack.PLACES, retry_after_s=1.0), None),
         (pipeline.NotFound("model"), None),
     ],
 )

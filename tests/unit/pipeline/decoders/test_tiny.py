@@ -1,5 +1,8 @@
 """The built-in model: chunks equal the whole decode, sessions are apart, and the shipped weights are worth it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDecoderNet, read_tiny
+from framehaul_pipeline.decoders.tiny import LATENT_LIMIT, TinyDecoder, TinyDecoderNet, open_engine, read_tiny
 from framehaul_pipeline.encode.tiny_encoder import TinyEncoder, TinyEncoderNet, load_tiny_encoder
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.spec import Geometry
@@ -210,3 +213,23 @@ def test_tiny_says_exactly_what_its_state_holds(height: int, width: int) -> None
     geometry = Geometry(channels=16, height=height, width=width)
     check_state_bytes(decoder, geometry, (1, 3, 2))
     assert tensor_bytes(decoder.open(geometry, None)) == decoder.state_bytes(geometry)
+
+
+def test_the_fused_form_equals_the_network() -> None:
+    """What CUDA runs: its kernels in Triton's interpreter, in float32, for one latent and for several."""
+    program = subprocess.run(
+        [sys.executable, "-m", "tests.unit.pipeline.decoders.interpreted_tiny"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr
+    assert float(program.stdout) < 1e-5
+
+
+def test_without_its_kernels_tiny_decodes_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton may be missing; the log says so."""
+    monkeypatch.setitem(sys.modules, "framehaul_pipeline.decoders.tiny_engine", None)
+    assert open_engine(read_tiny(torch.device("cpu"), torch.float32)._net) is None

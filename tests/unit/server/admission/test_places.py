@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from framehaul_pipeline.errors import InvalidInput, Overloaded, Unavailable
+from framehaul_pipeline.errors import InvalidInput, Lack, Overloaded, Unavailable
 from framehaul_server.admission.places import Admission, Claim
 from framehaul_server.core.tenants import EVERYONE, Tenant
 
@@ -251,3 +251,25 @@ def test_whoever_was_behind_one_that_did_not_fit_is_served_when_that_one_leaves(
     large, small = claimed(admission, film, num_bytes=50), claimed(admission, film, num_bytes=10)
     admission.withdraw(large)
     assert small.held
+
+
+@pytest.mark.parametrize(
+    ("max_sessions", "tenant", "lack"),
+    [
+        (1, Tenant(name="film"), Lack.PLACES),
+        (9, Tenant(name="film", max_sessions=1), Lack.TENANT_PLACES),
+        (9, Tenant(name="film", max_waiting_bytes=10), Lack.TENANT_BYTES),
+    ],
+)
+@pytest.mark.asyncio
+async def test_a_refusal_says_what_there_is_none_of(max_sessions: int, tenant: Tenant, lack: Lack) -> None:
+    """For the metrics."""
+    admission = Admission(max_sessions)
+
+    def ask() -> None:
+        admission.ask(admission.enter(tenant), num_bytes=6)
+
+    ask()
+    with pytest.raises(Overloaded) as refused:
+        ask()
+    assert refused.value.lack is lack

@@ -1,8 +1,9 @@
 import pytest
 
 from framehaul.causes import Cause
+from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.link.messages import ChunkTimes, DeviceTime
-from framehaul_server.core.recorder import RECENT_S, Event, Histogram, Recent, Recorder
+from framehaul_server.core.recorder import RECENT_S, Event, Histogram, Kind, Recent, Recorder
 from tests.support.fakes import published
 
 SECOND = 1_000_000_000
@@ -48,7 +49,7 @@ def test_the_servers_time_is_the_devices_while_it_works_and_else_what_sessions_w
     recorder.charge(number, Cause.NETWORK, 16 * SECOND, 20 * SECOND)
     expected = {Cause.DECODE: 4, Cause.IDLE: 10, Cause.LATENTS: 2, Cause.NETWORK: 4}
     assert recorder.seconds(20 * SECOND) == expected
-    recorder.end(20 * SECOND)
+    recorder.end(number, 20 * SECOND)
     assert recorder.seconds(20 * SECOND) == expected
     assert recorder.totals.charged_ns == {
         Cause.DECODE: 4 * SECOND,
@@ -67,17 +68,23 @@ def test_sessions_that_overlap_are_there_once_and_wait_for_the_device_alone() ->
     recorder.charge(first, Cause.DECODE, 0, 10 * SECOND)
     recorder.charge(second, Cause.SHARED, 0, 10 * SECOND)
     assert recorder.seconds(10 * SECOND) == {Cause.DECODE: 9, Cause.IDLE: 1}
-    recorder.end(10 * SECOND)
-    recorder.end(20 * SECOND)
+    recorder.end(first, 10 * SECOND)
+    recorder.end(second, 20 * SECOND)
     assert recorder.seconds(20 * SECOND) == {Cause.DECODE: 9, Cause.IDLE: 11}
 
 
 def test_what_isnt_charged_yet_counts_as_well() -> None:
-    """A chunk on the device for 6 s, whomever it is for, and 2 s with a client."""
+    """A chunk on the device for 6 s, whomever it is for, and 2 s with a client; each second has its part."""
     recorder = Recorder(0)
-    recorder.charge(recorder.begin(0), Cause.COPY, 0, 2 * SECOND)
-    recorder.open_ns = {Cause.SHARED: 4 * SECOND, Cause.DECODE: 2 * SECOND, Cause.NETWORK: 2 * SECOND}
+    uncharged = [
+        (Cause.SHARED, 2 * SECOND, 6 * SECOND),
+        (Cause.DECODE, 6 * SECOND, 8 * SECOND),
+        (Cause.NETWORK, 8 * SECOND, 10 * SECOND),
+    ]
+    recorder.charge(recorder.begin(0, lambda: uncharged), Cause.COPY, 0, 2 * SECOND)
     assert recorder.seconds(10 * SECOND) == {Cause.DECODE: 6, Cause.COPY: 2, Cause.NETWORK: 2}
+    causes = [Cause.COPY] * 2 + [Cause.DECODE] * 6 + [Cause.NETWORK] * 2
+    assert recorder.timeline(10 * SECOND)[-10:] == [{cause: 1.0} for cause in causes]
 
 
 def test_listeners_hear_of_everything_while_they_listen() -> None:
@@ -92,11 +99,11 @@ def test_listeners_hear_of_everything_while_they_listen() -> None:
         recorder.charge(1, Cause.COPY, SECOND, 2 * SECOND)
     recorder.acknowledged(1, 4, 3 * SECOND)
     assert heard == [
-        Event("latents", 1, SECOND, SECOND, 0, 2),
-        Event("chunk", 1, 0, 2 * SECOND, 0, 4, chunk),
-        Event("sent", 1, SECOND, 2 * SECOND, 0, 4),
-        Event("acknowledged", 1, 3 * SECOND, 3 * SECOND, 4),
-        Event("copy", 1, SECOND, 2 * SECOND),
+        Event(Kind.LATENTS, 1, SECOND, SECOND, 0, 2),
+        Event(Kind.CHUNK, 1, 0, 2 * SECOND, 0, 4, chunk),
+        Event(Kind.SENT, 1, SECOND, 2 * SECOND, 0, 4),
+        Event(Kind.ACKNOWLEDGED, 1, 3 * SECOND, 3 * SECOND, 4),
+        Event(Kind.WAITED, 1, SECOND, 2 * SECOND, cause=Cause.COPY),
     ]
 
 
@@ -107,10 +114,12 @@ def test_counters_count() -> None:
         recorder.sent(1, 0, 4, num_bytes=100, again=again, start_ns=0, end_ns=SECOND)
     recorder.latents(1, 0, 2, SECOND)
     for tenant, cause in (("film", "ok"), ("film", "ok"), (None, "unauthenticated")):
-        recorder.ended(tenant=tenant, cause=cause)
+        recorder.ended(tenant=tenant, cause=cause, lack=None)
+    recorder.ended(tenant="film", cause="resource_exhausted", lack=Lack.PLACES)
     totals = recorder.totals
     assert (totals.num_frames, totals.num_replayed, totals.num_bytes, totals.num_latents) == (8, 4, 200, 2)
-    assert totals.ended == {("film", "ok"): 2, ("", "unauthenticated"): 1}
+    assert totals.ended == {("film", "ok"): 2, ("", "unauthenticated"): 1, ("film", "resource_exhausted"): 1}
+    assert totals.refused == {Lack.PLACES: 1}
 
 
 def test_stages_of_a_chunk_are_measured_one_after_the_other() -> None:
@@ -156,8 +165,8 @@ def test_speed_of_light_is_of_the_time_in_which_it_was_the_servers_turn(
 
 def test_a_server_without_sessions_has_no_speed() -> None:
     recorder = Recorder(0)
-    recorder.begin(0)
+    number = recorder.begin(0)
     recorder.decoded(on_device(1, 1), SECOND)
-    recorder.end(SECOND)
+    recorder.end(number, SECOND)
     assert recorder.speed_of_light(2 * SECOND) == 1.0
     assert recorder.speed_of_light(100 * SECOND) is None

@@ -13,7 +13,7 @@ def test_each_second_of_the_last_minute_is_what_the_verdict_is_made_of() -> None
     recorder.charge(first, Cause.SHARED, 101 * SECOND, 102 * SECOND)
     recorder.charge(first, Cause.COPY, 102 * SECOND, 102 * SECOND + SECOND // 4)
     recorder.charge(first, Cause.LATENTS, 102 * SECOND + SECOND // 4, 103 * SECOND)
-    recorder.end(103 * SECOND + SECOND // 2)
+    recorder.end(first, 103 * SECOND + SECOND // 2)
     timeline = recorder.timeline(105 * SECOND + 7)
     assert len(timeline) == RECENT_S
     assert timeline[:-5] == [{}] * (RECENT_S - 5), "before the start"

@@ -10,9 +10,3 @@ def test_every_control_response_says_one_thing() -> None:
     assert responses.done(8, 2, {Cause.COPY: 1.5}) == pb.StreamResponse(
         done=pb.Done(num_frames=8, num_latents=2, charged=[pb.Charged(cause=pb.CAUSE_COPY, seconds=1.5)])
     )
-
-
-def test_session_ids_are_long_and_never_the_same() -> None:
-    ids = {responses.new_session_id() for _ in range(100)}
-    assert len(ids) == 100
-    assert {len(each) for each in ids} == {16}

@@ -29,7 +29,10 @@ class Account:
 
     def seconds(self) -> dict[Cause, int]:
         """In milliseconds; what was told must add up to it, without gaps, once the client has reported."""
-        return {cause: ns // MS for cause, ns in (self.account.charged_ns + self.account.noted_ns).items()}
+        found = Counter(self.account.charged_ns)
+        for cause, start, end in self.account.uncharged(0, None):
+            found[cause] += end - start
+        return {cause: ns // MS for cause, ns in found.items()}
 
     def intervals(self) -> list[tuple[Cause, int, int]]:
         return [(cause, start // MS, end // MS) for cause, start, end in self.told]

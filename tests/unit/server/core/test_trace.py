@@ -5,7 +5,7 @@ import pytest
 from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.link.messages import ChunkTimes, Published
-from framehaul_server.core.recorder import Event
+from framehaul_server.core.recorder import Event, Kind
 from framehaul_server.core.session_view import SessionView
 from framehaul_server.core.trace import EventQueue, event_message, session_message
 
@@ -47,16 +47,16 @@ VIEW = SessionView(
     [
         *(
             (
-                Event(cause.value, 7, 1, 2),
+                Event(Kind.WAITED, 7, 1, 2, cause=cause),
                 {"kind": pb.TRACE_EVENT_KIND_WAITED, "cause": pb.Cause.Value(f"CAUSE_{cause.name}")},
             )
             for cause in Cause
         ),
-        (Event("latents", 7, 1, 2, 3, 4), {"kind": pb.TRACE_EVENT_KIND_LATENTS, "first": 3, "count": 4}),
-        (Event("sent", 7, 1, 2, 3, 4), {"kind": pb.TRACE_EVENT_KIND_SENT, "first": 3, "count": 4}),
-        (Event("acknowledged", 7, 1, 2, 3), {"kind": pb.TRACE_EVENT_KIND_ACKNOWLEDGED, "first": 3}),
+        (Event(Kind.LATENTS, 7, 1, 2, 3, 4), {"kind": pb.TRACE_EVENT_KIND_LATENTS, "first": 3, "count": 4}),
+        (Event(Kind.SENT, 7, 1, 2, 3, 4), {"kind": pb.TRACE_EVENT_KIND_SENT, "first": 3, "count": 4}),
+        (Event(Kind.ACKNOWLEDGED, 7, 1, 2, 3), {"kind": pb.TRACE_EVENT_KIND_ACKNOWLEDGED, "first": 3}),
         (
-            Event("chunk", 7, 1, 2, 9, 8, PUBLISHED),
+            Event(Kind.CHUNK, 7, 1, 2, 9, 8, PUBLISHED),
             {
                 "kind": pb.TRACE_EVENT_KIND_CHUNK,
                 "first": 9,
@@ -90,9 +90,9 @@ def test_a_session_is_told_with_what_waits_in_it() -> None:
 def test_events_that_find_the_queue_full_are_counted() -> None:
     queue = EventQueue(2)
     for start_ns in range(5):
-        queue.put(Event("sent", 1, start_ns, start_ns))
+        queue.put(Event(Kind.SENT, 1, start_ns, start_ns))
     assert queue.num_dropped == 3
     assert [each.start_ns for each in queue.take(1)] == [0]
-    queue.put(Event("sent", 1, 9, 9))
+    queue.put(Event(Kind.SENT, 1, 9, 9))
     assert [each.start_ns for each in queue.take(9)] == [1, 9]
     assert queue.take(1) == []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from framehaul.address import Address
 from framehaul_server.access.callers import Identify, as_everyone, by_token
 from framehaul_server.access.tls import Certificates, TlsFiles
-from framehaul_server.config import Address
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.errors import CannotListen
 from framehaul_server.observe.http import HttpServer

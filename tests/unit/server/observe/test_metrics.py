@@ -6,6 +6,7 @@ from aiohttp.test_utils import make_mocked_request
 from aiohttp.web import Response
 
 from framehaul.causes import Cause
+from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.link.messages import DeviceTime
 from framehaul_pipeline.supervision.epoch import WorkerStatistics
 from framehaul_server.core.recorder import Recorder
@@ -86,9 +87,9 @@ async def metrics(seen: ServerView) -> Metrics:
 @pytest.mark.asyncio
 async def test_what_the_server_has_is_told() -> None:
     recorder = Recorder(0)
-    recorder.ended(tenant="film", cause="ok")
-    recorder.ended(tenant="film", cause="ok")
-    recorder.ended(tenant=None, cause="resource_exhausted")
+    recorder.ended(tenant="film", cause="ok", lack=None)
+    recorder.ended(tenant="film", cause="ok", lack=None)
+    recorder.ended(tenant=None, cause="resource_exhausted", lack=Lack.TENANT_BYTES)
     found = await metrics(view(recorder, session(1, "film", "served"), session(2, "ads", "detached")))
     assert found.value("build_info", version="1.2", device="cpu") == 1
     assert found.value("worker_state", state="restarting") == 1
@@ -104,6 +105,8 @@ async def test_what_the_server_has_is_told() -> None:
     assert found.value("session_calls_total", tenant="film", cause="ok") == 2
     assert found.value("session_calls_total", tenant="ads", cause="internal") == 0
     assert found.value("session_calls_total", tenant="", cause="resource_exhausted") == 1
+    assert found.value("refusals_total", reason="tenant_bytes") == 1
+    assert found.value("refusals_total", reason="device_memory") == 0
     assert found.value("frame_slots", state="held") == 5
     assert found.value("frame_slots", state="free") == 3
     assert found.value("inlet_slots", state="held") == 10

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from framehaul.address import Address
 from framehaul_server.access.callers import as_everyone
-from framehaul_server.config import Address
 from framehaul_server.core.session_view import Look
 from framehaul_server.observe import page
 from framehaul_server.observe.http import HttpServer

@@ -5,7 +5,7 @@ import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from framehaul_pipeline.errors import Overloaded
+from framehaul_pipeline.errors import Lack, Overloaded
 from framehaul_server.errors import ConnectionLost
 from framehaul_server.rpc.boundary import guard, is_news, quieten_grpc
 from tests.support.fakes import Aborted, FakeContext, as_context, record
@@ -29,11 +29,11 @@ async def test_what_the_work_returns_comes_back() -> None:
 async def test_a_known_error_becomes_its_status() -> None:
     context, noted = FakeContext(), record()
     with pytest.raises(Aborted):
-        await guard(as_context(context), noted, fail(Overloaded("full", retry_after_s=1.0)))
+        await guard(as_context(context), noted, fail(Overloaded("full", Lack.PLACES, retry_after_s=1.0)))
     assert context.aborted is not None
     assert context.aborted[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     assert context.aborted[2][0] == ("grpc-retry-pushback-ms", "1000")
-    assert (noted.cause, noted.details) == ("resource_exhausted", "full")
+    assert (noted.cause, noted.details, noted.lack) == ("resource_exhausted", "full", Lack.PLACES)
 
 
 @pytest.mark.asyncio

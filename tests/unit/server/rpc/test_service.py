@@ -133,6 +133,17 @@ async def test_server_info_is_answered() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("watch", [False, True])
+async def test_what_others_decoded_is_told_to_those_who_may_watch(watch: bool) -> None:
+    """The sizes are other tenants'."""
+    server, context = Server(Tenant(name="film", watch=watch)), FakeContext()
+    context.metadata = (("tenant", "film"),)
+    raw = await server.service.get_server_info(b"", as_context(context))
+    (model,) = pb.ServerInfo.FromString(raw).models
+    assert len(model.rates) == watch
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("silent_tenant", ["everyone", "other"])
 @pytest.mark.parametrize("method", ["stream", "render"])
 async def test_calls_that_say_nothing_take_no_place(method: str, silent_tenant: str) -> None:

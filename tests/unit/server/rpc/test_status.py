@@ -19,13 +19,14 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (MalformedMessage("cut off"), grpc.StatusCode.INVALID_ARGUMENT),
     (pipeline.NotFound("model"), grpc.StatusCode.NOT_FOUND),
     (pipeline.OutOfOrder("index"), grpc.StatusCode.FAILED_PRECONDITION),
-    (pipeline.Overloaded("full", retry_after_s=0.25), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (pipeline.Overloaded("full", pipeline.Lack.PLACES, retry_after_s=0.25), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (pipeline.Unavailable("draining"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkerRestarting("try again"), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkerLost(at_work=pipeline.AtWork.ALONE), grpc.StatusCode.UNAVAILABLE),
     (pipeline.WorkersKilled(), grpc.StatusCode.ABORTED),
     (pipeline.DataLoss("crc32c"), grpc.StatusCode.DATA_LOSS),
     (pipeline.ReplayDiffers("frames"), grpc.StatusCode.DATA_LOSS),
+    (server.Elsewhere(["a:1", "b:1"]), grpc.StatusCode.FAILED_PRECONDITION),
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -58,7 +59,7 @@ def test_no_error_class_is_forgotten() -> None:
 @pytest.mark.parametrize("details", ["", "all 8 sessions of tenant film are in use", "ü" * 1000])
 def test_overload_says_when_to_try_again(details: str, retry_after_s: float) -> None:
     """Twice: as gRPC's own retries read it, and as any gRPC library that knows google.rpc does."""
-    status = status_of(pipeline.Overloaded(details, retry_after_s=retry_after_s))
+    status = status_of(pipeline.Overloaded(details, pipeline.Lack.PLACES, retry_after_s=retry_after_s))
     assert status is not None
     pushback, (key, rich) = status.trailers
     assert pushback == ("grpc-retry-pushback-ms", str(int(retry_after_s * 1000)))
@@ -75,7 +76,7 @@ def test_overload_says_when_to_try_again(details: str, retry_after_s: float) -> 
 
 def test_the_bytes_of_a_delay_are_these() -> None:
     """code 8, the text, and the one detail: an older server's, byte for byte."""
-    status = status_of(pipeline.Overloaded("full", retry_after_s=0.25))
+    status = status_of(pipeline.Overloaded("full", pipeline.Lack.PLACES, retry_after_s=0.25))
     assert status is not None
     info = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x07\x0a\x05\x10" + b"\x80\xe5\x9a\x77"
     assert status.trailers[1][1] == b"\x08\x08\x12\x04full\x1a" + bytes([len(info)]) + info
@@ -85,6 +86,7 @@ def test_the_bytes_of_a_delay_are_these() -> None:
     ("error", "reason"),
     [
         (server.ClientStalled("nothing moves"), "CLIENT_STALLED"),
+        (server.Elsewhere([]), "FRONT"),
         (pipeline.WorkersKilled(), "WORKERS_KILLED"),
         (pipeline.DataLoss("crc32c"), "CHECKSUM_DIFFERS"),
         (pipeline.ReplayDiffers("frames"), "REPLAY_DIFFERS"),

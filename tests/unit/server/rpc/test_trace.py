@@ -5,7 +5,8 @@ import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_server.core.recorder import Event
+from framehaul_pipeline.link.messages import Kernels
+from framehaul_server.core.recorder import Event, Kind
 from framehaul_server.core.tenants import Tenant
 from framehaul_server.rpc import trace
 from framehaul_server.session.decoding import Decoding
@@ -135,6 +136,48 @@ async def test_latents_came_before_the_worker_had_them(monkeypatch: pytest.Monke
         with server.recorder.listening(events.append):
             session, _ = await server.connect(request(latents(2), open=EXPLICIT))
             await session.responded(2)
-    (came,) = [each for each in events if each.name == "latents"]
+    (came,) = [each for each in events if each.kind is Kind.LATENTS]
     assert (came.first, came.count) == (0, 2)
     assert came.start_ns <= handed_ns[0]
+
+
+KERNELS = [
+    Kernels(names=("conv", "_fuse"), rows=((0, 10, 5, 7), (1, 15, 2, 7)), last=False),
+    Kernels(names=(), rows=(), last=True, left_out=3),
+]
+
+
+async def test_kernels_come_at_the_end() -> None:
+    """All that the worker heard, after what happened meanwhile."""
+    async with serving(OWNER) as server:
+        server.worker.kernels = KERNELS
+        context = Told()
+        raw = pb.TraceRequest(seconds=0.02, kernels=True).SerializeToString()
+        await server.service.trace(raw, as_context(context))
+        assert context.told[0].HasField("started")
+        assert [each.HasField("kernels") for each in context.told[-3:]] == [False, True, True]
+        first, last = (each.kernels for each in context.told[-2:])
+        assert [(first.names[name], at) for name, at in zip(first.name, first.start_ns, strict=True)] == [
+            ("conv", 10),
+            ("_fuse", 15),
+        ]
+        assert (list(first.duration_ns), list(first.stream), last.left_out) == ([5, 2], [7, 7], 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "code", "text"),
+    [
+        (11, grpc.StatusCode.INVALID_ARGUMENT, "seconds=11: must be 0..10 with kernels"),
+        (1, grpc.StatusCode.UNAVAILABLE, "can't record kernels"),
+    ],
+)
+async def test_kernels_that_cant_be_recorded_are_refused(seconds: float, code: grpc.StatusCode, text: str) -> None:
+    """Before anything is told, and the trace's place is free again."""
+    async with serving(OWNER) as server:
+        context = Told()
+        raw = pb.TraceRequest(seconds=seconds, kernels=True).SerializeToString()
+        found, details = await status(context, asyncio.ensure_future(server.service.trace(raw, as_context(context))))
+        assert found is code
+        assert text in details
+        assert not context.told
+        assert not server.recorder._listeners

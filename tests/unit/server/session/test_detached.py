@@ -297,8 +297,9 @@ async def test_an_error_while_nobody_is_connected_is_told_to_the_next_one() -> N
     async with serving() as server:
         context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
         await leave(task)
-        server.worker.die(WorkerLost(at_work=AtWork.ALONE))
-        server.service.worker_ready()
+        for _ in range(2):
+            server.worker.die(WorkerLost(at_work=AtWork.ALONE))
+            server.service.worker_ready()
         server.worker.die(WorkerLost(at_work=AtWork.ALONE))
         again, task = await server.resume(opened(context).session_id, 0)
         assert (await status(again, task))[0] is grpc.StatusCode.ABORTED

@@ -15,6 +15,7 @@ from framehaul.wire import Envelope
 from framehaul_pipeline.errors import (
     AtWork,
     InvalidInput,
+    Lack,
     OutOfOrder,
     Overloaded,
     Unavailable,
@@ -76,7 +77,7 @@ async def test_opened_says_what_a_client_must_know() -> None:
     async with running(first) as run:
         await run.connection.responded(1)
         header = run.connection.responses[0].header
-        assert len(header.opened.session_id) == 16
+        assert len(header.opened.session_id) == 24
         header.opened.session_id = b""
         assert header.opened == pb.Opened(
             request_id="id",
@@ -358,14 +359,15 @@ async def test_no_grant_follows_the_end_of_latents() -> None:
 
 
 def workers_die(run: Running) -> None:
-    """Two in a row, without a frame between: what the session holds may be what kills them."""
-    run.worker.die(WorkerLost(at_work=AtWork.ALONE))
-    run.session.worker_ready()
+    """Three in a row, without a frame between: what the session holds may be what kills them."""
+    for _ in range(2):
+        run.worker.die(WorkerLost(at_work=AtWork.ALONE))
+        run.session.worker_ready()
     run.worker.die(WorkerLost(at_work=AtWork.ALONE))
 
 
 def worker_is_full(run: Running) -> None:
-    run.worker.die(Overloaded("out of device memory", retry_after_s=1.0))
+    run.worker.die(Overloaded("out of device memory", Lack.PLACES, retry_after_s=1.0))
 
 
 def grace_ends(run: Running) -> None:

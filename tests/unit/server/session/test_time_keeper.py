@@ -64,16 +64,19 @@ def test_a_chunk_on_its_way_counts_before_it_is_there(clock: Clock) -> None:
     recorder = Recorder(0)
     waiting_for: Cause | None = None
     keeper = TimeKeeper(recorder, lambda: waiting_for, reports=True)
-    assert (keeper.seconds, keeper.open_ns) == ({}, {})
+    assert keeper.seconds == {}
     clock.now_s = 1
     keeper.begin()
     clock.now_s = 4
-    assert (keeper.seconds, keeper.open_ns) == ({Cause.DECODE: 3}, {Cause.DECODE: 3 * SECOND_NS})
+    assert keeper.seconds == {Cause.DECODE: 3}
     recorder.begin(0)
-    assert (keeper.seconds, keeper.open_ns) == ({Cause.SHARED: 3}, {Cause.SHARED: 3 * SECOND_NS})
+    assert keeper.seconds == {Cause.SHARED: 3}
+    assert recorder.totals.charged_ns == {}
     waiting_for = Cause.NETWORK
-    keeper.mark()
-    assert (keeper.seconds, keeper.open_ns) == ({Cause.NETWORK: 3}, {Cause.NETWORK: 3 * SECOND_NS})
+    assert recorder.seconds(4 * SECOND_NS) == {Cause.IDLE: 1, Cause.NETWORK: 3}
+    assert keeper.seconds == {Cause.NETWORK: 3}
+    assert recorder.totals.charged_ns == {}
     keeper.end()
     clock.now_s = 9
-    assert (keeper.seconds, keeper.open_ns) == ({Cause.NETWORK: 3}, {})
+    assert keeper.seconds == {Cause.NETWORK: 3}
+    assert recorder.totals.charged_ns == {Cause.NETWORK: 3 * SECOND_NS}

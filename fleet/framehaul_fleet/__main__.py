@@ -1,0 +1,23 @@
+"""The `fleet` command's way in: says what to install where only the client is."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+EXIT_USAGE = 2
+
+
+def main() -> int:
+    """Run the command line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as the server's
+    try:
+        from framehaul_fleet.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"fleet: {error.name} is not installed here: pip install 'framehaul[server]'\n")
+        return EXIT_USAGE
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""`fleet locate`: the address of servers that are named or found by DNS. It keeps no state, so several may run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from framehaul.address import Address
+from framehaul_client.access import Access
+from framehaul_fleet.watching import Watching
+from framehaul_server.access.tls import Certificates
+from framehaul_server.app import read_identify
+from framehaul_server.config import ServerConfig
+from framehaul_server.core.placement import Placement
+from framehaul_server.errors import UnusableFile
+from framehaul_server.front.front import Front
+
+_FIRST_S: Final = 10.0
+"""For a server to answer before this address does."""
+
+
+async def locate(
+    config: ServerConfig,
+    servers: Sequence[Address],
+    access: Access,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Answer for `servers` until `stop` is set.
+
+    Args:
+        config: of this front: where it listens, who may ask.
+        servers: what is watched.
+        access: how it asks them.
+        stop: see above.
+        on_ready: gets the line that says what is served.
+
+    Raises:
+        CannotListen: the address is in use, or not of this machine.
+        InvalidOption: the token would cross a network in the clear.
+        UnusableFile: certificates, keys or tokens can't be read, or hold what they shouldn't.
+
+    Cancellation: stops.
+    """
+    try:
+        certificates = Certificates(config.tls) if config.tls else None
+        identify = read_identify(config)
+    except (OSError, ValueError) as error:
+        raise UnusableFile(str(error)) from error
+    placement = Placement()
+    watching = Watching(servers, access, placement)
+    front = Front(config, placement, identify, certificates)
+    address = front.bind()
+    running = [asyncio.create_task(each) for each in (watching.run(), stop.wait())]
+    try:
+        first = asyncio.create_task(watching.asked.wait())
+        await asyncio.wait({first, running[1]}, timeout=_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
+        first.cancel()
+        await front.start()
+        on_ready(f"fleet: naming servers on {address}, of {', '.join(map(str, servers))}")
+        await running[1]
+        front.drain()
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await front.aclose()
