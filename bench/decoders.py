@@ -13,7 +13,7 @@ from torch.nn import functional
 from bench import answer
 from bench.plugin import FREE_SPEC, STAND_IN_SPEC
 from framehaul_pipeline.decoders.base import Decoder, State
-from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.wan_decode import OURS
 from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.decoders.engine.convolution import open_plans
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.models.model import Model, describe_model

@@ -13,8 +13,8 @@ import msgspec
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.scheduling.chunks import Chunk
 from framehaul_pipeline.worker.worker import Worker

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.wan.convolution import open_plans
+from framehaul_pipeline.decoders.engine.convolution import open_plans
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.wan.decoder import CudaWanDecoder, PortableWanDecoder
 from framehaul_pipeline.decoders.wan.net import WanNet
-from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.spec import Geometry

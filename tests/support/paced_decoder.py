@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import Geometry
 from tests.support.paced import SPEC

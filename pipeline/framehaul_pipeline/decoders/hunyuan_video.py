@@ -18,7 +18,7 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
-from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.hunyuan_video import FADE_FRAMES, TILE_LATENTS, TILE_STRIDE_LATENTS
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry

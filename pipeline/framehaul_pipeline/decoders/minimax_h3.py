@@ -17,7 +17,7 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
-from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.minimax_h3 import (
     CLIP_FRAMES,
     FADE_FRAMES,

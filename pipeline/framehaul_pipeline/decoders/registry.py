@@ -7,7 +7,7 @@ import pkgutil
 import torch
 
 from framehaul_pipeline.decoders.base import Decoder
-from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.recorded import RecordedDecoder, with_previous
-from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.models.taehv import (

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.recorded import RecordedDecoder, with_previous
-from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.decoders.weights import ASSETS, load_weights
 from framehaul_pipeline.models.model import TINY_SPEC, Model
 from framehaul_pipeline.spec import Geometry

@@ -20,8 +20,8 @@ from typing import Final
 from framehaul import logs
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
+from framehaul_pipeline.decoders.engine.convolution import open_plans
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.decoders.wan.convolution import open_plans
 from framehaul_pipeline.device.devices import open_device
 from framehaul_pipeline.device.host_memory import total_bytes
 from framehaul_pipeline.device.streams import Device

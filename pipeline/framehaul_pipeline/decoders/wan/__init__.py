@@ -3,4 +3,4 @@
 Runs in the worker process, on its launch thread. Imports torch; the engine imports Triton and cuDNN.
 """
 
-__all__ = ["convolution", "plans"]
+__all__ = []

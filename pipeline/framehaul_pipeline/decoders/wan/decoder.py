@@ -13,16 +13,14 @@ from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Decoder, State
 from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.wan.net import HISTORY, Histories, WanNet
-from framehaul_pipeline.decoders.wan.plans import PlanTable
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.models.wan import WanConfig, parse_wan_config, wan_state_shapes
 from framehaul_pipeline.models.wan_names import rename_wan
 from framehaul_pipeline.spec import DecoderSpec, Geometry
-
-_FLOAT16_LIMIT: Final = 60_000.0
 
 _log = logging.getLogger(__name__)
 
@@ -106,12 +104,13 @@ class CudaWanDecoder(WanDecoder):
     def __init__(self, spec: DecoderSpec, net: WanNet, device: torch.device, plans: PlanTable | None) -> None:
         """Lay out the weights of a network in float32; without `plans`, PyTorch runs its convolutions."""
         # Triton is there where CUDA is.
+        from framehaul_pipeline.decoders.engine.weights import FLOAT16_LIMIT, Dtypes
         from framehaul_pipeline.decoders.wan.engine import WanEngine
-        from framehaul_pipeline.decoders.wan.weights import Dtypes, magnitude_bound
+        from framehaul_pipeline.decoders.wan.weights import magnitude_bound
 
         super().__init__(spec, net.config, device)
         bound = magnitude_bound(net)
-        bounded = torch.float16 if bound < _FLOAT16_LIMIT else torch.bfloat16
+        bounded = torch.float16 if bound < FLOAT16_LIMIT else torch.bfloat16
         _log.info("model=%s values after norms are at most %.0f: kept in %s", spec.name, bound, bounded)
         self._convolutions = Convolutions(device, plans)
         self._engine = WanEngine(net.to(device), Dtypes(bounded, self.dtype), self._convolutions)

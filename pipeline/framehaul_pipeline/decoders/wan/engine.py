@@ -18,59 +18,29 @@ reads them, is kept in bfloat16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
-from framehaul_pipeline.decoders.wan.kernels import Layout, fuse
-from framehaul_pipeline.decoders.wan.lanes import NUM_LANES, Lanes
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.lanes import NUM_LANES, Lanes
+from framehaul_pipeline.decoders.engine.pending import Layout, Pending
+from framehaul_pipeline.decoders.engine.pixels import sum_taps
+from framehaul_pipeline.decoders.engine.weights import Dtypes, bias_of, linear, tap_weights
+from framehaul_pipeline.decoders.wan.kernels import fuse
 from framehaul_pipeline.decoders.wan.net import HISTORY, Attention, ResidualBlock, WanNet, duplicate
-from framehaul_pipeline.decoders.wan.pixels import sum_taps
 from framehaul_pipeline.decoders.wan.weights import (
     AttentionBlock,
     Block,
     Conv,
-    Dtypes,
     Norm,
     Upsampling,
-    bias_of,
-    linear,
-    tap_weights,
 )
 
 _MIN_PAIRS_FRAMES: Final = 4
 """Fewer frames than these are too little work for a two-dimensional convolution of half of them."""
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """Frames that a convolution has begun: what is to be added to them is added by the kernel that reads them.
-
-    They are read once, and their memory is free from then on.
-    """
-
-    source: Tensor | None
-    layout: Layout
-    shape: tuple[int, int, int, int]
-    """`(T, H, W, C)` of the frames."""
-    bias: Tensor | None = None
-    residual: Tensor | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether the source is the frames themselves."""
-        return self.layout is Layout.FRAMES and self.bias is None and self.residual is None
-
-    def take(self) -> tuple[Tensor, Tensor | None]:
-        """Source and residual, which this forgets."""
-        source, residual = self.source, self.residual
-        assert source is not None
-        self.source = self.residual = None
-        return source, residual
 
 
 class WanEngine:
@@ -138,7 +108,7 @@ class WanEngine:
         num_frames, height, width, _ = pending.shape
         patch = self._config.pixels
         frames = taps.new_empty(num_frames, self._config.out_channels // patch**2, patch * height, patch * width)
-        sum_taps(taps, self._out_bias, frames, patch)
+        sum_taps(taps, self._out_bias, frames, patch, clamp=True)
         return frames
 
     def _pending(self, x: Tensor) -> Pending:

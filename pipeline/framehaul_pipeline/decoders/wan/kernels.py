@@ -10,24 +10,11 @@ algorithms for convolutional neural networks", arXiv:1509.09308, section 4.1. Pl
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-
-class Layout(IntEnum):
-    """How a tensor holds `T` frames of `C` channels."""
-
-    FRAMES = 0
-    """`[T, H, W, C]`."""
-    PLANES = 1
-    """`[4, T / 2, H, W, C]`: F(2, 3) in time."""
-    PHASES = 2
-    """`[T, H / 2 + 1, W / 2 + 1, 4 * C]`: each position of the small frame holds four of the doubled frame, those of
-    phase `(a, b)` one row up if `a` and one column left if `b`."""
-
+from framehaul_pipeline.decoders.engine.pending import Layout
 
 _FRAMES = tl.constexpr(int(Layout.FRAMES))
 _PLANES = tl.constexpr(int(Layout.PLANES))

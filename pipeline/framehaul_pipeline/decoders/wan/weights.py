@@ -5,25 +5,11 @@ For the worker process alone.
 
 from __future__ import annotations
 
-import math
-from typing import Final, NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framehaul_pipeline.decoders.engine.weights import Dtypes, bias_of, linear, phase_weights
 from framehaul_pipeline.decoders.wan.net import Attention, CausalConv3d, ResidualBlock, RmsNorm, Upsample, WanNet
-
-_TAPS_ALIGNMENT: Final = 32
-
-
-class Dtypes(NamedTuple):
-    """Element types of what the engine keeps between kernels; both of one size."""
-
-    bounded: torch.dtype
-    """What comes from a norm, and what a convolution makes of it."""
-    sums: torch.dtype
-    """Sums along the shortcuts, and what reads them."""
 
 
 class Norm:
@@ -114,49 +100,3 @@ def _bound(norm: RmsNorm, conv: nn.Conv2d | CausalConv3d) -> float:
     taps = conv.weight.float().flatten(2).norm(dim=1).sum(1)
     largest: float = (bias_of(conv).abs() + 2 * length * taps).max().item()
     return max(2 * length, largest)
-
-
-def phase_weights(weight: Tensor) -> Tensor:
-    """Weights of the 2x2 convolution that doubling by nearest neighbour and a 3x3 convolution are.
-
-    A row of the doubled frame's three taps falls on two rows of the small one: on even rows the last two taps fall
-    together, on odd rows the first two; likewise columns.
-
-    Args:
-        weight: `[C', C, 3, 3]`.
-
-    Returns:
-        `[4 * C', C, 2, 2]`, phases `(row, column)` first.
-    """
-
-    def fold(w: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        first, middle, last = w.unbind(dim)
-        return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
-
-    return torch.cat([phase for rows in fold(weight, 2) for phase in fold(rows, 3)])
-
-
-def tap_weights(weight: Tensor) -> Tensor:
-    """Weights `[N, C, kt, 1, 1]` that give each spatial tap of `weight`, `[C', C, kt, 3, 3]`, a channel of its own.
-
-    Channel `k * C'` and on are tap `k`'s; `N` is filled up to a multiple that matrix units like.
-    """
-    channels_out, channels_in, steps = weight.shape[:3]
-    taps = weight.permute(3, 4, 0, 1, 2).reshape(-1, channels_in, steps)
-    count = math.ceil(9 * channels_out / _TAPS_ALIGNMENT) * _TAPS_ALIGNMENT
-    return F.pad(taps, (0, 0, 0, 0, 0, count - taps.shape[0])).view(count, channels_in, steps, 1, 1)
-
-
-def linear(conv: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Weight `[C', C]` and bias `[C']` of a convolution of one position, for `functional.linear`."""
-    weight, bias = conv.weight, conv.bias
-    assert isinstance(weight, Tensor)
-    assert isinstance(bias, Tensor)
-    return weight.flatten(1).to(dtype).contiguous(), bias.to(dtype)
-
-
-def bias_of(conv: nn.Module) -> Tensor:
-    """Its bias, `[C'] float32`."""
-    bias = conv.bias
-    assert isinstance(bias, Tensor)
-    return bias.float()

@@ -6,9 +6,9 @@ import sys
 
 import torch
 
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.weights import Dtypes
 from framehaul_pipeline.decoders.wan.engine import WanEngine
-from framehaul_pipeline.decoders.wan.weights import Dtypes
 from framehaul_pipeline.models.wan import wan_state_shapes
 from tests.support.wan_models import build_net, build_vae, decode_whole
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.wan.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.convolution import Convolutions
+from framehaul_pipeline.decoders.engine.weights import Dtypes
 from framehaul_pipeline.decoders.wan.decoder import WanDecoder
 from framehaul_pipeline.decoders.wan.engine import WanEngine
 from framehaul_pipeline.decoders.wan.net import WanNet
-from framehaul_pipeline.decoders.wan.weights import Dtypes
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.spec import Geometry
 from tests.support.decoder_checks import check_starts_anywhere

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
+from framehaul_pipeline.decoders.engine.weights import phase_weights, tap_weights
 from framehaul_pipeline.decoders.wan.decoder import PortableWanDecoder
 from framehaul_pipeline.decoders.wan.net import CausalConv3d, unpatchify
-from framehaul_pipeline.decoders.wan.weights import magnitude_bound, phase_weights, tap_weights
+from framehaul_pipeline.decoders.wan.weights import magnitude_bound
 from framehaul_pipeline.models.wan import wan_spec
 from framehaul_pipeline.spec import Geometry
 from tests.support.decoder_checks import check_starts_anywhere, decode, one_thread

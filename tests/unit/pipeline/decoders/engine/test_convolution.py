@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.decoders.wan.convolution import BuiltPlans, Convolutions, _Graph
-from framehaul_pipeline.decoders.wan.plans import PlanTable
+from framehaul_pipeline.decoders.engine.convolution import BuiltPlans, Convolutions, _Graph
+from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.link.heirloom import Heirloom
 
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.decoders.wan.plans import PlanTable, cache_path
+from framehaul_pipeline.decoders.engine.plans import PlanTable, cache_path
 from framehaul_pipeline.link.heirloom import Heirloom
 
 MAX_CLIENT_PLANS: Final = 512

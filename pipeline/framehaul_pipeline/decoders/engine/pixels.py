@@ -1,4 +1,4 @@
-"""The Triton kernel that ends Wan's last convolution and writes pixels.
+"""The Triton kernel that ends a last convolution and writes pixels.
 
 For the worker process alone, and for CUDA (or Triton's interpreter).
 """
@@ -20,6 +20,7 @@ def _sum_taps(  # type: ignore[no-untyped-def]
     channels,
     taps_channels,
     PATCH: tl.constexpr,
+    CLAMP: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -39,7 +40,8 @@ def _sum_taps(  # type: ignore[no-untyped-def]
         place = (frame * height + tap_row) * width + tap_column
         at = place[:, None] * taps_channels + (tap * channels + channel)[None, :]
         value += tl.load(taps + at, mask=mask[:, None] & (channel < channels)[None, :], other=0.0).to(tl.float32)
-    value = tl.minimum(tl.maximum(value, -1.0), 1.0)
+    if CLAMP:
+        value = tl.minimum(tl.maximum(value, -1.0), 1.0)
     colour = channel // (PATCH * PATCH)
     across = (channel // PATCH) % PATCH
     down = channel % PATCH
@@ -50,8 +52,8 @@ def _sum_taps(  # type: ignore[no-untyped-def]
     tl.store(frames + at, value.to(frames.dtype.element_ty), mask=inside[:, None] & (channel < channels)[None, :])
 
 
-def sum_taps(taps: Tensor, bias: Tensor, frames: Tensor, patch: int) -> None:
-    """End a 3x3 convolution to few channels whose taps were computed as channels; clamp, and lay out pixels.
+def sum_taps(taps: Tensor, bias: Tensor, frames: Tensor, patch: int, *, clamp: bool) -> None:
+    """End a 3x3 convolution to few channels whose taps were computed as channels, and lay out pixels.
 
     Args:
         taps: `[T, h, w, N]`: for tap `k` (row by row) and channel `c` its products summed over the input's channels and
@@ -59,6 +61,7 @@ def sum_taps(taps: Tensor, bias: Tensor, frames: Tensor, patch: int) -> None:
         bias: `[C] float32`.
         frames: `[T, C / patch**2, patch * h, patch * w]`, written.
         patch: pixels of a position, each way.
+        clamp: to `[-1, 1]`.
     """
     num_frames, height, width, taps_channels = taps.shape
     channels = bias.shape[0]
@@ -72,6 +75,7 @@ def sum_taps(taps: Tensor, bias: Tensor, frames: Tensor, patch: int) -> None:
         channels,
         taps_channels,
         PATCH=patch,
+        CLAMP=clamp,
         BLOCK_P=block_p,
         BLOCK_C=triton.next_power_of_2(channels),
         num_warps=4,

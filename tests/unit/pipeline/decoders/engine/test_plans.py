@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framehaul_pipeline.decoders.wan.plans import PlanTable, cache_path
+from framehaul_pipeline.decoders.engine.plans import PlanTable, cache_path
 from framehaul_pipeline.link.heirloom import Heirloom
 
 

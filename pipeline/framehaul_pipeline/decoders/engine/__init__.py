@@ -1,0 +1,6 @@
+"""What makes convolutional decoders fast on CUDA, whichever model they are of: convolutions, norms, pixels, lanes.
+
+Runs in the worker process, on its launch thread. Imports torch, Triton and cuDNN.
+"""
+
+__all__ = ["convolution", "lanes", "pending", "pictures", "pixels", "plans", "weights"]
