@@ -359,7 +359,7 @@ class Options:
         commands=("highlight",),
         type=option_type(parse_shape),
         metavar="W:H",
-        help="keep the subject in a frame of this shape, 9:16 say; the server crops",
+        help="a frame of this shape, 9:16 say, around what the pictures show; the server crops, each clip in one place",
     )
     copy: bool | None = _option(
         commands=("highlight",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -59,22 +60,28 @@ class Query:
 
     @torch.inference_mode()
     def compare(self, cells: Tensor) -> tuple[int, Tensor]:
-        """How alike the next frames are to the pictures: the first frame that is told of, and `[K, N]` from there on.
+        """How alike the next frames are to the pictures, and where: the first one told of, and `[3, N]` from there on.
 
+        The first row is how alike; the others are the most alike cell's middle from the left and from the top, in 0..1.
         While what all frames share isn't settled, all of them are told anew.
         """
         first = self._num_frames
         self._num_frames += len(cells)
         if first >= _CENTRE_FRAMES:
-            return first, self._alike(cells)[None]
+            return first, self._alike(cells)
         self._kept.append(cells.half())
         every = torch.cat(self._kept).float()
         self._centre = every.mean((0, 1))
         if self._num_frames >= _CENTRE_FRAMES:
             self._kept.clear()
-        return 0, self._alike(every)[None]
+        return 0, self._alike(every)
 
     def _alike(self, cells: Tensor) -> Tensor:
         frames = functional.normalize(cells - self._centre, dim=2)
         wanted = functional.normalize(self._pictures - self._centre, dim=2)
-        return torch.einsum("ncd,isd->nics", frames, wanted).amax((2, 3)).mean(1)
+        alike = torch.einsum("ncd,isd->nics", frames, wanted).amax(3)
+        best = alike.mean(1).argmax(1)
+        across = math.isqrt(cells.shape[1])
+        # A cell is the mean of 3x3 of the network's places.
+        left, top = ((each + 1.5) / (across + 2) for each in (best % across, best // across))
+        return torch.stack([alike.amax(2).mean(1), left, top])

@@ -301,6 +301,8 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     first: int
     similarities: tuple[tuple[float, ...], ...]
     """To pictures, to the text; of each kind one number for each frame."""
+    places: tuple[tuple[float, ...], ...]
+    """Of each frame the middle of its most alike part, from the left and from the top, in 0..1."""
     device_ns: int
 
 

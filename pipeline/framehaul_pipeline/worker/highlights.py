@@ -144,10 +144,15 @@ class Highlights:
         """
         flight.done.synchronize()
         if flight.similarities is not None:
-            similarities = tuple(map(tuple, flight.similarities.tolist()))
-            device_ns = flight.done.ns_after(flight.begun)
+            alike, *places = map(tuple, flight.similarities.tolist())
             self._send(
-                Embedded(query=flight.batch.query, first=flight.first, similarities=similarities, device_ns=device_ns)
+                Embedded(
+                    query=flight.batch.query,
+                    first=flight.first,
+                    similarities=(alike,),
+                    places=tuple(places),
+                    device_ns=flight.done.ns_after(flight.begun),
+                )
             )
 
     def _launch(self, job: BatchJob) -> BatchInFlight:

@@ -220,7 +220,7 @@ class HighlightWork:
         self._has_scores = True
         await self._write(self._scores(ranking))
         if self._asked.wants_frames:
-            await self._send_frames(readers, query, info, ranking.excerpts)
+            await self._send_frames(readers, query, info, found, ranking.excerpts)
         done = highlights_pb2.HighlightDone(
             num_frames=self._num_sent, read_seconds=readers.processor_seconds, device_seconds=self._device_s
         )
@@ -295,14 +295,19 @@ class HighlightWork:
     # The frames
 
     async def _send_frames(
-        self, readers: Readers, query: WorkerQuery, info: FilmInfo, excerpts: list[rank.Excerpt]
+        self,
+        readers: Readers,
+        query: WorkerQuery,
+        info: FilmInfo,
+        found: FilmSamples,
+        excerpts: list[rank.Excerpt],
     ) -> None:
-        width, height, left, top = cropped(info, self._asked.crop)
-        self._asked.check_frame(width, height, self._around.config.max_pixels)
         rate = Fraction(info.rate_numerator, info.rate_denominator)
         acks = asyncio.create_task(self._read_acks())
         try:
             for excerpt in excerpts:
+                width, height, left, top = cropped(info, self._asked.crop, found.place(excerpt.start, excerpt.end))
+                self._asked.check_frame(width, height, self._around.config.max_pixels)
                 job = ReadFrames(
                     start=excerpt.start,
                     end=excerpt.end,
@@ -406,8 +411,8 @@ def _frames(first: int, num_frames: int, pixels: memoryview, frame_bytes: int) -
         return wire.join(header, (frames,))
 
 
-def cropped(info: FilmInfo, crop: tuple[int, int] | None) -> tuple[int, int, int, int]:
-    """Width, height, left and top of what is sent of a frame: even, the largest of the shape, in the middle."""
+def cropped(info: FilmInfo, crop: tuple[int, int] | None, place: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Width, height, left and top of what is sent of a frame: even, the largest of the shape, around `place`."""
     width, height = info.width, info.height
     if crop is not None:
         across, down = crop
@@ -416,7 +421,11 @@ def cropped(info: FilmInfo, crop: tuple[int, int] | None) -> tuple[int, int, int
         else:
             height = width * down // across
     width, height = max(2, width - width % 2), max(2, height - height % 2)
-    return width, height, (info.width - width) // 2, (info.height - height) // 2
+    left, top = (
+        min(max(0, round(part * whole - side / 2)), whole - side)
+        for part, whole, side in zip(place, (info.width, info.height), (width, height), strict=True)
+    )
+    return width, height, left, top
 
 
 def _looked_at(wanted: rank.Wanted) -> rank.Wanted:

@@ -27,6 +27,7 @@ class FilmSamples:
         self._times: list[float] = []
         self._histograms: list[Floats] = []
         self._similarities = np.zeros((0, kinds))
+        self._places = np.zeros((0, 2))
         self._error: asyncio.Future[PipelineError] = asyncio.get_running_loop().create_future()
         self.changed = asyncio.Event()
         self.device_ns = 0
@@ -43,6 +44,20 @@ class FilmSamples:
             return Samples.none(self._kinds)
         histograms = np.concatenate(self._histograms)[:num]
         return Samples.none(self._kinds).with_more(np.array(self._times[:num]), self._similarities, histograms)
+
+    def place(self, start: float, end: float) -> tuple[float, float]:
+        """Where what was searched for is between two times: from the left and from the top, in 0..1.
+
+        The middle of the more alike half of the samples there; of the frame, where there is none.
+        """
+        times = np.array(self._times[: self.num_embedded])
+        within = np.flatnonzero((times >= start) & (times < end))
+        if not len(within):
+            return 0.5, 0.5
+        alike = self._similarities[within].mean(1)
+        best = within[alike >= np.median(alike)]
+        left, top = np.median(self._places[best], axis=0)
+        return float(left), float(top)
 
     async def embed(self, query: WorkerQuery, slot: int, generation: int, times: tuple[float, ...]) -> None:
         """Take a batch of frames with these times, and let the worker compare it.
@@ -90,6 +105,7 @@ class FilmSamples:
         """See `QueryEvents`."""
         similarities = np.array(embedded.similarities).T
         self._similarities = np.concatenate((self._similarities[: embedded.first], similarities))
+        self._places = np.concatenate((self._places[: embedded.first], np.array(embedded.places).T))
         self.device_ns += embedded.device_ns
         self.changed.set()
 
