@@ -120,10 +120,7 @@ def _check_range(field: str, value: float, low: float, high: float) -> None:
 
 def _check_query(asked: highlights_pb2.HighlightOpen, model: EmbeddingModel) -> None:
     if asked.text and not model.reads_text:
-        raise OutOfOrder(
-            "open.text: this server's network knows pictures alone; text needs a CLIP or SigLIP folder, "
-            "`server --highlight-model DIR`"
-        )
+        raise OutOfOrder("open.text: this server's network knows pictures alone; search with images of what is wanted")
     if not asked.images and not asked.text:
         raise InvalidInput("open.images", "none", f"1..{MAX_PICTURES} pictures of what is searched for")
     if len(asked.images) > MAX_PICTURES:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 
+from framehaul import logs
 from framehaul.address import Address
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import Access, InvalidOption
@@ -129,8 +130,9 @@ def test_servers_that_cannot_be_are_told(text: str) -> None:
     ],
 )
 def test_wrong_options_end_the_command(
-    options: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logs, "configure", lambda _: None)  # it is the whole process's
     with pytest.raises(SystemExit, match="2"):
         sys.exit(main(["locate", "--servers", "a:1", "--listen", "127.0.0.1:0", *options]))
     assert error in capsys.readouterr().err

@@ -30,6 +30,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode]] = [
     (server.ClientSilent("silent"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (server.ClientStalled("nothing moves"), grpc.StatusCode.ABORTED),
     (server.GrantExceeded("latents"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (server.ReadersKilled(), grpc.StatusCode.ABORTED),
     (server.NotAuthenticated(), grpc.StatusCode.UNAUTHENTICATED),
     (server.NotPermitted("synthetic"), grpc.StatusCode.PERMISSION_DENIED),
     (server.SessionCancelled("cancel"), grpc.StatusCode.CANCELLED),
