@@ -76,7 +76,7 @@ BAD_REQUESTS = {
     "an empty image": (change(images=[b""]), INVALID, "open.images[0]=0 bytes"),
     "half an image": (change(images=[png(product())[:200]]), INVALID, "open.images[0]="),
     "too many images": (change(images=[b"x"] * 17), INVALID, "at most 16"),
-    "text without a model": (change(text="a red ring"), PRECONDITION, "server --highlight-model DIR"),
+    "text without a model": (change(text="a red ring"), PRECONDITION, "knows pictures alone"),
     "seconds": (change(seconds=-1), INVALID, "open.seconds=-1"),
     "seconds that are no number": (change(seconds=float("nan")), INVALID, "open.seconds=nan"),
     "excerpts": (change(excerpts=21), INVALID, "open.excerpts=21: must be 1..20"),
@@ -119,6 +119,16 @@ async def test_what_is_wrong_is_told_and_the_next_request_works(server: RunningA
     assert (await search(server, asked(path="a.mp4")))[0].HasField("scores")
     await server.expect_idle()
     assert server.num_free_samples == 16
+
+
+async def test_a_request_begins_with_what_it_asks_for(server: RunningApp) -> None:
+    async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
+        call: Any = channel.stream_stream("/framehaul.v1.HighlightService/Highlight")()
+        await call.write(highlights_pb2.HighlightRequest(end_of_upload=True).SerializeToString())
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert await call.details() == "the first request must have `open`"
+    await server.expect_idle()
 
 
 async def test_an_upload_must_be_as_long_as_it_said(server: RunningApp, root: Path) -> None:

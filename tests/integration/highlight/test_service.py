@@ -11,9 +11,12 @@ import pytest_asyncio
 
 from framehaul.v1 import frames_pb2, highlights_pb2
 from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
+from framehaul_server.admission.places import Claim
+from framehaul_server.core.tenants import EVERYONE
 from tests.support.call import CHANNEL_OPTIONS
 from tests.support.films import frames, png, product, write_film
 from tests.support.running_app import RunningApp, running_app
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -103,4 +106,20 @@ async def test_a_films_excerpts_come_as_frames(
             assert len(response.payload) == response.frames.num_frames * frame_bytes
             assert len(response.frames.crc32c) == response.frames.num_frames <= 4
     assert next_frame == rest[-1].done.num_frames == 40
+    await server.expect_idle()
+
+
+async def test_a_request_waits_for_its_place(server: RunningApp) -> None:
+    """When all of the server's are taken, by streams as by other requests."""
+    admission = server.app._admission
+    claims: list[Claim] = []
+    while not claims or claims[-1].held:
+        claims.append(admission.enter(EVERYONE))
+        admission.ask(claims[-1], num_bytes=0, request_bytes=0)
+    admission.release(claims.pop())  # it would wait before the request
+    waiting = asyncio.create_task(search(server, asked(path="a.mp4")))
+    await eventually(lambda: admission.num_queued == 1, lambda: admission.num_queued)
+    for claim in claims:
+        admission.release(claim)
+    assert (await asyncio.wait_for(waiting, 60))[0].HasField("scores")
     await server.expect_idle()

@@ -62,7 +62,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], words: str) -> None:
 
 
 def test_text_needs_a_model_that_reads() -> None:
-    with pytest.raises(OutOfOrder, match="--highlight-model DIR"):
+    with pytest.raises(OutOfOrder, match="knows pictures alone"):
         asked(text="red")
 
 
