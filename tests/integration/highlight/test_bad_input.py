@@ -121,13 +121,16 @@ async def test_what_is_wrong_is_told_and_the_next_request_works(server: RunningA
     assert server.num_free_samples == 16
 
 
-async def test_a_request_begins_with_what_it_asks_for(server: RunningApp) -> None:
+async def begin_with_the_end(server: RunningApp) -> tuple[grpc.StatusCode, str | None]:
     async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
-        call: Any = channel.stream_stream("/framehaul.v1.HighlightService/Highlight")()
-        await call.write(highlights_pb2.HighlightRequest(end_of_upload=True).SerializeToString())
-        await call.done_writing()
-        assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert await call.details() == "the first request must have `open`"
+        call = HighlightServiceStub(channel).Highlight()
+        await call.write(highlights_pb2.HighlightRequest(end_of_upload=True))
+        return await call.code(), await call.details()
+
+
+async def test_a_request_begins_with_what_it_asks_for(server: RunningApp) -> None:
+    code, details = await begin_with_the_end(server)
+    assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, "the first request must have `open`")
     await server.expect_idle()
 
 
