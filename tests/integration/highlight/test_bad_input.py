@@ -117,7 +117,7 @@ async def test_what_is_wrong_is_told_and_the_next_request_works(server: RunningA
             wrong[name] = caught.value.code(), caught.value.details()
     assert not wrong
     assert (await search(server, asked(path="a.mp4")))[0].HasField("scores")
-    await server.expect_idle()
+    await server.expect_idle(60.0)
     assert server.num_free_samples == 16
 
 
@@ -131,7 +131,7 @@ async def begin_with_the_end(server: RunningApp) -> tuple[grpc.StatusCode, str |
 async def test_a_request_begins_with_what_it_asks_for(server: RunningApp) -> None:
     code, details = await begin_with_the_end(server)
     assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, "the first request must have `open`")
-    await server.expect_idle()
+    await server.expect_idle(60.0)
 
 
 async def test_an_upload_must_be_as_long_as_it_said(server: RunningApp, root: Path) -> None:
@@ -139,7 +139,7 @@ async def test_an_upload_must_be_as_long_as_it_said(server: RunningApp, root: Pa
     for said, words in ((len(film) + 1, "end_of_upload=after"), (len(film) - 1, "data=")):
         with pytest.raises(grpc.aio.AioRpcError, match=words):
             await search(server, asked(upload_bytes=said), film)
-    await server.expect_idle()
+    await server.expect_idle(60.0)
 
 
 async def test_readers_that_die_are_replaced_once(server: RunningApp) -> None:
@@ -163,7 +163,7 @@ async def test_readers_that_die_are_replaced_once(server: RunningApp) -> None:
         await search(server, asked(path="a.mp4"))
     assert caught.value.code() == grpc.StatusCode.ABORTED
     killing.cancel()
-    await server.expect_idle()
+    await server.expect_idle(60.0)
     assert server.num_free_samples == 16
 
 
@@ -173,7 +173,7 @@ async def test_a_client_that_leaves_leaves_nothing(server: RunningApp) -> None:
         await call.write(highlights_pb2.HighlightRequest(open=asked(path="a.mp4")))
         await call.read()
         call.cancel()
-    await server.expect_idle()
+    await server.expect_idle(60.0)
     await eventually(lambda: server.num_free_samples == 16, lambda: server.num_free_samples)
 
 
@@ -189,4 +189,4 @@ async def test_a_film_is_searched_again_when_the_worker_dies(server: RunningApp)
             responses.append(response)
     assert responses[-1].HasField("done")
     await server.ready()
-    await server.expect_idle()
+    await server.expect_idle(60.0)
