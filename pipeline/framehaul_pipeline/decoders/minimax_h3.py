@@ -18,6 +18,7 @@ from torch import Tensor
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
 from framehaul_pipeline.decoders.engine.plans import PlanTable
+from framehaul_pipeline.decoders.tiles import TiledDecoder
 from framehaul_pipeline.models.minimax_h3 import (
     CLIP_FRAMES,
     FADE_FRAMES,
@@ -26,7 +27,6 @@ from framehaul_pipeline.models.minimax_h3 import (
     PIXEL_STD,
     SPATIAL_FACTOR,
     TILE_LATENTS,
-    TILE_STRIDE_LATENTS,
 )
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
@@ -36,48 +36,17 @@ _TILE_CELLS: Final = 256 // SPATIAL_FACTOR
 """Of a spatial tile, each way: the library's `tile_sample_min_height` and `tile_sample_min_width`."""
 
 
-class MiniMaxH3Decoder:
-    """Temporal tiles behind the decoder contract.
-
-    State: `[n, C, h, w]` latents of the tile that fills, `[0 or 5, 3, H, W]` frames of the last tile that fade out.
-    """
+class MiniMaxH3Decoder(TiledDecoder):
+    """Temporal tiles: 17 frames with each."""
 
     def __init__(self, spec: DecoderSpec, vae: Any, width: int, device: torch.device) -> None:
         """Wrap the library's module, which already is on `device`; `width` is that of its layers."""
-        self.spec = spec
-        self.dtype = decoding_dtype(device)
+        super().__init__(spec, device, decoding_dtype(device), fade_frames=FADE_FRAMES)
         self._vae = vae
         self._width = width
-        self._device = device
         # Frames come out as ImageNet's pictures are fed to networks; the contract asks for -1..1.
         mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
         self._scale, self._shift = 2 * std, 2 * mean - 1
-
-    def open(self, geometry: Geometry, num_latents: int | None, *, first_latent: int = 0) -> State:
-        """No latents and no frames yet; where tiles lie doesn't depend on the clip's length."""
-        del num_latents, first_latent
-        height, width = geometry.frame_size(self.spec)
-        latents = (0, geometry.channels, geometry.height, geometry.width)
-        return [torch.zeros(shape, device=self._device, dtype=self.dtype) for shape in (latents, (0, 3, height, width))]
-
-    def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
-        """Take latents as they come, until the tile that fills is full: a chunk decodes one tile at most."""
-        del ended
-        missing = TILE_LATENTS - index
-        if missing <= 0:
-            missing = TILE_STRIDE_LATENTS - (index - TILE_LATENTS) % TILE_STRIDE_LATENTS
-        return max(0, min(available, wanted, missing))
-
-    @torch.inference_mode()
-    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
-        """Decode `[T, C, h, w]` to `[F, 3, H, W]`: 17 frames when they fill a tile, else none."""
-        held, tail = state
-        held = torch.cat([held, latents])
-        if len(held) < TILE_LATENTS:
-            return tail[:0], [held, tail]
-        frames = self._decode(held, tail)
-        # Slices would keep the whole tile alive for as long as the session waits.
-        return self._shown(frames[:CLIP_FRAMES]), [held[TILE_STRIDE_LATENTS:].clone(), frames[CLIP_FRAMES:].clone()]
 
     @torch.inference_mode()
     def flush(self, state: State) -> Tensor | None:
@@ -89,12 +58,6 @@ class MiniMaxH3Decoder:
             return self._shown(tail)
         filled = torch.cat([held, held[-1:].expand(TILE_LATENTS - len(held), -1, -1, -1)])
         return self._shown(self._decode(filled, tail)[: self.spec.num_frames(len(held))])
-
-    def state_bytes(self, geometry: Geometry) -> int:
-        """The most there is between two chunks: all latents of a tile but one, and the frames that fade out."""
-        height, width = geometry.frame_size(self.spec)
-        latents = (TILE_LATENTS - 1) * geometry.channels * geometry.height * geometry.width
-        return (latents + FADE_FRAMES * 3 * height * width) * self.dtype.itemsize
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """Of one tile, whatever the chunk: a layer's values, and the tile's frames, whole and in spatial tiles.
@@ -110,7 +73,6 @@ class MiniMaxH3Decoder:
         return layer + frames
 
     def _decode(self, held: Tensor, tail: Tensor) -> Tensor:
-        """Frames of a tile `[7, C, h, w]`, the first of them faded over from `tail`, which is empty for the first."""
         decoded: Tensor = self._vae.decode(held.transpose(0, 1)[None].contiguous(), return_dict=False)[0]
         frames = decoded[0].transpose(0, 1).to(self.dtype)
         if len(tail):

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.engine.plans import PlanTable
+from framehaul_pipeline.decoders.engine.weights import phase_weights
 from framehaul_pipeline.decoders.recorded import RecordedDecoder, with_previous
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.models.model import Model
@@ -137,7 +138,7 @@ class TaehvNet:
                 grown = growing[:, :, 0, 0].unflatten(0, (time_factor, -1))
                 together = torch.einsum("omyx,smi->soiyx", leaving, grown).flatten(0, 1)
                 is_last = leave == layers.leaves[-1]
-                stage = _Stage(blocks, laid_out(_corners(together)), None, is_last, None, time_factor)
+                stage = _Stage(blocks, laid_out(phase_weights(together)), None, is_last, None, time_factor)
             self._stages.append(stage)
         enter = f"decoder.{layers.enter}"
         self._enter = laid_out(tensors[f"{enter}.weight"])
@@ -282,17 +283,6 @@ def tensor_shapes(config: TaehvConfig) -> dict[str, tuple[int, ...]]:
         conv(f"{leave}", width, following * (_CORNERS if config.is_super else 1), 3, bias=config.is_super)
     conv(f"{LAST}", config.widths[-1], 3 * config.patch_size**2, 3, bias=True)
     return shapes
-
-
-def _corners(weight: Tensor) -> Tensor:
-    """Of a 3x3 convolution over a doubled picture, `[O, I, 3, 3]`, those over the picture itself: `[4 * O, I, 2, 2]`.
-
-    An upper pixel's window lies on the row above (its first row) and on the pixel's own (the other two); a lower one's
-    on its own and on the one below. Columns alike.
-    """
-    upper, lower = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    sides = torch.tensor([upper, lower], device=weight.device)
-    return torch.einsum("oiyx,avy,bux->aboivu", weight, sides, sides).flatten(0, 2)
 
 
 def _by_taps(weight: Tensor) -> Tensor:
