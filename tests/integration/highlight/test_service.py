@@ -70,7 +70,7 @@ async def test_the_product_is_found_in_an_upload(server: RunningApp, root: Path)
     best = scores.excerpts[0]
     assert (best.start, best.end) == pytest.approx((6, 8), abs=0.3)
     assert not best.weak
-    await server.expect_idle(60.0)
+    await server.expect_idle()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ async def test_a_films_excerpts_come_as_frames(
             assert len(response.payload) == response.frames.num_frames * frame_bytes
             assert len(response.frames.crc32c) == response.frames.num_frames <= 4
     assert next_frame == rest[-1].done.num_frames == 40
-    await server.expect_idle(60.0)
+    await server.expect_idle()
 
 
 async def test_a_request_waits_for_its_place(server: RunningApp) -> None:
@@ -122,4 +122,4 @@ async def test_a_request_waits_for_its_place(server: RunningApp) -> None:
     for claim in claims:
         admission.release(claim)
     assert (await asyncio.wait_for(waiting, 60))[0].HasField("scores")
-    await server.expect_idle(60.0)
+    await server.expect_idle()
