@@ -74,20 +74,20 @@ class AutoencoderKLDecoder:
 
 
 class CudaAutoencoderKLDecoder(AutoencoderKLDecoder):
-    """A picture VAE in half precision, through `PictureEngine`."""
+    """A picture VAE in half precision, through `AutoencoderKLEngine`."""
 
     def __init__(
         self, spec: DecoderSpec, vae: Any, widths: Sequence[int], device: torch.device, plans: PlanTable | None
     ) -> None:
         """Lay out the weights of the library's module in float32; without `plans`, PyTorch runs its convolutions."""
         # Triton is there where CUDA is.
-        from framehaul_pipeline.decoders.engine.pictures import PictureEngine
+        from framehaul_pipeline.decoders.autoencoder_kl_engine import AutoencoderKLEngine
         from framehaul_pipeline.decoders.engine.weights import Dtypes
 
         super().__init__(spec, None, widths, torch.bfloat16)
         # A picture's bits must not depend on which plan another server found the fastest, nor on the chunk it is in.
         self._convolutions = Convolutions(device, plans, reproducible=True)
-        self._engine = PictureEngine(vae, Dtypes(torch.float16, self.dtype), self._convolutions)
+        self._engine = AutoencoderKLEngine(vae, Dtypes(torch.float16, self.dtype), self._convolutions)
         self._graphs = CudaGraphs(device)
 
     @contextmanager

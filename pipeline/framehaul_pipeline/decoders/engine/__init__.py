@@ -3,4 +3,4 @@
 Runs in the worker process, on its launch thread. Imports torch, Triton and cuDNN.
 """
 
-__all__ = ["convolution", "lanes", "pending", "pictures", "pixels", "plans", "weights"]
+__all__ = ["convolution", "group_norm", "lanes", "pending", "pixels", "plans", "weights"]

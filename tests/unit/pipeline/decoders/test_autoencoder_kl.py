@@ -180,7 +180,7 @@ def _saved_config(vae: AutoencoderKL, folder: Path) -> Path:
 
 def test_the_gpus_engine_equals_the_library() -> None:
     """Within 2e-5 in float32: with and without attention and quantisation, other widths, means far from zero."""
-    program = Path(__file__).with_name("interpreted_pictures.py")
+    program = Path(__file__).with_name("interpreted_autoencoder_kl.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run(
         [sys.executable, program], env=environment, capture_output=True, text=True, timeout=300, check=False

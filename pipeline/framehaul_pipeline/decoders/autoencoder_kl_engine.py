@@ -100,7 +100,7 @@ class _Upsampling:
         self.bias = bias_of(conv)
 
 
-class PictureEngine:
+class AutoencoderKLEngine:
     """An AutoencoderKL decoder's weights, laid out for one device."""
 
     def __init__(self, vae: Any, dtypes: Dtypes, convolutions: Convolutions) -> None:

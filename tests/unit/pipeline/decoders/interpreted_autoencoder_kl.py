@@ -7,8 +7,8 @@ import sys
 import torch
 from diffusers import AutoencoderKL
 
+from framehaul_pipeline.decoders.autoencoder_kl_engine import AutoencoderKLEngine
 from framehaul_pipeline.decoders.engine.convolution import Convolutions
-from framehaul_pipeline.decoders.engine.pictures import PictureEngine
 from framehaul_pipeline.decoders.engine.weights import Dtypes
 
 KINDS = (
@@ -31,7 +31,7 @@ def main() -> None:
         for parameter in vae.decoder.parameters():
             if parameter.dim() == 1:
                 parameter += torch.randn(parameter.shape) / 8
-        engine = PictureEngine(vae, Dtypes(torch.float32, torch.float32), Convolutions(torch.device("cpu"), None))
+        engine = AutoencoderKLEngine(vae, Dtypes(torch.float32, torch.float32), Convolutions(torch.device("cpu"), None))
         latents = torch.randn(2, vae.config.latent_channels, 3, 5)
         difference = engine.decode(latents) - vae.decode(latents).sample
         sys.stdout.write(f"{difference.abs().max().item()}\n")
