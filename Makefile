@@ -11,7 +11,7 @@ TORCH_INDEX_URL ?=
 # OpenMP threads that spin at barriers starve each other when the machine is busy with something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-SOURCES := protos/framehaul pipeline server/framehaul_server client fleet tests bench docs/examples
+SOURCES := protos/framehaul pipeline server/framehaul_server client fleet deploy tests bench docs/examples
 
 # Folders that tests hold in every branch.
 comma := ,

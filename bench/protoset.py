@@ -1,4 +1,4 @@
-"""Descriptors of all that a server without reflection answers: `python -m bench.protoset FILE`."""
+"""Descriptors of frames and health, for a server without reflection: `python -m bench.protoset FILE`."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
     python decode.py 010 /shots/010.safetensors '/shots/010/%06d.png' --frames 0-320 --target gpu7:50051
 
-Needs opencue-pyoutline and packaging (PyPI), and an outline.cfg; `--print` shows the job's specification and launches nothing. Token
-and certificates come from the environment of the farm's hosts (FRAMEHAUL_TOKEN_FILE, ...). docs/farms.md says more.
+Needs opencue-pyoutline and packaging (PyPI), and an outline.cfg; `--print` shows the job's specification and launches
+nothing. Token and certificates come from the environment of the farm's hosts (FRAMEHAUL_TOKEN_FILE, ...). docs/farms.md
+says more.
 """
 
 from __future__ import annotations
