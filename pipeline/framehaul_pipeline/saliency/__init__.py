@@ -1,0 +1,6 @@
+"""Saliency: where people look in a video, by TASED-Net.
+
+Runs in the worker process, on its launch thread. Imports torch.
+"""
+
+__all__ = ["folded", "network", "weights"]
