@@ -173,20 +173,20 @@ def _in_space(x: Tensor, conv: _Conv) -> Tensor:
     if conv.transposed:
         return functional.relu_(_enlarge(x, conv))
     y = _conv_relu(x.flatten(0, 1).permute(0, 3, 1, 2), conv)
-    return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    return _split(y.permute(0, 2, 3, 1), 0, x.shape[:2])
 
 
 def _in_time(x: Tensor, conv: _Conv) -> Tensor:
     """The same for each voxel's course of time."""
     _, _, height, width, _ = x.shape
     y = _conv_relu(x.flatten(2, 3).permute(0, 3, 1, 2), conv)
-    return y.permute(0, 2, 3, 1).unflatten(2, (height, width))
+    return _split(y.permute(0, 2, 3, 1), 2, (height, width))
 
 
 def _enlarge(x: Tensor, conv: _Conv) -> Tensor:
     frames = x.flatten(0, 1).permute(0, 3, 1, 2)
     y = functional.conv_transpose2d(frames, conv.weight, conv.bias, conv.stride, conv.padding)
-    return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    return _split(y.permute(0, 2, 3, 1), 0, x.shape[:2])
 
 
 def _conv_relu(x: Tensor, conv: _Conv) -> Tensor:
@@ -203,14 +203,14 @@ def _by_voxel(x: Tensor, conv: _Conv, out: Tensor) -> None:
 
 def _pool(x: Tensor, windows: Windows) -> Tensor:
     y = functional.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), *windows)
-    return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    return _split(y.permute(0, 2, 3, 1), 0, x.shape[:2])
 
 
 def _pool_in_time(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
     _, _, height, width, _ = x.shape
     course = x.flatten(2, 3).permute(0, 3, 1, 2)
     y = functional.max_pool2d(course, (size, 1), (stride, 1), (padding, 0))
-    return y.permute(0, 2, 3, 1).unflatten(2, (height, width))
+    return _split(y.permute(0, 2, 3, 1), 2, (height, width))
 
 
 def _unpool(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
@@ -227,5 +227,9 @@ def _unpool(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
         largest = pooled.unflatten(1, (-1, apart)).amax(2).flatten(0, 1).permute(0, 3, 1, 2)
         _, place = functional.max_pool2d(largest, *windows, return_indices=True)
         values = y.flatten(0, 1).permute(0, 3, 1, 2)
-        out = functional.max_unpool2d(values, place, *windows, (height, width)).permute(0, 2, 3, 1)
-    return out.unflatten(0, (batch, y.shape[1]))
+        out = functional.max_unpool2d(values, place, *windows.sides(), (height, width)).permute(0, 2, 3, 1).contiguous()
+    return _split(out, 0, (batch, y.shape[1]))
+
+
+def _split(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
+    return x.view(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])

@@ -35,12 +35,8 @@ MIXED: Final[tuple[tuple[tuple[int, ...], ...], ...]] = (
 )
 """Of the three groups of inception blocks, for each block: channels in; of the 1x1 branch; of the second branch's 1x1
 and 3x3x3; of the third's; of the pooling branch's 1x1."""
-OVERLAPPING: Final[dict[str, tuple[int, int, int]]] = {
-    "kernel_size": (1, 3, 3),
-    "stride": (1, 2, 2),
-    "padding": (0, 1, 1),
-}
-"""The pool whose windows share voxels: one voxel may be the largest of up to four of them."""
+OVERLAPPING: Final = ((1, 3, 3), (1, 2, 2), (0, 1, 1))
+"""Size, stride and padding of the pool whose windows share voxels: one may be the largest of up to four of them."""
 
 
 class TasedNet(nn.Module):
@@ -50,7 +46,7 @@ class TasedNet(nn.Module):
         """Build with fresh weights."""
         super().__init__()
         self.base1 = nn.Sequential(
-            Separable(3, 64, 7, 2), nn.MaxPool3d(**OVERLAPPING), Pointwise(64, 64), Separable(64, 192, 3, 1)
+            Separable(3, 64, 7, 2), nn.MaxPool3d(*OVERLAPPING), Pointwise(64, 64), Separable(64, 192, 3, 1)
         )
         self.base2, self.base3, self.base4 = (nn.Sequential(*(Mixed(*widths) for widths in group)) for group in MIXED)
         self.convtsp1 = nn.Sequential(
@@ -70,16 +66,16 @@ class TasedNet(nn.Module):
         """Map `[B, 3, 32, H, W]`, colours in -1..1, H and W multiples of 32, to `[B, H, W]` in 0..1."""
         pool, unpool = functional.max_pool3d, functional.max_unpool3d
         third = self.base1(window)
-        second = self.base2(pool(third, **OVERLAPPING))
+        second = self.base2(pool(third, *OVERLAPPING))
         first = self.base3(pool(second, 3, 2, 1))
         third, second = (pool(each, (4, 1, 1)) for each in (third, second))
         first, first_places = pool(pool(first, (2, 1, 1)), (1, 2, 2), return_indices=True)
         (_, third_places), (_, second_places) = (
-            pool(each, **OVERLAPPING, return_indices=True) for each in (third, second)
+            pool(each, *OVERLAPPING, return_indices=True) for each in (third, second)
         )
         y = unpool(self.convtsp1(self.base4(first)), first_places, (1, 2, 2))
-        y = unpool(self.convtsp2(y), second_places, **OVERLAPPING, output_size=second.shape[2:])
-        y = unpool(self.convtsp3(y), third_places, **OVERLAPPING, output_size=third.shape[2:])
+        y = unpool(self.convtsp2(y), second_places, *OVERLAPPING, output_size=second.shape[2:])
+        y = unpool(self.convtsp3(y), third_places, *OVERLAPPING, output_size=third.shape[2:])
         maps: Tensor = self.convtsp4(y)
         return maps[:, 0, 0]
 

@@ -21,7 +21,7 @@ for windows, size in (
     largest = frames.unflatten(0, (-1, steps)).amax(1)
     pooled, indices = functional.max_pool2d(largest, *windows, return_indices=True)
     values = torch.randn_like(pooled)
-    expected = functional.max_unpool2d(values, indices, *windows, size)
+    expected = functional.max_unpool2d(values, indices, *windows.sides(), size)
     place = places(frames.permute(0, 2, 3, 1).contiguous(), steps, windows)
     found = gather(values.permute(0, 2, 3, 1).contiguous(), place, *size, windows)
     sys.stdout.write("equal\n" if torch.equal(found.permute(0, 3, 1, 2), expected) else "differs\n")

@@ -33,7 +33,9 @@ def net() -> TasedNet:
             module.running_var.uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.1)
-    nn.init.normal_(net.convtsp4[13].weight, std=10.0)  # else all maps are grey
+    last = net.convtsp4[13]
+    assert isinstance(last, nn.Conv3d)
+    nn.init.normal_(last.weight, std=10.0)  # else all maps are grey
     return net.requires_grad_(False).eval()
 
 
