@@ -21,6 +21,8 @@ from framehaul_pipeline.saliency.windows import Windows
 
 _OVERLAPPING: Final = Windows(size=3, stride=2, padding=1)
 _APART: Final = Windows(size=2, stride=2, padding=0)
+_AROUND: Final = Windows(size=3, stride=1, padding=1)
+_ALONE: Final = Windows(size=1, stride=1, padding=0)
 
 
 class FoldedTased:
@@ -64,12 +66,12 @@ class FoldedTased:
     @torch.inference_mode()
     def _maps(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         x = inputs[0].to(self._dtype).mul_(2.0).sub_(255.0).div_(255.0)
-        third = _pool(_in_time(_in_space(x, self._stem[0]), self._stem[1]), _OVERLAPPING)
+        third = _pool(_in_time(_in_space(x, self._stem[0]), self._stem[1]), _OVERLAPPING, _ALONE)
         third = _in_time(_in_space(_in_space(third, self._stem[2]), self._stem[3]), self._stem[4])
-        second = self._blocks(_pool(third, _OVERLAPPING), 0)
-        first = self._blocks(_pool_in_time(_pool(second, _OVERLAPPING), 3, 2, 1), 1)
-        first = _pool_in_time(first, 2, 2, 0)
-        y = self._blocks(_pool(first, _APART), 2)
+        second = self._blocks(_pool(third, _OVERLAPPING, _ALONE), 0)
+        first = self._blocks(_pool(second, _OVERLAPPING, _OVERLAPPING), 1)
+        first = _pool(first, _ALONE, _APART)
+        y = self._blocks(_pool(first, _APART, _ALONE), 2)
         for smooth, pooled, windows in zip(
             self._smooth, (first, second, third), (_APART, _OVERLAPPING, _OVERLAPPING), strict=True
         ):
@@ -88,7 +90,7 @@ class FoldedTased:
             _by_voxel(x, single, into[0])
             into[1].copy_(_in_time(_in_space(_in_space(x, near), near_s), near_t))
             into[2].copy_(_in_time(_in_space(_in_space(x, far), far_s), far_t))
-            _by_voxel(_pool_in_time(_pool(x, Windows(3, 1, 1)), 3, 1, 1), pooled, into[3])
+            _by_voxel(_pool(x, _AROUND, _AROUND), pooled, into[3])
             x = out
         return x
 
@@ -201,16 +203,16 @@ def _by_voxel(x: Tensor, conv: _Conv, out: Tensor) -> None:
     torch._addmm_activation(conv.bias, x.flatten(0, 3), conv.weight[:, :, 0, 0].T, out=rows)
 
 
-def _pool(x: Tensor, windows: Windows) -> Tensor:
-    y = functional.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), *windows)
-    return _split(y.permute(0, 2, 3, 1), 0, x.shape[:2])
+def _pool(x: Tensor, space: Windows, time: Windows) -> Tensor:
+    """The largest voxel of each window."""
+    if x.is_cuda:
+        # Triton is there where CUDA is.
+        from framehaul_pipeline.saliency.pooling import largest
 
-
-def _pool_in_time(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-    _, _, height, width, _ = x.shape
-    course = x.flatten(2, 3).permute(0, 3, 1, 2)
-    y = functional.max_pool2d(course, (size, 1), (stride, 1), (padding, 0))
-    return _split(y.permute(0, 2, 3, 1), 2, (height, width))
+        return largest(x.contiguous(), space, time)
+    sizes, strides, paddings = (tuple(each) for each in zip(time, space, space, strict=True))
+    y = functional.max_pool3d(x.permute(0, 4, 1, 2, 3), sizes, strides, paddings)
+    return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _unpool(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
@@ -218,8 +220,7 @@ def _unpool(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
     batch, steps, height, width, _ = pooled.shape
     apart = steps // y.shape[1]
     if y.is_cuda:
-        # Triton is there where CUDA is.
-        from framehaul_pipeline.saliency.unpooling import gather, places
+        from framehaul_pipeline.saliency.pooling import gather, places
 
         place = places(pooled.flatten(0, 1), apart, windows)
         out = gather(y.flatten(0, 1), place, height, width, windows)

@@ -1,4 +1,6 @@
-"""Unpooling by gathering: every voxel looks whether it was the largest of a window, and takes that window's value.
+"""Pooling in one pass, and unpooling by gathering.
+
+To unpool, every voxel looks whether it was the largest of a window, and takes that window's value.
 
 A window's largest voxel is kept as one byte, its place in the window, row by row. Where windows overlap a voxel may be
 the largest of several; then the last of them counts, in raster order. That is what `max_unpool3d` does on the CPU; on
@@ -23,6 +25,16 @@ from framehaul_pipeline.saliency.windows import Windows
 
 _COLUMNS: Final = 8
 _CHANNELS: Final = 64
+
+
+def largest(x: Tensor, space: Windows, time: Windows) -> Tensor:
+    """The largest voxel of each window, `[B, T, H, W, C]`: windows of both, in space and in time."""
+    batch, steps, height, width, channels = x.shape
+    rows, columns, times = space.count(height), space.count(width), time.count(steps)
+    out = x.new_empty(batch, times, rows, columns, channels)
+    grid = (batch * times * rows, triton.cdiv(columns, _COLUMNS), triton.cdiv(channels, _CHANNELS))
+    _largest[grid](x, out, steps, height, width, times, rows, columns, channels, *space, *time, _COLUMNS, _CHANNELS)
+    return out
 
 
 def places(x: Tensor, steps: int, windows: Windows) -> Tensor:
@@ -62,6 +74,35 @@ def gather(pooled: Tensor, place: Tensor, height: int, width: int, windows: Wind
     grid = (count * height, triton.cdiv(width, _COLUMNS), triton.cdiv(channels, _CHANNELS))
     _gather[grid](pooled, place, out, height, width, rows, columns, channels, *windows, _COLUMNS, _CHANNELS)
     return out
+
+
+@triton.jit
+def _largest(
+    x, out, steps, height, width, times, rows, columns, channels,
+    SIZE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+    STEPS: tl.constexpr, STEP_STRIDE: tl.constexpr, STEP_PADDING: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    line = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    row, frame = line % rows, line // rows
+    moment, clip = frame % times, frame // times
+    value = tl.full((COLUMNS, CHANNELS), float("-inf"), tl.float32)
+    for dt in tl.static_range(STEPS):
+        step = moment * STEP_STRIDE - STEP_PADDING + dt + tl.zeros((COLUMNS,), tl.int32)
+        for dy in tl.static_range(SIZE):
+            y = row * STRIDE - PADDING + dy
+            for dx in tl.static_range(SIZE):
+                at = column * STRIDE - PADDING + dx
+                inside = (step >= 0) & (step < steps) & (y >= 0) & (y < height) & (at >= 0) & (at < width)
+                mask = (inside & (column < columns))[:, None] & (channel < channels)[None, :]
+                voxel = ((clip * steps + step) * height + y) * width + at
+                pointers = x + voxel[:, None].to(tl.int64) * channels + channel[None, :]
+                value = tl.maximum(value, tl.load(pointers, mask=mask, other=float("-inf")).to(tl.float32))
+    mask = (column < columns)[:, None] & (channel < channels)[None, :]
+    pointers = out + (line * columns + column)[:, None].to(tl.int64) * channels + channel[None, :]
+    tl.store(pointers, value.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
