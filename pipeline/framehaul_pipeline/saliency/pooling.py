@@ -92,7 +92,7 @@ def _largest(
     for dt in tl.static_range(STEPS):
         step = moment * STEP_STRIDE - STEP_PADDING + dt + tl.zeros((COLUMNS,), tl.int32)
         for dy in tl.static_range(SIZE):
-            y = row * STRIDE - PADDING + dy
+            y = row * STRIDE - PADDING + dy + tl.zeros((COLUMNS,), tl.int32)
             for dx in tl.static_range(SIZE):
                 at = column * STRIDE - PADDING + dx
                 inside = (step >= 0) & (step < steps) & (y >= 0) & (y < height) & (at >= 0) & (at < width)
