@@ -1,0 +1,95 @@
+"""TASED-Net: the folded form against the published one, and its unpooling against PyTorch's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.saliency.folded import FoldedTased
+from framehaul_pipeline.saliency.network import TasedNet
+from framehaul_pipeline.saliency.weights import load_tased
+from tests.support.decoder_checks import one_thread
+
+TOLERANCE = 1e-4
+"""Rounding may change which of two voxels is the larger, and a value moves with it."""
+
+
+@pytest.fixture(scope="module")
+def net() -> TasedNet:
+    """Random weights, and norms that do something."""
+    torch.manual_seed(0)
+    net = TasedNet()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    last = net.convtsp4[13]
+    assert isinstance(last, nn.Conv3d)
+    nn.init.normal_(last.weight, std=10.0)  # else all maps are grey
+    return net.requires_grad_(False).eval()
+
+
+def frames(count: int) -> Tensor:
+    shape = (count, 32, 32, 64, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def published(net: TasedNet, windows: Tensor) -> Tensor:
+    maps: Tensor = net((windows.float() * 2 - 255).div(255).permute(0, 4, 1, 2, 3))
+    return maps
+
+
+def test_it_is_as_large_as_the_published_one(net: TasedNet) -> None:
+    assert sum(parameter.numel() for parameter in net.parameters()) == 21_260_693
+
+
+@one_thread()
+def test_the_folded_form_gives_the_published_ones_maps(net: TasedNet) -> None:
+    windows = frames(2)
+    maps = published(net, windows)
+    assert maps.shape == (2, 32, 64)
+    assert maps.std() > 0.01
+    assert (maps[0] - maps[1]).abs().max() > 0.01
+    folded = FoldedTased(net, torch.device("cpu"), torch.float32)(windows)
+    torch.testing.assert_close(folded, maps, rtol=0, atol=TOLERANCE)
+
+
+@one_thread()
+def test_the_published_file_is_read(net: TasedNet, tmp_path: Path) -> None:
+    """It was saved from within another module, with training's counters."""
+    tensors = {f"module.{name}": tensor.clone() for name, tensor in net.state_dict().items()}
+    save_file(tensors, tmp_path / "tased.safetensors")
+    windows = frames(1)
+    assert torch.equal(published(load_tased(tmp_path / "tased.safetensors"), windows), published(net, windows))
+
+
+def test_another_file_is_refused(net: TasedNet, tmp_path: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    del tensors["base3.2.branch1.1.conv_t.weight"]
+    save_file(tensors, tmp_path / "tased.safetensors")
+    with pytest.raises(InvalidInput, match=r"no tensor base3\.2\.branch1\.1\.conv_t\.weight"):
+        load_tased(tmp_path / "tased.safetensors")
+
+
+def test_the_gpus_pooling_and_unpooling_equal_pytorchs(tmp_path: Path) -> None:
+    """Bit for bit, on the CPU, with windows that overlap and windows that don't, ties and odd sizes."""
+    program = Path(__file__).with_name("interpreted_pooling.py")
+    run = subprocess.run(
+        [sys.executable, program],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.stdout.splitlines() == ["equal"] * 6, run.stderr
