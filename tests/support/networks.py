@@ -1,7 +1,9 @@
 """Weights of a network's shapes, without what it has learnt."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from framehaul_pipeline.saliency.network import TasedNet
 
 # Of each block: width inside, width after, side of the depthwise filter.
 _BLOCKS = [(32, 16, 3), (96, 24, 3), (144, 24, 3), (144, 40, 5), (240, 40, 5), (240, 80, 3), (480, 80, 3), (480, 80, 3)]
@@ -32,3 +34,21 @@ def random_weights(seed: int = 0) -> dict[str, Tensor]:
         before = after
     add("_conv_head", "_bn1", 1280, 320, 1)
     return weights
+
+
+def random_tased(seed: int = 0) -> TasedNet:
+    """TASED-Net in evaluation mode, with norms that do something and maps that aren't all grey."""
+    torch.manual_seed(seed)
+    net = TasedNet()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    last = net.convtsp4[13]
+    assert isinstance(last, nn.Conv3d)
+    nn.init.normal_(last.weight, std=10.0)
+    return net.requires_grad_(False).eval()

@@ -210,25 +210,34 @@ def _pool(x: Tensor, space: Windows, time: Windows) -> Tensor:
         from framehaul_pipeline.saliency.pooling import largest
 
         return largest(x.contiguous(), space, time)
+    return pool_by_torch(x, space, time)
+
+
+def _unpool(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
+    """Put values back where the windows over `pooled`, in as many steps as `y` has, were the largest."""
+    if not y.is_cuda:
+        return unpool_by_torch(y, pooled, windows)
+    from framehaul_pipeline.saliency.pooling import gather, places
+
+    batch, steps, height, width, _ = pooled.shape
+    place = places(pooled.flatten(0, 1), steps // y.shape[1], windows)
+    return _split(gather(y.flatten(0, 1), place, height, width, windows), 0, (batch, y.shape[1]))
+
+
+def pool_by_torch(x: Tensor, space: Windows, time: Windows) -> Tensor:
+    """`_pool` in PyTorch's operations, on any device."""
     sizes, strides, paddings = (tuple(each) for each in zip(time, space, space, strict=True))
     y = functional.max_pool3d(x.permute(0, 4, 1, 2, 3), sizes, strides, paddings)
     return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _unpool(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
-    """Put values back where the windows over `pooled`, in as many steps as `y` has, were the largest."""
+def unpool_by_torch(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
+    """`_unpool` in PyTorch's operations; on CUDA, which of two values a voxel gets is left to chance."""
     batch, steps, height, width, _ = pooled.shape
-    apart = steps // y.shape[1]
-    if y.is_cuda:
-        from framehaul_pipeline.saliency.pooling import gather, places
-
-        place = places(pooled.flatten(0, 1), apart, windows)
-        out = gather(y.flatten(0, 1), place, height, width, windows)
-    else:
-        largest = pooled.unflatten(1, (-1, apart)).amax(2).flatten(0, 1).permute(0, 3, 1, 2)
-        _, place = functional.max_pool2d(largest, *windows, return_indices=True)
-        values = y.flatten(0, 1).permute(0, 3, 1, 2)
-        out = functional.max_unpool2d(values, place, *windows.sides(), (height, width)).permute(0, 2, 3, 1).contiguous()
+    largest = pooled.unflatten(1, (-1, steps // y.shape[1])).amax(2).flatten(0, 1).permute(0, 3, 1, 2)
+    _, place = functional.max_pool2d(largest, *windows, return_indices=True)
+    values = y.flatten(0, 1).permute(0, 3, 1, 2)
+    out = functional.max_unpool2d(values, place, *windows.sides(), (height, width)).permute(0, 2, 3, 1).contiguous()
     return _split(out, 0, (batch, y.shape[1]))
 
 

@@ -16,11 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WINDOW_FRAMES: Final = 32
-"""Frames that a map is made from; it is the last one's."""
-HEIGHT: Final = 224
-WIDTH: Final = 384
-"""What the network was trained at."""
 _NORM_EPSILON: Final = 1e-3
 MIXED: Final[tuple[tuple[tuple[int, ...], ...], ...]] = (
     ((192, 64, 96, 128, 16, 32, 32), (256, 128, 128, 192, 32, 96, 64)),
@@ -78,6 +73,20 @@ class TasedNet(nn.Module):
         y = unpool(self.convtsp3(y), third_places, *OVERLAPPING, output_size=third.shape[2:])
         maps: Tensor = self.convtsp4(y)
         return maps[:, 0, 0]
+
+
+class Published:
+    """`TasedNet` as it is, from batches of windows to maps."""
+
+    def __init__(self, net: TasedNet, device: torch.device, dtype: torch.dtype) -> None:
+        """Take over `net`."""
+        self._net, self._dtype = net.to(device, dtype), dtype
+
+    @torch.inference_mode()
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Map uint8 `[B, 32, H, W, 3]` to `[B, H, W]` in 0..1."""
+        maps: Tensor = self._net(windows.to(self._dtype).mul_(2.0).sub_(255.0).div_(255.0).permute(0, 4, 1, 2, 3))
+        return maps
 
 
 class Pointwise(nn.Module):

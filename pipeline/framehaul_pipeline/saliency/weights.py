@@ -6,11 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from framehaul_pipeline.decoders.weights import read_tensors
+from framehaul_pipeline.models.saliency import bare_name
 from framehaul_pipeline.saliency.network import TasedNet
-
-_COUNTERS = "num_batches_tracked"
 
 
 def load_tased(path: Path) -> TasedNet:
@@ -21,12 +21,13 @@ def load_tased(path: Path) -> TasedNet:
     """
     with torch.device("meta"):
         net = TasedNet()
-    wanted = {name: tensor.shape for name, tensor in net.state_dict().items() if not name.endswith(_COUNTERS)}
-    tensors = read_tensors(path, wanted, _bare)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.num_batches_tracked = None  # training counts with it
+    tensors = read_tensors(path, {name: tensor.shape for name, tensor in net.state_dict().items()}, _bare)
+    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return net.requires_grad_(False).eval()
 
 
 def _bare(names: Collection[str]) -> dict[str, str]:
-    """The published file was saved from within another module; training's counters are left out."""
-    return {name: name.removeprefix("module.") for name in names if not name.endswith(_COUNTERS)}
+    return {name: bare_name(name) for name in names}

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.saliency.folded import FoldedTased
-from framehaul_pipeline.saliency.network import TasedNet
+from framehaul_pipeline.saliency.network import Published, TasedNet
 from framehaul_pipeline.saliency.weights import load_tased
 from tests.support.decoder_checks import one_thread
+from tests.support.networks import random_tased
 
 TOLERANCE = 1e-4
 """Rounding may change which of two voxels is the larger, and a value moves with it."""
@@ -22,21 +23,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def net() -> TasedNet:
-    """Random weights, and norms that do something."""
-    torch.manual_seed(0)
-    net = TasedNet()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
-    last = net.convtsp4[13]
-    assert isinstance(last, nn.Conv3d)
-    nn.init.normal_(last.weight, std=10.0)  # else all maps are grey
-    return net.requires_grad_(False).eval()
+    return random_tased()
 
 
 def frames(count: int) -> Tensor:
@@ -45,8 +32,7 @@ def frames(count: int) -> Tensor:
 
 
 def published(net: TasedNet, windows: Tensor) -> Tensor:
-    maps: Tensor = net((windows.float() * 2 - 255).div(255).permute(0, 4, 1, 2, 3))
-    return maps
+    return Published(net, torch.device("cpu"), torch.float32)(windows)
 
 
 def test_it_is_as_large_as_the_published_one(net: TasedNet) -> None:

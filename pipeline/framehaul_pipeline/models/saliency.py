@@ -1,0 +1,54 @@
+"""Where people look in films: what is known of TASED-Net without torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from framehaul_pipeline.models.safetensors_files import read_header, refused
+
+NAME: Final = "TASED-Net"
+WINDOW_FRAMES: Final = 32
+"""Frames that a map is made from; it is the last one's, or the first one's of a window that runs backwards."""
+HEIGHT: Final = 224
+WIDTH: Final = 384
+"""What the network was trained at."""
+FRAME_BYTES: Final = HEIGHT * WIDTH * 3
+MOST_WINDOWS: Final = 8
+"""On the device together."""
+MOST_FRAMES: Final = WINDOW_FRAMES + MOST_WINDOWS - 1
+"""That so many windows take, each a frame later than the one before."""
+_PARTS: Final = ("base", "convtsp")
+_COUNTERS: Final = "num_batches_tracked"
+_NUMBERS: Final = 21_287_237
+"""Of weights and norms together."""
+
+
+class SaliencyModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the network's weights lie."""
+
+    path: str
+
+
+def describe_saliency(path: Path) -> SaliencyModel:
+    """Look at a weights file's header; the worker checks each tensor.
+
+    Raises:
+        InvalidInput: it isn't TASED-Net's.
+    """
+    numbers = sum(math.prod(tensor.shape) for name, tensor in read_header(path).items() if bare_name(name))
+    if numbers != _NUMBERS:
+        raise refused(path, f"{numbers} numbers", f"{NAME}'s {_NUMBERS}, converted as docs/highlights.md says")
+    return SaliencyModel(path=str(path))
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name in the network; empty for what isn't the network's.
+
+    The published file was saved from within another module, with training's counters.
+    """
+    bare = name.removeprefix("module.")
+    return bare if bare.startswith(_PARTS) and not bare.endswith(_COUNTERS) else ""
