@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     between, published, last = bench.differences()
     results.figures["differences"] = {"between": between, "published": published, "last form": last}
     results.say(
-        f"In float32, the last form's maps differ from the published network's on the CPU by {between:.1e} at most, of 0 to 1. In "
-        f"float64 they would be the same; from that the published ones are {published:.1e} away, the last form's "
-        f"{last:.1e}: rounding chooses between voxels that are almost equal."
+        f"In float32, the last form's maps differ by {between:.1e} at most, of 0 to 1, from those of the published "
+        f"network on the CPU. In float64 they would be the same; from that the published ones are {published:.1e} "
+        f"away, the last form's {last:.1e}: rounding chooses between voxels that are almost equal."
     )
     results.write(options.out)
 
@@ -117,9 +117,10 @@ class _Bench:
             yield Published(net, device, dtype)
         else:
             whole = FoldedTased(net, device, dtype)
-            own = form in ("folded, gathering", "graph")
-            pooling = {} if own else {"_pool": folded.pool_by_torch, "_unpool": folded.unpool_by_torch}
-            with mock.patch.multiple(folded, **pooling) if pooling else mock.MagicMock():
+            pool, unpool = folded.pool_by_torch, folded.unpool_by_torch
+            if form != "folded":
+                pool, unpool = folded._pool, folded._unpool
+            with mock.patch.multiple(folded, _pool=pool, _unpool=unpool):
                 yield whole if form == "graph" else lambda windows: whole._maps([windows])[0]
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

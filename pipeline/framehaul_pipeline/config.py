@@ -10,6 +10,7 @@ import msgspec
 from framehaul.formats import SLOT_BYTES_PER_PIXEL, LatentDtype
 from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.models.model import TINY, Model
+from framehaul_pipeline.models.saliency import FRAME_BYTES, MOST_FRAMES, SaliencyModel
 from framehaul_pipeline.spec import DecoderSpec
 
 PAGE_BYTES: Final = 16 << 20
@@ -59,6 +60,8 @@ class WorkerConfig:
     """A worker that doesn't answer for so long is killed; no chunk's limit is lower."""
     embedding: EmbeddingModel | None = None
     """What films are searched by; None: none are."""
+    saliency: SaliencyModel | None = None
+    """Says where people look in films that are searched; None: nothing does."""
     num_sample_slots: int = 16
     """Batches of films' frames in shared memory."""
 
@@ -127,9 +130,13 @@ class WorkerConfig:
 
     @property
     def sample_slot_bytes(self) -> int:
-        """Payload bytes of a sample slot: a batch of a film's frames, or one frame of an excerpt."""
+        """Payload bytes of a sample slot: a batch of a film's frames, a run of them, or one frame of an excerpt."""
         side = self.embedding.side if self.embedding else 0
-        return max(MAX_BATCH_FRAMES * (side * side * 3 + HISTOGRAM_BYTES), self.max_pixels * SLOT_BYTES_PER_PIXEL)
+        return max(
+            MAX_BATCH_FRAMES * (side * side * 3 + HISTOGRAM_BYTES),
+            MOST_FRAMES * FRAME_BYTES if self.saliency else 0,
+            self.max_pixels * SLOT_BYTES_PER_PIXEL,
+        )
 
     def _check_warm_up(self, width: int, height: int) -> None:
         field = f"warm_up={width}x{height}"

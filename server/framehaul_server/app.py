@@ -320,6 +320,7 @@ def _highlights(
             model=model,
             has_root=config.highlight_root is not None,
             max_upload_bytes=config.highlight_upload_bytes,
+            has_saliency=config.worker.saliency is not None,
         ),
         root=config.highlight_root,
         space=UploadSpace(config.highlight_upload_bytes),

@@ -23,6 +23,7 @@ from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.embedding import packaged_model
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.models.plugins import find_kinds
+from framehaul_pipeline.models.saliency import describe_saliency
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.app import App, log_config
@@ -113,6 +114,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
         told["worker"]["models"] = tuple(describe_model(text, kinds) for text in told["worker"]["models"])
         if told[""]["highlight"]:
             told["worker"]["embedding"] = packaged_model()
+            if told[""]["highlight_saliency"] is not None:
+                told["worker"]["saliency"] = describe_saliency(told[""]["highlight_saliency"])
         return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=read_tls(**told["tls"]), **told[""])
     except (ValueError, InvalidInput) as error:
         parser.error(str(error))

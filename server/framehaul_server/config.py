@@ -56,6 +56,8 @@ class ServerConfig:
     """Search films."""
     highlight_root: Path | None = None
     """Films below this folder may be named by clients; None: they upload theirs."""
+    highlight_saliency: Path | None = None
+    """TASED-Net's weights; None: nobody is told where people look."""
     highlight_upload_bytes: int = 4 << 30
     """Of all uploads together, on disk."""
     highlight_readers: int = 0
@@ -101,6 +103,8 @@ class ServerConfig:
             raise ValueError(
                 f"metrics={self.metrics}: must name a port with devices, whose servers take those after it"
             )
+        if self.highlight_saliency is not None and not self.highlight:
+            raise ValueError(f"highlight_saliency={self.highlight_saliency}: needs --highlight")
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level={self.log_level}: must be one of {', '.join(LEVELS)}")
         for name, low, high in (
@@ -291,6 +295,12 @@ OPTIONS: Final = (
     ),
     Option(
         "--highlight-root", "highlight_root", _FILE, "a folder whose films clients may name; else they upload theirs"
+    ),
+    Option(
+        "--highlight-saliency",
+        "highlight_saliency",
+        _FILE,
+        "TASED-Net's weights, a safetensors file: crops keep what people look at, and maps of that can be had",
     ),
     Option("--highlight-upload-mib", "highlight_upload_bytes", _MIB, "uploaded films together, on disk, in MiB"),
     Option(

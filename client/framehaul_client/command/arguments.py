@@ -77,6 +77,7 @@ examples:
   client highlight long.mp4 --image can.jpg --dry-run --json - --plot scores.png         the scores alone
   client highlight server:films/a.mp4 --text "red striped can" --out clip.mp4            a film that the server has
   client highlight long.mp4 --image can.jpg --crop 9:16 --out tall.mp4                   the subject kept in view
+  client highlight long.mp4 --saliency map.mp4                                           where people look
 """
 _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "stream": {
@@ -366,6 +367,13 @@ class Options:
         action=argparse.BooleanOptionalAction,
         help="cut the film's own packets, with its sound (default: if the film is here, no crop is asked for, and "
         "OUT is a video file)",
+    )
+    saliency: str | None = _option(
+        commands=("highlight",),
+        type=_output,
+        metavar="FILE",
+        help="where people look, as a video, white where that is most: in each clip, and in all of the film without "
+        "--image and --text; needs a server with the network",
     )
     dry_run: bool = _option(
         commands=("highlight",), default=False, action="store_true", help="write no clip; say what would be in it"

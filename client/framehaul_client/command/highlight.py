@@ -7,12 +7,12 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
+from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.arguments import Options
@@ -59,12 +59,14 @@ async def highlight(options: Options, access: Access, progress: Scan) -> str:
             copied = await asyncio.to_thread(copy_excerpt, Path(options.film), each.start, each.end, out)
             job.written.append(_Written(str(out), copied.num_frames, _told(copied)))
     told = {**scores.as_dict(options.film), "clips": [each.out for each in job.written]}
+    if options.saliency:
+        told["saliency"] = [each.out for each in job.maps]
     if options.scores_json:
         line = json.dumps(told)
         if options.scores_json == STDOUT:
             return line
         _write_file(Path(options.scores_json), f"{line}\n".encode())
-    return "" if options.quiet else _report(scores, job.written, time.perf_counter() - started_s)
+    return "" if options.quiet else _report(job, scores, time.perf_counter() - started_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,9 @@ class _Job:
         self.copies = copies
         self.scores: Scores | None = None
         self.written: list[_Written] = []
+        self.maps: list[_Written] = []
         self._options = options
         self._writer: _Writer | None = None
-        self._number = 0
 
     @classmethod
     def of(cls, options: Options) -> _Job:
@@ -95,8 +97,9 @@ class _Job:
         """
         film = local_path(options.film)
         out = "" if options.dry_run else options.out
-        if not out and not options.dry_run:
+        if not out and not options.dry_run and not options.saliency:
             raise InvalidOption("out: must name the clip, clip.mp4 say, or give --dry-run for the scores alone")
+        _check_saliency(options)
         if options.plot is not None:
             if Path(options.plot).suffix.lower() not in _PICTURES:
                 raise InvalidOption(f"plot={options.plot}: must end in {' or '.join(_PICTURES)}")
@@ -110,7 +113,7 @@ class _Job:
             raise InvalidOption(f"film={film}: no such file; {ON_SERVER}PATH for one that the server has")
         frames = bool(out) and not copies
         try:
-            pixel_format = choose_sink(out, None, lambda: Fraction(25), VideoOptions()).pixel_format if frames else None
+            pixel_format = _pixel_format(out if frames else "", options.saliency)
             query = Query(
                 images=[_image(each) for each in options.image or ()],
                 text=options.text or "",
@@ -120,6 +123,7 @@ class _Job:
                 cuts=options.cuts,
                 frames=frames,
                 crop=options.crop,
+                saliency=bool(options.saliency),
                 **({} if pixel_format is None else {"pixel_format": pixel_format}),
             )
         except ValueError as error:
@@ -137,9 +141,9 @@ class _Job:
                         self.scores = event
                     case ExcerptFrames():
                         await self._close()
-                        self._number += 1
-                        out = numbered(self._options.out, self._number, self.query.excerpts)
-                        self._writer = _Writer(out, event, self.query)
+                        out = self._options.saliency if event.saliency else self._options.out
+                        number = len(self.maps if event.saliency else self.written) + 1
+                        self._writer = _Writer(numbered(out or "", number, self.query.excerpts), event, self.query)
                         progress.frames(event.num_frames)
                     case FrameBatch() if self._writer is not None:
                         await self._writer.put(event)
@@ -153,7 +157,9 @@ class _Job:
         writer = self._writer
         if writer is not None:
             await writer.finish()
-            self.written.append(_Written(writer.out, writer.num_frames, "as the server sent it, without sound"))
+            about = "maps of where people look" if writer.are_maps else "as the server sent it, without sound"
+            whole = _Written(writer.out, writer.num_frames, about)
+            (self.maps if writer.are_maps else self.written).append(whole)
             self._writer = None
 
 
@@ -163,6 +169,7 @@ class _Writer:
     def __init__(self, out: str, coming: ExcerptFrames, query: Query) -> None:
         self.out = out
         self.num_frames = coming.num_frames
+        self.are_maps = coming.saliency
         self._first = coming.first_frame
         sink = choose_sink(out, query.pixel_format, lambda: coming.fps, VideoOptions())
         sink.prepare()
@@ -191,6 +198,36 @@ def _copies(options: Options, film: Path | None) -> bool:
     return bool(options.copy)
 
 
+def _check_saliency(options: Options) -> None:
+    """Refuse what doesn't go with maps of where people look.
+
+    Raises:
+        InvalidOption: something was given that doesn't.
+    """
+    if not options.saliency:
+        return
+    if options.dry_run:
+        raise InvalidOption(f"saliency={options.saliency}: doesn't go with --dry-run, which writes no video")
+    if STDOUT in (options.saliency, options.out) and (options.out or options.clips > 1):
+        raise InvalidOption(f"saliency={options.saliency}: stdout takes one video alone")
+    if not options.image and not options.text:
+        for name, given in (("out", options.out), ("plot", options.plot)):
+            if given:
+                raise InvalidOption(f"{name}={given}: needs an --image or a --text, something to look for")
+
+
+def _pixel_format(out: str, saliency: str | None) -> PixelFormat | None:
+    """One that suits the outputs; None: no frames come.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found: PixelFormat | None = None
+    for name in filter(None, (out, saliency)):
+        found = choose_sink(name, found, lambda: Fraction(25), VideoOptions()).pixel_format
+    return found
+
+
 def _image(name: str) -> bytes:
     path = Path(name)
     try:
@@ -209,13 +246,15 @@ def _told(copied: Copied) -> str:
     return f"{encoded}, {sound}{f'; {copied.note}' if copied.note else ''}"
 
 
-def _report(scores: Scores, written: Sequence[_Written], total_s: float) -> str:
+def _report(job: _Job, scores: Scores, total_s: float) -> str:
     lines = []
-    for number, each in enumerate(scores.excerpts, 1):
-        lines.append(f"{number}. {each}")
-        if number <= len(written):
-            clip = written[number - 1]
-            lines.append(f"   {clip.out}: {clip.num_frames} frames, {clip.about}")
+    for number, each in enumerate(scores.excerpts):
+        if job.query.searches:
+            lines.append(f"{number + 1}. {each}")
+        lines += [
+            f"   {clip.out}: {clip.num_frames} frames, {clip.about}"
+            for clip in (*job.written[number : number + 1], *job.maps[number : number + 1])
+        ]
     if scores.excerpts[0].weak:
         lines.append("A weak match: nothing in the film stands out for this query.")
     lines.append(f"samples: {len(scores.times)}, cuts: {len(scores.cuts)}, by {scores.model}; {total_s:.1f} s in all")

@@ -62,6 +62,7 @@ class Query:
         frames: the excerpts' frames are wanted too, in
         pixel_format: this format.
         crop: width and height of a shape in which the server keeps the subject; None: whole frames.
+        saliency: maps of where people look are wanted too, of each excerpt; without images and text, of all the film.
     """
 
     images: Sequence[bytes] = ()
@@ -73,6 +74,7 @@ class Query:
     frames: bool = False
     pixel_format: PixelFormat = PixelFormat.YUV420P
     crop: tuple[int, int] | None = None
+    saliency: bool = False
 
     def __post_init__(self) -> None:
         """Check it.
@@ -80,13 +82,18 @@ class Query:
         Raises:
             ValueError: a value is out of its range, or there is nothing to look for.
         """
-        if not self.images and not self.text.strip():
+        if not self.searches and (self.frames or not self.saliency):
             raise ValueError("nothing to look for: must have an image, or a text")
         within("seconds", self.seconds, 0.1, MAX_SECONDS)
         within("excerpts", self.excerpts, 1, MAX_EXCERPTS)
         within("samples_per_second", self.samples_per_second, 0.1, 10.0)
         if self.cuts not in CUTS:
             raise ValueError(f"cuts={self.cuts}: must be {', '.join(CUTS)}")
+
+    @property
+    def searches(self) -> bool:
+        """There is something to look for."""
+        return bool(self.images or self.text.strip())
 
     def message(self, *, path: str, upload_bytes: int, max_message_bytes: int, window_frames: int) -> pb.HighlightOpen:
         """The message that opens the request."""
@@ -106,6 +113,7 @@ class Query:
             crop_width=width,
             crop_height=height,
             window_frames=window_frames,
+            saliency=self.saliency,
         )
 
 
@@ -188,7 +196,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ExcerptFrames:
-    """An excerpt whose frames come next.
+    """An excerpt whose frames come next, or maps of where people look in them.
 
     Attributes:
         excerpt: which.
@@ -198,6 +206,7 @@ class ExcerptFrames:
         fps: frames a second.
         crop_left: of each frame, where the crop lies in the film's, in pixels; empty without one.
         crop_top: likewise.
+        saliency: they are maps, brightest where people look most.
     """
 
     excerpt: Excerpt
@@ -207,6 +216,7 @@ class ExcerptFrames:
     fps: Fraction
     crop_left: Sequence[int]
     crop_top: Sequence[int]
+    saliency: bool = False
 
 
 def read_progress(message: pb.HighlightProgress) -> Progress:
@@ -255,6 +265,8 @@ def read_excerpt_frames(message: pb.ExcerptFrames, query: Query, next_frame: int
     """
     if message.first_frame != next_frame:
         raise ProtocolError(f"first_frame={message.first_frame}: frame {next_frame} must come next")
+    if not (query.saliency if message.saliency else query.frames):
+        raise ProtocolError(f"{'maps' if message.saliency else 'frames'} came, which weren't asked for")
     if _FORMATS.get(message.pixel_format) is not query.pixel_format:
         raise ProtocolError(f"pixel_format={message.pixel_format}: {query.pixel_format} was asked for")
     if not message.num_frames or not message.rate_numerator or not message.rate_denominator:
@@ -263,7 +275,7 @@ def read_excerpt_frames(message: pb.ExcerptFrames, query: Query, next_frame: int
         layout = FrameLayout(pixel_format=query.pixel_format, height=message.height, width=message.width)
     except ValueError as error:
         raise ProtocolError(str(error)) from error
-    if query.crop is not None:
+    if query.crop is not None and not message.saliency:
         _check_crop(message, query.crop)
     return ExcerptFrames(
         _excerpt(message.excerpt),
@@ -273,6 +285,7 @@ def read_excerpt_frames(message: pb.ExcerptFrames, query: Query, next_frame: int
         Fraction(message.rate_numerator, message.rate_denominator),
         tuple(message.crop_left),
         tuple(message.crop_top),
+        message.saliency,
     )
 
 

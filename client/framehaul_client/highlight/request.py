@@ -48,7 +48,8 @@ class Highlights:
         async for event in found:
             ...
 
-    Progress comes, then Scores; with `Query.frames` for each excerpt its ExcerptFrames, and then its FrameBatches.
+    Progress comes, then Scores; with `Query.frames` for each excerpt its ExcerptFrames, and then its FrameBatches; with
+    `Query.saliency` the same for its maps.
     A batch of frames counts as consumed, and makes room for others, when the next event is asked for.
     """
 
@@ -192,8 +193,8 @@ class Highlights:
         return None
 
     def _next_excerpt(self, message: highlights_pb2.ExcerptFrames) -> ExcerptFrames:
-        if self._found is None or not self._query.frames:
-            raise ProtocolError("frames were announced before the scores, or weren't asked for")
+        if self._found is None:
+            raise ProtocolError("frames were announced before the scores")
         next_frame = 0 if self._reassembly is None else self._reassembly.next_frame
         if next_frame != self._until:
             raise DataLoss(f"an excerpt began at frame {next_frame}: the one before it lasts until {self._until}")

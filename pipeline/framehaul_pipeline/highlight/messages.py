@@ -78,6 +78,20 @@ class ReadFrames(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     num_frames: int
 
 
+class ReadRuns(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Put the frames that maps are made of into slots, run by run: see `runs`. Frames are counted at an even rate."""
+
+    first: int
+    """Frame that the first map is of;"""
+    num_maps: int
+    every: int
+    """frames from there on, each map is of another one."""
+    rate_numerator: int
+    rate_denominator: int
+    most_frames: int
+    """Of a run."""
+
+
 class Slot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The answer to `NeedSlot`."""
 
@@ -110,7 +124,7 @@ class Filled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The slot given last is the server's again. Behind a batch of samples lie their histograms."""
 
     times: tuple[float, ...]
-    """Of each frame."""
+    """Of each frame; of a run, those that maps are of."""
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -130,7 +144,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     allowed: str
 
 
-ToReader = Probe | ReadPictures | Scan | ReadFrames | Slot
+ToReader = Probe | ReadPictures | Scan | ReadFrames | ReadRuns | Slot
 FromReader = FilmInfo | NeedSlot | Filled | Done | Refused
 
 encode: Final = msgspec.msgpack.Encoder().encode

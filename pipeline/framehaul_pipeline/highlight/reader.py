@@ -31,6 +31,7 @@ from framehaul_pipeline.highlight.messages import (
     ReaderSetup,
     ReadFrames,
     ReadPictures,
+    ReadRuns,
     Refused,
     Scan,
     Slot,
@@ -84,6 +85,10 @@ class Reader:
                 return self._scan(job)
             case ReadFrames():
                 return self._read_frames(job)
+            case ReadRuns():
+                rate = job.rate_numerator / job.rate_denominator
+                for run, frames in self._film().runs(job):
+                    self._fill(self._slot(), frames, tuple(number / rate for number in run.maps))
             case Slot():
                 raise ValueError("a slot came that nobody asked for")
         return 0.0

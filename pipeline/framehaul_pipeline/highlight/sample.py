@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from framehaul.formats import PixelFormat
 from framehaul_pipeline.encode.video_input import decodable_videos, orientation, screen_rgb, upright
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.highlight.messages import FilmInfo, ReadFrames, Scan
+from framehaul_pipeline.highlight.messages import FilmInfo, ReadFrames, ReadRuns, Scan
+from framehaul_pipeline.highlight.runs import Run, runs
+from framehaul_pipeline.models.saliency import HEIGHT, WIDTH, WINDOW_FRAMES
 
 CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,h264,hevc,obu,m4v,gif,apng,webp_pipe"
 """FFmpeg's names of what is read; nothing that may name other files, as playlists do."""
@@ -135,7 +137,7 @@ class Film:
                 if time >= scan.end:
                     return
                 if time >= scan.start - _SAME_S:
-                    yield time, self._square(frame, side)
+                    yield time, self._scaled(frame, side, side)
             return
         index = math.ceil(scan.start * scan.per_second - _SAME_S)
         shown: tuple[float, VideoFrame] | None = None
@@ -144,12 +146,12 @@ class Film:
             while index / scan.per_second < min(time - _SAME_S, scan.end):
                 wanted, index = True, index + 1
             if wanted and shown is not None:
-                yield shown[0], self._square(shown[1], side)
+                yield shown[0], self._scaled(shown[1], side, side)
             shown = time, frame
             if index / scan.per_second >= scan.end:
                 return
         if shown is not None and index / scan.per_second < min(scan.end, shown[0] + self._shown_for(shown[1])):
-            yield shown[0], self._square(shown[1], side)
+            yield shown[0], self._scaled(shown[1], side, side)
 
     def frames(self, wanted: ReadFrames) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Every frame shown in a part, upright and cropped: its time and its bytes in the pixel format.
@@ -169,6 +171,41 @@ class Film:
             pixels = whole[wanted.top : wanted.top + wanted.height, wanted.left : wanted.left + wanted.width]
             yield time, self._formatted(np.ascontiguousarray(pixels), wanted.pixel_format)
 
+    def runs(self, wanted: ReadRuns) -> Iterator[tuple[Run, list[NDArray[np.uint8]]]]:
+        """Runs of frames, each upright and as large as the network wants them, `[HEIGHT, WIDTH, 3] uint8`.
+
+        Frames are what is shown at an even rate. After the film's last frame, that is shown for as long as is wanted.
+
+        Raises:
+            InvalidInput: the film can't be decoded.
+        """
+        maps = range(wanted.first, wanted.first + wanted.num_maps * wanted.every, wanted.every)
+        index = max(0, wanted.first - WINDOW_FRAMES + 1)
+        shown = self._shown_from(index, Fraction(wanted.rate_numerator, wanted.rate_denominator))
+        kept: dict[int, NDArray[np.uint8]] = {}
+        for run in runs(maps, wanted.most_frames):
+            oldest = max(0, run.maps[0] - WINDOW_FRAMES + 1)
+            kept = {number: pixels for number, pixels in kept.items() if number >= oldest}
+            while index < run.end:
+                frame = next(shown, None)
+                if frame is None:
+                    raise self._wrong("a video with frames")
+                if index >= oldest:
+                    kept[index] = self._scaled(frame, WIDTH, HEIGHT)
+                index += 1
+            yield run, [kept[number] for number in range(run.begin, run.end)]
+
+    def _shown_from(self, index: int, rate: Fraction) -> Iterator[VideoFrame]:
+        """What is shown in the middle of each frame's time at this rate, the last frame for ever."""
+        shown: VideoFrame | None = None
+        for time, frame in self._read_from(float(index / rate)):
+            while shown is not None and (index + 0.5) / rate < time:
+                yield shown
+                index += 1
+            shown = frame
+        while shown is not None:
+            yield shown
+
     def _formatted(self, pixels: NDArray[np.uint8], pixel_format: PixelFormat) -> NDArray[np.uint8]:
         if pixel_format is PixelFormat.RGB24:
             return pixels.reshape(-1)
@@ -176,9 +213,9 @@ class Film:
         planes = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
         return np.asarray(planes.to_ndarray(), np.uint8).reshape(-1)
 
-    def _square(self, frame: VideoFrame, side: int) -> NDArray[np.uint8]:
-        pixels = screen_rgb(frame, side, side, self._stream, self._reformatter, interpolation="AREA")
-        return upright(pixels, self._orientation)
+    def _scaled(self, frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+        size = (height, width) if self._orientation[0] else (width, height)
+        return upright(screen_rgb(frame, *size, self._stream, self._reformatter, "AREA"), self._orientation)
 
     def _read_from(self, start: float, *, keys_alone: bool = False) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from the key frame before `start` on, as far as they can be decoded."""

@@ -117,6 +117,24 @@ class EmbedFrames(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     num_frames: int
 
 
+class MapFrames(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A run of a film's frames lies in a sample slot: where do people look? The maps take the frames' place there."""
+
+    query: int
+    """Needn't have been opened."""
+    slot: int
+    generation: int
+    num_frames: int
+    every: int
+    """From one map's frames to the next one's."""
+    backwards: bool
+    """Maps are of the first of their frames, and not of the last."""
+    width: int
+    """Of a map, as a picture,"""
+    height: int
+    pixel_format: PixelFormat
+
+
 class CloseQuery(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Drop a query and what it waits for; one batch may still be at work."""
 
@@ -306,6 +324,15 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device_ns: int
 
 
+class Mapped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Maps lie in the slot of their frames, one after the other, until it is returned."""
+
+    query: int
+    slot: int
+    num_bytes: int
+    device_ns: int
+
+
 class QueryFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The query can't go on; the worker can."""
 
@@ -341,6 +368,7 @@ ToWorker = (
     | SlotReturned
     | OpenQuery
     | EmbedFrames
+    | MapFrames
     | CloseQuery
     | Begin
     | Probe
@@ -357,6 +385,7 @@ ToServer = (
     | SessionFailed
     | SamplesReturned
     | Embedded
+    | Mapped
     | QueryFailed
     | Alive
     | KernelsBegun

@@ -10,6 +10,7 @@ __all__ = [
     "model",
     "plugins",
     "safetensors_files",
+    "saliency",
     "taehv",
     "wan",
     "wan_names",

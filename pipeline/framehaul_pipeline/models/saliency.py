@@ -52,3 +52,8 @@ def bare_name(name: str) -> str:
     """
     bare = name.removeprefix("module.")
     return bare if bare.startswith(_PARTS) and not bare.endswith(_COUNTERS) else ""
+
+
+def num_windows(num_frames: int, every: int) -> int:
+    """How many windows so many consecutive frames hold, one every so many frames."""
+    return (num_frames - WINDOW_FRAMES) // every + 1

@@ -2,3 +2,5 @@
 
 Runs in the worker process, on its launch thread. Imports torch.
 """
+
+__all__ = ["mapper"]

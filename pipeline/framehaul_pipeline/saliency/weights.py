@@ -25,7 +25,7 @@ def load_tased(path: Path) -> TasedNet:
         if isinstance(module, nn.BatchNorm3d):
             module.num_batches_tracked = None  # training counts with it
     tensors = read_tensors(path, {name: tensor.shape for name, tensor in net.state_dict().items()}, _bare)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
     return net.requires_grad_(False).eval()
 
 

@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from framehaul_pipeline.link.messages import MapFrames
+
 MOST_CHUNKS_BEFORE: Final = 4
 """That go before a batch that waits."""
 
@@ -25,6 +27,8 @@ class Batch:
     num_frames: int
     is_query: bool = False
     """They are what is searched for."""
+    mapping: MapFrames | None = None
+    """They are to be mapped; None: to be compared."""
 
 
 class Batches:

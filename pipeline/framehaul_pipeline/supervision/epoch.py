@@ -30,6 +30,8 @@ from framehaul_pipeline.link.messages import (
     Kernels,
     KernelsBegun,
     LatentReady,
+    MapFrames,
+    Mapped,
     MemoryUsed,
     Opening,
     OpenQuery,
@@ -117,6 +119,9 @@ class QueryEvents(Protocol):
     def on_embedded(self, embedded: Embedded) -> None:
         """Frames were compared."""
 
+    def on_mapped(self, mapped: Mapped, maps: memoryview) -> None:
+        """Maps are made, which can be read during this call."""
+
     def on_failed(self, error: PipelineError) -> None:
         """The query can't go on; nothing follows."""
 
@@ -140,6 +145,11 @@ class WorkerQuery:
         """Compare the film's next frames, which lie in a slot that a reader has filled."""
         self.samples.publish(slot, generation)
         self.epoch.send_query(EmbedFrames(query=self.number, slot=slot, generation=generation, num_frames=num_frames))
+
+    def map(self, message: MapFrames) -> None:
+        """Say where people look in a run of frames, which lies in a slot that a reader has filled."""
+        self.samples.publish(message.slot, message.generation)
+        self.epoch.send_query(message)
 
     def drop(self) -> None:
         """No event comes after. Twice is fine."""
@@ -287,7 +297,7 @@ class Epoch:
         self._queries[number] = events
         return WorkerQuery(self, number, self._samples)
 
-    def send_query(self, message: OpenQuery | EmbedFrames) -> None:
+    def send_query(self, message: OpenQuery | EmbedFrames | MapFrames) -> None:
         """Tell the worker of a filled slot; for a query that was dropped, the slot is free again."""
         assert self._samples is not None, "there is a query"
         if message.query in self._queries:
@@ -360,7 +370,7 @@ class Epoch:
                     session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
             case KernelsBegun() | Kernels():
                 self._take_kernels(message)
-            case SamplesReturned() | Embedded() | QueryFailed():
+            case SamplesReturned() | Embedded() | Mapped() | QueryFailed():
                 self._dispatch_query(message)
             case Alive():
                 oldest = message.oldest
@@ -388,7 +398,7 @@ class Epoch:
         if not recording.whole.done():
             recording.whole.set_exception(Unavailable(reason))
 
-    def _dispatch_query(self, message: SamplesReturned | Embedded | QueryFailed) -> None:
+    def _dispatch_query(self, message: SamplesReturned | Embedded | Mapped | QueryFailed) -> None:
         match message:
             case SamplesReturned():
                 assert self._samples is not None, "the worker has none else"
@@ -396,6 +406,11 @@ class Epoch:
             case Embedded():
                 if message.query in self._queries:
                     self._queries[message.query].on_embedded(message)
+            case Mapped():
+                assert self._samples is not None, "the worker has none else"
+                if message.query in self._queries:
+                    with self._samples.ring.payload(message.slot) as payload, payload[: message.num_bytes] as maps:
+                        self._queries[message.query].on_mapped(message, maps.toreadonly())
             case QueryFailed():
                 events = self._queries.pop(message.query, None)
                 if events is not None:

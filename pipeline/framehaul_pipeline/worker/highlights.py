@@ -1,4 +1,4 @@
-"""The worker's part in searching films: batches of frames through the network, between chunks of streams.
+"""The worker's part in searching films: batches of frames through the networks, between chunks of streams.
 
 `Worker` calls it; the queue and the list of queries are guarded by its lock, what they hold by the launch thread alone.
 """
@@ -11,19 +11,25 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.embedding.embedder import Embedder, Query
 from framehaul_pipeline.link.messages import (
     CloseQuery,
     Embedded,
     EmbedFrames,
+    MapFrames,
+    Mapped,
     OpenQuery,
     QueryFailed,
     SamplesReturned,
     ToServer,
 )
+from framehaul_pipeline.models.saliency import HEIGHT, MOST_FRAMES, WIDTH, num_windows
 from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.saliency.mapper import Mapper
 from framehaul_pipeline.scheduling.batches import Batch, Batches
 
 _log = logging.getLogger(__name__)
@@ -41,7 +47,8 @@ class BatchJob:
     """Put a batch on the device."""
 
     batch: Batch
-    opened: _Open = field(repr=False)
+    opened: _Open | None = field(repr=False)
+    """None where nothing is compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +58,7 @@ class BatchInFlight:
     batch: Batch
     first: int
     similarities: Tensor | None
-    """`[K, N]`; None: those were the pictures."""
+    """`[K, N]`; None: nothing was compared."""
     begun: Event
     done: Event
 
@@ -59,9 +66,17 @@ class BatchInFlight:
 class Highlights:
     """Queries and their batches."""
 
-    def __init__(self, device: Device, ring: Ring, embedder: Embedder, *, send: Callable[[ToServer], None]) -> None:
-        """Take samples from `ring`."""
-        self._device, self._ring, self._embedder, self._send = device, ring, embedder, send
+    def __init__(
+        self,
+        device: Device,
+        ring: Ring,
+        embedder: Embedder,
+        mapper: Mapper | None = None,
+        *,
+        send: Callable[[ToServer], None],
+    ) -> None:
+        """Take samples from `ring`; without a `mapper` nothing is mapped."""
+        self._device, self._ring, self._embedder, self._mapper, self._send = device, ring, embedder, mapper, send
         self._memory = device.attach(ring)
         self._stream = device.stream()
         self._open: dict[int, _Open] = {}
@@ -74,13 +89,16 @@ class Highlights:
 
         def once() -> None:
             self._embedder.cells(frames)
+            if self._mapper is not None:
+                shape = (MOST_FRAMES, HEIGHT, WIDTH, 3)
+                self._mapper.warm_up(torch.zeros(shape, dtype=torch.uint8, device=self._device.torch_device))
 
         self._stream.run(once)
         self._stream.record().synchronize()
 
     # Under the worker's lock
 
-    def apply(self, message: OpenQuery | EmbedFrames | CloseQuery) -> None:
+    def apply(self, message: OpenQuery | EmbedFrames | MapFrames | CloseQuery) -> None:
         """Apply a message of the server."""
         match message:
             case OpenQuery():
@@ -93,6 +111,9 @@ class Highlights:
                     self.batches.add(batch)
                 else:
                     self._give_back(batch)
+            case MapFrames():
+                batch = Batch(message.query, message.slot, message.generation, message.num_frames, mapping=message)
+                self.batches.add(batch)
             case CloseQuery():
                 self._open.pop(message.query, None)
                 for batch in self.batches.close(message.query):
@@ -101,7 +122,7 @@ class Highlights:
     def take(self, *, chunks_first: bool) -> BatchJob | None:
         """The next batch for the device."""
         batch = self.batches.take(chunks_first=chunks_first)
-        return None if batch is None else BatchJob(batch, self._open[batch.query])
+        return None if batch is None else BatchJob(batch, self._open.get(batch.query))
 
     def finish(self, batch: Batch) -> None:
         """A batch is done, or has failed."""
@@ -143,6 +164,10 @@ class Highlights:
             RuntimeError: the device failed.
         """
         flight.done.synchronize()
+        if flight.batch.mapping is not None:
+            mapping, device_ns = flight.batch.mapping, flight.done.ns_after(flight.begun)
+            num_bytes = num_windows(mapping.num_frames, mapping.every) * _map_bytes(mapping)
+            self._send(Mapped(query=mapping.query, slot=mapping.slot, num_bytes=num_bytes, device_ns=device_ns))
         if flight.similarities is not None:
             alike, *places = map(tuple, flight.similarities.tolist())
             self._send(
@@ -161,12 +186,16 @@ class Highlights:
         begun = self._stream.record(timed=True)
         if batch.is_query:
             self._stream.run(lambda: self._look_at_pictures(job.opened))
+        elif batch.mapping is not None:
+            mapping = batch.mapping
+            self._stream.run(lambda: self._map(mapping))
         else:
             self._stream.run(lambda: found.append(self._compare(job)))
         first, similarities = found[0] if found else (0, None)
         return BatchInFlight(batch, first, similarities, begun, self._stream.record(timed=True))
 
-    def _look_at_pictures(self, opened: _Open) -> None:
+    def _look_at_pictures(self, opened: _Open | None) -> None:
+        assert opened is not None, "it is opened by these pictures"
         opening = opened.opening
         at = self._ring.payload_offset(opening.slot)
         features = []
@@ -178,10 +207,23 @@ class Highlights:
         opened.query = Query(pictures)
 
     def _compare(self, job: BatchJob) -> tuple[int, Tensor]:
+        assert job.opened is not None, "it was open when the batch was taken"
         assert job.opened.query is not None, "its pictures came first"
         side = self._embedder.model.side
         frames = self._uploaded(self._ring.payload_offset(job.batch.slot), (job.batch.num_frames, side, side, 3))
         return job.opened.query.compare(self._embedder.cells(frames))
+
+    @torch.inference_mode()
+    def _map(self, mapping: MapFrames) -> None:
+        """Put maps where their frames were."""
+        assert self._mapper is not None, "the server was told that nothing is mapped"
+        at, shape = self._ring.payload_offset(mapping.slot), (mapping.num_frames, HEIGHT, WIDTH, 3)
+        maps = self._mapper.maps(self._uploaded(at, shape), every=mapping.every, backwards=mapping.backwards)
+        size = (mapping.height, mapping.width)
+        grey = functional.interpolate(maps[:, None], size, mode="bilinear").mul(2).sub(1).expand(-1, 3, -1, -1)
+        pictures = torch.empty((len(maps), _map_bytes(mapping)), dtype=torch.uint8, device=self._device.torch_device)
+        convert(grey, mapping.pixel_format, pictures)
+        self._memory[at : at + pictures.numel()].copy_(pictures.view(-1), non_blocking=True)
 
     def _uploaded(self, at: int, shape: tuple[int, ...]) -> Tensor:
         num_bytes = 1
@@ -191,3 +233,7 @@ class Highlights:
 
     def _give_back(self, batch: Batch) -> None:
         self._send(SamplesReturned(slot=batch.slot, generation=batch.generation))
+
+
+def _map_bytes(mapping: MapFrames) -> int:
+    return mapping.pixel_format.frame_bytes(mapping.height, mapping.width)

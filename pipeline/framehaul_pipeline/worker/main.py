@@ -31,6 +31,7 @@ from framehaul_pipeline.link.channel import WorkerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import Begin, Configure, Ready, RecordKernels, Shutdown, ToWorker
 from framehaul_pipeline.rings.ring import Ring
+from framehaul_pipeline.saliency.mapper import Mapper
 from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.worker.highlights import BatchInFlight, BatchJob, Highlights
 from framehaul_pipeline.worker.kernels import begin_recording
@@ -108,7 +109,8 @@ def _highlights(config: WorkerConfig, device: Device, fds: list[int], channel: W
     if config.embedding is None:
         return None
     samples = Ring(fds[0], num_slots=config.num_sample_slots, slot_bytes=config.sample_slot_bytes)
-    return Highlights(device, samples, Embedder(config.embedding, device.torch_device), send=channel.send)
+    mapper = Mapper(config.saliency, device.torch_device) if config.saliency is not None else None
+    return Highlights(device, samples, Embedder(config.embedding, device.torch_device), mapper, send=channel.send)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

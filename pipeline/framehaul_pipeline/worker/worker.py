@@ -32,6 +32,7 @@ from framehaul_pipeline.link.messages import (
     EndOfLatents,
     InletReturned,
     LatentReady,
+    MapFrames,
     OpenQuery,
     OpenSession,
     Probe,
@@ -129,6 +130,7 @@ class Worker:
         | SlotReturned
         | OpenQuery
         | EmbedFrames
+        | MapFrames
         | CloseQuery
         | Probe,
     ) -> None:
@@ -156,7 +158,7 @@ class Worker:
                     self._suspects.close(message.session)
                 case SlotReturned():
                     self._slots.give_back(message.slot, message.generation)
-                case OpenQuery() | EmbedFrames() | CloseQuery():
+                case OpenQuery() | EmbedFrames() | MapFrames() | CloseQuery():
                     assert self._highlights is not None, "the server was told that none are served"
                     self._highlights.apply(message)
                 case Probe():

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from framehaul.v1 import frames_pb2 as framehaul_dot_v1_dot_frames__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66ramehaul/v1/highlights.proto\x12\x0c\x66ramehaul.v1\x1a\x19\x66ramehaul/v1/frames.proto\"\xe0\x02\n\rHighlightOpen\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x10\n\x08\x65xcerpts\x18\x04 \x01(\r\x12\x1a\n\x12samples_per_second\x18\x05 \x01(\x01\x12 \n\x04\x63uts\x18\x06 \x01(\x0e\x32\x12.framehaul.v1.Cuts\x12 \n\x04want\x18\x07 \x01(\x0e\x32\x12.framehaul.v1.Want\x12\x0c\n\x04path\x18\x08 \x01(\t\x12\x14\n\x0cupload_bytes\x18\t \x01(\x04\x12/\n\x0cpixel_format\x18\n \x01(\x0e\x32\x19.framehaul.v1.PixelFormat\x12\x19\n\x11max_message_bytes\x18\x0b \x01(\r\x12\x12\n\ncrop_width\x18\x0c \x01(\r\x12\x13\n\x0b\x63rop_height\x18\r \x01(\r\x12\x15\n\rwindow_frames\x18\x0e \x01(\r\"\x82\x01\n\x10HighlightRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x1b.framehaul.v1.HighlightOpen\x12\x15\n\rend_of_upload\x18\x02 \x01(\x08\x12\x1e\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x11.framehaul.v1.Ack\x12\x0c\n\x04\x64\x61ta\x18\x0f \x01(\x0c\"B\n\x07\x45xcerpt\x12\r\n\x05start\x18\x01 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x01\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0c\n\x04weak\x18\x04 \x01(\x08\"\x91\x01\n\x11HighlightProgress\x12\x16\n\x0euploaded_bytes\x18\x01 \x01(\x04\x12\x17\n\x0fscanned_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\r\x12#\n\x04\x62\x65st\x18\x05 \x01(\x0b\x32\x15.framehaul.v1.Excerpt\"m\n\x06Scores\x12\r\n\x05times\x18\x01 \x03(\x01\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0c\n\x04\x63uts\x18\x03 \x03(\x01\x12\'\n\x08\x65xcerpts\x18\x04 \x03(\x0b\x32\x15.framehaul.v1.Excerpt\x12\r\n\x05model\x18\x05 \x01(\t\"\x87\x02\n\rExcerptFrames\x12&\n\x07\x65xcerpt\x18\x01 \x01(\x0b\x32\x15.framehaul.v1.Excerpt\x12\x13\n\x0b\x66irst_frame\x18\x02 \x01(\x04\x12\x12\n\nnum_frames\x18\x03 \x01(\x04\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12/\n\x0cpixel_format\x18\x06 \x01(\x0e\x32\x19.framehaul.v1.PixelFormat\x12\x16\n\x0erate_numerator\x18\x07 \x01(\r\x12\x18\n\x10rate_denominator\x18\x08 \x01(\r\x12\x11\n\tcrop_left\x18\t \x03(\x11\x12\x10\n\x08\x63rop_top\x18\n \x03(\x11\"Q\n\rHighlightDone\x12\x12\n\nnum_frames\x18\x01 \x01(\x04\x12\x14\n\x0cread_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65vice_seconds\x18\x03 \x01(\x01\"\xfc\x01\n\x11HighlightResponse\x12\x31\n\x08progress\x18\x01 \x01(\x0b\x32\x1f.framehaul.v1.HighlightProgress\x12$\n\x06scores\x18\x02 \x01(\x0b\x32\x14.framehaul.v1.Scores\x12,\n\x07\x65xcerpt\x18\x03 \x01(\x0b\x32\x1b.framehaul.v1.ExcerptFrames\x12$\n\x06\x66rames\x18\x04 \x01(\x0b\x32\x14.framehaul.v1.Frames\x12)\n\x04\x64one\x18\x05 \x01(\x0b\x32\x1b.framehaul.v1.HighlightDone\x12\x0f\n\x07payload\x18\x0f \x01(\x0c*L\n\x04\x43uts\x12\x14\n\x10\x43UTS_UNSPECIFIED\x10\x00\x12\x0e\n\nCUTS_ALLOW\x10\x01\x12\x0e\n\nCUTS_AVOID\x10\x02\x12\x0e\n\nCUTS_NEVER\x10\x03*>\n\x04Want\x12\x14\n\x10WANT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWANT_SCORES\x10\x01\x12\x0f\n\x0bWANT_FRAMES\x10\x02\x32\x64\n\x10HighlightService\x12P\n\tHighlight\x12\x1e.framehaul.v1.HighlightRequest\x1a\x1f.framehaul.v1.HighlightResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66ramehaul/v1/highlights.proto\x12\x0c\x66ramehaul.v1\x1a\x19\x66ramehaul/v1/frames.proto\"\xf2\x02\n\rHighlightOpen\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x10\n\x08\x65xcerpts\x18\x04 \x01(\r\x12\x1a\n\x12samples_per_second\x18\x05 \x01(\x01\x12 \n\x04\x63uts\x18\x06 \x01(\x0e\x32\x12.framehaul.v1.Cuts\x12 \n\x04want\x18\x07 \x01(\x0e\x32\x12.framehaul.v1.Want\x12\x0c\n\x04path\x18\x08 \x01(\t\x12\x14\n\x0cupload_bytes\x18\t \x01(\x04\x12/\n\x0cpixel_format\x18\n \x01(\x0e\x32\x19.framehaul.v1.PixelFormat\x12\x19\n\x11max_message_bytes\x18\x0b \x01(\r\x12\x12\n\ncrop_width\x18\x0c \x01(\r\x12\x13\n\x0b\x63rop_height\x18\r \x01(\r\x12\x15\n\rwindow_frames\x18\x0e \x01(\r\x12\x10\n\x08saliency\x18\x19 \x01(\x08\"\x82\x01\n\x10HighlightRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x1b.framehaul.v1.HighlightOpen\x12\x15\n\rend_of_upload\x18\x02 \x01(\x08\x12\x1e\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x11.framehaul.v1.Ack\x12\x0c\n\x04\x64\x61ta\x18\x0f \x01(\x0c\"B\n\x07\x45xcerpt\x12\r\n\x05start\x18\x01 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x01\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0c\n\x04weak\x18\x04 \x01(\x08\"\x91\x01\n\x11HighlightProgress\x12\x16\n\x0euploaded_bytes\x18\x01 \x01(\x04\x12\x17\n\x0fscanned_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\r\x12#\n\x04\x62\x65st\x18\x05 \x01(\x0b\x32\x15.framehaul.v1.Excerpt\"m\n\x06Scores\x12\r\n\x05times\x18\x01 \x03(\x01\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0c\n\x04\x63uts\x18\x03 \x03(\x01\x12\'\n\x08\x65xcerpts\x18\x04 \x03(\x0b\x32\x15.framehaul.v1.Excerpt\x12\r\n\x05model\x18\x05 \x01(\t\"\x99\x02\n\rExcerptFrames\x12&\n\x07\x65xcerpt\x18\x01 \x01(\x0b\x32\x15.framehaul.v1.Excerpt\x12\x13\n\x0b\x66irst_frame\x18\x02 \x01(\x04\x12\x12\n\nnum_frames\x18\x03 \x01(\x04\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12/\n\x0cpixel_format\x18\x06 \x01(\x0e\x32\x19.framehaul.v1.PixelFormat\x12\x16\n\x0erate_numerator\x18\x07 \x01(\r\x12\x18\n\x10rate_denominator\x18\x08 \x01(\r\x12\x11\n\tcrop_left\x18\t \x03(\x11\x12\x10\n\x08\x63rop_top\x18\n \x03(\x11\x12\x10\n\x08saliency\x18\x15 \x01(\x08\"Q\n\rHighlightDone\x12\x12\n\nnum_frames\x18\x01 \x01(\x04\x12\x14\n\x0cread_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65vice_seconds\x18\x03 \x01(\x01\"\xfc\x01\n\x11HighlightResponse\x12\x31\n\x08progress\x18\x01 \x01(\x0b\x32\x1f.framehaul.v1.HighlightProgress\x12$\n\x06scores\x18\x02 \x01(\x0b\x32\x14.framehaul.v1.Scores\x12,\n\x07\x65xcerpt\x18\x03 \x01(\x0b\x32\x1b.framehaul.v1.ExcerptFrames\x12$\n\x06\x66rames\x18\x04 \x01(\x0b\x32\x14.framehaul.v1.Frames\x12)\n\x04\x64one\x18\x05 \x01(\x0b\x32\x1b.framehaul.v1.HighlightDone\x12\x0f\n\x07payload\x18\x0f \x01(\x0c*L\n\x04\x43uts\x12\x14\n\x10\x43UTS_UNSPECIFIED\x10\x00\x12\x0e\n\nCUTS_ALLOW\x10\x01\x12\x0e\n\nCUTS_AVOID\x10\x02\x12\x0e\n\nCUTS_NEVER\x10\x03*>\n\x04Want\x12\x14\n\x10WANT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWANT_SCORES\x10\x01\x12\x0f\n\x0bWANT_FRAMES\x10\x02\x32\x64\n\x10HighlightService\x12P\n\tHighlight\x12\x1e.framehaul.v1.HighlightRequest\x1a\x1f.framehaul.v1.HighlightResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'framehaul.v1.highlights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CUTS']._serialized_start=1493
-  _globals['_CUTS']._serialized_end=1569
-  _globals['_WANT']._serialized_start=1571
-  _globals['_WANT']._serialized_end=1633
+  _globals['_CUTS']._serialized_start=1529
+  _globals['_CUTS']._serialized_end=1605
+  _globals['_WANT']._serialized_start=1607
+  _globals['_WANT']._serialized_end=1669
   _globals['_HIGHLIGHTOPEN']._serialized_start=75
-  _globals['_HIGHLIGHTOPEN']._serialized_end=427
-  _globals['_HIGHLIGHTREQUEST']._serialized_start=430
-  _globals['_HIGHLIGHTREQUEST']._serialized_end=560
-  _globals['_EXCERPT']._serialized_start=562
-  _globals['_EXCERPT']._serialized_end=628
-  _globals['_HIGHLIGHTPROGRESS']._serialized_start=631
-  _globals['_HIGHLIGHTPROGRESS']._serialized_end=776
-  _globals['_SCORES']._serialized_start=778
-  _globals['_SCORES']._serialized_end=887
-  _globals['_EXCERPTFRAMES']._serialized_start=890
-  _globals['_EXCERPTFRAMES']._serialized_end=1153
-  _globals['_HIGHLIGHTDONE']._serialized_start=1155
-  _globals['_HIGHLIGHTDONE']._serialized_end=1236
-  _globals['_HIGHLIGHTRESPONSE']._serialized_start=1239
-  _globals['_HIGHLIGHTRESPONSE']._serialized_end=1491
-  _globals['_HIGHLIGHTSERVICE']._serialized_start=1635
-  _globals['_HIGHLIGHTSERVICE']._serialized_end=1735
+  _globals['_HIGHLIGHTOPEN']._serialized_end=445
+  _globals['_HIGHLIGHTREQUEST']._serialized_start=448
+  _globals['_HIGHLIGHTREQUEST']._serialized_end=578
+  _globals['_EXCERPT']._serialized_start=580
+  _globals['_EXCERPT']._serialized_end=646
+  _globals['_HIGHLIGHTPROGRESS']._serialized_start=649
+  _globals['_HIGHLIGHTPROGRESS']._serialized_end=794
+  _globals['_SCORES']._serialized_start=796
+  _globals['_SCORES']._serialized_end=905
+  _globals['_EXCERPTFRAMES']._serialized_start=908
+  _globals['_EXCERPTFRAMES']._serialized_end=1189
+  _globals['_HIGHLIGHTDONE']._serialized_start=1191
+  _globals['_HIGHLIGHTDONE']._serialized_end=1272
+  _globals['_HIGHLIGHTRESPONSE']._serialized_start=1275
+  _globals['_HIGHLIGHTRESPONSE']._serialized_end=1527
+  _globals['_HIGHLIGHTSERVICE']._serialized_start=1671
+  _globals['_HIGHLIGHTSERVICE']._serialized_end=1771
 # @@protoc_insertion_point(module_scope)

@@ -92,6 +92,7 @@ class HighlightOpen(google.protobuf.message.Message):
     CROP_WIDTH_FIELD_NUMBER: builtins.int
     CROP_HEIGHT_FIELD_NUMBER: builtins.int
     WINDOW_FRAMES_FIELD_NUMBER: builtins.int
+    SALIENCY_FIELD_NUMBER: builtins.int
     text: builtins.str
     """query in words; only where the server has a model that reads them"""
     seconds: builtins.float
@@ -115,6 +116,8 @@ class HighlightOpen(google.protobuf.message.Message):
     crop_height: builtins.int
     window_frames: builtins.int
     """frames the client takes before its first Ack; 0: the server's choice"""
+    saliency: builtins.bool
+    """maps of where people look too: of each excerpt; without a query, of all the video"""
     @property
     def images(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """query pictures, each a whole JPEG, PNG or WebP file"""
@@ -136,8 +139,9 @@ class HighlightOpen(google.protobuf.message.Message):
         crop_width: builtins.int = ...,
         crop_height: builtins.int = ...,
         window_frames: builtins.int = ...,
+        saliency: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["crop_height", b"crop_height", "crop_width", b"crop_width", "cuts", b"cuts", "excerpts", b"excerpts", "images", b"images", "max_message_bytes", b"max_message_bytes", "path", b"path", "pixel_format", b"pixel_format", "samples_per_second", b"samples_per_second", "seconds", b"seconds", "text", b"text", "upload_bytes", b"upload_bytes", "want", b"want", "window_frames", b"window_frames"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["crop_height", b"crop_height", "crop_width", b"crop_width", "cuts", b"cuts", "excerpts", b"excerpts", "images", b"images", "max_message_bytes", b"max_message_bytes", "path", b"path", "pixel_format", b"pixel_format", "saliency", b"saliency", "samples_per_second", b"samples_per_second", "seconds", b"seconds", "text", b"text", "upload_bytes", b"upload_bytes", "want", b"want", "window_frames", b"window_frames"]) -> None: ...
 
 Global___HighlightOpen: typing_extensions.TypeAlias = HighlightOpen
 
@@ -289,6 +293,7 @@ class ExcerptFrames(google.protobuf.message.Message):
     RATE_DENOMINATOR_FIELD_NUMBER: builtins.int
     CROP_LEFT_FIELD_NUMBER: builtins.int
     CROP_TOP_FIELD_NUMBER: builtins.int
+    SALIENCY_FIELD_NUMBER: builtins.int
     first_frame: builtins.int
     """of this excerpt, counted over all of them"""
     num_frames: builtins.int
@@ -299,6 +304,8 @@ class ExcerptFrames(google.protobuf.message.Message):
     rate_numerator: builtins.int
     """frames a second"""
     rate_denominator: builtins.int
+    saliency: builtins.bool
+    """they are maps of where people look, brightest where that is most"""
     @property
     def excerpt(self) -> Global___Excerpt: ...
     @property
@@ -320,9 +327,10 @@ class ExcerptFrames(google.protobuf.message.Message):
         rate_denominator: builtins.int = ...,
         crop_left: collections.abc.Iterable[builtins.int] | None = ...,
         crop_top: collections.abc.Iterable[builtins.int] | None = ...,
+        saliency: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["excerpt", b"excerpt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["crop_left", b"crop_left", "crop_top", b"crop_top", "excerpt", b"excerpt", "first_frame", b"first_frame", "height", b"height", "num_frames", b"num_frames", "pixel_format", b"pixel_format", "rate_denominator", b"rate_denominator", "rate_numerator", b"rate_numerator", "width", b"width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["crop_left", b"crop_left", "crop_top", b"crop_top", "excerpt", b"excerpt", "first_frame", b"first_frame", "height", b"height", "num_frames", b"num_frames", "pixel_format", b"pixel_format", "rate_denominator", b"rate_denominator", "rate_numerator", b"rate_numerator", "saliency", b"saliency", "width", b"width"]) -> None: ...
 
 Global___ExcerptFrames: typing_extensions.TypeAlias = ExcerptFrames
 

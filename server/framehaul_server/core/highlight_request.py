@@ -35,6 +35,8 @@ class HighlightRules:
     has_root: bool
     """Films below a folder of the server's may be named."""
     max_upload_bytes: int
+    has_saliency: bool = False
+    """It can say where people look."""
     default_window: int = 24
 
 
@@ -48,6 +50,8 @@ class HighlightAsked:
     per_second: float
     cuts: Cuts
     wants_frames: bool
+    wants_saliency: bool
+    """Maps of where people look: of each excerpt, or of all the film if nothing is searched for."""
     path: str
     """Below the server's folder; empty: the film is uploaded."""
     upload_bytes: int
@@ -71,6 +75,11 @@ class HighlightAsked:
         _check_range("open.excerpts", excerpts, 1, MAX_EXCERPTS)
         if bool(crop[0]) != bool(crop[1]) or max(crop) > 100 * max(1, min(crop)):
             raise InvalidInput("open.crop_width", f"{crop[0]}:{crop[1]}", "a shape such as 9:16, with both numbers")
+        if asked.saliency and not rules.has_saliency:
+            raise OutOfOrder(
+                "open.saliency: this server has no network that says where people look; it needs the weights of "
+                "TASED-Net, server --highlight-saliency FILE"
+            )
         _check_query(asked, rules.model)
         if asked.path:
             if not rules.has_root:
@@ -92,6 +101,7 @@ class HighlightAsked:
             per_second=per_second,
             cuts=_cuts(asked.cuts),
             wants_frames=_wants_frames(asked.want),
+            wants_saliency=asked.saliency,
             path=asked.path,
             upload_bytes=asked.upload_bytes,
             pixel_format=_pixel_format(asked.pixel_format),
@@ -99,6 +109,11 @@ class HighlightAsked:
             crop=crop if crop[0] else None,
             window_frames=window,
         )
+
+    @property
+    def searches(self) -> bool:
+        """Something is searched for."""
+        return bool(self.images)
 
     def check_frame(self, width: int, height: int, max_pixels: int) -> None:
         """Refuse frames that don't fit a slot or a message.
@@ -121,7 +136,7 @@ def _check_range(field: str, value: float, low: float, high: float) -> None:
 def _check_query(asked: highlights_pb2.HighlightOpen, model: EmbeddingModel) -> None:
     if asked.text and not model.reads_text:
         raise OutOfOrder("open.text: this server's network knows pictures alone; search with images of what is wanted")
-    if not asked.images and not asked.text:
+    if not asked.images and not asked.text and (not asked.saliency or asked.want == highlights_pb2.WANT_FRAMES):
         raise InvalidInput("open.images", "none", f"1..{MAX_PICTURES} pictures of what is searched for")
     if len(asked.images) > MAX_PICTURES:
         raise InvalidInput("open.images", len(asked.images), f"at most {MAX_PICTURES} pictures")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,11 +22,14 @@ from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import InvalidInput, WorkerLost
 from framehaul_pipeline.highlight import rank
 from framehaul_pipeline.highlight.messages import FilmInfo, ReaderSetup, ReadFrames, ReadPictures, Scan
+from framehaul_pipeline.models.saliency import NAME as SALIENCY_NAME
 from framehaul_pipeline.supervision.epoch import QueryEvents, WorkerQuery
 from framehaul_server.core.highlight_request import HighlightAsked, HighlightRules
 from framehaul_server.core.packing import frames_per_message
 from framehaul_server.core.window import check_ack
 from framehaul_server.errors import ClientLeft, ClientSilent, ClientStalled
+from framehaul_server.highlight.crop import cropped
+from framehaul_server.highlight.maps import FilmMaps
 from framehaul_server.highlight.readers import Readers
 from framehaul_server.highlight.scan import FilmSamples, batch_frames
 from framehaul_server.highlight.segments import key_frames_suffice, spans_worth_reading, split
@@ -88,7 +92,6 @@ class HighlightWork:
         self._asked, self._around, self._connection, self._name = asked, around, connection, name
         self._upload: Upload | None = None
         self._film_fd = self._pictures_fd = -1
-        self._processor_s = self._device_s = 0.0
         self._has_scores = False
         self._num_sent = self._num_acked = 0
         self._window_until = asked.window_frames
@@ -198,6 +201,11 @@ class HighlightWork:
 
     async def _with_readers(self, readers: Readers, query: WorkerQuery, found: FilmSamples) -> None:
         info = await readers.probe()
+        maps = FilmMaps(readers, query, found, info, self._around.worker.device)
+        if not self._asked.searches:
+            await self._map_all(maps, info)
+            await self._finish(readers, found)
+            return
         await self._open_query(readers, query)
         rate = Fraction(info.rate_numerator, info.rate_denominator)
         wanted = rank.Wanted(
@@ -216,13 +224,15 @@ class HighlightWork:
         if not len(samples):
             raise InvalidInput("video", "it", "a video with frames")
         ranking = rank.rank(samples, info.duration, wanted)
-        self._processor_s, self._device_s = readers.processor_seconds, found.device_ns / 1e9
         self._has_scores = True
         await self._write(self._scores(ranking))
-        if self._asked.wants_frames:
-            await self._send_frames(readers, query, info, found, ranking.excerpts)
+        if self._asked.wants_frames or self._asked.wants_saliency:
+            await self._send_excerpts(readers, query, info, found, maps, ranking.excerpts)
+        await self._finish(readers, found)
+
+    async def _finish(self, readers: Readers, found: FilmSamples) -> None:
         done = highlights_pb2.HighlightDone(
-            num_frames=self._num_sent, read_seconds=readers.processor_seconds, device_seconds=self._device_s
+            num_frames=self._num_sent, read_seconds=readers.processor_seconds, device_seconds=found.device_ns / 1e9
         )
         await self._write(highlights_pb2.HighlightResponse(done=done))
 
@@ -294,73 +304,73 @@ class HighlightWork:
 
     # The frames
 
-    async def _send_frames(
+    async def _send_excerpts(
         self,
         readers: Readers,
         query: WorkerQuery,
         info: FilmInfo,
         found: FilmSamples,
+        maps: FilmMaps,
         excerpts: list[rank.Excerpt],
     ) -> None:
-        rate = Fraction(info.rate_numerator, info.rate_denominator)
+        async with self._acknowledged() as acks:
+            for excerpt in excerpts:
+                if self._asked.wants_frames:
+                    size = await self._crop(info, found, maps, excerpt)
+                    await self._send_frames(readers, query, info, excerpt, size, acks)
+                if self._asked.wants_saliency:
+                    await self._send_maps(maps, info, excerpt, acks)
+
+    @contextlib.asynccontextmanager
+    async def _acknowledged(self) -> AsyncIterator[asyncio.Task[None]]:
         acks = asyncio.create_task(self._read_acks())
         try:
-            for excerpt in excerpts:
-                width, height, left, top = cropped(info, self._asked.crop, found.place(excerpt.start, excerpt.end))
-                self._asked.check_frame(width, height, self._around.config.max_pixels)
-                job = ReadFrames(
-                    start=excerpt.start,
-                    end=excerpt.end,
-                    width=width,
-                    height=height,
-                    left=left,
-                    top=top,
-                    pixel_format=self._asked.pixel_format,
-                    num_frames=max(1, round((excerpt.end - excerpt.start) * rate)),
-                )
-                await self._send_excerpt(readers, query, info, excerpt, job, acks)
+            yield acks
         finally:
             acks.cancel()
             await asyncio.wait((acks,))
 
-    async def _send_excerpt(
+    async def _crop(
+        self, info: FilmInfo, found: FilmSamples, maps: FilmMaps, excerpt: rank.Excerpt
+    ) -> tuple[int, int, int, int]:
+        place, looked_at = found.place(excerpt.start, excerpt.end), None
+        if self._asked.crop is not None and self._around.config.saliency is not None:
+            looked_at = await maps.looked_at(_numbers(info, excerpt))
+        # What is hardly alike to what was searched for says nothing.
+        weak = excerpt.weak and looked_at is not None
+        return cropped(info, self._asked.crop, None if weak else place, looked_at)
+
+    async def _send_frames(
         self,
         readers: Readers,
         query: WorkerQuery,
         info: FilmInfo,
         excerpt: rank.Excerpt,
-        job: ReadFrames,
+        crop: tuple[int, int, int, int],
         acks: asyncio.Task[None],
     ) -> None:
-        frame_bytes = job.pixel_format.frame_bytes(job.height, job.width)
-        fit = frames_per_message(frame_bytes, self._asked.max_message_bytes)
-        to_a_message = min(fit, self._asked.window_frames)
-        crops = job.num_frames if self._asked.crop else 0
-        head = highlights_pb2.ExcerptFrames(
-            excerpt=_excerpt(excerpt),
-            first_frame=self._num_sent,
-            num_frames=job.num_frames,
-            height=job.height,
-            width=job.width,
-            pixel_format=wire.PIXEL_FORMATS[job.pixel_format],
-            rate_numerator=info.rate_numerator,
-            rate_denominator=info.rate_denominator,
-            crop_left=[job.left] * crops,
-            crop_top=[job.top] * crops,
+        width, height, left, top = crop
+        job = ReadFrames(
+            start=excerpt.start,
+            end=excerpt.end,
+            width=width,
+            height=height,
+            left=left,
+            top=top,
+            pixel_format=self._asked.pixel_format,
+            num_frames=len(_numbers(info, excerpt)),
         )
-        await self._write(highlights_pb2.HighlightResponse(excerpt=head))
+        head = self._head(info, excerpt, width, height)
+        if self._asked.crop:
+            head.crop_left.extend([left] * job.num_frames)
+            head.crop_top.extend([top] * job.num_frames)
         first = self._num_sent
+        await self._write(highlights_pb2.HighlightResponse(excerpt=head))
 
         async def send(slot: int, generation: int, times: tuple[float, ...]) -> None:
             try:
-                for begin in range(0, len(times), to_a_message):
-                    num_frames = min(to_a_message, len(times) - begin)
-                    await self._room(num_frames, acks)
-                    # Not held while somebody else may close the ring.
-                    with query.samples.ring.payload(slot) as payload:
-                        message = _frames(self._num_sent, num_frames, payload[begin * frame_bytes :], frame_bytes)
-                    self._num_sent += num_frames
-                    await self._write(message)
+                # Not held while somebody else may close the ring.
+                await self._send(len(times), head, lambda: query.samples.ring.payload(slot), acks)
             finally:
                 query.samples.abandon(slot, generation)
 
@@ -369,6 +379,60 @@ class HighlightWork:
             raise InvalidInput(
                 "video", f"{self._num_sent - first} frames", f"{job.num_frames} in an excerpt, by its rate"
             )
+
+    async def _map_all(self, maps: FilmMaps, info: FilmInfo) -> None:
+        """Say where people look in all of the film."""
+        if not info.duration:
+            raise InvalidInput("video", "it", "a video that says how long it is")
+        self._has_scores = True
+        whole = rank.Excerpt(0.0, info.duration, 0.0, weak=False)
+        scores = highlights_pb2.Scores(excerpts=[_excerpt(whole)], model=SALIENCY_NAME)
+        await self._write(highlights_pb2.HighlightResponse(scores=scores))
+        async with self._acknowledged() as acks:
+            await self._send_maps(maps, info, whole, acks)
+
+    async def _send_maps(self, maps: FilmMaps, info: FilmInfo, excerpt: rank.Excerpt, acks: asyncio.Task[None]) -> None:
+        head = self._head(info, excerpt, maps.width, maps.height)
+        head.saliency = True
+        await self._write(highlights_pb2.HighlightResponse(excerpt=head))
+
+        async def send(num_maps: int, pictures: memoryview) -> None:
+            await self._send(num_maps, head, lambda: pictures[:], acks)
+
+        await maps.make(_numbers(info, excerpt), self._asked.pixel_format, send)
+
+    def _head(self, info: FilmInfo, excerpt: rank.Excerpt, width: int, height: int) -> highlights_pb2.ExcerptFrames:
+        """What is said before an excerpt's frames, or its maps."""
+        self._asked.check_frame(width, height, self._around.config.max_pixels)
+        return highlights_pb2.ExcerptFrames(
+            excerpt=_excerpt(excerpt),
+            first_frame=self._num_sent,
+            num_frames=len(_numbers(info, excerpt)),
+            height=height,
+            width=width,
+            pixel_format=wire.PIXEL_FORMATS[self._asked.pixel_format],
+            rate_numerator=info.rate_numerator,
+            rate_denominator=info.rate_denominator,
+        )
+
+    async def _send(
+        self,
+        num_frames: int,
+        head: highlights_pb2.ExcerptFrames,
+        pixels: Callable[[], memoryview],
+        acks: asyncio.Task[None],
+    ) -> None:
+        """Send frames that lie one after the other in `pixels`, which is looked at for one message at a time."""
+        frame_bytes = self._asked.pixel_format.frame_bytes(head.height, head.width)
+        fit = frames_per_message(frame_bytes, self._asked.max_message_bytes)
+        to_a_message = min(fit, self._asked.window_frames)
+        for begin in range(0, num_frames, to_a_message):
+            count = min(to_a_message, num_frames - begin)
+            await self._room(count, acks)
+            with pixels() as all_of_them:
+                message = _frames(self._num_sent, count, all_of_them[begin * frame_bytes :], frame_bytes)
+            self._num_sent += count
+            await self._write(message)
 
     async def _room(self, num_frames: int, acks: asyncio.Task[None]) -> None:
         """Wait until the client takes so many frames more, or has taken all that it has; a message is whole."""
@@ -411,21 +475,11 @@ def _frames(first: int, num_frames: int, pixels: memoryview, frame_bytes: int) -
         return wire.join(header, (frames,))
 
 
-def cropped(info: FilmInfo, crop: tuple[int, int] | None, place: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Width, height, left and top of what is sent of a frame: even, the largest of the shape, around `place`."""
-    width, height = info.width, info.height
-    if crop is not None:
-        across, down = crop
-        if width * down > height * across:
-            width = height * across // down
-        else:
-            height = width * down // across
-    width, height = max(2, width - width % 2), max(2, height - height % 2)
-    left, top = (
-        min(max(0, round(part * whole - side / 2)), whole - side)
-        for part, whole, side in zip(place, (info.width, info.height), (width, height), strict=True)
-    )
-    return width, height, left, top
+def _numbers(info: FilmInfo, excerpt: rank.Excerpt) -> range:
+    """Of an excerpt's frames in the film, by its rate."""
+    rate = Fraction(info.rate_numerator, info.rate_denominator)
+    first = round(excerpt.start * rate)
+    return range(first, first + max(1, round((excerpt.end - excerpt.start) * rate)))
 
 
 def _looked_at(wanted: rank.Wanted) -> rank.Wanted:

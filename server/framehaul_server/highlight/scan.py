@@ -11,7 +11,7 @@ import numpy as np
 from framehaul_pipeline.config import HISTOGRAM_BYTES, MAX_BATCH_FRAMES
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.highlight.rank import Floats, Samples
-from framehaul_pipeline.link.messages import Embedded
+from framehaul_pipeline.link.messages import Embedded, MapFrames, Mapped
 from framehaul_pipeline.supervision.epoch import WorkerQuery
 from framehaul_pipeline.supervision.reader import ReaderLost
 
@@ -29,6 +29,7 @@ class FilmSamples:
         self._similarities = np.zeros((0, kinds))
         self._places = np.zeros((0, 2))
         self._error: asyncio.Future[PipelineError] = asyncio.get_running_loop().create_future()
+        self._maps: asyncio.Future[bytes] | None = None
         self.changed = asyncio.Event()
         self.device_ns = 0
 
@@ -76,6 +77,12 @@ class FilmSamples:
         self._histograms.append(np.nan_to_num(np.frombuffer(part, np.float32).reshape(num_frames, -1)))
         query.embed(slot, generation, num_frames)
 
+    async def maps(self, query: WorkerQuery, message: MapFrames) -> bytes:
+        """Let the worker make maps of a run of frames, and take them; one run at a time."""
+        self._maps = asyncio.get_running_loop().create_future()
+        query.map(message)
+        return await self._maps
+
     async def settled(self) -> None:
         """Wait until all that was taken is compared."""
         while self.num_embedded < len(self._times):
@@ -108,6 +115,12 @@ class FilmSamples:
         self._places = np.concatenate((self._places[: embedded.first], np.array(embedded.places).T))
         self.device_ns += embedded.device_ns
         self.changed.set()
+
+    def on_mapped(self, mapped: Mapped, maps: memoryview) -> None:
+        """See `QueryEvents`."""
+        self.device_ns += mapped.device_ns
+        if self._maps is not None and not self._maps.done():
+            self._maps.set_result(bytes(maps))
 
     def on_failed(self, error: PipelineError) -> None:
         """See `QueryEvents`."""

@@ -6,7 +6,7 @@ import pytest
 
 from framehaul_pipeline.highlight.messages import FilmInfo
 from framehaul_pipeline.link.messages import Embedded
-from framehaul_server.highlight.request import cropped
+from framehaul_server.highlight.crop import cropped
 from framehaul_server.highlight.scan import FilmSamples
 
 
