@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", default=f"{WIDTH}x{HEIGHT}")
-    parser.add_argument("--batches", nargs="+", type=int, default=(1, 4, MOST_WINDOWS))
+    parser.add_argument("--batches", nargs="+", type=int, default=(1, MOST_WINDOWS, 8))
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     options = parser.parse_args(argv)

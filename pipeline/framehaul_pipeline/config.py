@@ -10,7 +10,7 @@ import msgspec
 from framehaul.formats import SLOT_BYTES_PER_PIXEL, LatentDtype
 from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.models.model import TINY, Model
-from framehaul_pipeline.models.saliency import FRAME_BYTES, MOST_FRAMES, SaliencyModel
+from framehaul_pipeline.models.saliency import MOST_FRAMES, SaliencyModel
 from framehaul_pipeline.spec import DecoderSpec
 
 PAGE_BYTES: Final = 16 << 20
@@ -61,7 +61,7 @@ class WorkerConfig:
     embedding: EmbeddingModel | None = None
     """What films are searched by; None: none are."""
     saliency: SaliencyModel | None = None
-    """Says where people look in films that are searched; None: nothing does."""
+    """Says where people look in films; None: nothing does."""
     num_sample_slots: int = 16
     """Batches of films' frames in shared memory."""
 
@@ -110,6 +110,11 @@ class WorkerConfig:
         return tuple(model.spec for model in self.models)
 
     @property
+    def reads_films(self) -> bool:
+        """They are searched, or mapped."""
+        return self.embedding is not None or self.saliency is not None
+
+    @property
     def num_inlet_slots(self) -> int:
         """One for each latent."""
         return self.num_inlet_chunks * self.chunk_latents
@@ -134,7 +139,7 @@ class WorkerConfig:
         side = self.embedding.side if self.embedding else 0
         return max(
             MAX_BATCH_FRAMES * (side * side * 3 + HISTOGRAM_BYTES),
-            MOST_FRAMES * FRAME_BYTES if self.saliency else 0,
+            MOST_FRAMES * self.saliency.frame_bytes if self.saliency else 0,
             self.max_pixels * SLOT_BYTES_PER_PIXEL,
         )
 

@@ -19,7 +19,6 @@ from framehaul.address import Address
 from framehaul.allocator import give_back
 from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
-from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerFailed, WorkerState
 from framehaul_server import logs
 from framehaul_server.access.callers import Identify, as_everyone, by_token
@@ -99,9 +98,9 @@ class App:
         reading = _reading(config)
         self._worker_ready = asyncio.Event()
         self._highlights = None
-        if config.worker.embedding is not None:
+        if config.worker.reads_films:
             self._highlights = HighlightService(
-                _highlights(config, config.worker.embedding, self._supervisor, self._worker_ready),
+                _highlights(config, self._supervisor, self._worker_ready),
                 identify=identify,
                 admission=self._admission,
                 reading=reading,
@@ -308,16 +307,14 @@ def _reading(config: ServerConfig) -> Reading:
     return Reading(most, grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
 
 
-def _highlights(
-    config: ServerConfig, model: EmbeddingModel, supervisor: Supervisor, ready: asyncio.Event
-) -> Surroundings:
+def _highlights(config: ServerConfig, supervisor: Supervisor, ready: asyncio.Event) -> Surroundings:
     num_readers = config.highlight_readers or max(1, len(os.sched_getaffinity(0)) - 2)
     return Surroundings(
         worker=supervisor,
         worker_ready=ready,
         config=config.worker,
         rules=HighlightRules(
-            model=model,
+            model=config.worker.embedding,
             has_root=config.highlight_root is not None,
             max_upload_bytes=config.highlight_upload_bytes,
             has_saliency=config.worker.saliency is not None,

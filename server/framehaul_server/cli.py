@@ -114,8 +114,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
         told["worker"]["models"] = tuple(describe_model(text, kinds) for text in told["worker"]["models"])
         if told[""]["highlight"]:
             told["worker"]["embedding"] = packaged_model()
-            if told[""]["highlight_saliency"] is not None:
-                told["worker"]["saliency"] = describe_saliency(told[""]["highlight_saliency"])
+        if told[""]["highlight_saliency"] is not None:
+            told["worker"]["saliency"] = describe_saliency(told[""]["highlight_saliency"])
         return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=read_tls(**told["tls"]), **told[""])
     except (ValueError, InvalidInput) as error:
         parser.error(str(error))

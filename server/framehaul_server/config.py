@@ -103,8 +103,6 @@ class ServerConfig:
             raise ValueError(
                 f"metrics={self.metrics}: must name a port with devices, whose servers take those after it"
             )
-        if self.highlight_saliency is not None and not self.highlight:
-            raise ValueError(f"highlight_saliency={self.highlight_saliency}: needs --highlight")
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level={self.log_level}: must be one of {', '.join(LEVELS)}")
         for name, low, high in (
@@ -300,7 +298,8 @@ OPTIONS: Final = (
         "--highlight-saliency",
         "highlight_saliency",
         _FILE,
-        "TASED-Net's weights, a safetensors file: crops keep what people look at, and maps of that can be had",
+        "TASED-Net's weights, a safetensors file: say where people look in films, and crop around that; works without "
+        "--highlight",
     ),
     Option("--highlight-upload-mib", "highlight_upload_bytes", _MIB, "uploaded films together, on disk, in MiB"),
     Option(

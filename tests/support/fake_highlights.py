@@ -76,13 +76,12 @@ class _Servicer(HighlightServiceServicer):
         answers = self.answers
         assert answers.opened is not None
         sent, room = 0, answers.opened.window_frames
-        if answers.opened.want == highlights_pb2.WANT_FRAMES:
-            for start, end in answers.excerpts:
-                await context.write(
-                    highlights_pb2.HighlightResponse(
-                        excerpt=self.coming(sent, highlights_pb2.Excerpt(start=start, end=end))
-                    )
-                )
+        kinds = [False] * (answers.opened.want == highlights_pb2.WANT_FRAMES) + [True] * answers.opened.saliency
+        for start, end in answers.excerpts:
+            for saliency in kinds:
+                coming = self.coming(sent, highlights_pb2.Excerpt(start=start, end=end))
+                coming.saliency = saliency
+                await context.write(highlights_pb2.HighlightResponse(excerpt=coming))
                 for _ in range(answers.frames_each):
                     while sent >= room:
                         ack = (await context.read()).ack

@@ -63,8 +63,10 @@ def light_seeking_tased() -> dict[str, Tensor]:
         if kind == "running_var" or (kind == "weight" and tensor.ndim == 1):
             weights.fill_(1)
         elif kind == "weight" and "branch" not in name.replace("branch0", ""):
-            # Of several, the middle one; of two moments, the later one; what doubles the size fills all places.
-            taps = (slice(None) if size == 4 else size // 2 for size in tensor.shape[2:])
+            # Of what is beside it the middle one, of two moments the later one. On the way back it spreads to all
+            # sides: of two windows with one largest voxel the last one counts, were it nothing.
+            spreads = name.startswith(("convtsp2", "convtsp3", "convtsp4"))
+            taps = [slice(None) if spreads and size > 2 else size // 2 for size in tensor.shape[2:]]
             weights[(0, slice(None) if name == "base1.0.conv_s.weight" else 0, *taps)] = 1
         found[f"module.{name}"] = weights.half() if weights.is_floating_point() else weights
     found["module.convtsp4.13.weight"] *= 8

@@ -90,6 +90,9 @@ class ReadRuns(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     rate_denominator: int
     most_frames: int
     """Of a run."""
+    width: int
+    """Of a frame in the slot."""
+    height: int
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -25,7 +25,7 @@ from framehaul_pipeline.encode.video_input import decodable_videos, orientation,
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.highlight.messages import FilmInfo, ReadFrames, ReadRuns, Scan
 from framehaul_pipeline.highlight.runs import Run, runs
-from framehaul_pipeline.models.saliency import HEIGHT, WIDTH, WINDOW_FRAMES
+from framehaul_pipeline.models.saliency import WINDOW_FRAMES
 
 CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,h264,hevc,obu,m4v,gif,apng,webp_pipe"
 """FFmpeg's names of what is read; nothing that may name other files, as playlists do."""
@@ -172,7 +172,7 @@ class Film:
             yield time, self._formatted(np.ascontiguousarray(pixels), wanted.pixel_format)
 
     def runs(self, wanted: ReadRuns) -> Iterator[tuple[Run, list[NDArray[np.uint8]]]]:
-        """Runs of frames, each upright and as large as the network wants them, `[HEIGHT, WIDTH, 3] uint8`.
+        """Runs of frames, each upright and as large as the network wants them, `[height, width, 3] uint8`.
 
         Frames are what is shown at an even rate. After the film's last frame, that is shown for as long as is wanted.
 
@@ -191,7 +191,7 @@ class Film:
                 if frame is None:
                     raise self._wrong("a video with frames")
                 if index >= oldest:
-                    kept[index] = self._scaled(frame, WIDTH, HEIGHT)
+                    kept[index] = self._scaled(frame, wanted.width, wanted.height)
                 index += 1
             yield run, [kept[number] for number in range(run.begin, run.end)]
 

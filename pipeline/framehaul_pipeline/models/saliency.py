@@ -16,9 +16,8 @@ WINDOW_FRAMES: Final = 32
 HEIGHT: Final = 224
 WIDTH: Final = 384
 """What the network was trained at."""
-FRAME_BYTES: Final = HEIGHT * WIDTH * 3
-MOST_WINDOWS: Final = 8
-"""On the device together."""
+MOST_WINDOWS: Final = 4
+"""On the device together: more take memory, and hardly less time each."""
 MOST_FRAMES: Final = WINDOW_FRAMES + MOST_WINDOWS - 1
 """That so many windows take, each a frame later than the one before."""
 _PARTS: Final = ("base", "convtsp")
@@ -28,9 +27,17 @@ _NUMBERS: Final = 21_287_237
 
 
 class SaliencyModel(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the network's weights lie."""
+    """Where the network's weights lie, and what it sees of a frame."""
 
     path: str
+    height: int = HEIGHT
+    width: int = WIDTH
+    """Both multiples of 32."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of a frame as it sees it, `[height, width, 3] uint8`."""
+        return self.height * self.width * 3
 
 
 def describe_saliency(path: Path) -> SaliencyModel:

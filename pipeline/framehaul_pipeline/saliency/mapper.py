@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from framehaul_pipeline.models.saliency import MOST_WINDOWS, NAME, WINDOW_FRAMES, SaliencyModel
+from framehaul_pipeline.models.saliency import MOST_WINDOWS, NAME, WIDTH, WINDOW_FRAMES, SaliencyModel
 from framehaul_pipeline.saliency.folded import FoldedTased
 from framehaul_pipeline.saliency.network import Published
 from framehaul_pipeline.saliency.weights import load_tased
 
-_SIGMA: Final = 7.0
-"""By which the network's authors blur their maps, in pixels,"""
-_REACH: Final = 28
-"""and how far that reaches."""
+_SIGMA: Final = 7 / WIDTH
+"""By which the network's authors blur their maps, of a map's width."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,10 +32,12 @@ class Mapper:
         """
         self._device = device
         self._dtype = torch.float16 if device.type == "cuda" else torch.float32
-        self._path = Path(model.path)
-        self._maps: FoldedTased | Published = FoldedTased(load_tased(self._path), device, self._dtype)
-        steps = torch.arange(-_REACH, _REACH + 1, dtype=torch.float32, device=device)
-        self._blur = torch.softmax(-(steps**2) / (2 * _SIGMA**2), 0)
+        self.model = model
+        self._maps: FoldedTased | Published = FoldedTased(load_tased(Path(self.model.path)), device, self._dtype)
+        sigma = _SIGMA * model.width
+        self._reach = round(4 * sigma)
+        steps = torch.arange(-self._reach, self._reach + 1, dtype=torch.float32, device=device)
+        self._blur = torch.softmax(-(steps**2) / (2 * sigma**2), 0)
 
     def warm_up(self, frames: Tensor) -> None:
         """Choose kernels and record graphs, with windows of `frames` `[WINDOW_FRAMES + MOST_WINDOWS - 1, H, W, 3]`.
@@ -53,7 +53,7 @@ class Mapper:
             raise
         except Exception:
             _log.warning("%s runs as it was published, which takes longer: its folded form failed", NAME, exc_info=True)
-            self._maps = Published(load_tased(self._path), self._device, self._dtype)
+            self._maps = Published(load_tased(Path(self.model.path)), self._device, self._dtype)
             self._several(frames)
 
     def _several(self, frames: Tensor) -> None:
@@ -78,9 +78,7 @@ class Mapper:
         # Graphs are of the largest batch and of one window; others would take memory each.
         together = MOST_WINDOWS if len(windows) == MOST_WINDOWS else 1
         maps = torch.cat([self._maps(part.contiguous()).float() for part in windows.split(together)])[:, None]
-        for kernel, padding in (
-            (self._blur[:, None], (0, 0, _REACH, _REACH)),
-            (self._blur[None], (_REACH, _REACH, 0, 0)),
-        ):
-            maps = functional.conv2d(functional.pad(maps, padding, "reflect"), kernel[None, None])
+        maps = functional.pad(maps, (self._reach,) * 4, "reflect")
+        for kernel in (self._blur[:, None], self._blur[None]):
+            maps = functional.conv2d(maps, kernel[None, None])
         return (maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12))[:, 0]

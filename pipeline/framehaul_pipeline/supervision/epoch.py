@@ -230,7 +230,7 @@ class Epoch:
         self._recording: _Recording | None = None
         """Until the worker says that it is over."""
         self._queries: dict[int, QueryEvents] = {}
-        self._samples = Samples(f"framehaul-samples-{number}", config) if config.embedding is not None else None
+        self._samples = Samples(f"framehaul-samples-{number}", config) if config.reads_films else None
         self._watchdog = Watchdog(config.chunk_timeout_s, probe=lambda: self._channel.send(Probe()), hung=self._give_up)
 
         self._process = WorkerProcess(on_exit=self._reap) if process is None else process

@@ -27,7 +27,7 @@ from framehaul_pipeline.link.messages import (
     SamplesReturned,
     ToServer,
 )
-from framehaul_pipeline.models.saliency import HEIGHT, MOST_FRAMES, WIDTH, num_windows
+from framehaul_pipeline.models.saliency import MOST_FRAMES, num_windows
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.saliency.mapper import Mapper
 from framehaul_pipeline.scheduling.batches import Batch, Batches
@@ -70,12 +70,12 @@ class Highlights:
         self,
         device: Device,
         ring: Ring,
-        embedder: Embedder,
+        embedder: Embedder | None,
         mapper: Mapper | None = None,
         *,
         send: Callable[[ToServer], None],
     ) -> None:
-        """Take samples from `ring`; without a `mapper` nothing is mapped."""
+        """Take samples from `ring`; without an `embedder` nothing is searched, without a `mapper` nothing mapped."""
         self._device, self._ring, self._embedder, self._mapper, self._send = device, ring, embedder, mapper, send
         self._memory = device.attach(ring)
         self._stream = device.stream()
@@ -84,14 +84,15 @@ class Highlights:
 
     def warm_up(self) -> None:
         """Once, so that the first batch doesn't wait for memory and the choice of kernels."""
-        side = self._embedder.model.side
-        frames = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=self._device.torch_device)
+
+        def frames(count: int, height: int, width: int) -> Tensor:
+            return torch.zeros((count, height, width, 3), dtype=torch.uint8, device=self._device.torch_device)
 
         def once() -> None:
-            self._embedder.cells(frames)
+            if self._embedder is not None:
+                self._embedder.cells(frames(1, self._embedder.model.side, self._embedder.model.side))
             if self._mapper is not None:
-                shape = (MOST_FRAMES, HEIGHT, WIDTH, 3)
-                self._mapper.warm_up(torch.zeros(shape, dtype=torch.uint8, device=self._device.torch_device))
+                self._mapper.warm_up(frames(MOST_FRAMES, self._mapper.model.height, self._mapper.model.width))
 
         self._stream.run(once)
         self._stream.record().synchronize()
@@ -196,6 +197,7 @@ class Highlights:
 
     def _look_at_pictures(self, opened: _Open | None) -> None:
         assert opened is not None, "it is opened by these pictures"
+        assert self._embedder is not None, "the server was told that nothing is searched"
         opening = opened.opening
         at = self._ring.payload_offset(opening.slot)
         features = []
@@ -207,6 +209,7 @@ class Highlights:
         opened.query = Query(pictures)
 
     def _compare(self, job: BatchJob) -> tuple[int, Tensor]:
+        assert self._embedder is not None, "the server was told that nothing is searched"
         assert job.opened is not None, "it was open when the batch was taken"
         assert job.opened.query is not None, "its pictures came first"
         side = self._embedder.model.side
@@ -217,8 +220,9 @@ class Highlights:
     def _map(self, mapping: MapFrames) -> None:
         """Put maps where their frames were."""
         assert self._mapper is not None, "the server was told that nothing is mapped"
-        at, shape = self._ring.payload_offset(mapping.slot), (mapping.num_frames, HEIGHT, WIDTH, 3)
-        maps = self._mapper.maps(self._uploaded(at, shape), every=mapping.every, backwards=mapping.backwards)
+        at, model = self._ring.payload_offset(mapping.slot), self._mapper.model
+        frames = self._uploaded(at, (mapping.num_frames, model.height, model.width, 3))
+        maps = self._mapper.maps(frames, every=mapping.every, backwards=mapping.backwards)
         size = (mapping.height, mapping.width)
         grey = functional.interpolate(maps[:, None], size, mode="bilinear").mul(2).sub(1).expand(-1, 3, -1, -1)
         pictures = torch.empty((len(maps), _map_bytes(mapping)), dtype=torch.uint8, device=self._device.torch_device)

@@ -106,11 +106,12 @@ def main() -> int:
 
 
 def _highlights(config: WorkerConfig, device: Device, fds: list[int], channel: WorkerChannel) -> Highlights | None:
-    if config.embedding is None:
+    if not config.reads_films:
         return None
     samples = Ring(fds[0], num_slots=config.num_sample_slots, slot_bytes=config.sample_slot_bytes)
+    embedder = Embedder(config.embedding, device.torch_device) if config.embedding is not None else None
     mapper = Mapper(config.saliency, device.torch_device) if config.saliency is not None else None
-    return Highlights(device, samples, Embedder(config.embedding, device.torch_device), mapper, send=channel.send)
+    return Highlights(device, samples, embedder, mapper, send=channel.send)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

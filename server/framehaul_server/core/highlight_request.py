@@ -31,7 +31,8 @@ _CUTS: Final[dict[int, Cuts]] = {
 class HighlightRules:
     """What every request of a server is held to."""
 
-    model: EmbeddingModel
+    model: EmbeddingModel | None
+    """None: nothing is searched for."""
     has_root: bool
     """Films below a folder of the server's may be named."""
     max_upload_bytes: int
@@ -133,10 +134,17 @@ def _check_range(field: str, value: float, low: float, high: float) -> None:
         raise InvalidInput(field, value, f"{low:g}..{high:g}")
 
 
-def _check_query(asked: highlights_pb2.HighlightOpen, model: EmbeddingModel) -> None:
+def _check_query(asked: highlights_pb2.HighlightOpen, model: EmbeddingModel | None) -> None:
+    maps_alone = asked.saliency and not asked.images and not asked.text and asked.want != highlights_pb2.WANT_FRAMES
+    if maps_alone:
+        return
+    if model is None:
+        raise OutOfOrder(
+            "open.images: this server says where people look, and searches for nothing without --highlight"
+        )
     if asked.text and not model.reads_text:
         raise OutOfOrder("open.text: this server's network knows pictures alone; search with images of what is wanted")
-    if not asked.images and not asked.text and (not asked.saliency or asked.want == highlights_pb2.WANT_FRAMES):
+    if not asked.images and not asked.text:
         raise InvalidInput("open.images", "none", f"1..{MAX_PICTURES} pictures of what is searched for")
     if len(asked.images) > MAX_PICTURES:
         raise InvalidInput("open.images", len(asked.images), f"at most {MAX_PICTURES} pictures")

@@ -14,7 +14,7 @@ from framehaul_pipeline.highlight.messages import FilmInfo, ReadRuns
 from framehaul_pipeline.highlight.rank import Floats
 from framehaul_pipeline.highlight.runs import is_backwards
 from framehaul_pipeline.link.messages import MapFrames
-from framehaul_pipeline.models.saliency import MOST_FRAMES, WIDTH, WINDOW_FRAMES, num_windows
+from framehaul_pipeline.models.saliency import MOST_FRAMES, WINDOW_FRAMES, SaliencyModel, num_windows
 from framehaul_pipeline.supervision.epoch import WorkerQuery
 from framehaul_pipeline.supervision.reader import ReaderLost
 from framehaul_server.highlight.readers import Readers
@@ -27,11 +27,19 @@ Take = Callable[[int, memoryview], Awaitable[None]]
 class FilmMaps:
     """Makes maps of a film."""
 
-    def __init__(self, readers: Readers, query: WorkerQuery, found: FilmSamples, info: FilmInfo, device: str) -> None:
+    def __init__(
+        self,
+        model: SaliencyModel,
+        readers: Readers,
+        query: WorkerQuery,
+        found: FilmSamples,
+        info: FilmInfo,
+        device: str,
+    ) -> None:
         """Nothing happens yet."""
-        self._readers, self._query, self._found, self._info = readers, query, found, info
+        self._model, self._readers, self._query, self._found, self._info = model, readers, query, found, info
         self._most_frames = WINDOW_FRAMES if device.startswith("cpu") else MOST_FRAMES
-        self.width, self.height = map_size(info)
+        self.width, self.height = map_size(info, model)
 
     async def make(self, maps: range, pixel_format: PixelFormat, take: Take) -> None:
         """Make maps of these frames, and hand them over in order; no slot is held meanwhile.
@@ -72,6 +80,8 @@ class FilmMaps:
             rate_numerator=info.rate_numerator,
             rate_denominator=info.rate_denominator,
             most_frames=self._most_frames,
+            width=self._model.width,
+            height=self._model.height,
         )
         await self._readers.run([job], mapped, at_once=1)
 
@@ -90,8 +100,8 @@ class FilmMaps:
         return sums
 
 
-def map_size(info: FilmInfo) -> tuple[int, int]:
-    """Width and height of a film's maps: its shape, as many pixels as the network has on the longer side, and even."""
+def map_size(info: FilmInfo, model: SaliencyModel) -> tuple[int, int]:
+    """Width and height of a film's maps: its shape, as many pixels on the longer side as the network has, and even."""
     longer = max(info.width, info.height)
-    width, height = (max(2, round(side * WIDTH / longer / 2) * 2) for side in (info.width, info.height))
+    width, height = (max(2, round(side * model.width / longer / 2) * 2) for side in (info.width, info.height))
     return width, height

@@ -170,20 +170,18 @@ class HighlightWork:
     async def _search(self) -> None:
         await self._around.worker_ready.wait()
         model = self._around.config.embedding
-        assert model is not None, "the service is on"
-        frames = batch_frames(self._around.worker.device)
-        found = FilmSamples(1, frames, model.side)
+        frames, side = batch_frames(self._around.worker.device), 0 if model is None else model.side
+        found = FilmSamples(1, frames, side)
         query = self._around.worker.open_query(found)
         try:
-            setup = self._setup(query, frames)
+            setup = self._setup(query, frames, side)
             with Readers(setup, query, self._around.readers, self._name) as readers:
                 await found.guarded(self._with_readers(readers, query, found))
         finally:
             query.drop()
 
-    def _setup(self, query: WorkerQuery, frames: int) -> ReaderSetup:
-        ring, model = query.samples.ring, self._around.config.embedding
-        assert model is not None, "the service is on"
+    def _setup(self, query: WorkerQuery, frames: int, side: int) -> ReaderSetup:
+        ring = query.samples.ring
         return ReaderSetup(
             connection_fd=-1,
             ring_fd=ring.fd,
@@ -191,7 +189,7 @@ class HighlightWork:
             pictures_fd=self._pictures_fd,
             num_slots=ring.num_slots,
             slot_bytes=ring.slot_bytes,
-            side=model.side,
+            side=side,
             batch_frames=frames,
             max_pixels=_MAX_FILM_PIXELS,
             max_seconds=_MAX_FILM_S,
@@ -201,8 +199,10 @@ class HighlightWork:
 
     async def _with_readers(self, readers: Readers, query: WorkerQuery, found: FilmSamples) -> None:
         info = await readers.probe()
-        maps = FilmMaps(readers, query, found, info, self._around.worker.device)
+        saliency, device = self._around.config.saliency, self._around.worker.device
+        maps = FilmMaps(saliency, readers, query, found, info, device) if saliency is not None else None
         if not self._asked.searches:
+            assert maps is not None, "checked"
             await self._map_all(maps, info)
             await self._finish(readers, found)
             return
@@ -238,7 +238,7 @@ class HighlightWork:
 
     async def _open_query(self, readers: Readers, query: WorkerQuery) -> None:
         model = self._around.config.embedding
-        assert model is not None, "the service is on"
+        assert model is not None, "checked"
         ends, end = [], 0
         for image in self._asked.images:
             end += len(image)
@@ -292,7 +292,7 @@ class HighlightWork:
                     await scanned.wait()
 
     def _scores(self, ranking: rank.Ranking) -> highlights_pb2.HighlightResponse:
-        assert self._around.config.embedding is not None, "the service is on"
+        assert self._around.config.embedding is not None, "checked"
         scores = highlights_pb2.Scores(
             times=ranking.curve.times.tolist(),
             scores=ranking.curve.scores.tolist(),
@@ -310,7 +310,7 @@ class HighlightWork:
         query: WorkerQuery,
         info: FilmInfo,
         found: FilmSamples,
-        maps: FilmMaps,
+        maps: FilmMaps | None,
         excerpts: list[rank.Excerpt],
     ) -> None:
         async with self._acknowledged() as acks:
@@ -318,7 +318,7 @@ class HighlightWork:
                 if self._asked.wants_frames:
                     size = await self._crop(info, found, maps, excerpt)
                     await self._send_frames(readers, query, info, excerpt, size, acks)
-                if self._asked.wants_saliency:
+                if self._asked.wants_saliency and maps is not None:
                     await self._send_maps(maps, info, excerpt, acks)
 
     @contextlib.asynccontextmanager
@@ -331,10 +331,10 @@ class HighlightWork:
             await asyncio.wait((acks,))
 
     async def _crop(
-        self, info: FilmInfo, found: FilmSamples, maps: FilmMaps, excerpt: rank.Excerpt
+        self, info: FilmInfo, found: FilmSamples, maps: FilmMaps | None, excerpt: rank.Excerpt
     ) -> tuple[int, int, int, int]:
         place, looked_at = found.place(excerpt.start, excerpt.end), None
-        if self._asked.crop is not None and self._around.config.saliency is not None:
+        if self._asked.crop is not None and maps is not None:
             looked_at = await maps.looked_at(_numbers(info, excerpt))
         # What is hardly alike to what was searched for says nothing.
         weak = excerpt.weak and looked_at is not None

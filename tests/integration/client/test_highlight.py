@@ -107,6 +107,34 @@ async def test_frames_of_a_film_on_the_server_are_encoded_here(tmp_path: Path, r
 
 
 @pytest.mark.asyncio
+async def test_maps_of_where_people_look_are_a_video(film: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """Beside clips that are cut here and clips that come as frames, one for each; or alone."""
+    answers, maps = Answers(excerpts=[(1, 3), (3.5, 5.5)], frames_each=50), tmp_path / "map.mp4"
+    outputs = ("--clips", "2", "--out", tmp_path / "clip.mp4", "--saliency", maps, "--json", tmp_path / "scores.json")
+    for crop in ((), ("--crop", "9:16")):
+        text = await run(answers, film, *outputs, *crop)
+        names = [str(tmp_path / f"map-{number}.mp4") for number in (1, 2)]
+        assert json.loads(content_of(tmp_path / "scores.json"))["saliency"] == names
+        assert [len(frames_of(Path(name))) for name in names] == [50, 50]
+        assert [len(frames_of(tmp_path / f"clip-{number}.mp4")) for number in (1, 2)] == [50, 50]
+        assert text.count("50 frames, maps of where people look") == 2
+    await run(Answers(frames_each=3), film, "--saliency", maps)
+    assert len(frames_of(maps)) == 3
+
+
+@pytest.mark.asyncio
+async def test_a_whole_films_maps_need_nothing_to_look_for(film: Path, tmp_path: Path) -> None:
+    answers = Answers(excerpts=[(0, 6)], frames_each=5)
+    async with fake_highlights(answers) as target:
+        options = parse(["highlight", str(film), "--saliency", str(tmp_path / "map.mkv"), "--target", target])
+        text = await highlight(options, Access(), Scan())
+    assert answers.opened is not None
+    assert answers.opened.saliency
+    assert not answers.opened.images
+    assert text.startswith(f"   {tmp_path}/map.mkv: 5 frames, maps")
+
+
+@pytest.mark.asyncio
 async def test_a_dry_run_writes_nothing(film: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     """Its scores come on stdout if that is asked for; a weak match is called so."""
     found = json.loads(await run(Answers(weak=True), film, "--dry-run", "--json", "-"))
@@ -127,6 +155,9 @@ async def test_a_dry_run_writes_nothing(film: Path, tmp_path: Path, run: Callabl
         (["server:a", "--out", "clip.mp4", "--copy"], "copy: doesn't go with a film that the server has"),
         (["film.mp4", "--out", "-", "--clips", "2"], "clips=2: must be 1"),
         (["film.mp4", "--out", "clip.mp4", "--plot", "scores.gif"], "plot=scores.gif: must end in .png or .svg"),
+        (["film.mp4", "--saliency", "map.xyz"], "must be -, a name"),
+        (["film.mp4", "--saliency", "map.mp4", "--dry-run"], "saliency=map.mp4: doesn't go with --dry-run"),
+        (["film.mp4", "--saliency", "-", "--out", "clip.mp4"], "saliency=-: stdout takes one video alone"),
         (["film.mp4", "--out", "clip.mp4", "--image", "nothing.jpg"], "image=nothing.jpg: No such file"),
         (["film.mp4", "--out", "clip.mp4", "--image", "empty.jpg"], "image=empty.jpg: must have 1..16777216 bytes"),
     ],
@@ -148,6 +179,14 @@ async def test_what_can_not_be_done_is_said_before_anything_is_sent(
     with pytest.raises(InvalidOption, match=words):
         await run(answers, *arguments)
     assert answers.opened is None
+
+
+@pytest.mark.parametrize("option", ["out", "plot"])
+@pytest.mark.asyncio
+async def test_clips_need_something_to_look_for(film: Path, option: str) -> None:
+    given = ["highlight", str(film), "--saliency", "map.mp4", f"--{option}", "a.png"]
+    with pytest.raises(InvalidOption, match=rf"{option}=a.png: needs an --image or a --text"):
+        await highlight(parse(given), Access(), Scan())
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import pytest_asyncio
+from safetensors.torch import save_file
 
 from framehaul.v1 import frames_pb2, highlights_pb2
 from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
+from framehaul_pipeline.models.saliency import SaliencyModel, describe_saliency
+from framehaul_server import cli
 from framehaul_server.admission.places import Claim
 from framehaul_server.core.tenants import EVERYONE
 from tests.support.call import CHANNEL_OPTIONS
 from tests.support.films import frames, png, product, write_film
+from tests.support.networks import light_seeking_tased
 from tests.support.running_app import RunningApp, running_app
 from tests.support.waiting import eventually
 
@@ -25,14 +30,23 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
     write_film(folder / "a.mp4", frames(12, (6, 8)))
+    dim = frames(4, (2, 3), rate=2) // 3
+    dim[:, 60:80, 100:130] = 255
+    write_film(folder / "dim.mp4", dim, rate=2)
+    write_film(folder / "short.mp4", dim[:2], rate=2)
     return folder
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(root: Path) -> AsyncIterator[RunningApp]:
+async def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
+    weights = tmp_path_factory.mktemp("weights") / "tased.safetensors"
+    save_file(light_seeking_tased(), weights)
     options = ("--highlight", "--highlight-root", str(root), "--highlight-readers", "2")
-    async with running_app(*options) as app:
-        yield app
+    with pytest.MonkeyPatch.context() as patches:
+        small = SaliencyModel(path=str(weights), height=96, width=160)  # a second less for each map
+        patches.setattr(cli, "describe_saliency", lambda path: describe_saliency(path) and small)
+        async with running_app(*options, "--highlight-saliency", str(weights)) as app:
+            yield app
 
 
 def asked(**fields: Any) -> highlights_pb2.HighlightOpen:
@@ -106,6 +120,35 @@ async def test_a_films_excerpts_come_as_frames(
             assert len(response.payload) == response.frames.num_frames * frame_bytes
             assert len(response.frames.crc32c) == response.frames.num_frames <= 4
     assert next_frame == rest[-1].done.num_frames == 40
+    await server.expect_idle()
+
+
+async def test_a_crop_and_maps_show_where_people_look(server: RunningApp) -> None:
+    """With these weights, at what is light; the clip's frames come first, and then its maps."""
+    opening = asked(path="dim.mp4", want=highlights_pb2.WANT_FRAMES, crop_width=9, crop_height=16, saliency=True)
+    opening.seconds = 0.5
+    found = await asyncio.wait_for(search(server, opening), 100)
+    crop, maps = (response.excerpt for response in found if response.HasField("excerpt"))
+    assert (crop.saliency, crop.num_frames, crop.height, crop.width) == (False, 1, 90, 50)
+    assert (maps.saliency, maps.num_frames, maps.height, maps.width) == (True, 1, 90, 160)
+    assert maps.first_frame == 1
+    assert list(crop.crop_left) == pytest.approx([22], abs=6)  # nearer to the light than the product's own place, 10
+    (pixels,) = (response.payload for response in found if response.frames.first_frame)
+    down, across = np.nonzero(np.frombuffer(pixels, np.uint8).reshape(90, 160, 3)[..., 0] > 128)
+    assert (across.mean(), down.mean()) == pytest.approx((115, 70), abs=15)
+    assert found[-1].done.device_seconds > 0
+    await server.expect_idle()
+
+
+async def test_a_whole_films_maps_need_no_query(server: RunningApp) -> None:
+    """They have as many frames as the film, in the format that was asked for."""
+    yuv = frames_pb2.PIXEL_FORMAT_YUV420P
+    opening = highlights_pb2.HighlightOpen(path="short.mp4", saliency=True, pixel_format=yuv)
+    scores, coming, *maps, done = await asyncio.wait_for(search(server, opening), 100)
+    assert [(each.start, each.end) for each in scores.scores.excerpts] == [(0, 1)]
+    assert (coming.excerpt.saliency, coming.excerpt.num_frames) == (True, 2)
+    assert sum(len(response.payload) for response in maps) == 2 * 90 * 160 * 3 // 2
+    assert done.done.num_frames == 2
     await server.expect_idle()
 
 

@@ -94,6 +94,7 @@ def test_sizes_to_warm_up_with_are_read() -> None:
         (["--warm-up", "4000x4000"], {}, "warm_up=4000x4000: must be a size of up to 2088960 pixels"),
         (["--max-size", "1080p"], {}, "'1080p': must be WIDTHxHEIGHT"),
         ([], {"FRAMEHAUL_REFLECTION": "yes"}, "FRAMEHAUL_REFLECTION='yes': must be 0 or 1"),
+        (["--highlight-saliency", "/no"], {}, "weights no=No such file or directory: must be a readable safetensors"),
         (["--tls-cert", "c"], {}, "tls_key=unset: must be given too"),
         (["--tls-client-ca", "c"], {}, "tls_cert and tls_key=unset: must be given too"),
         (["--refl"], {}, "unrecognized arguments: --refl"),

@@ -40,6 +40,7 @@ def frames(**changes: Any) -> pb.ExcerptFrames:
     [
         ({"images": []}, "nothing to look for"),
         ({"images": [], "text": "  "}, "nothing to look for"),
+        ({"images": [], "saliency": True, "frames": True}, "nothing to look for"),
         ({"seconds": 0.0}, "seconds=0: must be 0.1..600"),
         ({"excerpts": 21}, "excerpts=21: must be 1..20"),
         ({"samples_per_second": 11.0}, "samples_per_second=11: must be 0.1..10"),
@@ -70,6 +71,8 @@ def test_a_query_is_sent_in_full() -> None:
         crop_height=16,
         window_frames=8,
     )
+    whole_film = Query(saliency=True).message(path="a", upload_bytes=0, max_message_bytes=9, window_frames=8)
+    assert (whole_film.saliency, whole_film.want) == (True, pb.WANT_SCORES)
     assert QUERY.message(path="", upload_bytes=7, max_message_bytes=9, window_frames=8).want == pb.WANT_SCORES
 
 
@@ -129,6 +132,7 @@ def test_scores_are_told_as_they_are() -> None:
         frames(height=15),
         frames(width=32, height=16, crop_left=[0, 0], crop_top=[0, 0]),
         frames(width=9 * 2, height=16 * 2, crop_left=[0], crop_top=[0, 0]),
+        frames(saliency=True),
     ],
 )
 def test_frames_that_were_not_asked_for_are_refused(message: pb.ExcerptFrames) -> None:
@@ -137,10 +141,18 @@ def test_frames_that_were_not_asked_for_are_refused(message: pb.ExcerptFrames) -
 
 
 def test_frames_are_announced() -> None:
-    found = read_excerpt_frames(frames(), QUERY, 0)
+    found = read_excerpt_frames(frames(), Query(images=[b"jpeg"], frames=True), 0)
     assert (found.fps, found.layout.pixel_format, found.num_frames) == (Fraction(30), PixelFormat.YUV420P, 2)
     cropped = frames(width=18, height=32, crop_left=[3, 4], crop_top=[0, 0])
-    assert read_excerpt_frames(cropped, Query(images=[b"jpeg"], crop=(9, 16)), 0).crop_left == (3, 4)
+    wanted = Query(images=[b"jpeg"], frames=True, crop=(9, 16), saliency=True)
+    assert read_excerpt_frames(cropped, wanted, 0).crop_left == (3, 4)
+    assert not found.saliency
+
+
+def test_maps_are_announced_and_are_never_cropped() -> None:
+    assert read_excerpt_frames(frames(saliency=True), Query(images=[b"jpeg"], crop=(9, 16), saliency=True), 0).saliency
+    with pytest.raises(ProtocolError, match="frames came, which weren't asked for"):
+        read_excerpt_frames(frames(), Query(saliency=True), 0)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from framehaul_server.core.highlight_request import HighlightAsked, HighlightRul
 MODEL = EmbeddingModel(name="m", path="", side=224, picture_sizes=(224,))
 
 
-def asked(*, has_root: bool = True, **fields: Any) -> HighlightAsked:
-    rules = HighlightRules(model=MODEL, has_root=has_root, max_upload_bytes=1000)
+def asked(
+    *, model: EmbeddingModel | None = MODEL, has_root: bool = True, has_saliency: bool = True, **fields: Any
+) -> HighlightAsked:
+    rules = HighlightRules(model=model, has_root=has_root, max_upload_bytes=1000, has_saliency=has_saliency)
     return HighlightAsked.of(highlights_pb2.HighlightOpen(**{"images": [b"x"], "path": "a", **fields}), rules)
 
 
@@ -46,6 +48,7 @@ def test_what_is_asked_for_is_taken() -> None:
         ({"want": 9}, "open.want=9"),
         ({"pixel_format": 4}, "open.pixel_format=4"),
         ({"images": []}, "open.images=none"),
+        ({"images": [], "saliency": True, "want": highlights_pb2.WANT_FRAMES}, "open.images=none"),
         ({"images": [b"x"] * 17}, "open.images=17"),
         ({"images": [b""]}, r"open.images\[0\]"),
         ({"upload_bytes": 1}, "open.upload_bytes=1"),
@@ -64,6 +67,24 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], words: str) -> None:
 def test_text_needs_a_model_that_reads() -> None:
     with pytest.raises(OutOfOrder, match="knows pictures alone"):
         asked(text="red")
+
+
+def test_saliency_needs_its_network() -> None:
+    """Then it may be wanted of excerpts, and of all of a film."""
+    with pytest.raises(OutOfOrder, match=r"needs the weights of TASED-Net, server --highlight-saliency FILE"):
+        asked(saliency=True, has_saliency=False)
+    assert [(found.searches, found.wants_saliency) for found in (asked(), asked(saliency=True))] == [
+        (True, False),
+        (True, True),
+    ]
+    assert not asked(saliency=True, images=[]).searches
+    assert not asked(saliency=True, images=[], model=None).searches
+
+
+@pytest.mark.parametrize("fields", [{}, {"images": [], "text": "a can"}, {"images": [], "saliency": False}])
+def test_a_server_that_only_maps_searches_for_nothing(fields: dict[str, Any]) -> None:
+    with pytest.raises(OutOfOrder, match="searches for nothing without --highlight"):
+        asked(model=None, **{"saliency": True, **fields})
 
 
 def test_a_frame_must_fit_slots_and_messages() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from framehaul_pipeline.highlight.messages import FilmInfo
@@ -31,6 +32,34 @@ def test_a_crop_is_around_its_place_and_within_the_frame(
     crop: tuple[int, int] | None, place: tuple[float, float], expected: tuple[int, int, int, int]
 ) -> None:
     assert cropped(film(160, 90), crop, place) == expected
+
+
+@pytest.mark.parametrize(
+    ("crop", "place", "look", "expected"),
+    [
+        ((9, 16), None, 0.8, (103, 0)),  # around what is looked at
+        ((9, 16), None, 0.0, (0, 0)),  # and within the frame
+        ((9, 16), (0.5, 0.5), 0.55, (63, 0)),  # what was found is in it too
+        ((9, 16), (0.5, 0.5), 0.9, (68, 0)),  # if need be in the middle half alone
+        ((9, 16), (0.5, 0.5), 0.1, (42, 0)),
+        ((9, 16), (0.0, 0.5), 0.9, (0, 0)),
+        ((9, 16), (1.0, 0.5), 0.1, (110, 0)),
+        ((4, 1), None, 0.25, (0, 2)),
+        (None, (0.5, 0.5), 0.1, (0, 0)),
+    ],
+)
+def test_a_crop_holds_what_people_look_at(
+    crop: tuple[int, int] | None, place: tuple[float, float] | None, look: float, expected: tuple[int, int]
+) -> None:
+    looked_at = np.zeros((216, 384))
+    across, down = round(look * 384), round(look * 216)
+    looked_at[max(0, down - 4) : down + 4, max(0, across - 4) : across + 4] = 1
+    assert cropped(film(160, 90), crop, place, looked_at)[2:] == pytest.approx(expected, abs=1)
+
+
+def test_where_nobody_looks_a_crop_is_around_its_place() -> None:
+    assert cropped(film(160, 90), (9, 16), (0.25, 0.5), np.zeros((2, 2))) == (50, 90, 15, 0)
+    assert cropped(film(160, 90), (9, 16), None) == (50, 90, 55, 0)
 
 
 @pytest.mark.asyncio
