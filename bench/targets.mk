@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-highlights bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-highlights bench-saliency bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -46,6 +46,9 @@ bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup
 	$(BIN)/python -m bench.protoset $@
 
 protoset: bench/frames.protoset ## Descriptors for clients without reflection
+
+bench-saliency: ## TASED-Net alone on DEVICE=cuda, form by form, half a minute; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.saliency --device $(DEVICE)
 
 bench-highlights: setup ## Ten films with a planted product, through a real server; fails if less than nine are found
 	$(BIN)/python -m bench.highlights --out out/bench/highlights

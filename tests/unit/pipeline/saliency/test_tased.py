@@ -1,6 +1,7 @@
 """TASED-Net: the folded form against the published one, and its unpooling against PyTorch's own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.models.saliency import describe_saliency
 from framehaul_pipeline.saliency.folded import FoldedTased
 from framehaul_pipeline.saliency.network import Published, TasedNet
 from framehaul_pipeline.saliency.weights import load_tased
 from tests.support.decoder_checks import one_thread
 from tests.support.networks import random_tased
 
+DOCS = Path(__file__).parents[4] / "docs/highlights.md"
 TOLERANCE = 1e-4
 """Rounding may change which of two voxels is the larger, and a value moves with it."""
 
@@ -51,10 +54,14 @@ def test_the_folded_form_gives_the_published_ones_maps(net: TasedNet) -> None:
 
 
 @one_thread()
-def test_the_published_file_is_read(net: TasedNet, tmp_path: Path) -> None:
-    """It was saved from within another module, with training's counters."""
-    tensors = {f"module.{name}": tensor.clone() for name, tensor in net.state_dict().items()}
-    save_file(tensors, tmp_path / "tased.safetensors")
+def test_the_published_file_is_read(net: TasedNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was saved from within another module, with training's counters; the lines in the docs convert it."""
+    torch.save({f"module.{name}": tensor for name, tensor in net.state_dict().items()}, tmp_path / "TASED_updated.pt")
+    lines = re.search(r"```python\n(import torch\n.*?)```", DOCS.read_text(), re.DOTALL)
+    assert lines is not None
+    monkeypatch.chdir(tmp_path)
+    exec(lines[1], {})
+    assert describe_saliency(tmp_path / "tased.safetensors").path == str(tmp_path / "tased.safetensors")
     windows = frames(1)
     assert torch.equal(published(load_tased(tmp_path / "tased.safetensors"), windows), published(net, windows))
 
