@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from bench import ROOT
 from bench.harness import Results, run_rounds, table
-from bench.processes import Server, python_environment
+from bench.processes import Server, make_weights, python_environment
 from framehaul.formats import parse_size
 
 _SEED: Final = 20261129
@@ -92,13 +92,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights = [*("--model", "wan2.1"), *(["--toy"] if given.toy else [])]
-        subprocess.run(
-            [sys.executable, "-m", "bench.wan_weights", str(folder / "wan"), *weights],
-            check=True,
-            cwd=ROOT,
-            env=python_environment(),
-        )
+        make_weights(folder / "wan", "wan2.1", toy=given.toy)
         model = f"wan={folder / 'wan'}"
         with Server("--devices", given.devices, "--model", model, "--warm-up", given.size) as server:
             for num_frames in map(int, given.frames.split(",")):
