@@ -6,7 +6,6 @@ import pytest
 
 from framehaul.allocator import give_back, tune_allocator
 
-
 OTHER_THREADS = """
 import threading
 from pathlib import Path
