@@ -287,7 +287,15 @@ OPTIONS: Final = (
         "--highlight",
         "highlight",
         SWITCH,
-        "search films for what pictures show; needs framehaul[highlight]. Films are strangers' bytes: see SECURITY.md",
+        "search films for what pictures show; needs framehaul[highlight], or a model. Films are strangers' bytes: see "
+        "SECURITY.md",
+    ),
+    Option(
+        "--highlight-model",
+        "highlight_model",
+        _FILE,
+        "search by this CLIP or SigLIP, a folder as transformers saves it: for texts too; needs "
+        "framehaul[highlight-model]",
     ),
     Option(
         "--highlight-root", "highlight_root", _FILE, "a folder whose films clients may name; else they upload theirs"
