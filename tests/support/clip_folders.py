@@ -1,10 +1,12 @@
 """Small CLIP and SigLIP folders with random weights, as transformers saves them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -56,12 +58,14 @@ def write_tokenizer(folder: Path, family: str) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_clip(folder: Path, family: str = "clip", **text: Any) -> Path:
-    """All files of one, without transformers, which takes its time."""
+def write_clip(folder: Path, family: str = "clip", *, vision: dict[str, Any] | None = None, **text: Any) -> Path:
+    """All files of one, without transformers, which takes its time; `vision` stands for the pictures' small half."""
     config = small_config(family, **text)
+    if vision is not None:
+        config["vision_config"] = vision
     random = np.random.default_rng(0)
     tensors = {
-        name: random.normal(0, 1 if "layer_norm" in name else 0.2, shape).astype(np.float32)
+        name: _weights(random, name, shape)
         for name, shape in clip_tensors(parse_clip_config(config, processor_config())).items()
     }
     folder.mkdir(exist_ok=True)
@@ -70,3 +74,11 @@ def write_clip(folder: Path, family: str = "clip", **text: Any) -> Path:
     write_tokenizer(folder, family)
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def _weights(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Such that numbers neither grow nor vanish from layer to layer."""
+    drawn = random.standard_normal(shape, np.float32)
+    if len(shape) > 1:
+        return drawn * np.float32(math.prod(shape[1:]) ** -0.5)
+    return drawn / 8 + ("norm" in name and name.endswith("weight"))
