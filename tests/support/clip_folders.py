@@ -80,5 +80,5 @@ def _weights(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> 
     """Such that numbers neither grow nor vanish from layer to layer."""
     drawn = random.standard_normal(shape, np.float32)
     if len(shape) > 1:
-        return drawn * np.float32(math.prod(shape[1:]) ** -0.5)
-    return drawn / 8 + ("norm" in name and name.endswith("weight"))
+        return drawn / np.float32(math.sqrt(math.prod(shape[1:])))
+    return drawn / np.float32(8) + np.float32("norm" in name and name.endswith("weight"))

@@ -187,16 +187,16 @@ class _Tokens:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises no other class
-            raise InvalidInput(path.name, error, "what the tokenizers library reads") from error
+            raise InvalidInput(str(path), error, "what the tokenizers library reads") from error
         self._pad = self._pad_token(folder)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         tokens = self._tokenizer.encode("a").ids
         highest = max(self._tokenizer.get_vocab().values())
         if highest >= model.vocabulary:
-            raise InvalidInput(path.name, f"token {highest}", f"below vocab_size={model.vocabulary} of config.json")
+            raise InvalidInput(str(path), f"token {highest}", f"below vocab_size={model.vocabulary} of config.json")
         if model.family == CLIP and model.eos_token is not None and model.eos_token not in tokens:
-            raise InvalidInput(path.name, f"tokens {tokens} of 'a'", f"with eos_token_id={model.eos_token} at the end")
+            raise InvalidInput(str(path), f"tokens {tokens} of 'a'", f"with eos_token_id={model.eos_token} at the end")
 
     def __call__(self, text: str) -> tuple[list[int], int]:
         """The tokens, and which of them the text is described by.
@@ -208,7 +208,9 @@ class _Tokens:
         tokens = self._tokenizer.encode(text if model.family == CLIP else text.lower()).ids
         if len(tokens) > model.max_tokens:
             raise InvalidInput(
-                "open.text", f"{len(text)} characters, {len(tokens)} tokens", f"at most {model.max_tokens} tokens"
+                "open.text",
+                f"{len(text)} characters, {len(tokens)} tokens",
+                f"shorter: this model reads {model.max_tokens} tokens",
             )
         if model.family != CLIP:
             return tokens + [self._pad] * (model.max_tokens - len(tokens)), model.max_tokens - 1

@@ -83,7 +83,11 @@ BAD_REQUESTS = {
     "too many images": (change(images=[b"x"] * 17), INVALID, "at most 16"),
     "a blank text": (change(text=" \n"), INVALID, "open.text=2 characters: must be 1..1000, not all of them blank"),
     "a text without an end": (change(text="red " * 300), INVALID, "open.text=1200 characters"),
-    "a text that is too long": (change(text="red " * 20), INVALID, "open.text=80 characters, 22 tokens: must be at"),
+    "a text that is too long": (
+        change(text="red " * 20),
+        INVALID,
+        "open.text=80 characters, 22 tokens: must be shorter",
+    ),
     "seconds": (change(seconds=-1), INVALID, "open.seconds=-1"),
     "seconds that are no number": (change(seconds=float("nan")), INVALID, "open.seconds=nan"),
     "excerpts": (change(excerpts=21), INVALID, "open.excerpts=21: must be 1..20"),

@@ -17,8 +17,10 @@ from framehaul_pipeline.embedding.clip import ClipEmbedder
 from framehaul_pipeline.embedding.embedder import Query
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.highlight import rank
+from framehaul_pipeline.highlight.sample import read_picture
 from framehaul_pipeline.models.embedding import clip_model
 from tests.support.clip_folders import BOS, EOS, PAD, WORDS, processor_config, small_config, write_clip, write_tokenizer
+from tests.support.films import png
 
 CPU = torch.device("cpu")
 LIBRARY: dict[str, Any] = {
@@ -127,12 +129,20 @@ def test_a_small_picture_lies_on_the_mean_colour(tmp_path: Path) -> None:
 
 
 def test_numbers_of_a_picture_are_the_processors(tmp_path: Path) -> None:
+    """Of one of the network's size exactly; a larger square one, of hard edges, is scaled by FFmpeg: a level of 255."""
     ours = ClipEmbedder(clip_model(write_clip(tmp_path)), CPU)
     frames = frames_of(38)
-    sizes = {"size": {"shortest_edge": 38}, "crop_size": {"height": 38, "width": 38}}
+    sizes: dict[str, Any] = {"size": {"shortest_edge": 38}, "crop_size": {"height": 38, "width": 38}}
     processor = CLIPImageProcessorPil(**processor_config(), **sizes)
     expected = processor([each.numpy() for each in frames], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours._vision.values(frames), expected, rtol=0, atol=1e-5)
+    large = np.kron(frames_of(10, 1)[0].numpy(), np.ones((16, 16, 1), np.uint8))
+    scaled = torch.from_numpy(read_picture(png(large), "it", (38,), large.size)[0].copy())
+    expected = processor(large, return_tensors="pt")["pixel_values"]
+    levels = (
+        (ours._vision.values(scaled[None]) - expected).abs() * torch.tensor([0.27, 0.26, 0.28])[:, None, None] * 255
+    )
+    assert levels.mean() < 1
 
 
 @pytest.mark.parametrize(
@@ -172,7 +182,9 @@ def test_short_texts_of_siglip_are_filled_up(tmp_path: Path, change: str, expect
 def test_a_text_that_is_too_long_is_refused(tmp_path: Path) -> None:
     ours = ClipEmbedder(clip_model(write_clip(tmp_path)), CPU)
     assert ours.text("red " * 8).isfinite().all()
-    with pytest.raises(InvalidInput, match=r"open\.text=36 characters, 11 tokens: must be at most 10 tokens"):
+    with pytest.raises(
+        InvalidInput, match=r"open\.text=36 characters, 11 tokens: must be shorter: this model reads 10 tokens"
+    ):
         ours.text("red " * 9)
 
 

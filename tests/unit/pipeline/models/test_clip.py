@@ -42,7 +42,7 @@ def test_shapes_are_the_librarys(family: str, config_class: Any, model_class: An
 def test_what_old_configs_say_beside_counts() -> None:
     """As in the library: all of it, and what it leaves out is a default."""
     given = {**small_config("clip"), "text_config_dict": {"hidden_size": 48, "num_attention_heads": 4}}
-    library = CLIPConfig(**{key: value for key, value in given.items() if key != "model_type"})
+    library: Any = CLIPConfig(**{key: value for key, value in given.items() if key != "model_type"})
     ours = parse_clip_config(given, processor_config())
     assert (ours.text.width, ours.max_tokens) == (48, 77)
     assert (library.text_config.hidden_size, library.text_config.max_position_embeddings) == (48, 77)
@@ -85,7 +85,10 @@ def tower(part: str, family: str = "clip", **change: Any) -> Callable[[Path], No
 
 
 def config(**change: Any) -> Callable[[Path], None]:
-    return lambda folder: (folder / "config.json").write_text(json.dumps({**small_config("clip"), **change})) and None
+    def apply(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps({**small_config("clip"), **change}))
+
+    return apply
 
 
 def processor(**change: Any) -> Callable[[Path], None]:

@@ -22,7 +22,8 @@ def test_frames_behind_a_query_that_is_refused_are_let_go(tmp_path: Path) -> Non
     highlights = Highlights(device, rings[2], embedder, send=sent.append)
     worker = Worker(
         device,
-        *rings[:2],
+        rings[0],
+        rings[1],
         {"fake": FakeDecoder()},
         chunk_latents=1,
         limits=MemoryLimits(),
@@ -45,7 +46,7 @@ def test_frames_behind_a_query_that_is_refused_are_let_go(tmp_path: Path) -> Non
         for ring in rings:
             ring.close()
     told = [message for message in sent if isinstance(message, QueryRefused | Embedded | SamplesReturned)]
-    assert [(type(each).__name__, getattr(each, "query", None) or each.slot) for each in told if each] == [
+    assert [(type(each).__name__, each.slot if isinstance(each, SamplesReturned) else each.query) for each in told] == [
         ("QueryRefused", 1),
         ("SamplesReturned", 1),
         ("SamplesReturned", 0),
