@@ -67,9 +67,9 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def picture(self, picture: Tensor) -> Tensor:
-        """Features `[D]` of one picture `[H, W, 3] uint8` of whole patches, of length 1: on grey, as a part of a frame.
+        """Features `[D]` of one picture `[H, W, 3] uint8` of whole patches, of length 1: on the mean colour.
 
-        The network only ever sees the size that it was trained with.
+        It lies there as in a frame, so the network only ever sees the size that it was trained with.
         """
         values = self._vision.values(picture[None])
         grid, patch = self._vision.model.grid, self._vision.model.patch
