@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
+from framehaul_pipeline.embedding.clip import ClipEmbedder
 from framehaul_pipeline.embedding.embedder import Embedder, Query
+from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.link.messages import (
     CloseQuery,
     Embedded,
@@ -24,6 +26,7 @@ from framehaul_pipeline.link.messages import (
     Mapped,
     OpenQuery,
     QueryFailed,
+    QueryRefused,
     SamplesReturned,
     ToServer,
 )
@@ -39,7 +42,7 @@ _log = logging.getLogger(__name__)
 class _Open:
     opening: OpenQuery
     query: Query | None = None
-    """Once its pictures were looked at."""
+    """Once its pictures and its text were looked at."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +61,7 @@ class BatchInFlight:
     batch: Batch
     first: int
     similarities: Tensor | None
-    """`[K, N]`; None: nothing was compared."""
+    """`[K + 2, N]`, as `Query.compare` gives them; None: nothing was compared."""
     begun: Event
     done: Event
 
@@ -70,7 +73,7 @@ class Highlights:
         self,
         device: Device,
         ring: Ring,
-        embedder: Embedder | None,
+        embedder: Embedder | ClipEmbedder | None,
         mapper: Mapper | None = None,
         *,
         send: Callable[[ToServer], None],
@@ -140,6 +143,11 @@ class Highlights:
         """
         try:
             return self._launch(job)
+        except InvalidInput as error:
+            self._send(
+                QueryRefused(query=job.batch.query, field=error.field, value=str(error.value), allowed=error.allowed)
+            )
+            return None
         except Exception as error:
             overloaded = isinstance(error, torch.OutOfMemoryError)
             _log.exception("query failed query=%d overloaded=%s", job.batch.query, overloaded)
@@ -170,13 +178,13 @@ class Highlights:
             num_bytes = num_windows(mapping.num_frames, mapping.every) * _map_bytes(mapping)
             self._send(Mapped(query=mapping.query, slot=mapping.slot, num_bytes=num_bytes, device_ns=device_ns))
         if flight.similarities is not None:
-            alike, *places = map(tuple, flight.similarities.tolist())
+            *alike, left, top = map(tuple, flight.similarities.tolist())
             self._send(
                 Embedded(
                     query=flight.batch.query,
                     first=flight.first,
-                    similarities=(alike,),
-                    places=tuple(places),
+                    similarities=tuple(alike),
+                    places=(left, top),
                     device_ns=flight.done.ns_after(flight.begun),
                 )
             )
@@ -186,7 +194,7 @@ class Highlights:
         found: list[tuple[int, Tensor]] = []
         begun = self._stream.record(timed=True)
         if batch.is_query:
-            self._stream.run(lambda: self._look_at_pictures(job.opened))
+            self._stream.run(lambda: self._look_at_query(job.opened))
         elif batch.mapping is not None:
             mapping = batch.mapping
             self._stream.run(lambda: self._map(mapping))
@@ -195,8 +203,8 @@ class Highlights:
         first, similarities = found[0] if found else (0, None)
         return BatchInFlight(batch, first, similarities, begun, self._stream.record(timed=True))
 
-    def _look_at_pictures(self, opened: _Open | None) -> None:
-        assert opened is not None, "it is opened by these pictures"
+    def _look_at_query(self, opened: _Open | None) -> None:
+        assert opened is not None, "it is opened by this"
         assert self._embedder is not None, "the server was told that nothing is searched"
         opening = opened.opening
         at = self._ring.payload_offset(opening.slot)
@@ -205,13 +213,17 @@ class Highlights:
             for size in opening.sizes:
                 features.append(self._embedder.picture(self._uploaded(at, (size, size, 3))))
                 at += size * size * 3
-        pictures = torch.stack(features).view(opening.num_pictures, len(opening.sizes), -1)
-        opened.query = Query(pictures)
+        pictures = torch.stack(features).view(opening.num_pictures, len(opening.sizes), -1) if features else None
+        text = None
+        if opening.text:
+            assert isinstance(self._embedder, ClipEmbedder), "others are asked for no text"
+            text = self._embedder.text(opening.text)
+        opened.query = Query(pictures, text)
 
     def _compare(self, job: BatchJob) -> tuple[int, Tensor]:
         assert self._embedder is not None, "the server was told that nothing is searched"
         assert job.opened is not None, "it was open when the batch was taken"
-        assert job.opened.query is not None, "its pictures came first"
+        assert job.opened.query is not None, "it came first"
         side = self._embedder.model.side
         frames = self._uploaded(self._ring.payload_offset(job.batch.slot), (job.batch.num_frames, side, side, 3))
         return job.opened.query.compare(self._embedder.cells(frames))

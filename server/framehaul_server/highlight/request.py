@@ -170,8 +170,8 @@ class HighlightWork:
     async def _search(self) -> None:
         await self._around.worker_ready.wait()
         model = self._around.config.embedding
-        frames, side = batch_frames(self._around.worker.device), 0 if model is None else model.side
-        found = FilmSamples(1, frames, side)
+        frames, side = (1, 0) if model is None else (batch_frames(self._around.worker.device, model), model.side)
+        found = FilmSamples(self._asked.kinds, frames, side)
         query = self._around.worker.open_query(found)
         try:
             setup = self._setup(query, frames, side)
@@ -201,7 +201,7 @@ class HighlightWork:
         info = await readers.probe()
         saliency, device = self._around.config.saliency, self._around.worker.device
         maps = FilmMaps(saliency, readers, query, found, info, device) if saliency is not None else None
-        if not self._asked.searches:
+        if not self._asked.kinds:
             assert maps is not None, "checked"
             await self._map_all(maps, info)
             await self._finish(readers, found)
@@ -212,7 +212,7 @@ class HighlightWork:
             length=rank.excerpt_length(self._asked.seconds, rate, info.duration or float("inf")),
             count=self._asked.excerpts,
             cuts=self._asked.cuts,
-            weights=(1.0,),
+            weights=(1.0,) * self._asked.kinds,
         )
         async with asyncio.TaskGroup() as group:
             scanned = asyncio.Event()
@@ -245,7 +245,8 @@ class HighlightWork:
             ends.append(end)
 
         async def begin(slot: int, generation: int, times: tuple[float, ...]) -> None:
-            query.open(slot, generation, sizes=model.picture_sizes, num_pictures=len(ends))
+            sizes, text = model.picture_sizes, self._asked.text
+            query.open(slot, generation, sizes=sizes, num_pictures=len(ends), text=text)
 
         await readers.run([ReadPictures(ends=tuple(ends), sizes=model.picture_sizes)], begin, at_once=1)
 

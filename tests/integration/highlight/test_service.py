@@ -56,7 +56,8 @@ def asked(**fields: Any) -> highlights_pb2.HighlightOpen:
 async def search(
     server: RunningApp, opening: highlights_pb2.HighlightOpen, upload: bytes = b""
 ) -> list[highlights_pb2.HighlightResponse]:
-    """All responses, but for progress; frames are acknowledged."""
+    """All responses, but for progress; frames are acknowledged, but for the last ones: the server needn't wait."""
+    kinds = (opening.want == highlights_pb2.WANT_FRAMES) + opening.saliency
     async with grpc.aio.insecure_channel(server.target, options=CHANNEL_OPTIONS) as channel:
         call = HighlightServiceStub(channel).Highlight()
         await call.write(highlights_pb2.HighlightRequest(open=opening))
@@ -69,8 +70,11 @@ async def search(
             if response.HasField("progress"):
                 continue
             found.append(response)
-            if response.HasField("frames"):
-                next_frame = response.frames.first_frame + response.frames.num_frames
+            heads = [each.excerpt for each in found if each.HasField("excerpt")]
+            until = heads[-1].first_frame + heads[-1].num_frames if heads else 0
+            next_frame = response.frames.first_frame + response.frames.num_frames
+            last = next_frame == until and len(heads) == kinds * len(found[0].scores.excerpts)
+            if response.HasField("frames") and not last:
                 ack = frames_pb2.Ack(next_frame=next_frame, window_frames=opening.window_frames)
                 await call.write(highlights_pb2.HighlightRequest(ack=ack))
         return found
@@ -149,6 +153,16 @@ async def test_a_whole_films_maps_need_no_query(server: RunningApp) -> None:
     assert (coming.excerpt.saliency, coming.excerpt.num_frames) == (True, 2)
     assert sum(len(response.payload) for response in maps) == 2 * 90 * 160 * 3 // 2
     assert done.done.num_frames == 2
+    await server.expect_idle()
+
+
+async def test_a_text_is_refused_where_none_is_read(server: RunningApp) -> None:
+    """In one sentence, which says what to give."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await search(server, asked(path="a.mp4", text="a red ring"))
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "knows pictures alone; give images of what is wanted, or start the server with" in str(refused.value)
+    del refused  # whose traceback would keep the call
     await server.expect_idle()
 
 

@@ -73,12 +73,8 @@ def test_saliency_needs_its_network() -> None:
     """Then it may be wanted of excerpts, and of all of a film."""
     with pytest.raises(OutOfOrder, match=r"needs the weights of TASED-Net, server --highlight-saliency FILE"):
         asked(saliency=True, has_saliency=False)
-    assert [(found.searches, found.wants_saliency) for found in (asked(), asked(saliency=True))] == [
-        (True, False),
-        (True, True),
-    ]
-    assert not asked(saliency=True, images=[]).searches
-    assert not asked(saliency=True, images=[], model=None).searches
+    assert [found.wants_saliency for found in (asked(), asked(saliency=True))] == [False, True]
+    assert [asked(saliency=True, images=[], model=model).kinds for model in (MODEL, None)] == [0, 0]
 
 
 @pytest.mark.parametrize("fields", [{}, {"images": [], "text": "a can"}, {"images": [], "saliency": False}])
