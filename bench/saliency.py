@@ -7,6 +7,7 @@ our own, and as a graph; and how far the folded form is from the published one i
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class _Bench:
     def __init__(self, device: torch.device, height: int, width: int, seconds: float) -> None:
         self._device, self._shape, self._seconds = device, (WINDOW_FRAMES, height, width, 3), seconds
         self._dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self._net = random_tased()
 
     def forms(self) -> tuple[str, ...]:
         """From the slowest to what the worker runs."""
@@ -112,7 +114,7 @@ class _Bench:
 
     @contextmanager
     def _form(self, form: str, dtype: torch.dtype, device: torch.device) -> Iterator[Run]:
-        net = random_tased()
+        net = copy.deepcopy(self._net)
         if form == "published":
             yield Published(net, device, dtype)
         else:

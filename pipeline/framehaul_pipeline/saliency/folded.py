@@ -232,7 +232,7 @@ def pool_by_torch(x: Tensor, space: Windows, time: Windows) -> Tensor:
 
 
 def unpool_by_torch(y: Tensor, pooled: Tensor, windows: Windows) -> Tensor:
-    """`_unpool` in PyTorch's operations; on CUDA, which of two values a voxel gets is left to chance."""
+    """`_unpool` in PyTorch's operations, of which several threads leave to chance which of two values a voxel gets."""
     batch, steps, height, width, _ = pooled.shape
     largest = pooled.unflatten(1, (-1, steps // y.shape[1])).amax(2).flatten(0, 1).permute(0, 3, 1, 2)
     _, place = functional.max_pool2d(largest, *windows, return_indices=True)

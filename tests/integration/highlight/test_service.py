@@ -139,7 +139,7 @@ async def test_a_crop_and_maps_show_where_people_look(server: RunningApp) -> Non
     assert list(crop.crop_left) == pytest.approx([22], abs=6)  # nearer to the light than the product's own place, 10
     (pixels,) = (response.payload for response in found if response.frames.first_frame)
     down, across = np.nonzero(np.frombuffer(pixels, np.uint8).reshape(90, 160, 3)[..., 0] > 128)
-    assert (across.mean(), down.mean()) == pytest.approx((115, 70), abs=15)
+    assert (across.mean(), down.mean()) == pytest.approx((115, 70), abs=25)  # it spreads on its way
     assert found[-1].done.device_seconds > 0
     await server.expect_idle()
 
