@@ -338,7 +338,10 @@ class VideoSink:
 
     def _frame(self, index: int, pixels: Pixels) -> av.VideoFrame:
         """Make what the encoder takes; on any thread."""
-        if self.pixel_format is PixelFormat.YUV420P10LE:
+        # PyAV takes a buffer of 4:2:0 for one whose height is a multiple of 4.
+        if self.pixel_format is PixelFormat.YUV420P10LE or (
+            self.pixel_format is PixelFormat.YUV420P and len(pixels) % 6
+        ):
             frame = frame_of_planes(self.pixel_format.value, planes_of_420(pixels))
         else:
             frame = av.VideoFrame.from_numpy_buffer(pixels, format=self.pixel_format.value)

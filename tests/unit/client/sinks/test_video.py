@@ -101,6 +101,15 @@ def test_lossless_settings_are_so_at_any_depth(
     assert np.array_equal(read(tmp_path / "v.mkv", layout.pixel_format.value), frames)
 
 
+def test_colours_stay_in_their_rows_whatever_the_height(tmp_path: Path) -> None:
+    """Crops have any even height."""
+    height = HEIGHT + 2
+    frames = np.random.default_rng(0).integers(16, 240, (3, height * 3 // 2, WIDTH), np.uint8)
+    layout = FrameLayout(pixel_format=PixelFormat.YUV420P, height=height, width=WIDTH)
+    write(tmp_path / "v.mkv", frames, layout, codec="ffv1")
+    np.testing.assert_array_equal(read(tmp_path / "v.mkv"), frames)
+
+
 @pytest.mark.parametrize(("codec", "profile"), [("libx264", "High 10"), ("libx265", "Main 10")])
 def test_ten_bits_stay_ten_bits(tmp_path: Path, codec: str, profile: str, capfd: pytest.CaptureFixture[str]) -> None:
     """By the profiles that players know; the encoder writes nothing on the terminal."""
