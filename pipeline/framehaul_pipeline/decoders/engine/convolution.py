@@ -31,6 +31,8 @@ MAX_CLIENT_PLANS: Final = 512
 """Of sizes that weren't warmed: a size takes about 25 for each length of chunk."""
 PlanT = TypeVar("PlanT")
 _MAX_WORKSPACE_BYTES: Final = 256 << 20
+_MAX_ELEMENTS: Final = (1 << 31) - 1
+"""Of a convolution's input and of its output, that cuDNN's kernels count."""
 _TIMED_RUNS: Final = 3
 _HEURISTIC_PLANS: Final = 4
 _REPRODUCIBLE: Final = " reproducible"
@@ -46,6 +48,14 @@ def torch_convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
         y = F.conv3d(x.permute(3, 0, 1, 2).unsqueeze(0), weight, padding=(0, padding, padding))
         return y[0].permute(1, 2, 3, 0).contiguous()
     return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding).permute(0, 2, 3, 1).contiguous()
+
+
+def _shape(x: Tensor, weight: Tensor, padding: int) -> tuple[int, ...]:
+    """Of a convolution's result."""
+    kernel = (1, *weight.shape[2:])[-3:]
+    pads = (0, padding, padding)
+    sizes = (size + 2 * pad - taps + 1 for size, pad, taps in zip(x.shape, pads, kernel, strict=False))
+    return (*sizes, weight.shape[0])
 
 
 @dataclass(slots=True, eq=False)
@@ -165,14 +175,20 @@ class Convolutions:
         if self.plans is None:
             y = torch_convolution(x, weight, padding)
             return y if out is None else out.copy_(y)
+        y = x.new_empty(_shape(x, weight, padding)) if out is None else out
+        before = weight.shape[2] - 1 if weight.dim() == 5 else 0
+        steps = max(1, min(_MAX_ELEMENTS // x[0].numel() - before, _MAX_ELEMENTS // y[0].numel()))
+        for start in range(0, len(y), steps):
+            self._run(x[start : start + steps + before], weight, padding, y[start : start + steps], lane)
+        return y
+
+    def _run(self, x: Tensor, weight: Tensor, padding: int, y: Tensor, lane: int) -> None:
         key = (x.shape, weight.shape, padding, x.dtype, lane, self.reproducible)
         graph = self._graphs.get(key, keep=self.timing)
         if graph is None:
             graph = self._build(x, weight, padding)
             self._graphs.put(key, graph, keep=self.timing)
-        y = x.new_empty(graph.shape) if out is None else out
         self._execute(graph, {graph.x: x, graph.weight: weight, graph.y: y})
-        return y
 
     def _execute(self, ready: _Graph, tensors: dict[Any, Tensor]) -> None:
         """Run a plan on the current stream. What it works in is free for whatever that stream runs next."""
@@ -186,9 +202,7 @@ class Convolutions:
         image = x.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else x.permute(0, 3, 1, 2)
         kernel = weight.shape[2:]
         pads = [0] * (len(kernel) - 2) + [padding] * 2
-        sizes = [size + 2 * pad - k + 1 for size, pad, k in zip(image.shape[2:], pads, kernel, strict=True)]
-        shape = (*sizes, weight.shape[0]) if weight.dim() == 5 else (x.shape[0], *sizes, weight.shape[0])
-        y = x.new_empty(shape)
+        y = x.new_empty(_shape(x, weight, padding))
         result = y.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else y.permute(0, 3, 1, 2)
         element = {torch.float16: cudnn.data_type.HALF, torch.bfloat16: cudnn.data_type.BFLOAT16}[x.dtype]
         graph = cudnn.pygraph(
@@ -212,7 +226,7 @@ class Convolutions:
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         graph.check_support()
-        ready = _Graph(graph, x_node, weight_node, y_node, 0, 0, shape)
+        ready = _Graph(graph, x_node, weight_node, y_node, 0, 0, tuple(y.shape))
         weights = f" * {list(weight.shape)} + {padding} {x.dtype}"
         self._choose(ready, str(list(x.shape)), weights, {x_node: x, weight_node: weight, y_node: y})
         return ready
