@@ -19,6 +19,7 @@ from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
+
 class AutoencoderKLDecoder:
     """A picture VAE behind the decoder contract, through the library's module."""
 

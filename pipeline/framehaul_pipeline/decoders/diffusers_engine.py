@@ -203,7 +203,9 @@ class DiffusersEngine:
         tokens = F.linear(x.flatten(1, 2), attention.qkv, attention.qkv_bias)
         q, k, v = tokens.chunk(3, dim=-1)
         seen = [slice(0 if self._clip else frame, frame + 1) for frame in range(shape[0])]
-        attended = [_attend(q[frame], *(each[past].flatten(0, 1) for each in (k, v))) for frame, past in enumerate(seen)]
+        attended = [
+            _attend(q[frame], *(each[past].flatten(0, 1) for each in (k, v))) for frame, past in enumerate(seen)
+        ]
         y = F.linear(torch.stack(attended), attention.proj).view(shape)
         return Pending(y, Layout.FRAMES, shape, attention.bias, entered)
 

@@ -22,8 +22,8 @@ _ELEMENTS_PER_PROGRAM: Final = 4096
 _MAX_PROGRAMS: Final = 1024
 """That measure what a norm spans: enough to fill a device, few enough to add up quickly."""
 _PROGRAMS_AT_ONCE: Final = 128
-_PHASES = tl.constexpr(int(Layout.PHASES))
-_TIME_PHASES = tl.constexpr(int(Layout.TIME_PHASES))
+_NUM_PHASES: Final = {Layout.FRAMES: 0, Layout.PHASES: 4, Layout.TIME_PHASES: 8}
+"""That a position of a small frame holds."""
 
 
 class Edges(NamedTuple):
@@ -48,7 +48,7 @@ def _value(  # type: ignore[no-untyped-def]
     num_positions,
     width,
     channels,
-    LAYOUT: tl.constexpr,
+    PHASES: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -56,20 +56,20 @@ def _value(  # type: ignore[no-untyped-def]
     channel = tl.arange(0, BLOCK_C)
     mask = (positions < num_positions)[:, None] & (channel < channels)[None, :]
     offsets = frame * num_positions * channels + positions[:, None] * channels + channel[None, :]
-    if LAYOUT == _PHASES or LAYOUT == _TIME_PHASES:
+    if PHASES:
         row = positions // width
         column = positions % width
         small = width // 2 + 1
         a = row % 2
         b = column % 2
         place = (row // 2 + a) * small + column // 2 + b
-        size = ((num_positions // width) // 2 + 1) * small
-        if LAYOUT == _TIME_PHASES:
-            at = (frame + 1) // 2 * size * 8 * channels + frame % 2 * 4 * channels
-            at += place[:, None] * (8 * channels)
-        else:
-            at = frame * size * 4 * channels + place[:, None] * (4 * channels)
-        at += ((2 * a + b) * channels)[:, None] + channel[None, :]
+        phase = 2 * a + b
+        step = frame
+        if PHASES == 8:
+            step = (frame + 1) // 2
+            phase += (frame % 2 * 4).to(tl.int32)
+        size = ((num_positions // width) // 2 + 1) * small * PHASES * channels
+        at = step * size + place[:, None] * (PHASES * channels) + (phase * channels)[:, None] + channel[None, :]
         value = tl.load(source + at, mask=mask, other=0.0).to(tl.float32)
     else:
         value = tl.load(source + offsets, mask=mask, other=0.0).to(tl.float32)
@@ -93,7 +93,7 @@ def _measure(  # type: ignore[no-untyped-def]
     width,
     channels,
     steps,
-    LAYOUT: tl.constexpr,
+    PHASES: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     SUMS: tl.constexpr,
@@ -108,14 +108,14 @@ def _measure(  # type: ignore[no-untyped-def]
     begin = frame // span * span
     first = tl.zeros([1], tl.int32)
     pivot, _, _ = _value(
-        source, bias, residual, begin, first, num_positions, width, channels, LAYOUT, BIAS, RESIDUAL, BLOCK_C
+        source, bias, residual, begin, first, num_positions, width, channels, PHASES, BIAS, RESIDUAL, BLOCK_C
     )
     once = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     twice = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     for step in range(0, steps):
         positions = (program + step * num_programs) * BLOCK_P + tl.arange(0, BLOCK_P)
         value, offsets, mask = _value(
-            source, bias, residual, frame, positions, num_positions, width, channels, LAYOUT, BIAS, RESIDUAL, BLOCK_C
+            source, bias, residual, frame, positions, num_positions, width, channels, PHASES, BIAS, RESIDUAL, BLOCK_C
         )
         if SUMS:
             tl.store(sums + offsets, value.to(sums.dtype.element_ty), mask=mask)
@@ -181,7 +181,7 @@ def _lay_out(  # type: ignore[no-untyped-def]
     num_cells,
     width,
     channels,
-    LAYOUT: tl.constexpr,
+    PHASES: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     NORM: tl.constexpr,
@@ -204,7 +204,7 @@ def _lay_out(  # type: ignore[no-untyped-def]
         column = tl.minimum(tl.maximum(cells % wide - EDGE_CELLS, 0), width - 1)
         positions = row * width + column
     value, _, _ = _value(
-        source, bias, residual, frame, positions, num_positions, width, channels, LAYOUT, BIAS, RESIDUAL, BLOCK_C
+        source, bias, residual, frame, positions, num_positions, width, channels, PHASES, BIAS, RESIDUAL, BLOCK_C
     )
     if NORM:
         at = affine + frame // span * 2 * channels + channel
@@ -290,7 +290,7 @@ class GroupNorm:
             width,
             channels,
             triton.cdiv(num_blocks, num_programs),
-            LAYOUT=int(layout),
+            PHASES=_NUM_PHASES[layout],
             BIAS=bias is not None,
             RESIDUAL=residual is not None,
             SUMS=kept is not None,
@@ -351,7 +351,7 @@ def _laid_out(
         num_cells,
         width,
         channels,
-        LAYOUT=int(layout),
+        PHASES=_NUM_PHASES[layout],
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         NORM=affine is not None,

@@ -19,8 +19,8 @@ class Layout(IntEnum):
     """`[T, H / 2 + 1, W / 2 + 1, 4 * C]`: each position of the small frame holds four of the doubled frame, those of
     phase `(a, b)` one row up if `a` and one column left if `b`."""
     TIME_PHASES = 3
-    """`[(T + 1) / 2, H / 2 + 1, W / 2 + 1, 8 * C]`: time is doubled too, but for the first frame. Each small frame holds
-    the four phases of the doubled frame `2 t`, and those of the one before it."""
+    """`[(T + 1) / 2, H / 2 + 1, W / 2 + 1, 8 * C]`: time is doubled too, but for the first frame. Small frame `t` holds
+    the four phases of the doubled frame `2 t`, and then those of the one before."""
 
 
 @dataclass(slots=True, eq=False)
