@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import torch
@@ -65,25 +66,27 @@ def laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype).contiguous(memory_format=memory_format)
 
 
-def longest_filter(weight: Tensor, *, edges: bool, dim: int = 2) -> float:
+def longest_filter(weight: Tensor, *, edges: bool) -> float:
     """The largest Euclidean length of a filter of `weight`, `[C', C, 3, 3]` or `[C', C, 3, 3, 3]`.
 
     Args:
-        weight: 3 taps in each of its dimensions.
+        weight: 3 taps in each of its dimensions; in time the last one is the frame itself.
         edges: a tap outside of the frames falls on what is nearest to it. So filters count as they are there too.
-        dim: the first dimension of taps that may fall together.
     """
-    if not edges or dim == weight.dim():
-        length: float = weight.flatten(1).norm(dim=1).max().item()
-        return length
-    return max(longest_filter(folded, edges=True, dim=dim + 1) for folded in _folds(weight, dim))
+    return max(each.flatten(1).norm(dim=1).max().item() for each in (_folded(weight, 2) if edges else (weight,)))
 
 
-def _folds(weight: Tensor, dim: int) -> list[Tensor]:
-    """The filter inside, at each end, and where both ends are one."""
+def _folded(weight: Tensor, dim: int) -> Iterator[Tensor]:
+    """The filters inside and at all edges of the dimensions from `dim` on."""
+    if dim == weight.dim():
+        yield weight
+        return
     first, middle, last = weight.unbind(dim)
-    ends = (first + middle, last), (first, middle + last), (first + middle + last,)
-    return [weight, *(torch.stack(end, dim) for end in ends)]
+    ends = [(first, middle, last), (first + middle, last), (first + middle + last,)]
+    if dim >= weight.dim() - 2:  # in time nothing comes after
+        ends.append((first, middle + last))
+    for end in ends:
+        yield from _folded(torch.stack(end, dim), dim + 1)
 
 
 def linear(conv: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.decoders.engine.convolution import BuiltPlans, Convolutions, _Graph
+from framehaul_pipeline.decoders.engine import convolution
+from framehaul_pipeline.decoders.engine.convolution import BuiltPlans, Convolutions, _Graph, torch_convolution
 from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.link.heirloom import Heirloom
 
@@ -31,6 +32,30 @@ def test_frames_are_convolved_with_channels_last() -> None:
     small = torch.randn(7, 3, 2, 2)
     assert convolutions.run(x, small, 1, out=out) is out
     torch.testing.assert_close(out, F.conv2d(x.permute(0, 3, 1, 2), small, padding=1).permute(0, 2, 3, 1))
+
+
+class Counting(Convolutions):
+    """Convolves through PyTorch as the library would, and notes the sizes."""
+
+    def __post_init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+
+    def _run(self, x: Tensor, weight: Tensor, padding: int, y: Tensor, lane: int) -> None:
+        self.sizes.append((x.numel(), y.numel()))
+        y.copy_(torch_convolution(x, weight, padding))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 3)])
+def test_what_is_too_large_for_the_library_is_convolved_in_parts(
+    kernel: tuple[int, ...], tables: Iterator[PlanTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part's input nor its output has more elements than cuDNN counts, if a frame hasn't."""
+    monkeypatch.setattr(convolution, "_MAX_ELEMENTS", 300)
+    convolutions = Counting(torch.device("cpu"), next(tables))
+    x, weight = torch.randn(7, 4, 5, 3), torch.randn(6, 3, *kernel)
+    torch.testing.assert_close(convolutions.run(x, weight, 1), torch_convolution(x, weight, 1))
+    assert len(convolutions.sizes) > 1
+    assert max(max(sizes) for sizes in convolutions.sizes) <= 300
 
 
 def test_plans_of_sizes_that_clients_choose_are_bounded() -> None:
