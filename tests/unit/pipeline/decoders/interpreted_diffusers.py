@@ -26,16 +26,6 @@ PICTURES: tuple[dict[str, Any], ...] = (
 CLIPS: tuple[tuple[int, dict[str, Any]], ...] = (
     (3, {"latent_channels": 16, "block_out_channels": (8, 16, 8, 24), "norm_num_groups": 4, "layers_per_block": 1}),
     (1, {"latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}),
-    (
-        2,
-        {
-            "latent_channels": 4,
-            "block_out_channels": (8, 8, 8, 8),
-            "norm_num_groups": 2,
-            "layers_per_block": 1,
-            "mid_block_add_attention": False,
-        },
-    ),
 )
 """With how many latents are decoded."""
 
