@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import statistics
 import tempfile
 import time
@@ -38,6 +39,7 @@ from framehaul_pipeline.spec import Geometry
 Decode = Callable[[Tensor], Tensor]
 """Latents `[T, C, h, w]` to frames `[F, 3, H, W]`, both on the device."""
 
+WAYS: Final = ("ours", "shipped", "compiled")
 _BLOCKS: Final = 4
 _ROUNDS: Final = 5
 _ERROR_LATENTS: Final = 5
@@ -75,17 +77,19 @@ class Bench:
 
     def __init__(self, subject: Subject, folder: Path, given: argparse.Namespace) -> None:
         """Draw weights that are exact in bfloat16, and write them to `folder`."""
-        self._subject, self._folder = subject, folder
+        self._folder = folder
         self._device = torch.device(given.device)
         self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         self._library: Any = getattr(diffusers, subject.class_name)
         self._config = subject.config | (_TOY if given.toy else {})
+        self._rounds = 1 if given.toy else _ROUNDS
+        self._num_latents = min(subject.latents, _ERROR_LATENTS) if given.toy else subject.latents
         torch.manual_seed(0)
         self._library(**self._config).to(torch.bfloat16).save_pretrained(folder)
         self._model = describe_model(f"{folder.name}={folder}")
         width, height = given.size
         factor = self._model.spec.spatial_factor
-        shape = (subject.latents, self._model.spec.channels, height // factor, width // factor)
+        shape = (self._num_latents, self._model.spec.channels, height // factor, width // factor)
         self._latents = torch.randn(shape, generator=torch.Generator().manual_seed(7)).bfloat16().to(self._device)
 
     def flop(self) -> float:
@@ -142,7 +146,7 @@ class Bench:
             before = torch.cuda.memory_allocated() if on_cuda else 0
             if on_cuda:
                 torch.cuda.reset_peak_memory_stats()
-            seconds = [self._run(decode) for _ in range(_ROUNDS)]
+            seconds = [self._run(decode) for _ in range(self._rounds)]
             peak = torch.cuda.max_memory_allocated() if on_cuda else 0
             reserved = torch.cuda.memory_reserved() if on_cuda else 0
         del decode
@@ -158,7 +162,7 @@ class Bench:
 
     def num_frames(self) -> int:
         """Of the clip."""
-        return self._model.spec.num_frames(self._subject.latents)
+        return self._model.spec.num_frames(self._num_latents)
 
     def _run(self, decode: Decode) -> float:
         started_s = time.perf_counter()
@@ -202,7 +206,7 @@ def run(name: str, folder: Path, given: argparse.Namespace, results: Results) ->
     """Measure one decoder; each way that is done is in the results."""
     bench = Bench(SUBJECTS[name], folder, given)
     flop = bench.flop()
-    rate = matrix_flop_per_s(bench._device) if given.device == "cuda" else float("nan")
+    rate = matrix_flop_per_s(bench._device) if given.device == "cuda" else math.nan
     figures = results.figures[name] = {"flop": flop, "matrix_flop_per_s": rate, "ways": {}}
     ways: dict[str, tuple[str, Callable[[], Decode]]] = {
         "ours": ("**Framehaul**", bench.ours),
@@ -222,7 +226,7 @@ def run(name: str, folder: Path, given: argparse.Namespace, results: Results) ->
                     seconds,
                     num_frames / seconds,
                     flop / seconds / 1e12,
-                    f"{flop / seconds / rate:.0%}",
+                    "-" if math.isnan(rate) else f"{flop / seconds / rate:.0%}",
                     f"{each['relative_error']:.1e}",
                     each["peak_bytes"] / 1e9,
                     each["first_s"],
@@ -245,10 +249,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--decoders", nargs="+", default=tuple(SUBJECTS), choices=tuple(SUBJECTS))
-    parser.add_argument("--ways", nargs="+", default=("ours", "shipped", "compiled"))
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--size", type=_size, default=(832, 480), help="WIDTHxHEIGHT of frames")
     parser.add_argument("--seconds", type=float, default=240.0, help="for all; what doesn't fit is left out")
-    parser.add_argument("--toy", action="store_true", help="narrow models, for a try on a CPU")
+    parser.add_argument("--toy", action="store_true", help="narrow models and short clips, for a try on a CPU")
     given = parser.parse_args()
     logging.set_verbosity_error()
     budget = Budget(given.seconds, given.out)

@@ -1,4 +1,4 @@
-"""Every program of `make bench`, `bench-gpu`, `bench-wan` and `bench-watched`, as small as it goes, on the CPU.
+"""Each program of `make bench`, `bench-decoders`, `bench-gpu`, `bench-wan`, `bench-watched`: as small as it goes, on the CPU.
 
 What they find says nothing: that they start, reach their end and fill in the page is what is held.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from bench import ROOT
 from bench.cpu import PROGRAMS
+from bench.gpu_decoders import SUBJECTS
 from bench.gpu_wan import SERVED
 from bench.processes import python_environment
 from bench.transport import TITLES
@@ -50,6 +51,16 @@ def test_cpu(tmp_path: Path) -> None:
     assert set(figures) == set(PROGRAMS)
     assert set(figures["transport"]["4 MB"]) == set(TITLES), said
     assert set(figures["sessions"]["sessions"]) == {"1", "4", "16", "64"}
+
+
+def test_decoders(tmp_path: Path) -> None:
+    """On the CPU ours is the library's module; what is compiled takes long."""
+    options = ("--toy", "--device", "cpu", "--size", "16x16", "--ways", "ours", "shipped")
+    _, figures = run(tmp_path, "bench.gpu_decoders", *options, "--out", str(tmp_path / "out"))
+    for name in SUBJECTS:
+        ways = figures["decoders"][name]["ways"]
+        assert set(ways) == {"ours", "shipped"}
+        assert ways["ours"]["relative_error"] == 0
 
 
 def test_gpu(tmp_path: Path) -> None:

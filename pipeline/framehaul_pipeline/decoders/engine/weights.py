@@ -73,7 +73,8 @@ def longest_filter(weight: Tensor, *, edges: bool) -> float:
         weight: 3 taps in each of its dimensions; in time the last one is the frame itself.
         edges: a tap outside of the frames falls on what is nearest to it. So filters count as they are there too.
     """
-    return max(each.flatten(1).norm(dim=1).max().item() for each in (_folded(weight, 2) if edges else (weight,)))
+    filters = _folded(weight, 2) if edges else (weight,)
+    return max(float(each.flatten(1).norm(dim=1).max()) for each in filters)
 
 
 def _folded(weight: Tensor, dim: int) -> Iterator[Tensor]:
