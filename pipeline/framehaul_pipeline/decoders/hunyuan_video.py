@@ -21,11 +21,13 @@ from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import can_run_engine, decoding_dtype, load_vae
 from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.decoders.tiles import TiledDecoder
-from framehaul_pipeline.models.hunyuan_video import FADE_FRAMES, TILE_LATENTS
+from framehaul_pipeline.models.hunyuan_video import FADE_FRAMES, TILE_LATENTS, TILE_STRIDE_LATENTS
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 _TILE_FRAMES: Final = 1 + 4 * (TILE_LATENTS - 1)
+_LEFT_LATENTS: Final = range(TILE_LATENTS - TILE_STRIDE_LATENTS, TILE_LATENTS)
+"""Of a last tile that the clip's end leaves unfilled, but for a clip of one tile."""
 
 
 class HunyuanVideoDecoder(TiledDecoder):
@@ -107,7 +109,7 @@ class CudaHunyuanVideoDecoder(HunyuanVideoDecoder):
     def _frames(self, held: Tensor) -> Tensor:
         frames = self._engine.decode(held)
         if self._engine.is_preparing:
-            for shorter in range(1, len(held)):  # as a clip's end leaves them
+            for shorter in reversed(_LEFT_LATENTS):
                 self._engine.record(held[:shorter])
         return frames
 

@@ -15,6 +15,7 @@ among the plans that are timed only those count whose result is that plan's, bit
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ _MAX_WORKSPACE_BYTES: Final = 256 << 20
 _MAX_ELEMENTS: Final = (1 << 31) - 1
 """Of a convolution's input and of its output, that cuDNN's kernels count."""
 _TIMED_RUNS: Final = 3
+_TRIAL_S: Final = 3.0
+"""After which no more plans of a convolution are tried. Building one takes up to 0.4 s; the likeliest come first."""
+_LIKELY_TRIAL_S: Final = 0.6
+"""Likewise, where plans of the same weights at another size are tried first."""
 _HEURISTIC_PLANS: Final = 4
 _REPRODUCIBLE: Final = " reproducible"
 _HOPELESS: Final = 1.5
@@ -238,33 +243,41 @@ class Convolutions:
         assert self.plans is not None
         graph = ready.graph
         indices = range(graph.get_execution_plan_count())
-        # The heuristics name some plans twice, the best ones first.
-        names = {graph.get_plan_name_at_index(index): index for index in reversed(indices)}
+        # The heuristics name the best ones first, and some twice.
+        names: dict[str, int] = {}
+        for index in indices:
+            names.setdefault(graph.get_plan_name_at_index(index), index)
         alike, surely = self.plans.get(size, weights)
         known = alike
         if self.reproducible:
             known, surely = self.plans.get(size, weights + _REPRODUCIBLE)
+            alike = [*known, *alike]
             known = known[:surely]  # one that rounds as it should at another size may not do so here
         if surely or not self.timing:
             wanted = [names[name] for name in known if name in names]
             if any(self._prepare(ready, index) for index in [*wanted, *([] if self.timing else indices)]):
                 return
-        first = next((name for name in reversed(names) if self._prepare(ready, names[name])), None)
+        first = next((name for name in names if self._prepare(ready, names[name])), None)
         if first is None:
             raise RuntimeError(f"cuDNN has no plan for convolution {size}{weights}")
+        limit_s = _TRIAL_S
         if alike:
             # Plans for the same weights at another size are nearly always the fastest here too: timing all takes 10
             # times as long.
-            likely = [*alike, *list(names)[-_HEURISTIC_PLANS:], first]
+            likely = [*alike, first, *list(names)[:_HEURISTIC_PLANS]]
             names = {name: names[name] for name in likely if name in names}
-        fastest, chosen = self._try_all(ready, names, first, tensors)
+            limit_s = _LIKELY_TRIAL_S
+        fastest, chosen = self._try_all(ready, names, first, tensors, limit_s)
         self.plans.put(size, weights, fastest)
         if self.reproducible:
             self.plans.put(size, weights + _REPRODUCIBLE, chosen)
         self._prepare(ready, names[chosen])
 
-    def _try_all(self, ready: _Graph, names: dict[str, int], first: str, tensors: dict[Any, Tensor]) -> tuple[str, str]:
+    def _try_all(
+        self, ready: _Graph, names: dict[str, int], first: str, tensors: dict[Any, Tensor], limit_s: float
+    ) -> tuple[str, str]:
         """The fastest plan of `names`, and the fastest that may be chosen: one that rounds as `first`, if need be."""
+        started_s, num_tried = time.monotonic(), 0
         expected = None
         if self.reproducible:
             tensors[ready.x].normal_()  # what a warm-up decodes is too plain to show how sums are rounded
@@ -274,8 +287,11 @@ class Convolutions:
         fastest_ms = chosen_ms = float("inf")
         fastest = chosen = first
         for name, index in names.items():
+            if num_tried and time.monotonic() - started_s > limit_s:
+                break
             if not self._prepare(ready, index):
                 continue
+            num_tried += 1
             try:
                 taken_ms = self._time(ready, tensors, fastest_ms)
             except RuntimeError:
@@ -285,8 +301,8 @@ class Convolutions:
             if taken_ms < chosen_ms and (expected is None or torch.equal(tensors[ready.y], expected)):
                 chosen_ms, chosen = taken_ms, name
         _log.debug(
-            "convolution timed shape=%s plans=%d fastest=%s ms=%.3f chosen=%s ms=%.3f",
-            *(ready.shape, len(names), fastest, fastest_ms, chosen, chosen_ms),
+            "convolution timed shape=%s plans=%d of %d fastest=%s ms=%.3f chosen=%s ms=%.3f",
+            *(ready.shape, num_tried, len(names), fastest, fastest_ms, chosen, chosen_ms),
         )
         return fastest, chosen
 

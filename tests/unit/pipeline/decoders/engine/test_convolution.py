@@ -172,6 +172,18 @@ def test_the_fastest_plan_that_rounds_as_the_heuristics_first_is_taken_for_repro
     assert one.choose("[4]", *PLANS, timing=True, reproducible=True) == "twin"
 
 
+def test_trials_end_with_their_time_and_begin_with_the_likeliest(
+    tables: Iterator[PlanTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heuristics' first plan; then what was the fastest at another size, and rounded as it should."""
+    known = server(next(tables))
+    assert known.choose("[1]", *PLANS, timing=True, reproducible=True) == "twin"
+    for limit in ("_TRIAL_S", "_LIKELY_TRIAL_S"):
+        monkeypatch.setattr(convolution, limit, -1.0)
+    assert known.choose("[2]", *PLANS, timing=True, reproducible=True) == "twin"
+    assert server(next(tables)).choose("[1]", *PLANS, timing=True, reproducible=True) == "first"
+
+
 def test_a_convolution_without_a_plan_is_refused_by_name(tables: Iterator[PlanTable]) -> None:
     with pytest.raises(RuntimeError, match=r"no plan for convolution \[1\] \* \[3\]"):
         server(next(tables)).choose("[1]", BROKEN, timing=True, reproducible=False)
