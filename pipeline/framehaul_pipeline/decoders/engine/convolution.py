@@ -3,9 +3,10 @@
 For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
 each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
 changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
-it is installed: while a worker warms up, all are timed once for a shape, the choice is kept (`plans`), and later
-processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
-fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
+it is installed: while a worker warms up, as many as a few seconds allow are timed once for a shape, the likeliest
+first. The choice is kept (`plans`), and later processes build that one alone. A shape that first comes from a client
+isn't timed, it takes a plan that was the fastest for the same weights at another size. Without the package, or on the
+CPU, convolutions run through PyTorch.
 
 The fastest by trial differs from server to server, and with it how sums are rounded. Convolutions that are
 `reproducible` round as the first plan of cuDNN's heuristics does, which is the same one on every device of a kind:
@@ -15,6 +16,7 @@ among the plans that are timed only those count whose result is that plan's, bit
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -184,7 +186,8 @@ class Convolutions:
             return y if out is None else out.copy_(y)
         y = x.new_empty(_shape(x, weight, padding)) if out is None else out
         before = weight.shape[2] - 1 if weight.dim() == 5 else 0
-        steps = max(1, min(_MAX_ELEMENTS // x[0].numel() - before, _MAX_ELEMENTS // y[0].numel()))
+        most = max(1, min(_MAX_ELEMENTS // x[0].numel() - before, _MAX_ELEMENTS // y[0].numel()))
+        steps = math.ceil(len(y) / math.ceil(len(y) / most))
         for start in range(0, len(y), steps):
             self._run(x[start : start + steps + before], weight, padding, y[start : start + steps], lane)
         return y
@@ -239,7 +242,7 @@ class Convolutions:
         return ready
 
     def _choose(self, ready: _Graph, size: str, weights: str, tensors: dict[Any, Tensor]) -> None:
-        """Build the plan that is known to be the fastest; when none is known, time all."""
+        """Build the plan that is known to be the fastest; when none is known, time them."""
         assert self.plans is not None
         graph = ready.graph
         indices = range(graph.get_execution_plan_count())
@@ -262,8 +265,7 @@ class Convolutions:
             raise RuntimeError(f"cuDNN has no plan for convolution {size}{weights}")
         limit_s = _TRIAL_S
         if alike:
-            # Plans for the same weights at another size are nearly always the fastest here too: timing all takes 10
-            # times as long.
+            # Plans for the same weights at another size are nearly always the fastest here too.
             likely = [*alike, first, *list(names)[:_HEURISTIC_PLANS]]
             names = {name: names[name] for name in likely if name in names}
             limit_s = _LIKELY_TRIAL_S
