@@ -69,6 +69,7 @@ SUBJECTS: Final = {
         latents=16,
     ),
 }
+_HEADS: Final = ("", "seconds", "frames/s", "TFLOP/s", "of the matrix rate", "error", "peak, GB", "to be ready, s")
 _TOY: Final = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
 
 
@@ -212,7 +213,9 @@ def run(name: str, folder: Path, given: argparse.Namespace, results: Results) ->
         "shipped": ("diffusers as shipped", bench.shipped),
         "compiled": ("diffusers, channels last, `torch.compile`", bench.compiled),
     }
-    num_frames, rows = bench.num_frames(), []
+    num_frames, rows, said = bench.num_frames(), [], len(results.paragraphs)
+    size = "x".join(map(str, given.size))
+    intro = f"`{name}`, {num_frames} frames of {size}, {flop / 1e12:.3g} TFLOP as the library computes it:"
     with bench.reference() as reference:
         for way in given.ways:
             title, load = ways[way]
@@ -231,10 +234,9 @@ def run(name: str, folder: Path, given: argparse.Namespace, results: Results) ->
                     each["first_s"],
                 )
             )
-    heads = ("", "seconds", "frames/s", "TFLOP/s", "of the matrix rate", "error", "peak, GB", "to be ready, s")
-    size = "x".join(map(str, given.size))
-    results.say(f"`{name}`, {num_frames} frames of {size}, {flop / 1e12:.3g} TFLOP as the library computes it:")
-    results.say(table(heads, rows))
+            # Whole after each way: the next one may take more than the time that is left.
+            results.paragraphs[said:] = [intro, table(_HEADS, rows)]
+    print("\n\n".join(results.paragraphs[said:]) + "\n", flush=True)
 
 
 def _size(text: str) -> tuple[int, int]:
