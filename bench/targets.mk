@@ -38,8 +38,7 @@ bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PR
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-decoders: ## The library's decoders by our engine beside diffusers, at most 4 minutes; figures in out/bench
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_decoders && \
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_decoders
 
 bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; needs group bench-wan; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_wan --seconds 520 && \

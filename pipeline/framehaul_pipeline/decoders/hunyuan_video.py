@@ -96,14 +96,14 @@ class CudaHunyuanVideoDecoder(HunyuanVideoDecoder):
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """Of one tile, whatever the chunk.
 
-        The most is held by the last stage's first block: what enters it, that normalised and with a frame's edges
-        around, and what its first convolution gives.
+        The most is held by the last stage's first block: what enters it, that normalised and with its edges around,
+        and what its first convolution gives. As much as the tile's frames is for what is small beside that.
         """
         del num_latents
         height, width = geometry.frame_size(self.spec)
         positions = _TILE_FRAMES * height * width
         edged = (_TILE_FRAMES + 2) * (height + 2) * (width + 2)
-        values = (positions + edged) * self._widths[1] + positions * self._widths[0]
+        values = (positions + edged) * self._widths[1] + positions * (self._widths[0] + 3)
         return values * self.dtype.itemsize
 
     def _frames(self, held: Tensor) -> Tensor:
