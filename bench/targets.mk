@@ -2,7 +2,8 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-across bench-decoders bench-devices bench-encoders bench-gpu bench-highlights bench-locate bench-saliency bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-across bench-locate bench-decoders bench-devices bench-encoders bench-gpu \
+	bench-highlights bench-saliency bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 

@@ -31,6 +31,7 @@ class Mapper:
             InvalidInput: the weights are not the network's.
         """
         self._device = device
+        self._chooses_kernels = device.type == "cuda"
         self._dtype = torch.float16 if device.type == "cuda" else torch.float32
         self.model = model
         self._maps: FoldedTased | Published = FoldedTased(load_tased(Path(self.model.path)), device, self._dtype)
@@ -45,7 +46,7 @@ class Mapper:
         Raises:
             torch.OutOfMemoryError: the device has no room for it.
         """
-        if self._device.type == "cpu":
+        if not self._chooses_kernels:
             return
         try:
             self._several(frames)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models.saliency import describe_saliency
+from framehaul_pipeline.models.saliency import SaliencyModel, describe_saliency
 from framehaul_pipeline.saliency.folded import FoldedTased
+from framehaul_pipeline.saliency.mapper import Mapper
 from framehaul_pipeline.saliency.network import Published, TasedNet
 from framehaul_pipeline.saliency.weights import load_tased
 from tests.support.decoder_checks import one_thread
@@ -72,6 +74,23 @@ def test_another_file_is_refused(net: TasedNet, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "tased.safetensors")
     with pytest.raises(InvalidInput, match=r"no tensor base3\.2\.branch1\.1\.conv_t\.weight"):
         load_tased(tmp_path / "tased.safetensors")
+
+
+@one_thread()
+def test_where_the_folded_form_fails_the_published_one_runs(
+    net: TasedNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found when the worker warms up; but for lack of memory, of which that takes more."""
+    save_file(dict(net.state_dict()), tmp_path / "tased.safetensors")
+    model = SaliencyModel(path=str(tmp_path / "tased.safetensors"), height=32, width=64)
+    mapper, some = Mapper(model, torch.device("cpu")), frames(1)[0]
+    expected = mapper.maps(some, every=1, backwards=True)
+    mapper._chooses_kernels = True
+    monkeypatch.setattr(FoldedTased, "__call__", Mock(side_effect=[torch.OutOfMemoryError("full"), RuntimeError("no")]))
+    with pytest.raises(torch.OutOfMemoryError):
+        mapper.warm_up(torch.cat([some, some[:3]]))
+    mapper.warm_up(torch.cat([some, some[:3]]))
+    torch.testing.assert_close(mapper.maps(some, every=1, backwards=True), expected, rtol=0, atol=1e-3)
 
 
 def test_the_gpus_pooling_and_unpooling_equal_pytorchs(tmp_path: Path) -> None:
