@@ -36,6 +36,7 @@ from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.responses import charged
 from framehaul_server.errors import UnusableFile
+from framehaul_server.highlight.readers import ReaderPlaces
 from framehaul_server.highlight.request import Surroundings
 from framehaul_server.highlight.source import UploadSpace
 from framehaul_server.observe.view import ServerView
@@ -323,7 +324,7 @@ def _highlights(
         ),
         root=config.highlight_root,
         space=UploadSpace(config.highlight_upload_bytes),
-        readers=asyncio.Semaphore(num_readers),
+        readers=ReaderPlaces(num_readers),
         num_readers=num_readers,
         stall_timeout_s=config.stall_timeout_s,
     )

@@ -26,7 +26,7 @@ from framehaul_server.core.highlight_request import HighlightAsked, HighlightRul
 from framehaul_server.core.packing import frames_per_message
 from framehaul_server.core.window import check_ack
 from framehaul_server.errors import ClientLeft, ClientSilent, ClientStalled
-from framehaul_server.highlight.readers import Readers
+from framehaul_server.highlight.readers import ReaderPlaces, Readers
 from framehaul_server.highlight.scan import FilmSamples, batch_frames
 from framehaul_server.highlight.segments import key_frames_suffice, spans_worth_reading, split
 from framehaul_server.highlight.source import Upload, UploadSpace, open_below
@@ -74,8 +74,7 @@ class Surroundings:
     rules: HighlightRules
     root: Path | None
     space: UploadSpace
-    readers: asyncio.Semaphore
-    """Processes that read, of all films together."""
+    readers: ReaderPlaces
     num_readers: int
     stall_timeout_s: float
 

@@ -1,0 +1,282 @@
+"""What each step of the highlight service brings, in one run: `python -m bench.highlight_arms --device cuda`.
+
+Requests for films of a minute, 720 and 1080 lines in turns, come all at the same time. Every arm samples, compares and
+ranks alike, reads each film in the same parts, and has as many loaders as the machine has processors. So the excerpts
+are the same, and what differs is how frames come to the device, in which order, and what it does with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import psutil
+
+from bench.harness import Results, percentile, table, union_length
+from bench.highlight_films import Loading, make_films
+from bench.processes import Server
+from bench.profiling import DeviceProfiler
+from framehaul_client import FrameClient
+
+if TYPE_CHECKING:
+    from tests.support.planted import Planted
+
+    from bench.highlight_simple import Found
+
+ARMS: Final = {
+    "B0": "one process: threads; each frame converted, float32 on the CPU, eager, copies that wait",
+    "B1": "only samples are converted; bytes are uploaded",
+    "B2": "loaders are processes; a queue of pickles",
+    "B3": "the product's readers, ring and stream: written in place",
+    "B4": "earlier requests first, readers and batches",
+    "B5": "folded, channels last, half precision",
+    "served": "B5 by the real server, its worker and its client",
+}
+_SETTLE_S: Final = 0.3
+"""Until ended readers are collected, whose time counts."""
+_SAME_S: Final = 0.26
+"""Excerpts that begin closer than this are the same: two samples apart at most, where they are dense."""
+_TRACE_S: Final = 10.0
+_NANOSECOND: Final = 1e-9
+
+
+class Arm(Protocol):
+    """One way to do it."""
+
+    def run(self, films: list[Planted]) -> list[Found]:
+        """Search all at the same time."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One arm, once."""
+
+    took_s: float
+    processor_s: float
+    found: list[Found]
+
+
+def tree_seconds() -> float:
+    """Processor time of this process and all that it started, those that have ended too."""
+    here = psutil.Process()
+    total = 0.0
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def measure(arm: Arm, films: list[Planted]) -> Round:
+    """Search all films, once."""
+    before_s = tree_seconds()
+    started_s = time.perf_counter()
+    found = arm.run(films)
+    took_s = time.perf_counter() - started_s
+    time.sleep(_SETTLE_S)
+    return Round(took_s, tree_seconds() - before_s, found)
+
+
+@contextlib.contextmanager
+def _traced(target: str, kernels: list[tuple[float, float]]) -> Iterator[None]:
+    """Have the server's worker note its kernels, which are there at the end."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def listen() -> None:
+        try:
+            async with (
+                FrameClient(target) as client,
+                contextlib.aclosing(client.trace(_TRACE_S, kernels=True)) as responses,
+            ):
+                async for response in responses:
+                    begun.set()
+                    told = response.kernels
+                    for name, start_ns, duration_ns in zip(told.name, told.start_ns, told.duration_ns, strict=True):
+                        if not told.names[name].startswith("Mem"):
+                            start_s = start_ns * _NANOSECOND
+                            kernels.append((start_s, start_s + duration_ns * _NANOSECOND))
+        finally:
+            begun.set()
+            ended.set()
+
+    thread = threading.Thread(target=lambda: asyncio.run(listen()))
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def kernel_seconds(arm: Arm, films: list[Planted], target: str | None) -> tuple[float, float]:
+    """In a round of its own: the time in which a kernel ran, as CUPTI saw it, and the round's."""
+    if target is not None:
+        kernels: list[tuple[float, float]] = []
+        with _traced(target, kernels):
+            took_s = measure(arm, films).took_s
+        return union_length(kernels), took_s
+    profiler = DeviceProfiler()
+    profiler.start()
+    took_s = measure(arm, films).took_s
+    seen = profiler.stop()
+    return seen["busy"] * seen["span_s"], took_s
+
+
+def _arms(
+    stack: ExitStack, names: list[str], folder: Path, device_name: str, loaders: int
+) -> tuple[dict[str, Arm], dict[str, str]]:
+    """Those arms, running; and the address of the one that is served."""
+    import torch  # not before: processes of B2 import this module, and load alone
+
+    from bench.highlight_own import OwnArm, ServedArm
+    from bench.highlight_simple import EagerEmbedder, SimpleArm
+    from framehaul_pipeline.embedding.embedder import Embedder
+    from framehaul_pipeline.models.embedding import packaged_model
+
+    device, model = torch.device(device_name), packaged_model()
+    eager = EagerEmbedder(model, device)
+    targets: dict[str, str] = {}
+
+    def served() -> Arm:
+        server = stack.enter_context(
+            Server(
+                *("--highlight", "--highlight-root", str(folder), "--highlight-readers", str(loaders)),
+                *("--device", device_name, "--max-size", "1920x1088"),
+            )
+        )
+        targets["served"] = server.target
+        return ServedArm(server.target)
+
+    def simple(how: Loading, *, processes: bool = False) -> Arm:
+        return SimpleArm(eager, device, how, loaders=loaders, processes=processes)
+
+    makers: dict[str, Callable[[], Arm]] = {
+        "B0": lambda: simple(Loading(every_frame=True, as_float=True)),
+        "B1": lambda: simple(Loading()),
+        "B2": lambda: simple(Loading(), processes=True),
+        "B3": lambda: OwnArm(eager, device, folder, loaders=loaders, by_request=False),
+        "B4": lambda: OwnArm(eager, device, folder, loaders=loaders, by_request=True),
+        "B5": lambda: OwnArm(Embedder(model, device), device, folder, loaders=loaders, by_request=True),
+        "served": served,
+    }
+    arms = {}
+    for name in names:
+        arms[name] = makers[name]()
+        stack.callback(arms[name].close)
+    return arms, targets
+
+
+def report(results: Results, rounds: dict[str, list[Round]], kernels: dict[str, tuple[float, float]]) -> bool:
+    """The table; gives whether all arms chose the same windows."""
+    expected = [each.start for each in next(iter(rounds.values()))[0].found]
+    rates: dict[str, float] = {}
+    rows, all_same = [], True
+    for name, runs in rounds.items():
+        each_s = [each.took_s for run in runs for each in run.found]
+        num_films = len(expected)
+        rates[name] = statistics.median(60 * num_films / run.took_s for run in runs)
+        farthest_s = max(
+            abs(each.start - start) for run in runs for each, start in zip(run.found, expected, strict=True)
+        )
+        all_same = all_same and farthest_s < _SAME_S
+        kernel_s, round_s = kernels.get(name, (float("nan"), float("nan")))
+        figures = {
+            "films_per_minute": rates[name],
+            "spread": max(run.took_s for run in runs) / min(run.took_s for run in runs),
+            "p50_s": percentile(each_s, 50),
+            "p95_s": percentile(each_s, 95),
+            "kernels_busy": kernel_s / round_s,
+            "kernels_ms_a_film": kernel_s / num_films * 1e3,
+            "device_ms_a_film": statistics.fmean(each.device_s for run in runs for each in run.found) * 1e3,
+            "processor_s_a_film": statistics.median(run.processor_s / num_films for run in runs),
+            "farthest_s": farthest_s,
+        }
+        results.figures[name] = figures
+        over = [f"{rates[name] / rates[base]:.2f}" if base in rates else "-" for base in ("B0", "B1")]
+        rows.append(
+            [
+                f"{name}: {ARMS[name]}",
+                figures["films_per_minute"],
+                f"{figures['spread']:.2f}x",
+                *over,
+                *(f"{figures[key]:.2f}" for key in ("p50_s", "p95_s")),
+                f"{figures['kernels_busy']:.1%}",
+                figures["kernels_ms_a_film"],
+                figures["device_ms_a_film"],
+                figures["processor_s_a_film"],
+                f"{farthest_s:.2f}",
+            ]
+        )
+    heads = ["arm", "films/min", "±", "of B0", "of B1", "p50, s", "p95, s", "kernels busy", "kernels, ms a film"]
+    heads += ["batches, ms a film", "processor, s a film", "starts differ, s"]
+    results.say(table(heads, rows))
+    results.say("All arms chose the same excerpts." if all_same else "OTHER EXCERPTS WERE CHOSEN.")
+    return all_same
+
+
+def main() -> int:
+    """Run it; gives 1 when arms chose other excerpts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--requests", type=int, default=8)
+    parser.add_argument("--films", type=int, default=4, help="different ones; requests take turns")
+    parser.add_argument("--film-seconds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loaders", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seed", type=int, default=0, help="of the order of arms in each round")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-films-") as name, ExitStack() as stack:
+        folder = Path(name)
+        different = make_films(folder, given.films, given.film_seconds, 100)
+        films = [different[index % len(different)] for index in range(given.requests)]
+        arms, targets = _arms(stack, given.arms, folder, given.device, given.loaders)
+        results = Results(name="highlight-arms", title="Highlights, step by step", device=_device(given.device))
+        order = random.Random(given.seed)  # noqa: S311 - an order, no secret
+        for arm in arms.values():
+            arm.run(films[: min(2, len(films))])
+        rounds: dict[str, list[Round]] = {each: [] for each in arms}
+        for _ in range(given.rounds):
+            for each in order.sample(list(arms), len(arms)):
+                rounds[each].append(measure(arms[each], films))
+        kernels = {}
+        if given.device == "cuda":
+            kernels = {each: kernel_seconds(arm, films, targets.get(each)) for each, arm in arms.items()}
+        sizes = ", ".join(f"{each.film.stat().st_size / 1e6:.0f} MB" for each in different)
+    results.figures["loaders"] = given.loaders
+    results.say(
+        f"{given.requests} requests at the same time, films of {given.film_seconds} s ({sizes}), {given.loaders} "
+        f"loaders, {given.rounds} rounds in shuffled order. p50 and p95 are a film's, from its request to its answer."
+    )
+    same = report(results, rounds, kernels)
+    results.write(given.out)
+    return 0 if same else 1
+
+
+def _device(name: str) -> str:
+    if name == "cpu":
+        return "CPU"
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
