@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -25,7 +26,7 @@ from framehaul_pipeline.highlight.sample import Film, OwnPosition
 SIDE: Final = 224
 _RATE: Final = 30
 _KEYS_S: Final = 5
-_SIZES: Final = {720: 1280, 1080: 1920}
+_FIRST_SEED: Final = 100
 
 Loaded: TypeAlias = tuple[list[float], NDArray[Any], NDArray[np.float32]]
 """Times, frames `[N, side, side, 3] uint8` or `[N, 3, side, side] float32`, and histograms."""
@@ -41,24 +42,23 @@ class Loading:
     """What is handed over is what the network takes."""
 
 
-def make_films(folder: Path, count: int, seconds: int, first_seed: int) -> list[Planted]:
-    """So many films with a planted product, of 720 and 1080 lines in turns, several at a time."""
+def make_films(folder: Path, count: int, seconds: int, heights: Sequence[int]) -> list[Planted]:
+    """So many films with a planted product, of these heights in turns; several are made at a time."""
     with ProcessPoolExecutor(min(count, len(os.sched_getaffinity(0)))) as pool:
-        seeds = range(first_seed, first_seed + count)
-        heights = [tuple(_SIZES)[index % len(_SIZES)] for index in range(count)]
-        return list(pool.map(_make_film, [folder] * count, seeds, heights, [seconds] * count))
+        seeds = range(_FIRST_SEED, _FIRST_SEED + count)
+        return list(pool.map(_make_film, repeat(folder), seeds, cycle(heights), repeat(seconds)))
 
 
 def _make_film(folder: Path, seed: int, height: int, seconds: int) -> Planted:
     """Enlarged and with grain by FFmpeg's filters: pixels made in Python would take minutes."""
     small = make_planted(folder, seed, seconds=seconds, rate=_RATE)
-    film = folder / f"film-{seed}-{height}.mp4"
+    film, width = folder / f"film-{seed}-{height}.mp4", height * 16 // 9 // 2 * 2
     with av.open(str(small.film)) as source, av.open(str(film), "w") as target:
         read = source.streams.video[0]
         graph = av.filter.Graph()
         begin = graph.add_buffer(template=read)
         chain = [
-            graph.add("scale", f"{_SIZES[height]}:{height}:flags=bicubic"),
+            graph.add("scale", f"{width}:{height}:flags=bicubic"),
             graph.add("noise", "alls=7:allf=t"),
             graph.add("format", "yuv420p"),
             graph.add("buffersink"),
@@ -67,7 +67,7 @@ def _make_film(folder: Path, seed: int, height: int, seconds: int) -> Planted:
             before.link_to(after)
         graph.configure()
         written = target.add_stream("libx264", rate=_RATE, options={"preset": "veryfast", "crf": "25"})
-        written.width, written.height, written.pix_fmt = _SIZES[height], height, "yuv420p"
+        written.width, written.height, written.pix_fmt = width, height, "yuv420p"
         written.gop_size = _KEYS_S * _RATE
         for index, frame in enumerate(source.decode(read)):
             begin.push(frame)

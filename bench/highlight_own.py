@@ -34,7 +34,6 @@ from framehaul_pipeline.link.messages import (
     SamplesReturned,
     ToServer,
 )
-from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.scheduling.batches import Batch, Batches
 from framehaul_pipeline.supervision.epoch import QueryEvents, WorkerQuery
 from framehaul_pipeline.supervision.samples import Samples

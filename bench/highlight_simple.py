@@ -24,7 +24,7 @@ from tests.support.planted import Planted
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.highlight_films import SIDE, Loaded, Loading, load, probe
+from bench.highlight_films import Loaded, Loading, load, probe
 from framehaul_pipeline.embedding import efficientnet_lite
 from framehaul_pipeline.embedding.embedder import Embedder, Query
 from framehaul_pipeline.highlight import rank
@@ -41,6 +41,7 @@ MARGIN_S: Final = 1.0
 """As the server does it."""
 _WAITING: Final = 16
 """Batches in the queue."""
+_NORM: Final = ("running_mean", "running_var", "weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Unfolded(nn.Module):
     def __init__(self, weights: dict[str, Tensor], convolution: str, norm: str, *, stride: int, bounded: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(weights[f"{convolution}.weight"], requires_grad=False)
-        for name in ("running_mean", "running_var", "weight", "bias"):
+        for name in _NORM:
             self.register_buffer(f"norm_{name}", weights[f"{norm}.{name}"])
         self._stride, self._bounded = stride, bounded
         self._groups = self.weight.shape[0] if self.weight.shape[1] == 1 else 1
@@ -69,8 +70,8 @@ class _Unfolded(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         values = functional.pad(values, self._padding)
         values = functional.conv2d(values, self.weight, None, self._stride, groups=self._groups)
-        norm = [self.get_buffer(f"norm_{name}") for name in ("running_mean", "running_var", "weight", "bias")]
-        values = functional.batch_norm(values, *norm, eps=1e-3)
+        mean, variance, weight, bias = (self.get_buffer(f"norm_{name}") for name in _NORM)
+        values = functional.batch_norm(values, mean, variance, weight, bias, eps=1e-3)
         return functional.relu6(values) if self._bounded else values
 
 
@@ -120,14 +121,13 @@ class _Search:
     """One film's request."""
 
     planted: Planted
+    clock: Clock
     query: Query | None = None
-    samples: rank.Samples = field(default_factory=lambda: rank.Samples.none(1))
     times: list[float] = field(default_factory=list)
     histograms: list[Any] = field(default_factory=list)
     similarities: Any = field(default_factory=lambda: np.zeros((0, 1)))
     jobs_left: int = 0
     settled: threading.Event = field(default_factory=threading.Event)
-    clock: Clock | None = None
 
     def known(self) -> rank.Samples:
         return rank.Samples.none(1).with_more(np.array(self.times), self.similarities, np.concatenate(self.histograms))
@@ -138,7 +138,7 @@ _handed_over: Any = None
 
 
 def _take_queue(there: Any) -> None:
-    global _handed_over  # noqa: PLW0603 - how a process of a pool gets it
+    global _handed_over
     _handed_over = there
 
 
@@ -178,7 +178,7 @@ class SimpleArm:
 
     def run(self, films: list[Planted]) -> list[Found]:
         """Search all at the same time."""
-        self._searches = [_Search(planted, clock=Clock(self._device)) for planted in films]
+        self._searches = [_Search(planted, Clock(self._device)) for planted in films]
         device = threading.Thread(target=self._serve)
         device.start()
         with ThreadPoolExecutor(len(films)) as requests:
@@ -203,7 +203,6 @@ class SimpleArm:
         best = rank.rank(search.known(), info.duration, replace(wanted, count=LOOKED_AT)).excerpts
         self._scan(number, rank.spans_to_look_closer(best, MARGIN_S, info.duration), DENSE_PER_SECOND)
         excerpt = rank.rank(search.known(), info.duration, wanted).excerpts[0]
-        assert search.clock is not None
         return Found(excerpt.start, time.perf_counter() - started_s, search.clock.seconds)
 
     def _scan(self, number: int, spans: list[tuple[float, float]], per_second: float) -> None:
@@ -244,13 +243,10 @@ class SimpleArm:
 
     def _compare(self, search: _Search, loaded: Loaded) -> None:
         times, frames, histograms = loaded
-        assert search.query is not None and search.clock is not None, "its pictures came first"
+        assert search.query is not None, "its pictures came first"
         with search.clock.batch():
             first, found = search.query.compare(self._embedder.cells(torch.from_numpy(frames).to(self._device)))
             alike = found[0].cpu().numpy()
         search.times += times
         search.histograms.append(histograms)
         search.similarities = np.concatenate((search.similarities[:first], alike[:, None]))
-
-
-assert SIDE == 224

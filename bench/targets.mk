@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-highlights bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-highlight-arms bench-highlights bench-sampling bench-taehv bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -46,6 +46,20 @@ bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup
 	$(BIN)/python -m bench.protoset $@
 
 protoset: bench/frames.protoset ## Descriptors for clients without reflection
+
+bench-highlight-arms bench-taehv: DEVICE = cuda
+
+bench-highlight-arms: ## Highlights step by step, on DEVICE=cuda, two minutes; fails if arms choose other excerpts
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.highlight_arms --device $(DEVICE) && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-sampling: ## How fast films are sampled; fails below the goals
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.sampling && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-taehv: ## The TAEHV family's decode alone, on DEVICE=cuda; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.taehv --device $(DEVICE) && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-highlights: setup ## Ten films with a planted product, through a real server; fails if less than nine are found
 	$(BIN)/python -m bench.highlights --out out/bench/highlights
