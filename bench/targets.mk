@@ -42,7 +42,7 @@ bench-watched: ## What scrapes, the page and a trace cost a stream, on DEVICE=cp
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.watched --device $(DEVICE) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
-bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup
+bench/frames.protoset: protos/framehaul/v1/frames_pb2.py protos/framehaul/v1/highlights_pb2.py | setup
 	$(BIN)/python -m bench.protoset $@
 
 protoset: bench/frames.protoset ## Descriptors for clients without reflection

@@ -316,12 +316,15 @@ class QueryFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class RunningChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk that the device is at; without latents: a session's opening, or its last frames."""
+    """A chunk that the device is at; without latents: a session's opening, or its last frames, or a query's batch."""
 
     session: int
+    """Or query."""
     num_latents: int
     busy_ns: int
     """Since the worker turned to it, on the worker's clock."""
+    num_samples: int = 0
+    """Of a film, in a batch."""
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):

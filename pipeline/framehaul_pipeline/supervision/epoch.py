@@ -39,6 +39,7 @@ from framehaul_pipeline.link.messages import (
     QueryFailed,
     Ready,
     RecordKernels,
+    RunningChunk,
     SamplesReturned,
     SessionEnded,
     SessionFailed,
@@ -49,7 +50,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.rings.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotError
-from framehaul_pipeline.scheduling.chunk_limits import ChunkShape
+from framehaul_pipeline.scheduling.chunk_limits import BatchShape, ChunkShape
 from framehaul_pipeline.scheduling.feeder import Feeder
 from framehaul_pipeline.supervision.inlet import Inlet
 from framehaul_pipeline.supervision.process import WorkerProcess
@@ -363,8 +364,7 @@ class Epoch:
             case SamplesReturned() | Embedded() | QueryFailed():
                 self._dispatch_query(message)
             case Alive():
-                oldest = message.oldest
-                self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
+                self._watchdog.answered(message, self._shape_of(message.oldest))
             case Ready():
                 self._watchdog.start()
                 self.ready.set_result(message)
@@ -394,6 +394,7 @@ class Epoch:
                 assert self._samples is not None, "the worker has none else"
                 self._samples.give_back(message.slot, message.generation)
             case Embedded():
+                self._watchdog.published(BatchShape(), message.device_ns)
                 if message.query in self._queries:
                     self._queries[message.query].on_embedded(message)
             case QueryFailed():
@@ -426,6 +427,11 @@ class Epoch:
     def _shape(self, session: int, num_latents: int) -> ChunkShape | None:
         known = self._sessions.get(session)
         return ChunkShape.of(known.opening, num_latents) if known is not None else None
+
+    def _shape_of(self, running: RunningChunk | None) -> ChunkShape | BatchShape | None:
+        if running is None:
+            return None
+        return BatchShape() if running.num_samples else self._shape(running.session, running.num_latents)
 
     def _forget(self, session: int) -> WorkerSession | None:
         self.feeder.drop_session(session)

@@ -355,13 +355,18 @@ class Worker:
         return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
 
     def _take_batch(self, *, chunks_first: bool) -> BatchJob | None:
-        return None if self._highlights is None else self._highlights.take(chunks_first=chunks_first)
+        job = None if self._highlights is None else self._highlights.take(chunks_first=chunks_first)
+        if job is not None:
+            query, num_frames = job.batch.query, job.batch.num_frames
+            self._running.begin(query, None, 0, time.monotonic_ns(), num_samples=num_frames)
+        return job
 
     # Below: without it
 
     def _finish_batch(self, batch: Batch) -> None:
         assert self._highlights is not None, "it made the batch"
         with self._changed:
+            self._running.finish(batch.query, None, time.monotonic_ns())
             self._highlights.finish(batch)
             self._changed.notify_all()
 
