@@ -39,6 +39,7 @@ from framehaul_pipeline.supervision.epoch import QueryEvents, WorkerQuery
 from framehaul_pipeline.supervision.samples import Samples
 from framehaul_pipeline.worker.highlights import BatchInFlight, Highlights
 from framehaul_server.core.highlight_request import HighlightAsked, HighlightRules
+from framehaul_server.core.highlight_totals import HighlightTotals
 from framehaul_server.highlight.readers import ReaderPlaces
 from framehaul_server.highlight.request import HighlightWork, Request, Surroundings
 from framehaul_server.highlight.source import UploadSpace
@@ -183,7 +184,7 @@ class OwnArm:
             root=folder,
             space=UploadSpace(1),
             readers=ReaderPlaces(loaders) if by_request else _PlacesAsTheyCome(loaders),
-            num_readers=loaders,
+            totals=HighlightTotals(),
             stall_timeout_s=60.0,
         )
 

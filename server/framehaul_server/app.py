@@ -31,6 +31,7 @@ from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import ServerConfig
 from framehaul_server.core.highlight_request import HighlightRules
+from framehaul_server.core.highlight_totals import HighlightTotals
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.recorder import Recorder
@@ -102,7 +103,9 @@ class App:
         self._highlights = None
         if config.worker.embedding is not None:
             self._highlights = HighlightService(
-                _highlights(config, config.worker.embedding, self._supervisor, self._worker_ready),
+                _highlights(
+                    config, config.worker.embedding, self._supervisor, self._worker_ready, recorder.totals.highlights
+                ),
                 identify=identify,
                 admission=self._admission,
                 reading=reading,
@@ -185,6 +188,8 @@ class App:
             worker=self._supervisor.statistics(),
             recorder=self._recorder,
             sessions=self._service.views(),
+            num_readers=self._highlights.readers.number if self._highlights is not None else 0,
+            num_reading=self._highlights.readers.num_held if self._highlights is not None else 0,
         )
 
     def _locate(self) -> pb.LocateResponse:
@@ -229,6 +234,7 @@ class App:
             charged=charged(self._recorder.seconds(time.monotonic_ns())),
             ready=self._supervisor.state is WorkerState.READY and not self._draining,
             target=self._target(),
+            highlights=self._highlights.info() if self._highlights is not None else None,
         )
 
     def _ready_line(self) -> str:
@@ -310,9 +316,12 @@ def _reading(config: ServerConfig) -> Reading:
 
 
 def _highlights(
-    config: ServerConfig, model: EmbeddingModel, supervisor: Supervisor, ready: asyncio.Event
+    config: ServerConfig,
+    model: EmbeddingModel,
+    supervisor: Supervisor,
+    ready: asyncio.Event,
+    totals: HighlightTotals,
 ) -> Surroundings:
-    num_readers = config.highlight_readers or max(1, len(os.sched_getaffinity(0)) - 2)
     return Surroundings(
         worker=supervisor,
         worker_ready=ready,
@@ -324,10 +333,15 @@ def _highlights(
         ),
         root=config.highlight_root,
         space=UploadSpace(config.highlight_upload_bytes),
-        readers=ReaderPlaces(num_readers),
-        num_readers=num_readers,
+        readers=ReaderPlaces(num_readers(config)),
+        totals=totals,
         stall_timeout_s=config.stall_timeout_s,
     )
+
+
+def num_readers(config: ServerConfig) -> int:
+    """Processes that may read films at a time, where any are searched."""
+    return config.highlight_readers or max(1, len(os.sched_getaffinity(0)) - 2)
 
 
 def session_rules(config: ServerConfig) -> SessionRules:

@@ -41,10 +41,16 @@ class ReaderPlaces:
 
     def __init__(self, number: int) -> None:
         """Let so many read."""
+        self.number = number
         self._num_free = number
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         """A heap, by query and then by arrival."""
         self._arrivals = itertools.count()
+
+    @property
+    def num_held(self) -> int:
+        """Processes that read now."""
+        return self.number - self._num_free
 
     @contextlib.asynccontextmanager
     async def one(self, query: int) -> AsyncIterator[None]:

@@ -23,6 +23,7 @@ from framehaul_pipeline.highlight import rank
 from framehaul_pipeline.highlight.messages import FilmInfo, ReaderSetup, ReadFrames, ReadPictures, Scan
 from framehaul_pipeline.supervision.epoch import QueryEvents, WorkerQuery
 from framehaul_server.core.highlight_request import HighlightAsked, HighlightRules
+from framehaul_server.core.highlight_totals import HighlightTotals
 from framehaul_server.core.packing import frames_per_message
 from framehaul_server.core.window import check_ack
 from framehaul_server.errors import ClientLeft, ClientSilent, ClientStalled
@@ -75,7 +76,7 @@ class Surroundings:
     root: Path | None
     space: UploadSpace
     readers: ReaderPlaces
-    num_readers: int
+    totals: HighlightTotals
     stall_timeout_s: float
 
 
@@ -168,7 +169,7 @@ class HighlightWork:
         model = self._around.config.embedding
         assert model is not None, "the service is on"
         frames = batch_frames(self._around.worker.device)
-        found = FilmSamples(1, frames, model.side)
+        found = FilmSamples(1, frames, model.side, on_batch=self._around.totals.compared)
         query = self._around.worker.open_query(found)
         try:
             setup = self._setup(query, frames)
@@ -211,6 +212,7 @@ class HighlightWork:
             await self._scan(readers, query, found, info, wanted)
             scanned.set()
             found.changed.set()
+        self._around.totals.film_s += info.duration
         samples = found.known()
         if not len(samples):
             raise InvalidInput("video", "it", "a video with frames")
@@ -241,7 +243,7 @@ class HighlightWork:
     async def _scan(
         self, readers: Readers, query: WorkerQuery, found: FilmSamples, info: FilmInfo, wanted: rank.Wanted
     ) -> None:
-        per_second, most = self._asked.per_second, self._around.num_readers
+        per_second, most = self._asked.per_second, self._around.readers.number
 
         async def embed(slot: int, generation: int, times: tuple[float, ...]) -> None:
             await found.embed(query, slot, generation, times)

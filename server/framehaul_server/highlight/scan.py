@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import numpy as np
@@ -21,8 +21,13 @@ ResultT = TypeVar("ResultT")
 class FilmSamples:
     """Collects them; what a `WorkerQuery` calls."""
 
-    def __init__(self, kinds: int, batch_frames: int, side: int) -> None:
-        """Expect so many kinds of similarity, and batches as readers were told to make them."""
+    def __init__(
+        self, kinds: int, batch_frames: int, side: int, *, on_batch: Callable[[int], None] = lambda device_ns: None
+    ) -> None:
+        """Expect so many kinds of similarity, and batches as readers were told to make them.
+
+        `on_batch` hears of each batch that was compared for how long it had the device.
+        """
         self._kinds, self._batch_frames, self._side = kinds, batch_frames, side
         self._times: list[float] = []
         self._histograms: list[Floats] = []
@@ -31,6 +36,7 @@ class FilmSamples:
         self._error: asyncio.Future[PipelineError] = asyncio.get_running_loop().create_future()
         self.changed = asyncio.Event()
         self.device_ns = 0
+        self._on_batch = on_batch
 
     @property
     def num_embedded(self) -> int:
@@ -107,6 +113,7 @@ class FilmSamples:
         self._similarities = np.concatenate((self._similarities[: embedded.first], similarities))
         self._places = np.concatenate((self._places[: embedded.first], np.array(embedded.places).T))
         self.device_ns += embedded.device_ns
+        self._on_batch(embedded.device_ns)
         self.changed.set()
 
     def on_failed(self, error: PipelineError) -> None:

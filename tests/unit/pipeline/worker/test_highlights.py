@@ -18,16 +18,17 @@ def test_a_batch_on_the_device_is_told_to_who_asks() -> None:
     """So that one that hangs is noticed, as a chunk is; and no longer than until it is done."""
     network: Any = SimpleNamespace(model=SimpleNamespace(side=8), picture=lambda picture: torch.ones(4))
     sent: list[ToServer] = []
-    rings = [Ring.create("framehaul-test", num_slots=2, slot_bytes=192) for _ in range(3)]
+    ring, inlet, samples = (Ring.create("framehaul-test", num_slots=2, slot_bytes=192) for _ in range(3))
     device = CpuDevice()
     worker = Worker(
         device,
-        *rings[:2],
+        ring,
+        inlet,
         {"fake": FakeDecoder()},
         chunk_latents=2,
         limits=MemoryLimits(),
         send=sent.append,
-        highlights=Highlights(device, rings[2], network, send=sent.append),
+        highlights=Highlights(device, samples, network, send=sent.append),
     )
     worker.apply(OpenQuery(query=5, slot=0, generation=1, sizes=(8,), num_pictures=1))
     job = worker.next_job(wait=False)
@@ -40,7 +41,7 @@ def test_a_batch_on_the_device_is_told_to_who_asks() -> None:
     worker.apply(Probe())
     worker.stop()
     worker.drain()
-    for ring in rings:
-        ring.close()
+    for each in (ring, inlet, samples):
+        each.close()
     told = [message.oldest for message in sent if isinstance(message, Alive)]
     assert [oldest and (oldest.session, oldest.num_samples) for oldest in told] == [(5, 1), (5, 1), None]
