@@ -95,13 +95,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--film", type=Path)
     parser.add_argument("--seconds", type=int, default=20, help="of the film that is made")
+    parser.add_argument("--toy", action="store_true", help="four seconds, and no goal, to try the program")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
     results = Results(name="sampling", title="Sampling of films")
     with tempfile.TemporaryDirectory() as folder:
         path = given.film or Path(folder) / "film.mp4"
         if given.film is None:
-            make(path, seconds=given.seconds)
+            make(path, seconds=4 if given.toy else given.seconds)
         num_processes = len(os.sched_getaffinity(0))
         with ProcessPoolExecutor(num_processes) as pool:
             together(path, pool, num_processes)  # starts them
@@ -122,7 +123,8 @@ def main() -> int:
     rows = [(name, seconds, len(times), all_s / seconds) for name, (seconds, times) in best.items()]
     results.say(table(["way", "s", "frames", "times as fast"], rows))
     results.write(given.out)
-    return 0 if same and all_s / ours_s >= _LEAST_SAMPLED and all_s / keys_s >= _LEAST_KEYS else 1
+    fast = given.toy or (all_s / ours_s >= _LEAST_SAMPLED and all_s / keys_s >= _LEAST_KEYS)
+    return 0 if same and fast else 1
 
 
 if __name__ == "__main__":
