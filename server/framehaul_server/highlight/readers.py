@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
+from typing import Final
 
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.highlight.messages import (
@@ -19,6 +20,7 @@ from framehaul_pipeline.highlight.messages import (
     NeedSlot,
     Probe,
     ReaderSetup,
+    ReadPictures,
     Refused,
     Slot,
     ToReader,
@@ -29,6 +31,9 @@ from framehaul_server.errors import ReadersKilled
 
 OnFilled = Callable[[int, int, tuple[float, ...]], Awaitable[None]]
 """Takes over a slot, and its generation, with so many frames."""
+
+_AT_ONCE: Final = 0
+"""Before all queries."""
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +139,10 @@ class Readers:
     async def _retried(
         self, job: ToReader, on_filled: OnFilled | None, on_info: Callable[[FilmInfo], None] | None = None
     ) -> None:
+        # What is wrong with a film or a picture is told soon, whatever earlier films still wait for.
+        turn = _AT_ONCE if isinstance(job, Probe | ReadPictures) else self._query.number
         while True:
-            async with self._places.one(self._query.number):
+            async with self._places.one(turn):
                 process = self._idle.pop() if self._idle else self._start()
                 try:
                     await self._do(process, job, on_filled, on_info)
