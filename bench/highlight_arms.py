@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -51,6 +51,8 @@ _SAME_S: Final = 0.26
 """Excerpts that begin closer than this are the same: two samples apart at most, where they are dense."""
 _TRACE_S: Final = 6.0
 _NANOSECOND: Final = 1e-9
+_SHORT_S: Final = 10
+"""Of the film that arms begin with."""
 
 
 class Arm(Protocol):
@@ -70,6 +72,21 @@ class Round:
     took_s: float
     processor_s: float
     found: list[Found]
+    kernels_busy: float = math.nan
+
+    @property
+    def films_per_minute(self) -> float:
+        """Of all together."""
+        return 60 * len(self.found) / self.took_s
+
+    def line(self) -> str:
+        """What a log says."""
+        each_s = [each.took_s for each in self.found]
+        return (
+            f"{self.took_s:.2f} s, {self.films_per_minute:.1f} films/min, p50 {percentile(each_s, 50):.2f} s, "
+            f"p95 {percentile(each_s, 95):.2f} s, processor {self.processor_s / len(self.found):.2f} s a film, "
+            f"kernels busy {self.kernels_busy:.2%}, begin {' '.join(f'{each.start:.2f}' for each in self.found)}"
+        )
 
 
 def tree_seconds() -> float:
@@ -124,18 +141,18 @@ def _traced(target: str, kernels: list[tuple[float, float]]) -> Iterator[None]:
         thread.join()
 
 
-def kernel_seconds(arm: Arm, films: list[Planted], target: str | None) -> tuple[float, float]:
-    """In a round of its own: the time in which a kernel ran, as CUPTI saw it, and the round's."""
+def profiled(arm: Arm, films: list[Planted], target: str | None) -> Round:
+    """The same, and for how much of it a kernel ran, as CUPTI saw it; of a server, in its first seconds."""
     if target is not None:
         kernels: list[tuple[float, float]] = []
         with _traced(target, kernels):
-            took_s = measure(arm, films).took_s
-        return union_length(kernels), took_s
+            run = measure(arm, films)
+        return replace(run, kernels_busy=union_length(kernels) / min(_TRACE_S, run.took_s))
     profiler = DeviceProfiler()
     profiler.start()
-    took_s = measure(arm, films).took_s
+    run = measure(arm, films)
     seen = profiler.stop()
-    return seen["busy"] * seen["span_s"], took_s
+    return replace(run, kernels_busy=seen["busy"] * seen["span_s"] / run.took_s)
 
 
 def _arms(
@@ -182,52 +199,55 @@ def _arms(
     return arms, targets
 
 
-def report(results: Results, rounds: dict[str, list[Round]], kernels: dict[str, tuple[float, float]]) -> bool:
-    """The table; gives whether all arms chose the same windows."""
-    expected = [each.start for each in next(iter(rounds.values()))[0].found]
-    rates: dict[str, float] = {}
-    rows, all_same = [], True
-    for name, runs in rounds.items():
-        each_s = [each.took_s for run in runs for each in run.found]
-        num_films = len(expected)
-        rates[name] = statistics.median(60 * num_films / run.took_s for run in runs)
-        farthest_s = max(
+def summary(runs: Sequence[Round], expected: Sequence[float]) -> dict[str, float]:
+    """An arm's figures; `expected` is when excerpts begin."""
+    each_s = [each.took_s for run in runs for each in run.found]
+    films_per_minute = statistics.median(run.films_per_minute for run in runs)
+    busy = [run.kernels_busy for run in runs if not math.isnan(run.kernels_busy)] or [math.nan]
+    return {
+        "films_per_minute": films_per_minute,
+        "spread": max(run.took_s for run in runs) / min(run.took_s for run in runs),
+        "p50_s": percentile(each_s, 50),
+        "p95_s": percentile(each_s, 95),
+        "kernels_busy": statistics.fmean(busy),
+        "kernels_ms_a_film": statistics.fmean(busy) * 60e3 / films_per_minute,
+        "device_ms_a_film": statistics.fmean(each.device_s for run in runs for each in run.found) * 1e3,
+        "processor_s_a_film": statistics.median(run.processor_s / len(run.found) for run in runs),
+        "farthest_s": max(
             abs(each.start - start) for run in runs for each, start in zip(run.found, expected, strict=True)
-        )
-        all_same = all_same and farthest_s < _SAME_S
-        kernel_s, round_s = kernels.get(name, (float("nan"), float("nan")))
-        figures = {
-            "films_per_minute": rates[name],
-            "spread": max(run.took_s for run in runs) / min(run.took_s for run in runs),
-            "p50_s": percentile(each_s, 50),
-            "p95_s": percentile(each_s, 95),
-            "kernels_busy": kernel_s / round_s,
-            "kernels_ms_a_film": kernel_s / num_films * 1e3,
-            "device_ms_a_film": statistics.fmean(each.device_s for run in runs for each in run.found) * 1e3,
-            "processor_s_a_film": statistics.median(run.processor_s / num_films for run in runs),
-            "farthest_s": farthest_s,
-        }
-        results.figures[name] = figures
-        over = [f"{rates[name] / rates[base]:.2f}" if base in rates else "-" for base in ("B0", "B1")]
-        rows.append(
-            [
-                f"{name}: {ARMS[name]}",
-                figures["films_per_minute"],
-                f"{figures['spread']:.2f}x",
-                *over,
-                *(f"{figures[key]:.2f}" for key in ("p50_s", "p95_s")),
-                f"{figures['kernels_busy']:.1%}",
-                figures["kernels_ms_a_film"],
-                figures["device_ms_a_film"],
-                figures["processor_s_a_film"],
-                f"{farthest_s:.2f}",
-            ]
-        )
+        ),
+    }
+
+
+def report(results: Results, rounds: dict[str, list[Round]]) -> bool:
+    """The table; gives whether all arms chose the same excerpts."""
+    expected = [each.start for each in next(iter(rounds.values()))[0].found]
+    found = {name: summary(runs, expected) for name, runs in rounds.items()}
+    rates = {name: each["films_per_minute"] for name, each in found.items()}
+    rows = [
+        [
+            f"{name}: {ARMS[name]}",
+            each["films_per_minute"],
+            f"{each['spread']:.2f}x",
+            *(f"{rates[name] / rates[base]:.2f}" if base in rates else "-" for base in ("B0", "B1")),
+            *(f"{each[key]:.2f}" for key in ("p50_s", "p95_s")),
+            f"{each['kernels_busy']:.1%}",
+            each["kernels_ms_a_film"],
+            each["device_ms_a_film"],
+            each["processor_s_a_film"],
+        ]
+        for name, each in found.items()
+    ]
     heads = ["arm", "films/min", "±", "of B0", "of B1", "p50, s", "p95, s", "kernels busy", "kernels, ms a film"]
-    heads += ["batches, ms a film", "processor, s a film", "starts differ, s"]
-    results.say(table(heads, rows))
-    results.say("All arms chose the same excerpts." if all_same else "OTHER EXCERPTS WERE CHOSEN.")
-    return all_same
+    results.say(table([*heads, "batches, ms a film", "processor, s a film"], rows))
+    farthest_s = max(each["farthest_s"] for each in found.values())
+    same = farthest_s < _SAME_S
+    results.say(
+        f"All arms chose {'the same' if same else 'OTHER'} excerpts: where they begin differs by {farthest_s:.2f} s "
+        "at most."
+    )
+    results.figures |= found
+    return same
 
 
 def main() -> int:
@@ -235,41 +255,52 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--requests", type=int, default=8)
-    parser.add_argument("--films", type=int, default=4, help="different ones; requests take turns")
+    parser.add_argument("--films", type=int, default=2, help="different ones; requests take turns")
     parser.add_argument("--film-seconds", type=int, default=60)
     parser.add_argument("--heights", type=int, nargs="+", default=[720, 1080], help="of films, in turns")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--most-seconds", type=float, default=600.0, help="after which no arm begins another round")
     parser.add_argument("--loaders", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seed", type=int, default=0, help="of the order of arms in each round")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
+    started_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bench-films-") as name, ExitStack() as stack:
         folder = Path(name)
+        (short,) = make_films(folder, 1, _SHORT_S, given.heights[:1])
         different = make_films(folder, given.films, given.film_seconds, given.heights)
+        _say(f"{time.perf_counter() - started_s:.0f} s: {given.films} films")
         films = [different[index % len(different)] for index in range(given.requests)]
         arms, targets = _arms(stack, given.arms, folder, given.device, given.loaders)
-        results = Results(name="highlight-arms", title="Highlights, step by step", device=_device(given.device))
-        order = random.Random(given.seed)
-        for arm in arms.values() if given.device == "cuda" else ():
-            arm.run(films[:2])  # chooses kernels
+        on_cuda = given.device == "cuda"
+        for arm in arms.values() if on_cuda else ():
+            arm.run([short])  # chooses kernels
+        _say(f"{time.perf_counter() - started_s:.0f} s: arms are ready")
+        order, same = random.Random(given.seed), True
         rounds: dict[str, list[Round]] = {each: [] for each in arms}
-        for _ in range(given.rounds):
+        for number in range(given.rounds):
             for each in order.sample(list(arms), len(arms)):
-                rounds[each].append(measure(arms[each], films))
-                print(f"{each}: {rounds[each][-1].took_s:.2f} s", file=sys.stderr, flush=True)
-        kernels = {}
-        if given.device == "cuda":
-            kernels = {each: kernel_seconds(arm, films, targets.get(each)) for each, arm in arms.items()}
-        sizes = ", ".join(f"{each.film.stat().st_size / 1e6:.0f} MB" for each in different)
-    results.figures["loaders"] = given.loaders
-    results.say(
-        f"{given.requests} requests at the same time, films of {given.film_seconds} s ({sizes}), {given.loaders} "
-        f"loaders, {given.rounds} rounds in shuffled order. p50 and p95 are a film's, from its request to its answer."
-    )
-    same = report(results, rounds, kernels)
-    results.write(given.out)
+                if number and time.perf_counter() - started_s > given.most_seconds:
+                    break
+                run = profiled(arms[each], films, targets.get(each)) if on_cuda and not number else None
+                rounds[each].append(run or measure(arms[each], films))
+                _say(f"{time.perf_counter() - started_s:.0f} s: {each} {rounds[each][-1].line()}")
+            results = Results(name="highlight-arms", title="Highlights, step by step", device=_device(given.device))
+            results.figures["loaders"] = given.loaders
+            sizes = ", ".join(f"{each.film.stat().st_size / 1e6:.0f} MB" for each in different)
+            results.say(
+                f"{given.requests} requests at the same time, films of {given.film_seconds} s ({sizes}), "
+                f"{given.loaders} loaders, up to {number + 1} rounds in shuffled order, the first one profiled. "
+                "p50 and p95 are a film's, from its request to its answer."
+            )
+            same = report(results, rounds)
+            results.write(given.out)
     return 0 if same else 1
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _device(name: str) -> str:

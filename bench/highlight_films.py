@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import cycle, repeat
+from itertools import cycle, islice, repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from tests.support.planted import Planted, make_planted
 
@@ -26,6 +28,8 @@ from framehaul_pipeline.highlight.sample import Film, OwnPosition
 SIDE: Final = 224
 _RATE: Final = 30
 _KEYS_S: Final = 5
+_PIECE_S: Final = 10
+"""Of a film, made by one process."""
 _FIRST_SEED: Final = 100
 
 Loaded: TypeAlias = tuple[list[float], NDArray[Any], NDArray[np.float32]]
@@ -43,41 +47,59 @@ class Loading:
 
 
 def make_films(folder: Path, count: int, seconds: int, heights: Sequence[int]) -> list[Planted]:
-    """So many films with a planted product, of these heights in turns; several are made at a time."""
-    with ProcessPoolExecutor(min(count, len(os.sched_getaffinity(0)))) as pool:
+    """So many films with a planted product, of these heights in turns, by all processors together."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         seeds = range(_FIRST_SEED, _FIRST_SEED + count)
-        return list(pool.map(_make_film, repeat(folder), seeds, cycle(heights), repeat(seconds)))
-
-
-def _make_film(folder: Path, seed: int, height: int, seconds: int) -> Planted:
-    """Enlarged and with grain by FFmpeg's filters: pixels made in Python would take minutes."""
-    small = make_planted(folder, seed, seconds=seconds, rate=_RATE)
-    film, width = folder / f"film-{seed}-{height}.mp4", height * 16 // 9 // 2 * 2
-    with av.open(str(small.film)) as source, av.open(str(film), "w") as target:
-        read = source.streams.video[0]
-        graph = av.filter.Graph()
-        begin = graph.add_buffer(template=read)
-        chain = [
-            graph.add("scale", f"{width}:{height}:flags=bicubic"),
-            graph.add("noise", "alls=7:allf=t"),
-            graph.add("format", "yuv420p"),
-            graph.add("buffersink"),
+        small = list(pool.map(_make_small, repeat(folder), seeds, repeat(seconds)))
+        tall = list(islice(cycle(heights), count))
+        starts = range(0, seconds, _PIECE_S)
+        pieces = [
+            [pool.submit(_enlarge, each.film, height, start) for start in starts]
+            for each, height in zip(small, tall, strict=True)
         ]
-        for before, after in zip([begin, *chain], chain, strict=False):
-            before.link_to(after)
-        graph.configure()
-        written = target.add_stream("libx264", rate=_RATE, options={"preset": "veryfast", "crf": "25"})
+        films = [folder / f"{each.film.stem}-{height}.mp4" for each, height in zip(small, tall, strict=True)]
+        for film, parts in zip(films, pieces, strict=True):
+            _join([part.result() for part in parts], film)
+    return [replace(each, film=film) for each, film in zip(small, films, strict=True)]
+
+
+def _make_small(folder: Path, seed: int, seconds: int) -> Planted:
+    return make_planted(folder, seed, seconds=seconds, rate=_RATE)
+
+
+def _enlarge(small: Path, height: int, start: int) -> Path:
+    """A piece of a film; pixels of that size made in Python would take minutes."""
+    width, piece = height * 16 // 9 // 2 * 2, small.with_suffix(f".{height}.{start}.mp4")
+    with av.open(str(small)) as source, av.open(str(piece), "w") as target:
+        read, reformatter = source.streams.video[0], VideoReformatter()
+        # As players' films are: entropy coding and loop filter are what decoding costs.
+        options = {"preset": "veryfast", "crf": "28", "bf": "0", "threads": "1"}
+        written = target.add_stream("libx264", rate=_RATE, options=options)
         written.width, written.height, written.pix_fmt = width, height, "yuv420p"
         written.gop_size = _KEYS_S * _RATE
-        for index, frame in enumerate(source.decode(read)):
-            begin.push(frame)
-            made = chain[-1].pull()
-            assert isinstance(made, VideoFrame)
+        frames = islice(source.decode(read), start * _RATE, (start + _PIECE_S) * _RATE)
+        for index, frame in enumerate(frames):
+            made = reformatter.reformat(frame, width=width, height=height, format="yuv420p", interpolation="BICUBIC")
             made.pts, made.time_base = index, Fraction(1, _RATE)
             target.mux(written.encode(made))
         target.mux(written.encode(None))
-    small.film.unlink()
-    return replace(small, film=film)
+    return piece
+
+
+def _join(pieces: Sequence[Path], film: Path) -> None:
+    """One after the other: each begins with a key frame, and no frame is shown out of its order."""
+    with av.open(str(film), "w") as target:
+        written: VideoStream | None = None
+        for index, piece in enumerate(pieces):
+            with av.open(str(piece)) as source:
+                read = source.streams.video[0]
+                written = written or target.add_stream_from_template(read)
+                for packet in source.demux(read):
+                    if packet.pts is None or packet.dts is None or packet.time_base is None:
+                        continue
+                    late = int(index * _PIECE_S / packet.time_base)
+                    packet.pts, packet.dts, packet.stream = packet.pts + late, packet.dts + late, written
+                    target.mux(packet)
 
 
 class _EveryFrame(Film):

@@ -81,7 +81,7 @@ class EagerEmbedder(Embedder):
     def __init__(self, model: EmbeddingModel, device: torch.device) -> None:
         """Load it."""
         self.model = model
-        self._dtype = torch.float32
+        self._dtype, self._graphs = torch.float32, None
         with mock.patch.object(efficientnet_lite, "_Convolution", _Unfolded):
             self._network = efficientnet_lite.load(Path(model.path)).eval().to(device)
 
