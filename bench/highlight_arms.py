@@ -42,7 +42,7 @@ ARMS: Final = {
     "B2": "loaders are processes; a queue of pickles",
     "B3": "the product's readers, ring and stream: written in place",
     "B4": "earlier requests first, readers and batches",
-    "B5": "folded, channels last, half precision",
+    "B5": "folded, channels last, half precision, one CUDA graph",
     "served": "B5 by the real server, its worker and its client",
 }
 _SETTLE_S: Final = 0.3
