@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import math
 import os
 import random
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import psutil
 
@@ -53,6 +56,8 @@ _TRACE_S: Final = 6.0
 _NANOSECOND: Final = 1e-9
 _SHORT_S: Final = 10
 """Of the film that arms begin with."""
+_FIRST_SEED: Final = 100
+_SILENT_S: Final = 60
 
 
 class Arm(Protocol):
@@ -155,48 +160,58 @@ def profiled(arm: Arm, films: list[Planted], target: str | None) -> Round:
     return replace(run, kernels_busy=seen["busy"] * seen["span_s"] / run.took_s)
 
 
-def _arms(
-    stack: ExitStack, names: list[str], folder: Path, device_name: str, loaders: int
-) -> tuple[dict[str, Arm], dict[str, str]]:
-    """Those arms, running; and the address of the one that is served."""
-    import torch  # not before: processes of B2 import this module, and load alone
+class Arms:
+    """All of them, each made when it is first asked for; a context manager that ends them."""
 
-    from bench.highlight_own import OwnArm, ServedArm
-    from bench.highlight_simple import EagerEmbedder, SimpleArm
-    from framehaul_pipeline.embedding.embedder import Embedder
-    from framehaul_pipeline.models.embedding import packaged_model
+    def __init__(self, folder: Path, device_name: str, loaders: int) -> None:
+        """Films lie in `folder`."""
+        import torch  # not before: processes of B2 import this module, and load alone
 
-    device, model = torch.device(device_name), packaged_model()
-    eager = EagerEmbedder(model, device)
-    targets: dict[str, str] = {}
+        from bench.highlight_simple import EagerEmbedder
+        from framehaul_pipeline.models.embedding import packaged_model
 
-    def served() -> Arm:
-        server = stack.enter_context(
-            Server(
-                *("--highlight", "--highlight-root", str(folder), "--highlight-readers", str(loaders)),
-                *("--device", device_name, "--max-size", "1920x1088"),
-            )
-        )
-        targets["served"] = server.target
-        return ServedArm(server.target)
+        self._folder, self._device, self._loaders = folder, torch.device(device_name), loaders
+        self._model = packaged_model()
+        self._eager = EagerEmbedder(self._model, self._device)
+        self._stack = ExitStack()
+        self._arms: dict[str, Arm] = {}
+        self.target: str | None = None
+        """Of the real server, once it is there."""
 
-    def simple(how: Loading, *, processes: bool = False) -> Arm:
-        return SimpleArm(eager, device, how, loaders=loaders, processes=processes)
+    def __enter__(self) -> Self:
+        """Nothing happens."""
+        return self
 
-    makers: dict[str, Callable[[], Arm]] = {
-        "B0": lambda: simple(Loading(every_frame=True, as_float=True)),
-        "B1": lambda: simple(Loading()),
-        "B2": lambda: simple(Loading(), processes=True),
-        "B3": lambda: OwnArm(eager, device, folder, loaders=loaders, by_request=False),
-        "B4": lambda: OwnArm(eager, device, folder, loaders=loaders, by_request=True),
-        "B5": lambda: OwnArm(Embedder(model, device), device, folder, loaders=loaders, by_request=True),
-        "served": served,
-    }
-    arms = {}
-    for name in names:
-        arms[name] = makers[name]()
-        stack.callback(arms[name].close)
-    return arms, targets
+    def __exit__(self, *_: object) -> None:
+        """End those that were made."""
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it was made."""
+        return name in self._arms
+
+    def __getitem__(self, name: str) -> Arm:
+        """An arm."""
+        if name not in self._arms:
+            arm = self._arms[name] = self._make(name)
+            self._stack.callback(arm.close)
+        return self._arms[name]
+
+    def _make(self, name: str) -> Arm:
+        from bench.highlight_own import OwnArm, ServedArm
+        from bench.highlight_simple import SimpleArm
+        from framehaul_pipeline.embedding.embedder import Embedder
+
+        if name == "served":
+            options = ("--highlight", "--highlight-root", str(self._folder), "--highlight-readers", str(self._loaders))
+            server = self._stack.enter_context(Server(*options, "--device", str(self._device)))
+            self.target = server.target
+            return ServedArm(server.target)
+        if name in ("B0", "B1", "B2"):
+            how = Loading(every_frame=name == "B0", as_float=name == "B0")
+            return SimpleArm(self._eager, self._device, how, loaders=self._loaders, processes=name == "B2")
+        embedder = Embedder(self._model, self._device) if name == "B5" else self._eager
+        return OwnArm(embedder, self._device, self._folder, loaders=self._loaders, by_request=name != "B3")
 
 
 def summary(runs: Sequence[Round], expected: Sequence[float]) -> dict[str, float]:
@@ -220,32 +235,35 @@ def summary(runs: Sequence[Round], expected: Sequence[float]) -> dict[str, float
 
 
 def report(results: Results, rounds: dict[str, list[Round]]) -> bool:
-    """The table; gives whether all arms chose the same excerpts."""
-    expected = [each.start for each in next(iter(rounds.values()))[0].found]
-    found = {name: summary(runs, expected) for name, runs in rounds.items()}
+    """Add the table of the arms that ran, as far as they did; gives whether they chose the same excerpts."""
+    ran = {name: runs for name, runs in rounds.items() if runs}
+    expected = [each.start for each in next(iter(ran.values()))[0].found]
+    found = {name: summary(runs, expected) for name, runs in ran.items()}
     rates = {name: each["films_per_minute"] for name, each in found.items()}
     rows = [
         [
             f"{name}: {ARMS[name]}",
+            len(ran[name]),
             each["films_per_minute"],
             f"{each['spread']:.2f}x",
             *(f"{rates[name] / rates[base]:.2f}" if base in rates else "-" for base in ("B0", "B1")),
             *(f"{each[key]:.2f}" for key in ("p50_s", "p95_s")),
-            f"{each['kernels_busy']:.1%}",
+            "-" if math.isnan(each["kernels_busy"]) else f"{each['kernels_busy']:.1%}",
             each["kernels_ms_a_film"],
             each["device_ms_a_film"],
             each["processor_s_a_film"],
         ]
         for name, each in found.items()
     ]
-    heads = ["arm", "films/min", "±", "of B0", "of B1", "p50, s", "p95, s", "kernels busy", "kernels, ms a film"]
-    results.say(table([*heads, "batches, ms a film", "processor, s a film"], rows))
+    heads = ["arm", "rounds", "films/min", "±", "of B0", "of B1", "p50, s", "p95, s", "kernels busy"]
+    heads += ["kernels, ms a film", "batches, ms a film", "processor, s a film"]
     farthest_s = max(each["farthest_s"] for each in found.values())
     same = farthest_s < _SAME_S
-    results.say(
+    results.paragraphs += [
+        table(heads, rows),
         f"All arms chose {'the same' if same else 'OTHER'} excerpts: where they begin differs by {farthest_s:.2f} s "
-        "at most."
-    )
+        "at most.",
+    ]
     results.figures |= found
     return same
 
@@ -259,48 +277,54 @@ def main() -> int:
     parser.add_argument("--film-seconds", type=int, default=60)
     parser.add_argument("--heights", type=int, nargs="+", default=[720, 1080], help="of films, in turns")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--most-seconds", type=float, default=600.0, help="after which no arm begins another round")
+    parser.add_argument("--most-seconds", type=float, default=600.0, help="after which no arm has another round")
     parser.add_argument("--loaders", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seed", type=int, default=0, help="of the order of arms in each round")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
-    started_s = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="bench-films-") as name, ExitStack() as stack:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
+    started_s, on_cuda, same = time.perf_counter(), given.device == "cuda", True
+    results = Results(name="highlight-arms", title="Highlights, step by step", device=_device(given.device))
+    results.figures["loaders"] = given.loaders
+    with tempfile.TemporaryDirectory(prefix="bench-films-") as name:
         folder = Path(name)
-        (short,) = make_films(folder, 1, _SHORT_S, given.heights[:1])
-        different = make_films(folder, given.films, given.film_seconds, given.heights)
-        _say(f"{time.perf_counter() - started_s:.0f} s: {given.films} films")
+        (short,) = make_films(folder, [_FIRST_SEED - 1], _SHORT_S, given.heights[:1])
+        seeds = range(_FIRST_SEED, _FIRST_SEED + given.films)
+        different = make_films(folder, seeds, given.film_seconds, given.heights)
+        _say(started_s, f"{given.films} films")
         films = [different[index % len(different)] for index in range(given.requests)]
-        arms, targets = _arms(stack, given.arms, folder, given.device, given.loaders)
-        on_cuda = given.device == "cuda"
-        for arm in arms.values() if on_cuda else ():
-            arm.run([short])  # chooses kernels
-        _say(f"{time.perf_counter() - started_s:.0f} s: arms are ready")
-        order, same = random.Random(given.seed), True
-        rounds: dict[str, list[Round]] = {each: [] for each in arms}
-        for number in range(given.rounds):
-            for each in order.sample(list(arms), len(arms)):
-                if number and time.perf_counter() - started_s > given.most_seconds:
-                    break
-                run = profiled(arms[each], films, targets.get(each)) if on_cuda and not number else None
+        sizes = ", ".join(f"{each.film.stat().st_size / 1e6:.0f} MB" for each in different)
+        about = (
+            f"{given.requests} requests at the same time, films of {given.film_seconds} s ({sizes}), {given.loaders} "
+            f"loaders; rounds in shuffled order, the first one profiled. p50 and p95 are a film's, from its request "
+            "to its answer."
+        )
+        order = random.Random(given.seed)
+        rounds: dict[str, list[Round]] = {each: [] for each in given.arms}
+        with Arms(folder, given.device, given.loaders) as arms:
+            turns = [each for _ in range(given.rounds) for each in order.sample(given.arms, len(given.arms))]
+            for each in turns:
+                if rounds[each] and time.perf_counter() - started_s > given.most_seconds:
+                    continue
+                if each not in arms:
+                    arms[each].run([short])  # chooses kernels
+                    _say(started_s, f"{each} is ready")
+                profile = on_cuda and not rounds[each]
+                run = profiled(arms[each], films, arms.target if each == "served" else None) if profile else None
                 rounds[each].append(run or measure(arms[each], films))
-                _say(f"{time.perf_counter() - started_s:.0f} s: {each} {rounds[each][-1].line()}")
-            results = Results(name="highlight-arms", title="Highlights, step by step", device=_device(given.device))
-            results.figures["loaders"] = given.loaders
-            sizes = ", ".join(f"{each.film.stat().st_size / 1e6:.0f} MB" for each in different)
-            results.say(
-                f"{given.requests} requests at the same time, films of {given.film_seconds} s ({sizes}), "
-                f"{given.loaders} loaders, up to {number + 1} rounds in shuffled order, the first one profiled. "
-                "p50 and p95 are a film's, from its request to its answer."
-            )
-            same = report(results, rounds)
-            results.write(given.out)
+                _say(started_s, f"{each} {rounds[each][-1].line()}")
+                results.paragraphs = [about]
+                same = report(results, rounds)
+                results.write(given.out)
+    print(results.markdown())
     return 0 if same else 1
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _say(started_s: float, text: str) -> None:
+    """Print it, and where every thread is if nothing follows for long."""
+    print(f"{time.perf_counter() - started_s:.0f} s: {text}", flush=True)
+    faulthandler.dump_traceback_later(_SILENT_S, repeat=True)
 
 
 def _device(name: str) -> str:

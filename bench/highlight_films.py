@@ -30,7 +30,6 @@ _RATE: Final = 30
 _KEYS_S: Final = 5
 _PIECE_S: Final = 10
 """Of a film, made by one process."""
-_FIRST_SEED: Final = 100
 
 Loaded: TypeAlias = tuple[list[float], NDArray[Any], NDArray[np.float32]]
 """Times, frames `[N, side, side, 3] uint8` or `[N, 3, side, side] float32`, and histograms."""
@@ -46,12 +45,11 @@ class Loading:
     """What is handed over is what the network takes."""
 
 
-def make_films(folder: Path, count: int, seconds: int, heights: Sequence[int]) -> list[Planted]:
-    """So many films with a planted product, of these heights in turns, by all processors together."""
+def make_films(folder: Path, seeds: Sequence[int], seconds: int, heights: Sequence[int]) -> list[Planted]:
+    """A film with a planted product for each of `seeds`, of these heights in turns, by all processors together."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        seeds = range(_FIRST_SEED, _FIRST_SEED + count)
         small = list(pool.map(_make_small, repeat(folder), seeds, repeat(seconds)))
-        tall = list(islice(cycle(heights), count))
+        tall = list(islice(cycle(heights), len(seeds)))
         starts = range(0, seconds, _PIECE_S)
         pieces = [
             [pool.submit(_enlarge, each.film, height, start) for start in starts]

@@ -174,7 +174,7 @@ class SimpleArm:
 
     def close(self) -> None:
         """End the loaders."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     def run(self, films: list[Planted]) -> list[Found]:
         """Search all at the same time."""
