@@ -25,6 +25,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import open_device
 from framehaul_pipeline.device.host_memory import total_bytes
 from framehaul_pipeline.device.streams import Device
+from framehaul_pipeline.embedding.clip import ClipEmbedder
 from framehaul_pipeline.embedding.embedder import Embedder
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
@@ -108,10 +109,12 @@ def _highlights(config: WorkerConfig, device: Device, fds: list[int], channel: W
     if config.embedding is None:
         return None
     samples = Ring(fds[0], num_slots=config.num_sample_slots, slot_bytes=config.sample_slot_bytes)
-    return Highlights(device, samples, Embedder(config.embedding, device.torch_device), send=channel.send)
+    embedder = ClipEmbedder if config.embedding.clip else Embedder
+    return Highlights(device, samples, embedder(config.embedding, device.torch_device), send=channel.send)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:
+    """Run the threads. One that waits holds nothing of what it did last: a closed session's state would live on."""
     launched: queue.SimpleQueue[InFlight | BatchInFlight | None] = queue.SimpleQueue()
     completed: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
 
@@ -133,6 +136,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
     def checksum() -> None:
         while (flight := completed.get()) is not None:
             worker.publish(flight)
+            del flight
 
     threads = [
         threading.Thread(target=_fatal, args=(target,), name=target.__name__, daemon=True)
@@ -148,6 +152,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
             flight = worker.run_batch(job) if isinstance(job, BatchJob) else worker.run(job)
             if flight is not None:
                 launched.put(flight)
+            del job, flight
         launched.put(None)
 
     _fatal(launch)
@@ -167,6 +172,7 @@ def _complete_all(
         else:
             worker.complete(flight)
             completed.put(flight)
+        del flight
     completed.put(None)
 
 

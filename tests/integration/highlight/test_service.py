@@ -84,7 +84,9 @@ async def test_operators_see_what_is_done(server: RunningApp) -> None:
     assert totals.film_s - before.film_s == pytest.approx(12, abs=0.1)
     assert totals.num_batches > before.num_batches
     assert totals.device_ns > before.device_ns
-    assert totals.ended - before.ended == {("everyone", "ok"): 1, ("everyone", "not_found"): 1}
+    ended = {("everyone", "ok"): 1, ("everyone", "not_found"): 1}
+    # A client hears of the end before the server's handler is over.
+    await eventually(lambda: totals.ended - before.ended == ended, lambda: totals.ended)
     told = server.app.info().highlights
     assert (told.model, told.reads_text, told.has_films) == ("efficientnet-lite0", False, True)
     assert (told.max_upload_bytes, told.readers, told.readers_in_use) == (4 << 30, 2, 0)
@@ -126,6 +128,16 @@ async def test_a_films_excerpts_come_as_frames(
             assert len(response.payload) == response.frames.num_frames * frame_bytes
             assert len(response.frames.crc32c) == response.frames.num_frames <= 4
     assert next_frame == rest[-1].done.num_frames == 40
+    await server.expect_idle()
+
+
+async def test_a_text_is_refused_where_none_is_read(server: RunningApp) -> None:
+    """In one sentence, which says what to give."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await search(server, asked(path="a.mp4", text="a red ring"))
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "knows pictures alone; give images of what is wanted, or start the server with" in str(refused.value)
+    del refused  # whose traceback would keep the call
     await server.expect_idle()
 
 
