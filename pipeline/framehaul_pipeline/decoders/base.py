@@ -67,13 +67,14 @@ class Decoder(Protocol):
         """Decode a chunk.
 
         Args:
-            latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device.
+            latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device. T is 0 for each of the
+                `spec.num_blanks` blanks behind a clip's last latent: the frames that it held back come with them.
             state: what `open` or the last step returned. It may be changed in place: once it was given here, only the
                 returned one may be used.
 
         Returns:
-            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, which the next step may overwrite, and the new
-            state.
+            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, and the new state. The next step may overwrite
+            the frames, unless it is a blank's.
         """
 
     def flush(self, state: State) -> Tensor | None:
