@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Container, Iterable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ _DTYPES: Final = ("F16", "BF16", "F32", "F64")
 _DECODER: Final = re.compile(r"((?:[^.]+\.)*?)decoder\.(?:conv_in|conv1)\.")
 """A decoder's first convolution, as diffusers and as Wan's authors call it, with whatever stands before."""
 _MAX_PARTS: Final = 8
+_MAX_NUMBERS_BYTES: Final = 1 << 16
 
 
 def find_weights(path: Path) -> tuple[Path, ...]:
@@ -122,6 +124,38 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
         raise InvalidInput("weights", f"decoders {found}", "of one decoder")
     (prefix,) = prefixes
     return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def read_numbers(files: Iterable[Path], names: Container[str]) -> dict[str, list[float]]:
+    """The values of small tensors, by their bare names; those that aren't there are left out.
+
+    Raises:
+        InvalidInput: a tensor is large or of another type than weights have, or its file can't be read.
+    """
+    found: dict[str, list[float]] = {}
+    for path in files:
+        header = read_header(path)
+        for stored_name, name in bare_names(header).items():
+            if name in names:
+                found[name] = _read_numbers(path, name, header[stored_name])
+    return found
+
+
+def _read_numbers(path: Path, name: str, tensor: StoredTensor) -> list[float]:
+    check_dtype(path, name, tensor)
+    if tensor.num_bytes > _MAX_NUMBERS_BYTES:
+        raise refused(path, f"{name} of {tensor.num_bytes} bytes", f"at most {_MAX_NUMBERS_BYTES} bytes of numbers")
+    try:
+        with _open_file(path) as file:
+            file.seek(tensor.offset)
+            raw = file.read(tensor.num_bytes)
+    except OSError as error:
+        raise refused(path, error.strerror, "a readable safetensors file") from error
+    if tensor.dtype == "BF16":
+        # The upper half of a float32.
+        raw = b"".join(b"\0\0" + raw[start : start + 2] for start in range(0, len(raw), 2))
+    code = {"F16": "e", "F64": "d"}.get(tensor.dtype, "f")
+    return [value for (value,) in struct.iter_unpack(f"<{code}", raw)]
 
 
 def first_parts(names: Iterable[str]) -> str:
