@@ -100,8 +100,7 @@ def _number(block: int, part: str, first_unchanged: bool) -> int:
     """Where a part stands in the authors' list."""
     if first_unchanged:
         return {(-1, ""): 0, (0, ""): 1, (1, "upsamplers.0."): 2, (1, ""): 3, (2, "conv_in."): 4}.get(
-            (block, part), {(2, "upsamplers.0."): 5, (2, ""): 6, (3, "conv_in."): 7, (3, "upsamplers.0."): 8}.get(
-                (block, part), 9
-            )
+            (block, part),
+            {(2, "upsamplers.0."): 5, (2, ""): 6, (3, "conv_in."): 7, (3, "upsamplers.0."): 8}.get((block, part), 9),
         )
     return 2 * block + 2 - (part == "upsamplers.0.")

@@ -255,7 +255,8 @@ def _spread(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-_WORKSPACE_COPIES: Final = 7.0
+_WORKSPACE_COPIES: Final = {LTX_VIDEO: 6, LTX_2: 5}
+"""Of the last stage's values, in the residual blocks. Counted with diffusers 0.42.1 on torch's meta device."""
 
 
 def load_ltx(model: Model, device: torch.device, plans: PlanTable | None) -> LtxDecoder:
