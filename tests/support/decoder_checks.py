@@ -34,7 +34,7 @@ def decode(
     _, channels, height, width = latents.shape
     geometry = Geometry(channels=channels, height=height, width=width)
     state, frames = decoder.open(geometry, num_latents, first_latent=first_latent), []
-    for part in latents.split(chunks):
+    for part in (*latents.split(chunks), *[latents[:0]] * decoder.spec.num_blanks):
         decoded, state = decoder.step(part, state)
         # The next step may write over them.
         frames.append(decoded.clone())

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKLLTX2Video, AutoencoderKLLTXVideo
-from safetensors.torch import save_file
 from torch import Tensor
 
 LATENT_CHANNELS: Final = 6
 _SMALL: Final[dict[str, Any]] = {
     "latent_channels": LATENT_CHANNELS,
-    "block_out_channels": (4, 4, 4, 4),
+    "block_out_channels": (8, 8, 8, 8),
     "layers_per_block": (1, 1, 1, 1, 1),
     "patch_size": 2,
 }
@@ -71,13 +69,12 @@ def make(version: str, **changes: Any) -> Any:
     return vae
 
 
-def save_original(vae: Any, path: Path, *, prefix: str = "vae.") -> dict[str, Tensor]:
-    """Write a decoder under the authors' names, with an encoder's tensor and other statistics beside it."""
+def original_tensors(vae: Any, *, prefix: str = "vae.") -> dict[str, Tensor]:
+    """A decoder under the authors' names, with an encoder's tensor and other statistics beside it."""
     first_unchanged = vae.decoder.up_blocks[0].upsamplers is None
     tensors = {f"{prefix}{_original(name, first_unchanged)}": each.clone() for name, each in _decoders(vae).items()}
     tensors[f"{prefix}encoder.conv_out.conv.weight"] = torch.zeros(2, 4 if first_unchanged else 2048, 1, 1, 1)
     tensors[f"{prefix}per_channel_statistics.channel"] = torch.zeros(LATENT_CHANNELS)
-    save_file(tensors, path)
     return tensors
 
 
@@ -99,8 +96,17 @@ def _original(name: str, first_unchanged: bool) -> str:
 def _number(block: int, part: str, first_unchanged: bool) -> int:
     """Where a part stands in the authors' list."""
     if first_unchanged:
-        return {(-1, ""): 0, (0, ""): 1, (1, "upsamplers.0."): 2, (1, ""): 3, (2, "conv_in."): 4}.get(
-            (block, part),
-            {(2, "upsamplers.0."): 5, (2, ""): 6, (3, "conv_in."): 7, (3, "upsamplers.0."): 8}.get((block, part), 9),
+        parts = (
+            "-1",
+            "0",
+            "1upsamplers.0.",
+            "1",
+            "2conv_in.",
+            "2upsamplers.0.",
+            "2",
+            "3conv_in.",
+            "3upsamplers.0.",
+            "3",
         )
+        return parts.index(f"{block}{part}")
     return 2 * block + 2 - (part == "upsamplers.0.")

@@ -26,13 +26,15 @@ from torch import Tensor
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
 from framehaul_pipeline.decoders.engine.plans import PlanTable
-from framehaul_pipeline.models.ltx import LTX_VIDEO, LtxConfig, ltx_held_back, ltx_kept
+from framehaul_pipeline.models.ltx import LTX_2, LTX_VIDEO, LtxConfig, ltx_held_back, ltx_kept
 from framehaul_pipeline.models.ltx_names import rename_ltx
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 _LAYER_NOISE_SEED: Final = 0
 """Latents' seeds are 1 for the first one, and so on."""
+_WORKSPACE_COPIES: Final = {LTX_VIDEO: 6, LTX_2: 5}
+"""Of the last stage's values, in the residual blocks. Counted with diffusers 0.42.1 on torch's meta device."""
 
 
 class LtxDecoder:
@@ -105,11 +107,12 @@ class LtxDecoder:
         return (cells * geometry.height * geometry.width + waiting) * itemsize_bytes
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
-        """The last stage's residual blocks hold the most. Counted with diffusers 0.42.1 on torch's meta device."""
+        """The last stage's residual blocks hold the most; and the new state, while the old one is there."""
         last = self._kept[-1]
-        frames = num_latents * self.spec.temporal_factor + 2
+        frames = num_latents * self.spec.temporal_factor
         values = last.channels * frames * geometry.height * geometry.width * last.scale**2
-        return int(_WORKSPACE_COPIES * values * self.dtype.itemsize) + self.state_bytes(geometry)
+        itemsize_bytes: int = self.dtype.itemsize
+        return _WORKSPACE_COPIES[self._config.class_name] * values * itemsize_bytes + self.state_bytes(geometry)
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, device=self._device, dtype=self.dtype)
@@ -253,10 +256,6 @@ def _upsample(layers: _Layers, upsampler: Any, x: Tensor) -> Tensor:
 def _spread(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
     x = x.unflatten(1, (-1, *stride)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-_WORKSPACE_COPIES: Final = {LTX_VIDEO: 6, LTX_2: 5}
-"""Of the last stage's values, in the residual blocks. Counted with diffusers 0.42.1 on torch's meta device."""
 
 
 def load_ltx(model: Model, device: torch.device, plans: PlanTable | None) -> LtxDecoder:

@@ -181,8 +181,8 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
 
     The path is a folder with safetensors weights, one of its files, or a pipeline's folder with such a folder `vae` in
     it. What the model is stands in the folder's config.json; where there is none, a Wan or LTX VAE or a decoder of the
-    TAEHV family is told from its tensors' names and shapes. Configs and headers are read and checked, and no tensors but
-    a few small ones of LTX.
+    TAEHV family is told from its tensors' names and shapes. Configs and headers are read and checked, and no
+    tensors but a few small ones of LTX.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed.
