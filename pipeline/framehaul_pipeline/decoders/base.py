@@ -67,14 +67,13 @@ class Decoder(Protocol):
         """Decode a chunk.
 
         Args:
-            latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device. T is 0 for each of the
-                `spec.num_blanks` blanks behind a clip's last latent: the frames that it held back come with them.
+            latents: `[T, C, h, w]` in the decoder's own scale and dtype, on its device.
             state: what `open` or the last step returned. It may be changed in place: once it was given here, only the
                 returned one may be used.
 
         Returns:
-            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, and the new state. The next step may overwrite
-            the frames, unless it is a blank's.
+            Frames `[F, 3, H, W]`, floating point in about `[-1, 1]`, which the next step may overwrite, and the new
+            state.
         """
 
     def flush(self, state: State) -> Tensor | None:
@@ -85,3 +84,16 @@ class Decoder(Protocol):
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """Device memory that a step of `num_latents` needs at its peak, beyond weights and state."""
+
+
+@runtime_checkable
+class Draining(Protocol):
+    """What a decoder has too whose spec says that it `drains`."""
+
+    def drain(self, num_blanks: int, state: State) -> tuple[Tensor, State]:
+        """Decode so many of the blanks behind the last latent: what is held back comes with them.
+
+        Args:
+            num_blanks: 1 or more; no more are left.
+            state: see `Decoder.step`, whose frames of the same chunk stay as they are.
+        """

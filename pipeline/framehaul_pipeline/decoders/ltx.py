@@ -80,18 +80,18 @@ class LtxDecoder:
 
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
-        """Decode `[T, C, h, w]`, or a blank where T is 0, to `[F, 3, H, W]`."""
-        *kept, waiting, counts = state
-        num_latents, num_blanks = counts.shape[0] + len(latents), counts.shape[1] + (len(latents) == 0)
+        """Decode `[T, C, h, w]` to `[F, 3, H, W]`."""
+        counts = state[-1]
         if part := self._config.decode_noise_scale:
             latents = (1 - part) * latents + part * self._noise(latents, counts.shape[0])
-        ends = range(self._ends[counts.shape[1]], self._ends[num_blanks]) if num_blanks else range(0)
-        layers = _Layers(kept, ends, causal=self._config.causal)
-        frames = torch.cat([waiting, self._decode(layers, latents.transpose(0, 1)[None])])
-        is_last = 0 < self.spec.num_blanks == num_blanks
-        num_out = len(frames) if is_last else max(0, len(frames) - self._waiting_frames)
-        # A slice would keep all of the chunk's frames alive for as long as the session waits.
-        return frames[:num_out], [*layers.kept, frames[num_out:].clone(), self._empty(num_latents, num_blanks, 0)]
+        return self._advance(latents, 0, state)
+
+    @torch.inference_mode()
+    def drain(self, num_blanks: int, state: State) -> tuple[Tensor, State]:
+        """End as many layers as bring the frames of `num_blanks` latents."""
+        *_, waiting, _ = state
+        height, width = (each // self.spec.spatial_factor for each in waiting.shape[2:])
+        return self._advance(self._empty(0, self.spec.channels, height, width), num_blanks, state)
 
     def flush(self, state: State) -> Tensor | None:
         """Nothing: the blanks have brought all frames."""
@@ -113,6 +113,18 @@ class LtxDecoder:
         values = last.channels * frames * geometry.height * geometry.width * last.scale**2
         itemsize_bytes: int = self.dtype.itemsize
         return _WORKSPACE_COPIES[self._config.class_name] * values * itemsize_bytes + self.state_bytes(geometry)
+
+    def _advance(self, latents: Tensor, num_blanks: int, state: State) -> tuple[Tensor, State]:
+        *kept, waiting, counts = state
+        num_latents, num_before = counts.shape[0] + len(latents), counts.shape[1]
+        num_blanks += num_before
+        ends = range(self._ends[num_before], self._ends[num_blanks]) if num_blanks else range(0)
+        layers = _Layers(kept, ends, causal=self._config.causal)
+        frames = torch.cat([waiting, self._decode(layers, latents.transpose(0, 1)[None])])
+        is_last = 0 < self.spec.num_blanks == num_blanks
+        num_out = len(frames) if is_last else max(0, len(frames) - self._waiting_frames)
+        # A slice would keep all of the chunk's frames alive for as long as the session waits.
+        return frames[:num_out], [*layers.kept, frames[num_out:].clone(), self._empty(num_latents, num_blanks, 0)]
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, device=self._device, dtype=self.dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from framehaul.formats import LatentDtype
+from framehaul_pipeline.decoders.base import Draining
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.link.messages import ChunkTimes
@@ -190,9 +191,9 @@ class Launcher:
                 latents = latents.float() * std + mean
             frames, place.state = decoder.step(latents.to(decoder.dtype), place.state)
             parts.append(frames)
-        for _ in range(num_blanks):
-            blank = raw_latents.new_empty(0, geometry.channels, geometry.height, geometry.width, dtype=decoder.dtype)
-            frames, place.state = decoder.step(blank, place.state)
+        if num_blanks:
+            assert isinstance(decoder, Draining), "its spec says that it drains"
+            frames, place.state = decoder.drain(num_blanks, place.state)
             parts.append(frames)
         if last:
             held_back = decoder.flush(place.state)

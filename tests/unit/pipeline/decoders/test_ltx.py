@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.ltx import LtxDecoder
 from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import CpuDevice
@@ -69,6 +70,11 @@ def library_frames(vae: Any, latents: Tensor, *, timestep: float = 0.05, noise_s
     return frames[0].transpose(0, 1)
 
 
+def advance(decoder: LtxDecoder, latents: Tensor | None, state: State) -> tuple[Tensor, State]:
+    """By some latents, or by a blank."""
+    return decoder.drain(1, state) if latents is None else decoder.step(latents, state)
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 3, 5, [1, 4, 2, 3, 1]])
 def test_chunks_give_the_whole_clips_frames(loaded: Loaded, chunks: int | Sequence[int]) -> None:
     vae, decoder = loaded
@@ -93,8 +99,8 @@ def test_clips_shorter_than_the_lookahead(loaded: Loaded, num_latents: int) -> N
 def test_each_chunk_gives_what_the_spec_says_and_blanks_a_latents_frames_each(loaded: Loaded, num_latents: int) -> None:
     _, decoder = loaded
     spec, state, num_out = decoder.spec, decoder.open(GEOMETRY, None), 0
-    for count, part in enumerate((*clip(num_latents).split(1), *[clip(0)] * spec.num_blanks), 1):
-        frames, state = decoder.step(part, state)
+    for count, part in enumerate((*clip(num_latents).split(1), *[None] * spec.num_blanks), 1):
+        frames, state = advance(decoder, part, state)
         num_out += len(frames)
         assert len(frames) <= spec.temporal_factor
         assert num_out == spec.frames_after(count, ended=False)
@@ -111,16 +117,16 @@ def test_sessions_that_take_turns_and_are_parked_are_bit_equal_to_each_alone(loa
     parking.pin(len(pages), 4096)
     places = [Place(decoder, fake_opening(), decoder.open(GEOMETRY, None)) for _ in clips]
     frames: list[list[Tensor]] = [[], []]
-    parts = [[*latents.split(2), *[clip(0)] * decoder.spec.num_blanks] for latents in clips]
+    parts = [[*latents.split(1), *[None] * decoder.spec.num_blanks] for latents in clips]
     for step in range(len(parts[0])):
         for session, place in enumerate(places):
             parking.park(place, pages)
             forget(place)
             parking.restore(place, pages)
-            decoded, place.state = decoder.step(parts[session][step], place.state)
+            decoded, place.state = advance(decoder, parts[session][step], place.state)
             frames[session].append(decoded)
     for latents, decoded_frames in zip(clips, frames, strict=True):
-        assert torch.equal(torch.cat(decoded_frames), decode(decoder, latents, 2))
+        assert torch.equal(torch.cat(decoded_frames), decode(decoder, latents, 1))
 
 
 @torch.inference_mode()
@@ -129,8 +135,8 @@ def test_state_bytes_are_those_held(loaded: Loaded) -> None:
     _, decoder = loaded
     state, told = decoder.open(GEOMETRY, None), decoder.state_bytes(GEOMETRY)
     held = []
-    for part in (*clip(NUM_LATENTS + 5).split(1), *[clip(0)] * decoder.spec.num_blanks):
-        _, state = decoder.step(part, state)
+    for part in (*clip(NUM_LATENTS + 5).split(1), *[None] * decoder.spec.num_blanks):
+        _, state = advance(decoder, part, state)
         held.append(tensor_bytes(state))
     height, width = GEOMETRY.frame_size(decoder.spec)
     assert max(held) <= told <= 1.1 * max(held)

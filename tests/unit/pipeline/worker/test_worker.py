@@ -54,8 +54,8 @@ class DrainingDecoder(LateDecoder):
 
     spec = msgspec.structs.replace(LateDecoder.spec, name="draining", drains=True)
 
-    def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
-        return super().step(latents, state) if len(latents) else (state[1], [])
+    def drain(self, num_blanks: int, state: State) -> tuple[Tensor, State]:
+        return state[1], []
 
     def flush(self, state: State) -> Tensor | None:
         return None
