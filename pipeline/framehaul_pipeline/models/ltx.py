@@ -110,7 +110,8 @@ def parse_ltx_config(config: Mapping[str, Any]) -> LtxConfig:
     scaled = flags("decoder_spatio_temporal_scaling", (True,) * 3 + (False,) * (not is_ltx_2), num)
     residual = flags("upsample_residual", (is_ltx_2,) * num, num)
     noisy = flags("decoder_inject_noise", (False,) * (num + 1), num + 1)
-    timestep_conditioning = fields.flag("timestep_conditioning", default=False)
+    # LTX-2's pipeline would add the noise before it undoes the normalisation; no published model of it is told.
+    timestep_conditioning = fields.choice("timestep_conditioning", False, (False,) if is_ltx_2 else (False, True))
     library: dict[str, Any] = {
         "out_channels": fields.choice("out_channels", 3, (3,)),
         "latent_channels": fields.whole("latent_channels", 128, 1, 1024),

@@ -81,6 +81,7 @@ def test_names_are_those_of_the_librarys_converter(version: str) -> None:
         ({"timestep_conditioning": True}, r"decoder_block_out_channels=.*: must be channels that fit"),
         ({"upsample_factor": [2, 2, 2, 2]}, r"decoder_block_out_channels=.*: must be channels that fit"),
         ({"latents_std": [0.0] * 128}, "latents_std"),
+        ({"_class_name": LTX_2, "timestep_conditioning": True}, "timestep_conditioning=True: must be False"),
         ({"_class_name": LTX_2, "upsample_type": ["spatial"]}, r"upsample_type=\['spatial'\]: must be 3 times one of"),
         ({"_class_name": LTX_2, "decoder_spatial_padding_mode": "none"}, "decoder_spatial_padding_mode='none'"),
         (
