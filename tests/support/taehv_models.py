@@ -121,7 +121,7 @@ class PublishedDecoder(nn.Module):
         if self._is_h3:
             # Of each 5 latents' 20 frames the first 3 are none; of 5 n + 2 latents', the rest of the last 5's too.
             num_frames = 17 * -(-len(latents) // 5) - 12
-            parts = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, -len(frames) % 20)).unflatten(0, (-1, 20))
+            parts: Tensor = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, -len(frames) % 20)).unflatten(0, (-1, 20))
             return parts[:, 3:].flatten(0, 1)[:num_frames]
         return frames[first * second * third - 1 :]
 

@@ -250,7 +250,8 @@ class _Layers:
 
 
 def _scales(embedded: Tensor, table: Tensor) -> Sequence[Tensor]:
-    return (embedded.unflatten(1, (len(table), -1)) + table[None, ..., None, None, None]).unbind(1)
+    scales: Sequence[Tensor] = (embedded.unflatten(1, (len(table), -1)) + table[None, ..., None, None, None]).unbind(1)
+    return scales
 
 
 def _upsample(layers: _Layers, upsampler: Any, x: Tensor) -> Tensor:
