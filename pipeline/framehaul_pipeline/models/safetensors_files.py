@@ -10,7 +10,8 @@ import json
 import os
 import re
 import struct
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -91,14 +92,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         InvalidInput: names what is wrong with the file.
     """
     try:
-        with _open_file(path) as file:
+        with _opened(path) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes > MAX_FILE_BYTES:
                 raise refused(path, f"{size_bytes} bytes", f"a safetensors file of up to {MAX_FILE_BYTES} bytes")
             num_bytes = header_bytes(file.read(PREFIX_BYTES), size_bytes)
             tensors = parse_header(file.read(num_bytes), size_bytes).tensors
-    except OSError as error:
-        raise refused(path, error.strerror, "a readable safetensors file") from error
     except MalformedHeader as error:
         raise refused(path, str(error), "a safetensors file that is whole") from error
     _check_packed(path, tensors, PREFIX_BYTES + num_bytes, size_bytes)
@@ -145,12 +144,9 @@ def _read_numbers(path: Path, name: str, tensor: StoredTensor) -> list[float]:
     check_dtype(path, name, tensor)
     if tensor.num_bytes > _MAX_NUMBERS_BYTES:
         raise refused(path, f"{name} of {tensor.num_bytes} bytes", f"at most {_MAX_NUMBERS_BYTES} bytes of numbers")
-    try:
-        with _open_file(path) as file:
-            file.seek(tensor.offset)
-            raw = file.read(tensor.num_bytes)
-    except OSError as error:
-        raise refused(path, error.strerror, "a readable safetensors file") from error
+    with _opened(path) as file:
+        file.seek(tensor.offset)
+        raw = file.read(tensor.num_bytes)
     if tensor.dtype == "BF16":
         # The upper half of a float32.
         raw = b"".join(b"\0\0" + raw[start : start + 2] for start in range(0, len(raw), 2))
@@ -180,11 +176,8 @@ def check_sha256(path: Path, sha256: str) -> None:
     Raises:
         InvalidInput: it is another file, or can't be read.
     """
-    try:
-        with _open_file(path) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise refused(path, error.strerror, "a readable safetensors file") from error
+    with _opened(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise refused(path, f"sha256 {found}", f"the file whose sha256 is {sha256}")
 
@@ -192,6 +185,20 @@ def check_sha256(path: Path, sha256: str) -> None:
 def refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
     """An error about a weights file."""
     return InvalidInput(f"weights {path.name}", value, allowed)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A weights file while it is read.
+
+    Raises:
+        InvalidInput: it can't be opened or read.
+    """
+    try:
+        with _open_file(path) as file:
+            yield file
+    except OSError as error:
+        raise refused(path, error.strerror, "a readable safetensors file") from error
 
 
 def _open_file(path: Path) -> BufferedReader:
