@@ -26,15 +26,16 @@ from torch import Tensor
 from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
 from framehaul_pipeline.decoders.engine.plans import PlanTable
-from framehaul_pipeline.models.ltx import LTX_2, LTX_VIDEO, LtxConfig, ltx_held_back, ltx_kept
+from framehaul_pipeline.models.ltx import LTX_VIDEO, LtxConfig, ltx_held_back, ltx_kept
 from framehaul_pipeline.models.ltx_names import rename_ltx
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
 
 _LAYER_NOISE_SEED: Final = 0
 """Latents' seeds are 1 for the first one, and so on."""
-_WORKSPACE_COPIES: Final = {LTX_VIDEO: 6, LTX_2: 5}
-"""Of the last stage's values, in the residual blocks. Counted with diffusers 0.42.1 on torch's meta device."""
+_WORKSPACE_COPIES: Final = 6
+"""Of the last stage's values, in the residual blocks; and one more where padding makes a copy. Counted with diffusers
+0.42.1 on torch's meta device, and seen on an H200."""
 
 
 class LtxDecoder:
@@ -111,8 +112,9 @@ class LtxDecoder:
         last = self._kept[-1]
         frames = num_latents * self.spec.temporal_factor
         values = last.channels * frames * geometry.height * geometry.width * last.scale**2
+        copies = _WORKSPACE_COPIES + (self._config.library.get("decoder_spatial_padding_mode", "zeros") != "zeros")
         itemsize_bytes: int = self.dtype.itemsize
-        return _WORKSPACE_COPIES[self._config.class_name] * values * itemsize_bytes + self.state_bytes(geometry)
+        return copies * values * itemsize_bytes + self.state_bytes(geometry)
 
     def _advance(self, latents: Tensor, num_blanks: int, state: State) -> tuple[Tensor, State]:
         *kept, waiting, counts = state
@@ -188,9 +190,10 @@ class LtxDecoder:
             if strength is not None:
                 x = x + (layers.keep()[None] * strength)[None, :, None]
         added = layers.delay(inputs, x.shape[2])
-        if block.conv_shortcut is not None and added.shape[2]:
-            added = block.conv_shortcut(block.norm3(added.movedim(1, -1)).movedim(-1, 1))
-        return x + added if added.shape[2] else x
+        for part, frames in zip(added, x.split([part.shape[2] for part in added], 2), strict=True):
+            if part.shape[2]:
+                frames.add_(part if block.conv_shortcut is None else _shortcut(block, part))
+        return x
 
     def _norm(self, norm: Any, x: Tensor) -> Tensor:
         if self._config.class_name == LTX_VIDEO:
@@ -233,20 +236,26 @@ class _Layers:
         convolved: Tensor = conv(x)
         return convolved
 
-    def delay(self, x: Tensor, num_frames: int) -> Tensor:
-        """The first frames of those that wait and of `x` behind them; the others wait on."""
-        if x.shape[2] == num_frames == 0:
-            self.keep()
-            return x
+    def delay(self, x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """The first frames of those that wait and of `x` behind them, from either; the others wait on."""
         waiting = self._before[len(self.kept)]
-        joined = torch.cat([waiting, x], 2)
-        self.kept.append(joined[:, :, num_frames:].clone())
-        return joined[:, :, :num_frames]
+        if x.shape[2] == num_frames == 0:
+            self.kept.append(waiting)
+            return x, x
+        first = min(num_frames, waiting.shape[2])
+        rest = num_frames - first
+        self.kept.append(torch.cat([waiting[:, :, first:], x[:, :, rest:]], 2))
+        return waiting[:, :, :first], x[:, :, :rest]
 
     def keep(self) -> Tensor:
         """What is remembered unchanged."""
         self.kept.append(self._before[len(self.kept)])
         return self.kept[-1]
+
+
+def _shortcut(block: Any, x: Tensor) -> Tensor:
+    widened: Tensor = block.conv_shortcut(block.norm3(x.movedim(1, -1)).movedim(-1, 1))
+    return widened
 
 
 def _scales(embedded: Tensor, table: Tensor) -> Sequence[Tensor]:
@@ -257,7 +266,7 @@ def _scales(embedded: Tensor, table: Tensor) -> Sequence[Tensor]:
 def _upsample(layers: _Layers, upsampler: Any, x: Tensor) -> Tensor:
     """Make frames more and larger; the clip's first one is made one frame alone."""
     convolved = layers.convolve(upsampler.conv, x)
-    added = layers.delay(x, convolved.shape[2]) if upsampler.residual else None
+    added = torch.cat(layers.delay(x, convolved.shape[2]), 2) if upsampler.residual else None
     left_out = upsampler.stride[0] - 1 if layers.begins else 0
     spread = _spread(convolved, upsampler.stride)[:, :, left_out:]
     if added is None:

@@ -196,6 +196,7 @@ def test_the_timestep_and_the_noise_are_the_configs(tmp_path: Path) -> None:
                 "upsample_residual": [False] * 4,
                 "upsample_factor": [2, 2, 1, 2],
                 "decoder_causal": False,
+                "decoder_spatial_padding_mode": "zeros",
             },
         ),
     ],
@@ -212,5 +213,5 @@ def test_workspace_is_about_the_most_that_a_step_holds(class_name: str, changes:
     state = decoder.open(geometry, None)
     for _ in range(7):
         _, state = decoder.step(latents, state)
-    peak = peak_bytes(vae, latents, lambda given: decoder.step(given, state))
-    assert peak <= decoder.workspace_bytes(geometry, 4) <= 1.3 * peak
+    peak = peak_bytes(vae, latents, lambda given: decoder.step(given, state), state)
+    assert peak <= decoder.workspace_bytes(geometry, 4) <= 1.35 * peak
