@@ -32,7 +32,7 @@ PUBLISHED: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
     ),
     "0.9.1": (
         AutoencoderKLLTXVideo,
-        {**_HALVING, "timestep_conditioning": True, "decoder_inject_noise": (False, True, True, True)},
+        {**_HALVING, "timestep_conditioning": True, "decoder_inject_noise": (True, True, True, False)},
     ),
     "0.9.5": (AutoencoderKLLTXVideo, {**_HALVING, "timestep_conditioning": True}),
     "2": (AutoencoderKLLTX2Video, {**_HALVING, "decoder_causal": False}),

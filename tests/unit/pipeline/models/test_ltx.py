@@ -23,7 +23,7 @@ HALVING = {
     "decoder_block_out_channels": [256, 512, 1024],
     "decoder_layers_per_block": [5, 6, 7, 8],
     "decoder_spatio_temporal_scaling": [True, True, True],
-    "decoder_inject_noise": [False, True, True, True],
+    "decoder_inject_noise": [True, True, True, False],
     "upsample_residual": [True, True, True],
     "upsample_factor": [2, 2, 2],
 }
