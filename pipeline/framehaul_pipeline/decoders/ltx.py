@@ -112,9 +112,9 @@ class LtxDecoder:
         last = self._kept[-1]
         frames = num_latents * self.spec.temporal_factor
         values = last.channels * frames * geometry.height * geometry.width * last.scale**2
-        copies = _WORKSPACE_COPIES + (self._config.library.get("decoder_spatial_padding_mode", "zeros") != "zeros")
+        pads = self._config.library.get("decoder_spatial_padding_mode", "zeros") != "zeros"
         itemsize_bytes: int = self.dtype.itemsize
-        return copies * values * itemsize_bytes + self.state_bytes(geometry)
+        return (_WORKSPACE_COPIES + int(pads)) * values * itemsize_bytes + self.state_bytes(geometry)
 
     def _advance(self, latents: Tensor, num_blanks: int, state: State) -> tuple[Tensor, State]:
         *kept, waiting, counts = state
