@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import torch
 
-from framehaul_pipeline.decoders.weights import Renaming, read_tensors
+from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import Model
+from framehaul_pipeline.models.safetensors_files import Renaming
 
 _ENCODER_PARTS: Final = ("encoder", "quant_conv")
 _OLD_NAMES: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -98,7 +98,10 @@ class SlotReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class OpenQuery(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What a film is searched for. The pictures, each in all sizes, lie in a sample slot, one after the other."""
+    """What a film is searched for. The pictures, each in all sizes, lie in a sample slot, one after the other.
+
+    There may be none, if there is a text.
+    """
 
     query: int
     """Numbers rise by arrival, and are never used twice."""
@@ -308,6 +311,15 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device_ns: int
 
 
+class QueryRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The query can't be answered: what is wrong with what the client gave."""
+
+    query: int
+    field: str
+    value: str
+    allowed: str
+
+
 class QueryFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The query can't go on; the worker can."""
 
@@ -359,6 +371,7 @@ ToServer = (
     | SessionFailed
     | SamplesReturned
     | Embedded
+    | QueryRefused
     | QueryFailed
     | Alive
     | KernelsBegun

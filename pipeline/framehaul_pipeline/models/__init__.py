@@ -4,6 +4,7 @@ Used by both processes. Reads configs and headers, and no tensors but a few smal
 """
 
 __all__ = [
+    "clip",
     "embedding",
     "hunyuan_video",
     "ltx",
