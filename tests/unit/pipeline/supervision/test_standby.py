@@ -42,7 +42,7 @@ def test_kernels_are_imported_where_a_gpu_may_be() -> None:
     assert needed_imports(WorkerConfig(device="cpu")) == (tiny,)
     assert needed_imports(WorkerConfig(device="cuda")) == (tiny, "framehaul_pipeline.device.convert_kernels")
     every = needed_imports(WorkerConfig(models=MODELS, device="auto"))
-    assert len(set(every)) == len(every) == 8 + len(LOADERS)
+    assert len(set(every)) == len(every) == 9 + len(LOADERS)
 
 
 class Hollow:
