@@ -131,7 +131,8 @@ def _write(text: str, options: Options) -> None:
 
 def _out(options: Options) -> TextIO:
     """Where answers go: not into the video."""
-    return sys.stderr if options.command in ("stream", "highlight") and options.out == STDOUT else sys.stdout
+    on_stdout = options.command in ("stream", "highlight") and STDOUT in (options.out, options.draft_out)
+    return sys.stderr if on_stdout else sys.stdout
 
 
 def _top(options: Options, access: Access) -> None:

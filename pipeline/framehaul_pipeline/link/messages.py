@@ -67,6 +67,8 @@ class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     session: int
     slot: int
     generation: int
+    blank: bool = False
+    """It has no values: it follows the clip's last one, see `DecoderSpec.drains`."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, tag=True):

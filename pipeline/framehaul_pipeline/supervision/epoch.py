@@ -320,7 +320,8 @@ class Epoch:
         """Put the latents into the inlet that may go there now."""
         while (latent := self.feeder.next_latent(self._inlet.num_free)) is not None:
             slot, generation = self._inlet.put(latent)
-            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation))
+            blank = not latent.latent
+            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation, blank=blank))
             self._sessions[latent.session].events.on_fed(latent.index + 1)
         while (session := self.feeder.next_end()) is not None:
             self._channel.send(EndOfLatents(session=session))

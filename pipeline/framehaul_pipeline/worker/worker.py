@@ -143,7 +143,7 @@ class Worker:
                     with self._slots.at_work(Note.CONTROL, message.session):
                         self._admit(message)
                 case LatentReady():
-                    latent = InletSlot(message.slot, message.generation)
+                    latent = InletSlot(message.slot, message.generation, message.blank)
                     if not self._scheduler.add_latent(message.session, latent):
                         self._return_inlet([latent])
                 case Wanted():
