@@ -27,8 +27,8 @@ from framehaul_client.access import (
 from framehaul_client.errors import InvalidOption
 from framehaul_fleet.errors import FleetFailed
 from framehaul_fleet.locate import locate
-from framehaul_fleet.ray_options import add_ray_commands, run_ray_command
-from framehaul_fleet.watching import Resolve, resolve
+from framehaul_fleet.ray_options import add_ray_commands, import_cluster, run_ray_command
+from framehaul_fleet.watching import ASK_S, RESOLVE_S, Resolve, resolve
 from framehaul_server.cli import add_options, read_tls
 from framehaul_server.config import OPTIONS, ServerConfig
 from framehaul_server.errors import CannotListen, UnusableFile
@@ -87,17 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _find_servers(given: argparse.Namespace) -> tuple[Sequence[Address], Resolve]:
+def _find_servers(given: argparse.Namespace) -> tuple[Sequence[Address], Resolve, float]:
+    """What is watched, what finds the servers behind that, and how often."""
     if given.ray is None:
-        return given.servers, resolve
-    from framehaul_fleet.on_ray import cluster  # only here: Ray is large, and may be missing
+        return given.servers, resolve, RESOLVE_S
+    cluster = import_cluster()
+    return [cluster.connect(given.ray, given.name)], cluster.find_servers(given.name), ASK_S
 
-    return [cluster.connect(given.ray, given.name)], cluster.find_servers(given.name)
 
-
-async def _locate(config: ServerConfig, servers: Sequence[Address], find: Resolve, access: Access) -> None:
+async def _locate(
+    config: ServerConfig, servers: Sequence[Address], find: Resolve, find_s: float, access: Access
+) -> None:
     with stop_signals() as stop:
-        await locate(config, servers, access, stop=stop, on_ready=_say, resolve=find)
+        await locate(config, servers, access, stop=stop, on_ready=_say, resolve=find, resolve_s=find_s)
 
 
 def front_config(given: Mapping[str, Any]) -> ServerConfig:

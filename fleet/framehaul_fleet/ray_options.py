@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final
 
 from framehaul_fleet.errors import FleetFailed
@@ -97,10 +98,7 @@ def run_ray_command(parser: argparse.ArgumentParser, given: argparse.Namespace, 
         spec = read_spec(given) if given.command == "up" else FleetSpec(name=given.name)
     except ValueError as error:
         parser.error(str(error))
-    try:
-        from framehaul_fleet.on_ray import cluster
-    except ModuleNotFoundError as error:
-        raise FleetFailed(f"{error.name} is not installed here: pip install 'framehaul[server,fleet]'") from error
+    cluster = import_cluster()
     cluster.connect(given.ray, given.name)
     if given.command == "up":
         cluster.up(spec, given.wait, say)
@@ -112,6 +110,19 @@ def run_ray_command(parser: argparse.ArgumentParser, given: argparse.Namespace, 
     else:
         cluster.down(given.name, say)
     return 0
+
+
+def import_cluster() -> ModuleType:
+    """Ray is large, may be missing, and is imported only when it is used.
+
+    Raises:
+        FleetFailed: it is missing.
+    """
+    try:
+        from framehaul_fleet.on_ray import cluster
+    except ModuleNotFoundError as error:
+        raise FleetFailed(f"{error.name} is not installed here: pip install 'framehaul[server,fleet]'") from error
+    return cluster
 
 
 def status_text(found: dict[str, Any]) -> str:

@@ -149,23 +149,18 @@ def _until_gone(name: str, grace_s: float, which: Callable[[dict[str, Any]], boo
     end_s = time.monotonic() + grace_s + 2 * DRAIN_MARGIN_S
     before = -1
     while True:
-        left = [server for server in status(name)["servers"] if which(server)]
-        if len(left) != before:
+        found = status(name)
+        left = [server for server in found["servers"] if which(server)]
+        if found["settled"] and len(left) != before:
             before = len(left)
             say(f"fleet: {before} servers to drain, {sum(each.get('sessions', 0) for each in left)} sessions there")
-        # A new registry hears of them within a second; the actors' names it has from Ray at once.
-        if not left and not _unheard(name):
+        if not left and found["settled"]:
             return
         if time.monotonic() > end_s:
             raise FleetFailed(
                 f"{', '.join(server['name'] for server in left)}: still there after {grace_s:g} s of grace"
             )
         time.sleep(_LOOK_S)
-
-
-def _unheard(name: str) -> bool:
-    known = {server["name"] for server in status(name)["servers"] if server["state"] != "pending"}
-    return not set(_servers()) <= known
 
 
 def _servers() -> list[str]:

@@ -65,6 +65,7 @@ class Registry:
                 "min": self._spec.least,
                 "max": self._spec.most,
                 "desired": self._desired,
+                "settled": self._scaler is not None,
                 "drained": sorted(self._spec.drained),
                 "servers": [_shown(row, now_s) for row in rows],
             }
