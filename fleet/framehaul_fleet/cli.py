@@ -25,14 +25,17 @@ from framehaul_client.access import (
     Access,
 )
 from framehaul_client.errors import InvalidOption
+from framehaul_fleet.errors import FleetFailed
 from framehaul_fleet.locate import locate
+from framehaul_fleet.ray_options import add_ray_commands, import_cluster, run_ray_command
+from framehaul_fleet.watching import ASK_S, RESOLVE_S, Resolve, resolve
 from framehaul_server.cli import add_options, read_tls
 from framehaul_server.config import OPTIONS, ServerConfig
 from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
-_EXITS: Final = {InvalidOption: 2, UnusableFile: 2, CannotListen: 3}
+_EXITS: Final = {InvalidOption: 2, UnusableFile: 2, CannotListen: 3, FleetFailed: 4}
 _FRONT_OPTIONS: Final = {
     f"--{name}"
     for name in (
@@ -53,6 +56,7 @@ exit codes:
   0    stopped by a signal
   2    an option is wrong, or a file that it names
   3    the address can't be listened on
+  4    the cluster, or the fleet on it, doesn't do what it was asked for
   130  second signal was SIGINT
   143  second signal was SIGTERM
 """
@@ -62,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
     parser = _parser(os.environ)
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if given.command != "locate":
+        try:
+            return run_ray_command(parser, given, _say)
+        except FleetFailed as error:
+            return _failed(error)
     try:
         config, access = front_config(vars(given)), servers_access(vars(given), os.environ)
     except ValueError as error:
@@ -72,15 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quieten_grpc()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_locate(config, given.servers, access))
+            runner.run(_locate(config, *_find_servers(given), access))
     except tuple(_EXITS) as error:
         return _failed(error)
     return 0
 
 
-async def _locate(config: ServerConfig, servers: Sequence[Address], access: Access) -> None:
+def _find_servers(given: argparse.Namespace) -> tuple[Sequence[Address], Resolve, float]:
+    """What is watched, what finds the servers behind that, and how often."""
+    if given.ray is None:
+        return given.servers, resolve, RESOLVE_S
+    cluster = import_cluster()
+    return [cluster.connect(given.ray, given.name)], cluster.find_servers(given.name), ASK_S
+
+
+async def _locate(
+    config: ServerConfig, servers: Sequence[Address], find: Resolve, find_s: float, access: Access
+) -> None:
     with stop_signals() as stop:
-        await locate(config, servers, access, stop=stop, on_ready=_say)
+        await locate(config, servers, access, stop=stop, on_ready=_say, resolve=find, resolve_s=find_s)
 
 
 def front_config(given: Mapping[str, Any]) -> ServerConfig:
@@ -117,19 +136,21 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "locate",
-        help="name servers of a fixed list, or of a DNS name; no state, so several may run",
+        help="name servers of a fixed list, a DNS name or a cluster of Ray; no state, so several may run",
         description="Watches servers and names the one that a session should go to. Frames don't come by here.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument(
+    watched = command.add_mutually_exclusive_group(required=True)
+    watched.add_argument(
         "--servers",
         type=option_type(read_servers),
-        required=True,
         metavar="HOST:PORT[,HOST:PORT...]",
         help="the servers, or fronts; a name with several addresses is a server at each",
     )
+    watched.add_argument("--ray", metavar="ADDRESS", help="those of the fleet on this cluster of Ray")
+    command.add_argument("--name", default="default", help="the fleet's, with --ray; default default")
     add_options(command, [option for option in OPTIONS if option.flag in _FRONT_OPTIONS], environment)
     command.add_argument(
         "--tls", dest=TLS_VARIABLE, action="store_true", help=f"ask the servers by TLS [{TLS_VARIABLE}=1]"
@@ -137,6 +158,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     for flag, variable, metavar, described in _ACCESS:
         kind = option_type(file_name) if metavar == "FILE" else str
         command.add_argument(flag, dest=variable, type=kind, metavar=metavar, help=f"{described} [{variable}]")
+    add_ray_commands(commands)
     return parser
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from framehaul.address import Address
 from framehaul_client.access import Access
-from framehaul_fleet.watching import Watching
+from framehaul_fleet.watching import RESOLVE_S, Resolve, Watching, resolve
 from framehaul_server.access.tls import Certificates
 from framehaul_server.app import read_identify
 from framehaul_server.config import ServerConfig
@@ -27,6 +27,8 @@ async def locate(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None],
+    resolve: Resolve = resolve,
+    resolve_s: float = RESOLVE_S,
 ) -> None:
     """Answer for `servers` until `stop` is set.
 
@@ -36,6 +38,8 @@ async def locate(
         access: how it asks them.
         stop: see above.
         on_ready: gets the line that says what is served.
+        resolve: finds the servers that one of `servers` stands for.
+        resolve_s: how often it is asked.
 
     Raises:
         CannotListen: the address is in use, or not of this machine.
@@ -50,7 +54,7 @@ async def locate(
     except (OSError, ValueError) as error:
         raise UnusableFile(str(error)) from error
     placement = Placement()
-    watching = Watching(servers, access, placement)
+    watching = Watching(servers, access, placement, resolve=resolve, resolve_s=resolve_s)
     front = Front(config, placement, identify, certificates)
     address = front.bind()
     running = [asyncio.create_task(each) for each in (watching.run(), stop.wait())]

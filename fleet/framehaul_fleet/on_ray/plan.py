@@ -1,0 +1,224 @@
+"""What a fleet is to be, what it is, and what to do about the difference. Pure; the clock is a value."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+REGISTRY: Final = "registry"
+SERVER_PREFIX: Final = "server-"
+"""Names of actors, within a fleet's namespace."""
+MOST_SERVERS: Final = 10_000
+DRAIN_MARGIN_S: Final = 30.0
+"""A server ends at most 10 s after its grace period; its actor and Ray take their time too."""
+SILENT_S: Final = 60.0
+"""An actor reports each second. After this it hangs, or its node is cut off."""
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSpec:
+    """What a fleet is to be. Ray keeps it with the registry, and gives it to each one that takes a dead one's place."""
+
+    name: str = "default"
+    least: int = 1
+    most: int = 1
+    gpus: bool = True
+    """A GPU for each server; without, a processor."""
+    sessions: int = 0
+    """For each server, as many as autoscaling aims at; 0: four fifths of what it takes."""
+    hold_s: float = 60.0
+    """Load must have been low for this long before a server is let go."""
+    start_s: float = 900.0
+    """For a server to be ready, from the moment that its actor is asked for: a new node's start is in it."""
+    grace_s: float = 30.0
+    metrics_port: int = 0
+    """Of the server at a node's first GPU, the next one's is the next; 0: none."""
+    arguments: tuple[str, ...] = ()
+    """Of the `server` command."""
+    drained: frozenset[str] = field(default_factory=frozenset)
+    """Nodes that get no servers, and lose those that they have."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: names the field, its value and the range.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name={self.name!r}: must be up to 40 of a-z, 0-9 and -, and begin with a letter or digit"
+            )
+        if not 0 <= self.least <= self.most <= MOST_SERVERS:
+            raise ValueError(f"min={self.least}, max={self.most}: must be 0 <= min <= max <= {MOST_SERVERS}")
+        for name, low, high in (
+            ("sessions", 0, 10_000),
+            ("hold_s", 0.0, 86_400.0),
+            ("start_s", 1.0, 86_400.0),
+            ("grace_s", 0.0, 3600.0),
+            ("metrics_port", 0, 65_000),
+        ):
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"{name}={value}: must be {low}..{high}")
+        if self.metrics_port and not self.gpus:
+            raise ValueError(f"metrics_port={self.metrics_port}: must be 0 without GPUs, by whose numbers ports go")
+
+
+def namespace_of(name: str) -> str:
+    """Where a fleet's actors are: two fleets know nothing of each other."""
+    return f"framehaul-{name}"
+
+
+class State(StrEnum):
+    """Of a server, as its actor last told; a pending one's has never told anything."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an actor tells of its server each second."""
+
+    name: str
+    host: str
+    node: str
+    pid: int
+    """Of the actor's process, whose child the server is."""
+    draining: bool = False
+    ready: bool = False
+    target: str = ""
+    metrics: str = ""
+    epoch: int = 0
+    sessions: int = 0
+    queued: int = 0
+    places: int = 0
+    exit_code: int | None = None
+    """Of the server's last process that has ended."""
+
+
+@dataclass(slots=True)
+class Row:
+    """An actor that Ray has, and since when it is as it is."""
+
+    name: str
+    first_s: float
+    report: Report | None = None
+    heard_s: float = 0.0
+    ready_s: float | None = None
+    """When it was last ready."""
+    draining_s: float | None = None
+    """Since when it is, or was told to be."""
+
+    @property
+    def state(self) -> State:
+        """As the table shows it."""
+        if self.report is None:
+            return State.PENDING
+        if self.draining_s is not None:
+            return State.DRAINING
+        return State.READY if self.report.ready else State.STARTING
+
+    @property
+    def busy(self) -> int:
+        """Sessions that are there, or wait there."""
+        return 0 if self.report is None else self.report.sessions + self.report.queued
+
+    def hear(self, report: Report, now_s: float) -> None:
+        """Take a report."""
+        self.report = report
+        self.heard_s = now_s
+        if report.ready:
+            self.ready_s = now_s
+        if report.draining and self.draining_s is None:
+            self.draining_s = now_s
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now."""
+
+    num_new: int
+    drain: list[str]
+    kill: dict[str, str]
+    """Names, and why."""
+
+
+def overdue(row: Row, spec: FleetSpec, now_s: float) -> str:
+    """Why an actor must be given up; empty while it needn't."""
+    if row.report is not None and now_s - row.heard_s > SILENT_S:
+        return f"it has been silent for {SILENT_S:g} s"
+    if row.draining_s is not None:
+        limit_s = spec.grace_s + DRAIN_MARGIN_S
+        return f"it drains for more than {limit_s:g} s" if now_s - row.draining_s > limit_s else ""
+    since_s = row.first_s if row.ready_s is None else row.ready_s
+    if now_s - since_s > spec.start_s:
+        what = "it was not placed" if row.report is None else "its server was not ready"
+        return f"{what} for {spec.start_s:g} s"
+    return ""
+
+
+def make_plan(rows: Iterable[Row], spec: FleetSpec, desired: int, now_s: float) -> Plan:
+    """Bring `rows` to `desired` servers outside of drained nodes; one that drains counts no more.
+
+    What is let go is first what isn't ready, then what has the fewest sessions.
+    """
+    kill: dict[str, str] = {}
+    drain: list[str] = []
+    staying: list[Row] = []
+    for row in rows:
+        if reason := overdue(row, spec, now_s):
+            kill[row.name] = reason
+        elif row.draining_s is not None:
+            continue
+        elif row.report is not None and row.report.node in spec.drained:
+            drain.append(row.name)
+        else:
+            staying.append(row)
+    surplus = max(0, len(staying) - desired)
+    staying.sort(key=lambda row: (row.state is State.READY, row.busy, -row.first_s, row.name))
+    for row in staying[:surplus]:
+        if row.report is None:
+            kill[row.name] = "it is needed no more"
+        else:
+            drain.append(row.name)
+    return Plan(max(0, desired - len(staying)), drain, kill)
+
+
+class Scaler:
+    """How many servers to have.
+
+    As many as the load needs, at once; fewer only when fewer were enough for the whole of `hold_s`. So a load that
+    comes back within that time changes nothing.
+    """
+
+    def __init__(self, spec: FleetSpec, current: int, now_s: float) -> None:
+        """Begin with `current` servers."""
+        self._spec = spec
+        self._needed = [(now_s, self._bounded(current))]
+        """What was needed when, over `hold_s`; only what later needs don't exceed, so they fall."""
+
+    def desired(self, rows: Iterable[Row], now_s: float) -> int:
+        """How many to have, given what `rows` report now."""
+        there = [row.report for row in rows if row.report is not None and row.draining_s is None]
+        places = [report.places for report in there if report.places]
+        needed = self._spec.least
+        if places:
+            aim = self._spec.sessions or max(1.0, 0.8 * sum(places) / len(places))
+            needed = math.ceil(sum(report.sessions + report.queued for report in there) / aim)
+        needed = self._bounded(needed)
+        while self._needed and self._needed[-1][1] <= needed:
+            self._needed.pop()
+        self._needed.append((now_s, needed))
+        while now_s - self._needed[0][0] > self._spec.hold_s:
+            self._needed.pop(0)
+        return self._needed[0][1]
+
+    def _bounded(self, number: int) -> int:
+        return min(max(number, self._spec.least), self._spec.most)

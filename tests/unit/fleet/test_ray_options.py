@@ -1,0 +1,46 @@
+"""The options of a fleet on Ray, without Ray."""
+
+import sys
+
+import pytest
+
+from framehaul_fleet.cli import main
+from framehaul_fleet.ray_options import status_text
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--gpus", "0"], "gpus=0: must be 1 or more"),
+        (["--cpus", "2", "--min", "0"], "min=0: must be 1 or more"),
+        (["--gpus", "2", "--max", "1"], "min=2, max=1: must be 0 <= min <= max"),
+        (["--gpus", "2", "--cpus", "1"], "not allowed with argument"),
+        (["--gpus", "1", "--name", "Big One"], "name='Big One': must be"),
+    ],
+)
+def test_a_wrong_option_is_named_before_anything_begins(
+    options: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["up", "--ray", "127.0.0.1:1", *options])
+    assert caught.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_without_ray_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("framehaul_fleet.on_ray.cluster")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["status", "--ray", "127.0.0.1:1"]) == 4
+    assert "ray is not installed here: pip install 'framehaul[server,fleet]'" in capsys.readouterr().err
+
+
+def test_status_is_a_table_with_a_line_for_each_server() -> None:
+    found = {"name": "farm", "min": 1, "max": 4, "desired": 2, "drained": ["n1"]}
+    ready = {"name": "server-1", "state": "ready", "target": "h:1", "sessions": 0, "places": 64}
+    text = status_text({**found, "servers": [ready, {"name": "server-2", "state": "pending"}]})
+    assert text.splitlines()[0] == "farm: 1 ready, 2 desired of 1..4, drained nodes: n1"
+    assert text.splitlines()[2].split() == ["server-1", "ready", "-", "h:1", "0", "-", "64", "-", "-"]
+    assert text.splitlines()[3].split()[:2] == ["server-2", "pending"]
