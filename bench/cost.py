@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from bench import ROOT
 from bench.harness import Results, table
-from bench.processes import Peer, Server, python_environment
+from bench.processes import Peer, Server, make_weights
 from framehaul_client.client import FrameClient
 from framehaul_client.command.info import COST_HOURS, cost
 from framehaul_client.core.info import Model, Rate, ServerInfo
@@ -190,6 +187,5 @@ def _weights(folder: Path, *, toy: bool) -> dict[str, Path]:
         return {}
     found = {model: folder / model for model in ("wan2.1", "wan2.2")}
     for model, path in found.items():
-        command = [sys.executable, "-m", "bench.wan_weights", str(path), "--model", model, *(["--toy"] if toy else [])]
-        subprocess.run(command, cwd=ROOT, env=python_environment(), check=True)
+        make_weights(path, model, toy=toy)
     return found

@@ -1,22 +1,30 @@
 """Servers of several devices behind one front, against one server: frames/s of all sessions, by how many clients ask.
 
-`python -m bench.devices --devices cuda:0,cuda:1 [--size 832x480] [--seconds 6] [--model NAME=PATH]`; or `cpu,cpu`.
-Each client is a process. The clients run on the same machine, so with few cores they are part of the limit: the share
-of the machine that was busy stands beside the rates.
+`python -m bench.devices --devices cuda:0,cuda:1 [--size 832x480] [--seconds 6] [--models tiny,wan2.1]`; or `cpu,cpu`.
+Wan has random weights (`--toy`: a narrow one, for a try on a CPU). Each client is a process. The clients run on the
+same machine, so with few cores they are part of the limit: the share of the machine that was busy stands beside the
+rates.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from bench.harness import Results, run_rounds, table
-from bench.processes import Peer, Server
+from bench.processes import Peer, Server, make_weights
 from framehaul.formats import parse_size
+
+Rates = dict[str, dict[str, float]]
+"""Medians by case."""
 
 CASES: Final = {
     "1 client, 1 session": (1, 1),
@@ -27,6 +35,8 @@ CASES: Final = {
 """Client processes, and sessions of each."""
 _SETTLED: Final = 0.25
 """Of the time, before it counts: buffers are full, and servers at the same load."""
+_QUIET_S: Final = 0.5
+"""After a case, for its sessions to end."""
 
 
 def measure(target: str, clients: list[Peer], request: dict[str, Any], num_clients: int, sessions: int) -> float:
@@ -42,11 +52,26 @@ def measure(target: str, clients: list[Peer], request: dict[str, Any], num_clien
     return float(frames / (end_ns - start_ns) * 1e9)
 
 
+def rates_of(options: Sequence[str], clients: list[Peer], request: dict[str, Any], rounds: int) -> Rates:
+    """Measure all cases at one server."""
+    with Server(*options) as server:
+
+        def once(case: str) -> dict[str, float]:
+            time.sleep(_QUIET_S)
+            psutil.cpu_percent()
+            rate = measure(server.target, clients, request, *CASES[case])
+            return {"frames_per_s": rate, "processors_busy": psutil.cpu_percent() / 100}
+
+        once("8 clients")  # each server has decoded once
+        return run_rounds(tuple(CASES), rounds, once)
+
+
 def main() -> int:
-    """Measure one server, then all of them behind a front."""
+    """Measure one server, then all of them behind a front, with each model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", default="cuda:0,cuda:1")
-    parser.add_argument("--model", default="tiny", help="as the server takes it")
+    parser.add_argument("--models", default="tiny,wan2.1", help="tiny, wan2.1, wan2.2")
+    parser.add_argument("--toy", action="store_true")
     parser.add_argument("--size", default="832x480")
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -55,47 +80,44 @@ def main() -> int:
     devices = given.devices.split(",")
     width, height = parse_size(given.size)
     request = {"height": height, "width": width, "sink": "discard", "seconds": given.seconds}
-    options = ("--model", given.model, "--warm-up", given.size)
     kinds = {"one server": ("--device", devices[0]), f"front of {len(devices)}": ("--devices", given.devices)}
-    clients = [Peer("bench.stream_client") for _ in range(max(number for number, _ in CASES.values()))]
-    rates: dict[str, dict[str, dict[str, float]]] = {}
-    try:
-        for client in clients:
-            client.receive()
-        for kind, chosen in kinds.items():
-            with Server(*options, *chosen) as server:
-
-                def once(case: str, target: str = server.target) -> dict[str, float]:
-                    psutil.cpu_percent()
-                    rate = measure(target, clients, request, *CASES[case])
-                    return {"frames_per_s": rate, "processors_busy": psutil.cpu_percent() / 100}
-
-                once("8 clients")  # each server has decoded once
-                rates[kind] = run_rounds(tuple(CASES), given.rounds, once)
-    finally:
-        for client in clients:
-            client.close()
     results = Results(name="devices", title="Several devices of a host", device=given.devices)
-    results.figures = rates
-    one, front = rates.values()
-    num = len(devices)
-    rows = [
-        [
-            case,
-            one[case]["frames_per_s"],
-            front[case]["frames_per_s"],
-            front[case]["frames_per_s"] / one[case]["frames_per_s"] / num,
-            front[case]["processors_busy"],
-        ]
-        for case in CASES
-    ]
     results.say(
-        f"`{given.model}` at {given.size}, yuv420p, on {given.devices}; medians of {given.rounds} rounds of "
-        f"{given.seconds:g} s. Of {num} times one server is what the front's servers reach together."
+        f"{given.size}, yuv420p; medians of {given.rounds} rounds of {given.seconds:g} s. Of {len(devices)} times one "
+        "server is what the front's servers reach together."
     )
-    results.say(
-        table(["", "one server, frames/s", f"front of {num}, frames/s", f"of {num} times one", "processors busy"], rows)
-    )
+    clients = [Peer("bench.stream_client") for _ in range(max(number for number, _ in CASES.values()))]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for client in clients:
+            stack.callback(client.close)
+            client.receive()
+        rows = []
+        for model in given.models.split(","):
+            if model == "tiny":
+                served = ("--model", model)
+            else:
+                make_weights(folder / model, model, toy=given.toy)
+                served = ("--model", f"{model}={folder / model}")
+            found = {
+                kind: rates_of((*served, "--warm-up", given.size, *chosen), clients, request, given.rounds)
+                for kind, chosen in kinds.items()
+            }
+            results.figures[model] = found
+            one, front = found.values()
+            rows += [
+                [
+                    model,
+                    case,
+                    one[case]["frames_per_s"],
+                    front[case]["frames_per_s"],
+                    front[case]["frames_per_s"] / one[case]["frames_per_s"] / len(devices),
+                    front[case]["processors_busy"],
+                ]
+                for case in CASES
+            ]
+    heads = ["", "", "one server, frames/s", f"front of {len(devices)}, frames/s", f"of {len(devices)} times one"]
+    results.say(table([*heads, "processors busy"], rows))
     results.write(given.out)
     return 0
 

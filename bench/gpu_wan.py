@@ -10,18 +10,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench import ROOT
 from bench.budget import Budget, gpu_name
 from bench.contest import Contest
 from bench.gpu_stream import Plan, run_streams
 from bench.harness import Results
-from bench.processes import python_environment
+from bench.processes import make_weights
 from bench.wan_decode import CONTENDERS, DecodePlan, run_decode
 from bench.wan_reproducible import Priced, run_reproducible
 from bench.wan_serving import CLIENTS, affordable, run_clients, run_headline, run_long, warm_up
@@ -136,10 +133,7 @@ def main() -> None:
         folder = given.weights
         if folder is None:
             folder = Path(temporary) / given.model
-            command = [sys.executable, "-m", "bench.wan_weights", str(folder), "--model", given.model]
-            if given.toy:
-                command.append("--toy")
-            subprocess.run(command, cwd=ROOT, env=python_environment(), check=True)
+            make_weights(folder, given.model, toy=given.toy)
         bench = Bench(given, folder, budget, stack)
         for part in given.parts:
             results = Results(name=f"wan-{part}", title=TITLES[part], device=gpu_name(given.device))

@@ -31,6 +31,17 @@ def python_environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", **extra}
 
 
+def make_weights(folder: Path, model: str, *, toy: bool) -> None:
+    """Random weights of a Wan model; see `bench.wan_weights`, whose torch this process stays without.
+
+    Raises:
+        subprocess.CalledProcessError: torch or diffusers are missing.
+    """
+    options = ("--model", model, *(["--toy"] if toy else []))
+    command = [sys.executable, "-m", "bench.wan_weights", str(folder), *options]
+    subprocess.run(command, check=True, cwd=ROOT, env=python_environment())
+
+
 class Peer:
     """A Python module run as a process; it answers each line of JSON with one."""
 

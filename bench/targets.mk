@@ -2,7 +2,7 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-locate bench-devices bench-encoders bench-gpu bench-highlights bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-across bench-locate bench-devices bench-encoders bench-gpu bench-highlights bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -23,6 +23,10 @@ DEVICES ?= cuda:0,cuda:1
 
 bench-devices: ## DEVICES=cuda:0,cuda:1 behind one front against one server; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.devices --devices $(DEVICES) && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-across: ## One clip of Wan over DEVICES=cuda:0,cuda:1, its parts side by side; needs group bench-wan; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.across --devices $(DEVICES) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-encoders: setup ## One encoder beside segments on several, by size, some minutes; figures in out/bench

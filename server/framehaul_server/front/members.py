@@ -1,8 +1,8 @@
 """A server of a host's front: a process that is started, heard, and started again when it ends.
 
-Both hold an end of a socket. The server reports over it what it would tell `GetServerInfo`, each second. The end of the
-front's sending half tells it to drain, and nothing else does: signals that reach a whole group are the front's. It is
-killed with the front. Runs on the front's event loop.
+Both hold an end of a socket. The server reports over it what it would tell `GetServerInfo`, ten times a second. The end
+of the front's sending half tells it to drain, and nothing else does: signals that reach a whole group are the front's.
+It is killed with the front. Runs on the front's event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_server import logs
 from framehaul_server.core.placement import GONE_S
 
-REPORT_S: Final = 1.0
+REPORT_S: Final = 0.1
+"""Sessions that begin as others end go by what is in use now. A report takes 0.03 ms."""
 MAX_REPORT_BYTES: Final = 64 << 10
 MODULE: Final = "framehaul_server.member"
 _FIRST_DELAY_S: Final = 1.0
