@@ -27,7 +27,7 @@ from framehaul_client.access import (
 from framehaul_client.errors import InvalidOption
 from framehaul_fleet.errors import FleetFailed
 from framehaul_fleet.locate import locate
-from framehaul_fleet.ray_options import add_ray_commands, import_cluster, run_ray_command
+from framehaul_fleet.ray_options import add_ray_commands, import_cluster, ray_address, run_ray_command
 from framehaul_fleet.watching import ASK_S, RESOLVE_S, Resolve, resolve
 from framehaul_server.cli import add_options, read_tls
 from framehaul_server.config import OPTIONS, ServerConfig
@@ -40,10 +40,11 @@ _FRONT_OPTIONS: Final = {
     f"--{name}"
     for name in (
         *("listen", "tls-cert", "tls-key", "tls-client-ca", "tokens", "insecure", "keepalive", "reflection"),
-        "log-level",
+        *("log-level", "metrics"),
     )
 }
 """Of the server's options, those that a front has too."""
+_METRICS_HELP: Final = "tell Prometheus there, at /targets by HTTP, where the servers' metrics are"
 _ACCESS: Final = (
     ("--ca", CA_VARIABLE, "FILE", "authorities of the servers' certificates, PEM"),
     ("--cert", CERT_VARIABLE, "FILE", "certificate to show the servers, PEM"),
@@ -92,7 +93,7 @@ def _find_servers(given: argparse.Namespace) -> tuple[Sequence[Address], Resolve
     if given.ray is None:
         return given.servers, resolve, RESOLVE_S
     cluster = import_cluster()
-    return [cluster.connect(given.ray, given.name)], cluster.find_servers(given.name), ASK_S
+    return [cluster.connect(given.ray, given.name, insecure=given.insecure)], cluster.find_servers(given.name), ASK_S
 
 
 async def _locate(
@@ -149,9 +150,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="HOST:PORT[,HOST:PORT...]",
         help="the servers, or fronts; a name with several addresses is a server at each",
     )
-    watched.add_argument("--ray", metavar="ADDRESS", help="those of the fleet on this cluster of Ray")
+    watched.add_argument(
+        "--ray", type=option_type(ray_address), metavar="ADDRESS", help="those of the fleet on this cluster of Ray"
+    )
     command.add_argument("--name", default="default", help="the fleet's, with --ray; default default")
-    add_options(command, [option for option in OPTIONS if option.flag in _FRONT_OPTIONS], environment)
+    own = [option for option in OPTIONS if option.flag in _FRONT_OPTIONS]
+    own = [replace(option, help=_METRICS_HELP) if option.flag == "--metrics" else option for option in own]
+    add_options(command, own, environment)
     command.add_argument(
         "--tls", dest=TLS_VARIABLE, action="store_true", help=f"ask the servers by TLS [{TLS_VARIABLE}=1]"
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Final
 
+from framehaul.address import Address
+from framehaul.options import option_type
 from framehaul_fleet.errors import FleetFailed
-from framehaul_fleet.on_ray.plan import FleetSpec
+from framehaul_fleet.on_ray.plan import OWN_FLAGS, FleetSpec
+from framehaul_server.cli import add_options
+from framehaul_server.config import OPTIONS
 
 _COLUMNS: Final = ("name", "state", "host", "target", "sessions", "queued", "places", "pid", "known_s")
 
@@ -36,13 +40,7 @@ def add_ray_commands(commands: Any) -> None:
         "--start-timeout", type=float, default=900.0, metavar="SECONDS", help="for a server to be placed and ready"
     )
     up.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="for sessions of a server that drains")
-    up.add_argument(
-        "--metrics-port",
-        type=int,
-        default=0,
-        metavar="PORT",
-        help="of a node's first GPU's server, then upwards; 0: none",
-    )
+    up.add_argument("--metrics", action="store_true", help="each server has its metrics; `fleet locate` says where")
     up.add_argument("--wait", type=float, default=900.0, metavar="SECONDS", help="for the fewest servers to be ready")
     up.add_argument(
         "arguments", nargs="*", metavar="-- SERVER_OPTION", help="options of the `server` command, after --"
@@ -56,10 +54,28 @@ def add_ray_commands(commands: Any) -> None:
 def _command(commands: Any, name: str, described: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=described, description=described)
     command.add_argument(
-        "--ray", required=True, metavar="ADDRESS", help="of the cluster, HOST:PORT, or auto for this node's"
+        "--ray",
+        required=True,
+        type=option_type(ray_address),
+        metavar="ADDRESS",
+        help="of the cluster, HOST:PORT, or auto for this node's",
     )
     command.add_argument("--name", default="default", help="the fleet's; default default")
+    command.add_argument(
+        "--insecure",
+        action="store_true",
+        help="use a cluster that lets in callers without a token; for networks whose every machine is trusted",
+    )
     return command
+
+
+def ray_address(text: str) -> str:
+    """Read `HOST:PORT`, or `auto`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return text if text == "auto" else str(Address.parse(text))
 
 
 def read_spec(given: argparse.Namespace) -> FleetSpec:
@@ -74,6 +90,7 @@ def read_spec(given: argparse.Namespace) -> FleetSpec:
     least = number if given.min is None else given.min
     if not least:
         raise ValueError("min=0: must be 1 or more, for who would see that there is load?")
+    check_server_arguments(given.arguments)
     return FleetSpec(
         name=given.name,
         least=least,
@@ -83,9 +100,22 @@ def read_spec(given: argparse.Namespace) -> FleetSpec:
         hold_s=given.hold,
         start_s=given.start_timeout,
         grace_s=given.grace,
-        metrics_port=given.metrics_port,
+        metrics=given.metrics,
         arguments=tuple(given.arguments),
     )
+
+
+def check_server_arguments(arguments: Sequence[str]) -> None:
+    """See that the `server` command has these options; what files hold only the servers can see.
+
+    Raises:
+        SystemExit: with code 2, having said what is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="fleet up", usage="fleet up ... -- SERVER_OPTION ...", add_help=False, allow_abbrev=False
+    )
+    add_options(parser, [option for option in OPTIONS if option.flag not in OWN_FLAGS], {})
+    parser.parse_args(arguments)
 
 
 def run_ray_command(parser: argparse.ArgumentParser, given: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -99,7 +129,7 @@ def run_ray_command(parser: argparse.ArgumentParser, given: argparse.Namespace, 
     except ValueError as error:
         parser.error(str(error))
     cluster = import_cluster()
-    cluster.connect(given.ray, given.name)
+    cluster.connect(given.ray, given.name, insecure=given.insecure)
     if given.command == "up":
         cluster.up(spec, given.wait, say)
     elif given.command == "status":

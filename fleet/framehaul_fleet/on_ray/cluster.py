@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
+import grpc
 import ray
 from ray.exceptions import RayError
 
@@ -25,16 +26,24 @@ _ANSWER_S: Final = 10.0
 _AWAY_S: Final = 60.0
 """For a registry whose node has died to be somewhere else: Ray takes half a minute to notice."""
 _LOOK_S: Final = 0.5
+_OWN: Final = "auto"
+_ANY_METHOD: Final = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""Of the control plane; another one would do."""
+_WRONG_OPTION: Final = 2
+"""The `server` command's exit code."""
 
 Say = Callable[[str], None]
 
 
-def connect(address: str, name: str) -> Address:
+def connect(address: str, name: str, *, insecure: bool) -> Address:
     """Join the cluster at `address`, in the fleet's namespace; gives the address of its control plane.
 
     Raises:
-        FleetFailed: there is none, or it lets nobody in without its token.
+        FleetFailed: there is none; it doesn't let this process in; or it lets in anybody, and `insecure` doesn't allow
+            that.
     """
+    if address != _OWN:
+        _check(address, insecure=insecure)
     # Ray tells each driver of the fleet's own restarts otherwise.
     os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "error")
     try:
@@ -47,7 +56,30 @@ def connect(address: str, name: str) -> Address:
         )
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise FleetFailed(f"ray={address}: {_first_line(error)}") from error
-    return Address.parse(ray.get_runtime_context().gcs_address)
+    found = ray.get_runtime_context().gcs_address
+    if address == _OWN:
+        _check(found, insecure=insecure)
+    return Address.parse(found)
+
+
+def _check(address: str, *, insecure: bool) -> None:
+    """See who is let in at a control plane: Ray itself would wait for minutes for one that isn't there."""
+    encrypted = os.environ.get("RAY_USE_TLS") == "1"
+    with grpc.insecure_channel(address) as channel:
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_ANY_METHOD)
+        try:
+            ask(b"", timeout=_ANSWER_S)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code is grpc.StatusCode.UNAUTHENTICATED or encrypted:  # Ray's TLS asks for certificates
+                return
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise FleetFailed(f"ray={address}: no control plane of Ray answers there") from error
+    if not insecure:
+        raise FleetFailed(
+            f"ray={address}: this cluster lets in callers without a token, who may run anything on its machines: start "
+            "all its nodes with RAY_AUTH_MODE=token, or use --insecure where every machine of the network is trusted"
+        )
 
 
 def put(spec: FleetSpec) -> None:
@@ -69,7 +101,7 @@ def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
     """Start a fleet, or change one, and wait until it has as many servers as it must have.
 
     Raises:
-        FleetFailed: it has too few by then. They are still being started.
+        FleetFailed: it has too few by then, or one doesn't take its options. They are still being started.
     """
     put(spec)
     end_s = time.monotonic() + wait_s
@@ -79,6 +111,7 @@ def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
         if len(ready) >= spec.least:
             say(f"fleet: {len(ready)} servers ready: " + ", ".join(each["target"] for each in ready))
             return
+        _check_options(found["servers"])
         if time.monotonic() > end_s:
             raise FleetFailed(
                 f"{len(ready)} of {spec.least} servers are ready after {wait_s:g} s: {_states(found)}; Ray goes on "
@@ -139,7 +172,7 @@ def find_servers(name: str) -> Callable[[Address], Awaitable[list[Address]]]:
     async def find(_cluster: Address) -> list[Address]:
         try:
             return [Address.parse(target) for target in await asyncio.to_thread(_ask, name, "targets", wait_s=0.0)]
-        except FleetFailed:
+        except (FleetFailed, RayError, RuntimeError):
             return []
 
     return find
@@ -174,7 +207,8 @@ def _ask(name: str, method: str, *, wait_s: float = _AWAY_S) -> Any:
         try:
             registry = ray.get_actor(REGISTRY)
         except ValueError as error:
-            raise FleetFailed(f"name={name!r}: this cluster has no fleet of that name") from error
+            left = "; its registry is gone, its servers aren't: `fleet up` makes another" if _servers() else ""
+            raise FleetFailed(f"name={name!r}: this cluster has no fleet of that name{left}") from error
         except RayError as error:
             raise FleetFailed(f"Ray doesn't answer: {_first_line(error)}") from error
         try:
@@ -197,6 +231,16 @@ def _kill(actor: str) -> None:
         ray.kill(ray.get_actor(actor))
     except ValueError:
         return
+
+
+def _check_options(servers: list[dict[str, Any]]) -> None:
+    for each in servers:
+        if each["state"] == "starting" and each["exit_code"] == _WRONG_OPTION:
+            raise FleetFailed(
+                f"{each['host']}: the server ended with exit code {_WRONG_OPTION}: an option is wrong, or a file that "
+                f"it names, or the host is too small; logs/worker-*-{each['pid']}.err in Ray's session folder there "
+                "says more. Try `fleet up` again, or end it with `fleet down`"
+            )
 
 
 def _states(found: dict[str, Any]) -> str:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from framehaul.address import Address
+from framehaul_server.front.host import HostShare, share_argument
+
 REGISTRY: Final = "registry"
 SERVER_PREFIX: Final = "server-"
 """Names of actors, within a fleet's namespace."""
@@ -36,8 +39,8 @@ class FleetSpec:
     start_s: float = 900.0
     """For a server to be ready, from the moment that its actor is asked for: a new node's start is in it."""
     grace_s: float = 30.0
-    metrics_port: int = 0
-    """Of the server at a node's first GPU, the next one's is the next; 0: none."""
+    metrics: bool = False
+    """Each server serves its metrics, at a port that the system picks."""
     arguments: tuple[str, ...] = ()
     """Of the `server` command."""
     drained: frozenset[str] = field(default_factory=frozenset)
@@ -60,12 +63,22 @@ class FleetSpec:
             ("hold_s", 0.0, 86_400.0),
             ("start_s", 1.0, 86_400.0),
             ("grace_s", 0.0, 3600.0),
-            ("metrics_port", 0, 65_000),
         ):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
-        if self.metrics_port and not self.gpus:
-            raise ValueError(f"metrics_port={self.metrics_port}: must be 0 without GPUs, by whose numbers ports go")
+
+
+OWN_FLAGS: Final = frozenset({"--listen", "--advertise", "--grace", "--device", "--devices", "--metrics", "--explain"})
+"""Of the `server` command, those that the fleet decides, or that make no sense in one."""
+
+
+def server_arguments(spec: FleetSpec, host: str, share: HostShare) -> list[str]:
+    """What the server at `host` is told, with what it takes by default of its host's memory, `share` being its own."""
+    device = "cuda" if spec.gpus else "cpu"
+    own = ["--devices=", f"--device={device}", f"--listen={Address(host=host, port=0)}", f"--grace={spec.grace_s:g}"]
+    if spec.metrics:
+        own.append(f"--metrics={Address(host=host, port=0)}")
+    return [share_argument(device, share), *spec.arguments, *own]
 
 
 def namespace_of(name: str) -> str:
@@ -94,7 +107,6 @@ class Report:
     draining: bool = False
     ready: bool = False
     target: str = ""
-    metrics: str = ""
     epoch: int = 0
     sessions: int = 0
     queued: int = 0

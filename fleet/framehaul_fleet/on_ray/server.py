@@ -16,11 +16,12 @@ import ray
 from ray.exceptions import RayError
 
 from framehaul import logs as log_form
-from framehaul.address import Address
 from framehaul.v1 import frames_pb2 as pb
-from framehaul_fleet.on_ray.plan import REGISTRY, FleetSpec, Report
+from framehaul_fleet.on_ray.plan import REGISTRY, FleetSpec, Report, server_arguments
+from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
 from framehaul_server import logs
 from framehaul_server.front.gpus import find_gpus, near_processors
+from framehaul_server.front.host import HostShare
 from framehaul_server.front.members import Member
 
 TELL_S: Final = 1.0
@@ -37,15 +38,11 @@ class Server:
         log_form.configure("info")
         self._spec = spec
         context = ray.get_runtime_context()
-        gpus = context.get_accelerator_ids().get("GPU", [])
         self._report = Report(
             name=name, host=ray.util.get_node_ip_address(), node=context.get_node_id(), pid=os.getpid()
         )
-        if spec.metrics_port and gpus:
-            metrics = Address(host=self._report.host, port=spec.metrics_port + int(gpus[0]))
-            self._report = replace(self._report, metrics=str(metrics))
         self._registry: Any = None
-        threading.Thread(target=self._run, name="server").start()
+        threading.Thread(target=self._run, name="server", daemon=True).start()
 
     def _run(self) -> None:
         try:
@@ -58,7 +55,7 @@ class Server:
         gpus = await asyncio.to_thread(find_gpus) if self._spec.gpus else []
         member = Member(
             "gpu" if gpus else "cpu",
-            server_arguments(self._spec, self._report),
+            server_arguments(self._spec, self._report.host, self._share()),
             processors=near_processors(gpus[0]) if gpus else (),
             startup_s=self._spec.start_s,
             on_report=self._reported,
@@ -72,6 +69,12 @@ class Server:
                 member.drain()
             await asyncio.wait({running}, timeout=TELL_S)
         await running
+
+    def _share(self) -> HostShare:
+        """Of the host's memory: as many servers may be here as Ray has GPUs, or processors, of this node."""
+        found = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == self._report.node)
+        most = min(self._spec.most, int(found.get("GPU" if self._spec.gpus else "CPU", 1)))
+        return HostShare(total_bytes() // max(1, most), available_bytes() // max(1, most))
 
     def _reported(self, info: pb.ServerInfo) -> None:
         load = info.load
@@ -99,13 +102,3 @@ class Server:
             self._registry = None  # another one may have its name
             _log.warning("%s", logs.line("registry_away", reason=type(error).__name__))
             return False
-
-
-def server_arguments(spec: FleetSpec, report: Report) -> list[str]:
-    """What the `server` command is told: first what the operator says, then what must be so, as the last one counts."""
-    own = [f"--listen={Address(host=report.host, port=0)}", f"--grace={spec.grace_s:g}"]
-    if not spec.gpus:
-        own.append("--device=cpu")
-    if report.metrics:
-        own.append(f"--metrics={report.metrics}")
-    return [*spec.arguments, *own]

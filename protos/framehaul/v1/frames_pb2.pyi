@@ -937,6 +937,7 @@ class ServerInfo(google.protobuf.message.Message):
     READY_FIELD_NUMBER: builtins.int
     TARGET_FIELD_NUMBER: builtins.int
     EPOCHS_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
     version: builtins.str
     device: builtins.str
     epoch: builtins.int
@@ -966,6 +967,10 @@ class ServerInfo(google.protobuf.message.Message):
     def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """of a front: those of its servers"""
 
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """HOST:PORT that operators look at by HTTP: its own, or those of its servers"""
+
     def __init__(
         self,
         *,
@@ -982,9 +987,10 @@ class ServerInfo(google.protobuf.message.Message):
         ready: builtins.bool = ...,
         target: builtins.str = ...,
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        metrics: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "limits", b"limits", "load", b"load", "metrics", b"metrics", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
 

@@ -88,6 +88,7 @@ def sum_of(servers: Sequence[pb.ServerInfo], *, version: str, epoch: int) -> pb.
         charged=[pb.Charged(cause=cause, seconds=each) for cause, each in seconds.items()],
         ready=any(server.ready for server in servers),
         epochs=[epoch for server in servers for epoch in (server.epoch, *server.epochs)],
+        metrics=dict.fromkeys(each for server in servers for each in server.metrics),
     )
 
 
