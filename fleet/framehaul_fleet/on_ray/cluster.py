@@ -55,7 +55,8 @@ def connect(address: str, name: str, *, insecure: bool) -> Address:
             configure_logging=True,
         )
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        raise FleetFailed(f"ray={address}: {_first_line(error)}") from error
+        hint = "; it may want another token than this process has" if isinstance(error, ConnectionError) else ""
+        raise FleetFailed(f"ray={address}: {_first_line(error)}{hint}") from error
     found = ray.get_runtime_context().gcs_address
     if address == _OWN:
         _check(found, insecure=insecure)
@@ -98,7 +99,7 @@ def put(spec: FleetSpec) -> None:
 
 
 def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
-    """Start a fleet, or change one, and wait until it has as many servers as it must have.
+    """Start a fleet, or change one, and wait until it has as many servers as it must have, with these options.
 
     Raises:
         FleetFailed: it has too few by then, or one doesn't take its options. They are still being started.
@@ -107,7 +108,7 @@ def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
     end_s = time.monotonic() + wait_s
     while True:
         found = status(spec.name)
-        ready = [each for each in found["servers"] if each["state"] == "ready"]
+        ready = [each for each in found["servers"] if each["state"] == "ready" and each["as_told"]]
         if len(ready) >= spec.least:
             say(f"fleet: {len(ready)} servers ready: " + ", ".join(each["target"] for each in ready))
             return
@@ -235,7 +236,7 @@ def _kill(actor: str) -> None:
 
 def _check_options(servers: list[dict[str, Any]]) -> None:
     for each in servers:
-        if each["state"] == "starting" and each["exit_code"] == _WRONG_OPTION:
+        if each["as_told"] and each["state"] == "starting" and each["exit_code"] == _WRONG_OPTION:
             raise FleetFailed(
                 f"{each['host']}: the server ended with exit code {_WRONG_OPTION}: an option is wrong, or a file that "
                 f"it names, or the host is too small; logs/worker-*-{each['pid']}.err in Ray's session folder there "

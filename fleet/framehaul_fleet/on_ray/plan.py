@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -66,6 +68,19 @@ class FleetSpec:
         ):
             if not low <= (value := getattr(self, name)) <= high:
                 raise ValueError(f"{name}={value}: must be {low}..{high}")
+
+    def new_name(self) -> str:
+        """For an actor that runs a server as this says; it tells so."""
+        return f"{self._prefix}{secrets.token_hex(4)}"
+
+    def made(self, name: str) -> bool:
+        """Whether the server of the actor of this name runs as this says, but for its time to start."""
+        return name.startswith(self._prefix)
+
+    @property
+    def _prefix(self) -> str:
+        told = repr((self.gpus, self.grace_s, self.metrics, self.arguments))
+        return f"{SERVER_PREFIX}{hashlib.sha256(told.encode()).hexdigest()[:8]}-"
 
 
 OWN_FLAGS: Final = frozenset({"--listen", "--advertise", "--grace", "--device", "--devices", "--metrics", "--explain"})
@@ -177,13 +192,22 @@ def overdue(row: Row, spec: FleetSpec, now_s: float) -> str:
 
 
 def make_plan(rows: Iterable[Row], spec: FleetSpec, desired: int, now_s: float) -> Plan:
-    """Bring `rows` to `desired` servers outside of drained nodes; one that drains counts no more.
+    """Bring `rows` to `desired` servers outside of drained nodes, all as `spec` says; one that drains counts no more.
 
-    What is let go is first what isn't ready, then what has the fewest sessions.
+    What is let go is first what isn't ready, then what isn't as `spec` says, then what has the fewest sessions. Of
+    those that aren't as it says but ready, one at a time goes, when all others are ready: so one that doesn't come up
+    stops the change.
     """
     kill: dict[str, str] = {}
     drain: list[str] = []
     staying: list[Row] = []
+
+    def let_go(row: Row, reason: str) -> None:
+        if row.report is None:
+            kill[row.name] = reason
+        else:
+            drain.append(row.name)
+
     for row in rows:
         if reason := overdue(row, spec, now_s):
             kill[row.name] = reason
@@ -191,16 +215,21 @@ def make_plan(rows: Iterable[Row], spec: FleetSpec, desired: int, now_s: float) 
             continue
         elif row.report is not None and row.report.node in spec.drained:
             drain.append(row.name)
+        elif row.state is not State.READY and not spec.made(row.name):
+            let_go(row, "it has other options")
         else:
             staying.append(row)
+    staying.sort(
+        key=lambda row: (row.state is State.READY, spec.made(row.name), row.busy, -row.first_s, row.name),
+    )
     surplus = max(0, len(staying) - desired)
-    staying.sort(key=lambda row: (row.state is State.READY, row.busy, -row.first_s, row.name))
     for row in staying[:surplus]:
-        if row.report is None:
-            kill[row.name] = "it is needed no more"
-        else:
-            drain.append(row.name)
-    return Plan(max(0, desired - len(staying)), drain, kill)
+        let_go(row, "it is needed no more")
+    num_new = max(0, desired - len(staying))
+    others = [row for row in staying[surplus:] if not spec.made(row.name)]
+    if others and not num_new and all(row.state is State.READY for row in staying[surplus:]):
+        drain.append(others[0].name)
+    return Plan(num_new, drain, kill)
 
 
 class Scaler:

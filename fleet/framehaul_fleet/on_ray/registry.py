@@ -7,7 +7,6 @@ their names; and each of these tells the registry about itself every second.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -80,7 +79,7 @@ class Registry:
             self._create()
 
     def _create(self) -> None:
-        spec, name = self._spec, SERVER_PREFIX + secrets.token_hex(4)
+        spec, name = self._spec, self._spec.new_name()
         _log.info("%s", logs.line("create", server=name))
         options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if spec.gpus else {"num_gpus": 0, "num_cpus": 1}
         if spec.drained:

@@ -78,12 +78,13 @@ class Table:
             "desired": self._desired,
             "settled": self._scaler is not None,
             "drained": sorted(self.spec.drained),
-            "servers": [_shown(row, now_s) for row in self._rows.values()],
+            "servers": [_shown(row, self.spec, now_s) for row in self._rows.values()],
         }
 
 
-def _shown(row: Row, now_s: float) -> dict[str, Any]:
+def _shown(row: Row, spec: FleetSpec, now_s: float) -> dict[str, Any]:
     shown: dict[str, Any] = {"name": row.name, "state": row.state.value, "known_s": round(now_s - row.first_s, 1)}
+    shown["as_told"] = spec.made(row.name)
     if row.report is not None:
         told = asdict(row.report)
         del told["draining"], told["ready"]  # `state` says it
