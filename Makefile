@@ -99,6 +99,10 @@ SECONDS ?= 60
 soak: setup ## Random kills and cuts against a real server for SECONDS=60, on DEVICE=cpu; fails when anything is lost, left or grows
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(DEVICE),--device $(DEVICE))
 
+soak-fleet: setup ## A fleet on three nodes of Ray, on this machine, while everything in it is killed, for SECONDS=60
+	$(BIN)/python -m pip install --quiet --editable '.[server,fleet]'
+	$(BIN)/python -m tests.faults.soak_fleet --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(CLIENTS),--clients $(CLIENTS))
+
 fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 each
 	$(BIN)/python -m pip install --quiet --group fuzz
 	for target in codec validator latents_header weights_header; do \
