@@ -11,14 +11,15 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
-import grpc
 import ray
 from ray.exceptions import RayError
 
 from framehaul.address import Address
 from framehaul_fleet.errors import FleetFailed
+from framehaul_fleet.on_ray.access import check_access
 from framehaul_fleet.on_ray.plan import DRAIN_MARGIN_S, REGISTRY, SERVER_PREFIX, FleetSpec, namespace_of
 from framehaul_fleet.on_ray.registry import Registry
 
@@ -27,8 +28,6 @@ _AWAY_S: Final = 60.0
 """For a registry whose node has died to be somewhere else: Ray takes half a minute to notice."""
 _LOOK_S: Final = 0.5
 _OWN: Final = "auto"
-_ANY_METHOD: Final = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-"""Of the control plane; another one would do."""
 _WRONG_OPTION: Final = 2
 """The `server` command's exit code."""
 
@@ -42,8 +41,9 @@ def connect(address: str, name: str, *, insecure: bool) -> Address:
         FleetFailed: there is none; it doesn't let this process in; or it lets in anybody, and `insecure` doesn't allow
             that.
     """
+    check = partial(check_access, encrypted=os.environ.get("RAY_USE_TLS") == "1", insecure=insecure)
     if address != _OWN:
-        _check(address, insecure=insecure)
+        check(address)
     # Ray tells each driver of the fleet's own restarts otherwise.
     os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "error")
     try:
@@ -59,28 +59,8 @@ def connect(address: str, name: str, *, insecure: bool) -> Address:
         raise FleetFailed(f"ray={address}: {_first_line(error)}{hint}") from error
     found = ray.get_runtime_context().gcs_address
     if address == _OWN:
-        _check(found, insecure=insecure)
+        check(found)
     return Address.parse(found)
-
-
-def _check(address: str, *, insecure: bool) -> None:
-    """See who is let in at a control plane: Ray itself would wait for minutes for one that isn't there."""
-    encrypted = os.environ.get("RAY_USE_TLS") == "1"
-    with grpc.insecure_channel(address) as channel:
-        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_ANY_METHOD)
-        try:
-            ask(b"", timeout=_ANSWER_S)
-        except grpc.RpcError as error:
-            code = error.code()
-            if code is grpc.StatusCode.UNAUTHENTICATED or encrypted:  # Ray's TLS asks for certificates
-                return
-            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise FleetFailed(f"ray={address}: no control plane of Ray answers there") from error
-    if not insecure:
-        raise FleetFailed(
-            f"ray={address}: this cluster lets in callers without a token, who may run anything on its machines: start "
-            "all its nodes with RAY_AUTH_MODE=token, or use --insecure where every machine of the network is trusted"
-        )
 
 
 def put(spec: FleetSpec) -> None:

@@ -16,6 +16,9 @@ from framehaul_fleet.ray_options import status_text
         (["--gpus", "2", "--max", "1"], "min=2, max=1: must be 0 <= min <= max"),
         (["--gpus", "2", "--cpus", "1"], "not allowed with argument"),
         (["--gpus", "1", "--name", "Big One"], "name='Big One': must be"),
+        (["--gpus", "1", "--", "--listen", "0.0.0.0:1"], "unrecognized arguments: --listen"),
+        (["--gpus", "1", "--", "--max-sessions", "many"], "argument --max-sessions: 'many': must be a whole number"),
+        (["--gpus", "1", "--ray", "ray://head:10001"], "argument --ray: 'ray://head:10001': must be HOST:PORT"),
     ],
 )
 def test_a_wrong_option_is_named_before_anything_begins(

@@ -1,23 +1,63 @@
 """What a fleet has, what it should have, and what follows; and that load which comes and goes changes little."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framehaul_fleet.on_ray.plan import DRAIN_MARGIN_S, SILENT_S, FleetSpec, Report, Row, Scaler, State, make_plan
+from framehaul_fleet.on_ray.plan import (
+    DRAIN_MARGIN_S,
+    SILENT_S,
+    FleetSpec,
+    Plan,
+    Report,
+    Row,
+    Scaler,
+    State,
+    make_plan,
+    server_arguments,
+)
+from framehaul_server import cli
+from framehaul_server.front.host import HostShare
 
 NOW_S = 1000.0
 SPEC = FleetSpec(least=1, most=8, start_s=100.0, grace_s=10.0, hold_s=60.0)
 
 
-def row(name: str = "a", *, age_s: float = 1.0, heard: bool = True, ready: bool = True, **told: int | str) -> Row:
-    """A server that has been there for `age_s`, and reports now."""
-    made = Row(name, NOW_S - age_s)
+PREFIX = SPEC.new_name()[:-8]
+"""Of the names of servers that are as `SPEC` says."""
+NOTHING = Plan(0, [], {})
+GIB = 1 << 30
+
+
+def row(
+    name: str = "a",
+    *,
+    age_s: float = 1.0,
+    heard: bool = True,
+    ready: bool = True,
+    as_told: bool = True,
+    **told: int | str,
+) -> Row:
+    """A server that has been there for `age_s`, and reports now; it is as `SPEC` says, unless it isn't `as_told`."""
+    made = Row((PREFIX if as_told else "server-other-") + name, NOW_S - age_s)
     if heard:
         made.hear(report(name, ready=ready, **told), NOW_S)
     return made
+
+
+def plan(rows: list[Row], spec: FleetSpec, desired: int, now_s: float) -> Plan:
+    """What to do, with the names that the test gave."""
+
+    def short(name: str) -> str:
+        return name.rpartition("-")[2]
+
+    made = make_plan(rows, spec, desired, now_s)
+    kill = {short(name): reason for name, reason in made.kill.items()}
+    return Plan(made.num_new, [short(name) for name in made.drain], kill)
 
 
 def report(name: str = "a", *, ready: bool = True, **told: int | str) -> Report:
@@ -31,7 +71,6 @@ def report(name: str = "a", *, ready: bool = True, **told: int | str) -> Report:
         ({"name": "A b"}, "name='A b': must be up to 40 of a-z"),
         ({"least": 3, "most": 2}, "min=3, max=2: must be 0 <= min <= max"),
         ({"grace_s": -1.0}, "grace_s=-1.0: must be 0.0..3600.0"),
-        ({"gpus": False, "metrics_port": 9100}, "metrics_port=9100: must be 0 without GPUs"),
     ],
 )
 def test_what_a_fleet_can_not_be_is_named(changes: dict[str, object], text: str) -> None:
@@ -58,50 +97,88 @@ def test_a_row_s_state_is_what_its_actor_told_last() -> None:
 def test_a_server_that_never_comes_up_is_given_up_and_replaced(late: Row, limit_s: float, reason: str) -> None:
     before = NOW_S + limit_s
     late.heard_s = before
-    assert make_plan([late], SPEC, 1, before).kill == {}
+    assert plan([late], SPEC, 1, before).kill == {}
     late.heard_s = before + 1
-    assert make_plan([late], SPEC, 1, before + 1).kill == {"a": reason}
-    assert make_plan([late], SPEC, 1, before + 1).num_new == 1
+    assert plan([late], SPEC, 1, before + 1).kill == {"a": reason}
+    assert plan([late], SPEC, 1, before + 1).num_new == 1
 
 
 def test_a_server_that_was_ready_has_its_time_to_become_ready_again() -> None:
     server = row(age_s=5000)
     server.hear(report(ready=False), NOW_S + SPEC.start_s)
-    assert not make_plan([server], SPEC, 1, NOW_S + SPEC.start_s).kill
+    assert not plan([server], SPEC, 1, NOW_S + SPEC.start_s).kill
     server.hear(report(ready=False), NOW_S + SPEC.start_s + 1)
-    assert list(make_plan([server], SPEC, 1, NOW_S + SPEC.start_s + 1).kill) == ["a"]
+    assert list(plan([server], SPEC, 1, NOW_S + SPEC.start_s + 1).kill) == ["a"]
 
 
 def test_an_actor_that_is_silent_is_given_up() -> None:
-    assert not make_plan([row()], SPEC, 1, NOW_S + SILENT_S).kill
-    assert make_plan([row()], SPEC, 1, NOW_S + SILENT_S + 1).kill == {"a": "it has been silent for 60 s"}
+    assert not plan([row()], SPEC, 1, NOW_S + SILENT_S).kill
+    assert plan([row()], SPEC, 1, NOW_S + SILENT_S + 1).kill == {"a": "it has been silent for 60 s"}
 
 
 def test_a_server_that_drains_and_lives_on_is_ended_and_one_in_its_place_comes_at_once() -> None:
     server = row()
     server.draining_s = NOW_S
-    assert make_plan([server], SPEC, 1, NOW_S).num_new == 1
+    assert plan([server], SPEC, 1, NOW_S).num_new == 1
     end_s = NOW_S + SPEC.grace_s + DRAIN_MARGIN_S
     server.heard_s = end_s
-    assert not make_plan([server], SPEC, 1, end_s).kill
+    assert not plan([server], SPEC, 1, end_s).kill
     server.heard_s = end_s + 1
-    assert make_plan([server], SPEC, 1, end_s + 1).kill == {"a": "it drains for more than 40 s"}
+    assert plan([server], SPEC, 1, end_s + 1).kill == {"a": "it drains for more than 40 s"}
 
 
 def test_what_is_let_go_is_what_is_not_ready_and_then_what_is_least_busy() -> None:
     rows = [row("busy", sessions=5), row("queue", queued=3), row("idle"), row("new", ready=False)]
     rows.append(row("pending", heard=False))
-    assert make_plan(rows, SPEC, 5, NOW_S) == make_plan([], SPEC, 0, NOW_S)
-    plan = make_plan(rows, SPEC, 2, NOW_S)
-    assert set(plan.drain) == {"new", "idle"}
-    assert plan.kill == {"pending": "it is needed no more"}
-    assert make_plan(rows, SPEC, 1, NOW_S).drain[-1] == "queue"
+    assert plan(rows, SPEC, 5, NOW_S) == NOTHING
+    made = plan(rows, SPEC, 2, NOW_S)
+    assert set(made.drain) == {"new", "idle"}
+    assert made.kill == {"pending": "it is needed no more"}
+    assert plan(rows, SPEC, 1, NOW_S).drain[-1] == "queue"
 
 
 def test_a_drained_node_loses_its_servers_and_others_get_as_many() -> None:
     spec = FleetSpec(least=2, most=2, drained=frozenset({"n"}))
-    plan = make_plan([row("a"), row("b", node="other")], spec, 2, NOW_S)
-    assert (plan.drain, plan.num_new, plan.kill) == (["a"], 1, {})
+    made = plan([row("a"), row("b", node="other")], spec, 2, NOW_S)
+    assert (made.drain, made.num_new, made.kill) == (["a"], 1, {})
+
+
+def test_servers_with_other_options_are_replaced_one_after_the_other_when_all_others_are_ready() -> None:
+    old, busy, new = row("old", as_told=False), row("busy", sessions=1, as_told=False), row("new")
+    assert plan([old, busy, new], SPEC, 3, NOW_S) == Plan(0, ["old"], {})
+    assert plan([busy, new], SPEC, 3, NOW_S) == Plan(1, [], {}), "first one in its place"
+    starting = row("next", ready=False)
+    assert plan([busy, new, starting], SPEC, 3, NOW_S) == NOTHING, "which may never come up"
+    assert plan([busy, new, row("next")], SPEC, 3, NOW_S) == Plan(0, ["busy"], {})
+    assert plan([old, new], SPEC, 1, NOW_S) == Plan(0, ["old"], {}), "it is the first that is too many"
+
+
+def test_servers_with_other_options_that_do_not_serve_are_let_go_at_once() -> None:
+    rows = [row("old", ready=False, as_told=False), row("pending", heard=False, as_told=False), row("ready")]
+    assert plan(rows, SPEC, 3, NOW_S) == Plan(2, ["old"], {"pending": "it has other options"})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gpus": False}, {"grace_s": 1.0}, {"metrics": True}, {"arguments": ("--max-sessions", "2")}]
+)
+def test_a_server_s_name_tells_its_options(changes: dict[str, Any]) -> None:
+    other = replace(SPEC, **changes)
+    assert (other.made(other.new_name()), SPEC.made(other.new_name())) == (True, False)
+    assert replace(SPEC, least=3, drained=frozenset({"n"}), start_s=1.0).made(SPEC.new_name()), "of the fleet"
+
+
+def test_what_a_server_is_told() -> None:
+    """Its share of the host's memory, unless the operator says otherwise; what the fleet decides comes last."""
+    share = HostShare(total_bytes=32 * GIB, available_bytes=8 * GIB)
+    spec = FleetSpec(gpus=False, metrics=True, grace_s=5.0, arguments=("--max-sessions", "3"))
+    config = cli.parse(server_arguments(spec, "127.0.0.1", share), {})
+    assert (str(config.listen), str(config.metrics), config.grace_s) == ("127.0.0.1:0", "127.0.0.1:0", 5.0)
+    assert (config.worker.device, config.worker.device_memory_bytes) == ("cpu", 4 * GIB)
+    assert (config.max_sessions, config.devices) == (3, ())
+    config = cli.parse(server_arguments(FleetSpec(), "127.0.0.1", share), {"FRAMEHAUL_DEVICES": "all"})
+    assert (config.worker.device, config.worker.park_bytes, config.metrics) == ("cuda", 8 * GIB, None)
+    told = FleetSpec(arguments=("--park-gib", "1"))
+    assert cli.parse(server_arguments(told, "127.0.0.1", share), {}).worker.park_bytes == GIB
 
 
 def desired(scaler: Scaler, num: int, sessions: int, now_s: float) -> int:
