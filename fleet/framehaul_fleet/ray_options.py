@@ -163,6 +163,8 @@ def status_text(found: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     ready = sum(server["state"] == "ready" for server in servers)
     head = f"{found['name']}: {ready} ready, {found['desired']} desired of {found['min']}..{found['max']}"
+    if others := sum(not server["as_told"] for server in servers):
+        head += f", {others} with options of before"
     if found["drained"]:
         head += f", drained nodes: {', '.join(found['drained'])}"
     return "\n".join([head, *lines])
