@@ -68,7 +68,7 @@ async def locate(
         if config.metrics is not None:
             http = await _observe(config.metrics, placement, identify, certificates)
         first = asyncio.create_task(watching.asked.wait())
-        await asyncio.wait({first, running[1]}, timeout=_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({first, *running}, timeout=_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
         first.cancel()
         await front.start()
         on_ready(f"fleet: naming servers on {address}, of {', '.join(map(str, servers))}")
