@@ -9,15 +9,18 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
 _TRIM_THRESHOLD_BYTES = 512 << 20
 
 
-def tune_allocator() -> bool:
+def tune_allocator(*, one_heap: bool = False) -> bool:
     """Set glibc's `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD` (mallopt(3)); call before the first large allocation.
 
     Resident memory then stays at its high-water mark until `give_back`.
+
+    Args:
+        one_heap: all threads share one (`M_ARENA_MAX`). Of another thread's heap `give_back` can't return the end.
 
     Returns:
         False where there is no glibc or it refuses, and nothing was changed.
@@ -28,6 +31,7 @@ def tune_allocator() -> bool:
     return bool(
         libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
         and libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+        and (not one_heap or libc.mallopt(_M_ARENA_MAX, 1))
     )
 
 

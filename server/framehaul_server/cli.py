@@ -74,7 +74,7 @@ def main(
 
 def _run(config: ServerConfig, serve: Callable[[ServerConfig], Coroutine[Any, Any, None]]) -> None:
     core_dumps.forbid()
-    tune_allocator()
+    tune_allocator(one_heap=True)
     logs.configure(config.log_level)
     quieten_grpc()
     os.environ[logs.LEVEL_VARIABLE] = config.log_level  # for the worker

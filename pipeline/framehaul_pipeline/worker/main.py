@@ -112,6 +112,7 @@ def _highlights(config: WorkerConfig, device: Device, fds: list[int], channel: W
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:
+    """Run the threads. One that waits holds nothing of what it did last: a closed session's state would live on."""
     launched: queue.SimpleQueue[InFlight | BatchInFlight | None] = queue.SimpleQueue()
     completed: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
 
@@ -133,6 +134,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
     def checksum() -> None:
         while (flight := completed.get()) is not None:
             worker.publish(flight)
+            del flight
 
     threads = [
         threading.Thread(target=_fatal, args=(target,), name=target.__name__, daemon=True)
@@ -148,6 +150,7 @@ def _serve(worker: Worker, channel: WorkerChannel) -> None:
             flight = worker.run_batch(job) if isinstance(job, BatchJob) else worker.run(job)
             if flight is not None:
                 launched.put(flight)
+            del job, flight
         launched.put(None)
 
     _fatal(launch)
@@ -167,6 +170,7 @@ def _complete_all(
         else:
             worker.complete(flight)
             completed.put(flight)
+        del flight
     completed.put(None)
 
 

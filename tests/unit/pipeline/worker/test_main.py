@@ -1,6 +1,8 @@
 """The worker process's threads, around a worker and a channel that only take notes."""
 
 import threading
+import time
+import weakref
 from collections import deque
 from typing import cast
 
@@ -32,6 +34,43 @@ class NotingWorker:
         self.calls.append("drain")
 
 
+class Work:
+    """A job, and what is in flight of it."""
+
+
+class WorkingWorker(NotingWorker):
+    """Has one job, then none for as long as something of that is alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[weakref.ref[Work]] = []
+        self.published = threading.Event()
+
+    def next_job(self, *, wait: bool) -> Work | None:  # type: ignore[override]
+        if not self.alive:
+            return self.made()
+        assert self.published.wait(10)
+        deadline_s = time.monotonic() + 10
+        while any(each() for each in self.alive) and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        self.calls.append(f"alive {sum(each() is not None for each in self.alive)}")
+        return None
+
+    def made(self) -> Work:
+        work = Work()
+        self.alive.append(weakref.ref(work))
+        return work
+
+    def run(self, job: Work) -> Work:
+        return self.made()
+
+    def complete(self, flight: Work) -> None:
+        pass
+
+    def publish(self, flight: Work) -> None:
+        self.published.set()
+
+
 class Script:
     """A channel that gives these messages."""
 
@@ -52,9 +91,11 @@ class NoTimer:
         pass
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, *messages: ToWorker) -> list[str]:
+def serve(
+    monkeypatch: pytest.MonkeyPatch, *messages: ToWorker, kind: type[NotingWorker] = NotingWorker
+) -> list[str]:
     monkeypatch.setattr(threading, "Timer", NoTimer)
-    worker = NotingWorker()
+    worker = kind()
     entry._serve(cast(Worker, worker), cast(WorkerChannel, Script(*messages)))
     return worker.calls
 
@@ -68,3 +109,8 @@ def test_nothing_goes_to_the_device_before_the_server_says_so(monkeypatch: pytes
 @pytest.mark.parametrize("last", [(), (Shutdown(),)])
 def test_a_worker_stops_before_it_began(monkeypatch: pytest.MonkeyPatch, last: tuple[ToWorker, ...]) -> None:
     assert serve(monkeypatch, *last) == ["next_job", "drain"]
+
+
+def test_threads_that_wait_hold_nothing_of_the_last_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job has its session's state, which is to be free once the session is closed."""
+    assert serve(monkeypatch, Begin(), kind=WorkingWorker) == ["alive 0", "drain"]
