@@ -141,7 +141,8 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     folder, num_cpus = sys.argv[1:]
-    cluster, nodes = Cluster(), {}
+    cluster = Cluster()
+    nodes: dict[str, Any] = {}
 
     def add() -> str:
         host = f"127.0.0.{len(nodes) + 2}"

@@ -4,3 +4,5 @@
 is how the `fleet` command reaches them, once `access` has seen that strangers can't. Imports Ray, and is imported only
 when that is asked for.
 """
+
+__all__ = ["cluster", "plan"]

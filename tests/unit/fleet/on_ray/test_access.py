@@ -35,7 +35,7 @@ def test_who_is_let_in_at_a_control_plane(
 ) -> None:
     """UNAVAILABLE is what a caller without a certificate gets of one that speaks Ray's TLS."""
     server = grpc.server(ThreadPoolExecutor(1))
-    handler = grpc.unary_unary_rpc_method_handler(answers(code))
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answers(code))
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", {"CheckAlive": handler})]
     )
