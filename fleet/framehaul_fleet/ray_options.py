@@ -165,6 +165,8 @@ def status_text(found: dict[str, Any]) -> str:
     head = f"{found['name']}: {ready} ready, {found['desired']} desired of {found['min']}..{found['max']}"
     if others := sum(not server["as_told"] for server in servers):
         head += f", {others} with options of before"
+    if found["failures"]:
+        head += f", {found['failures']} failed starts in a row"
     if found["drained"]:
         head += f", drained nodes: {', '.join(found['drained'])}"
     return "\n".join([head, *lines])

@@ -30,6 +30,8 @@ _LOOK_S: Final = 0.5
 _OWN: Final = "auto"
 _WRONG_OPTION: Final = 2
 """The `server` command's exit code."""
+_MOST_FAILURES: Final = 3
+_NEEDED: Final = "all nodes need framehaul[server,fleet], of this version"
 
 Say = Callable[[str], None]
 
@@ -64,18 +66,26 @@ def connect(address: str, name: str, *, insecure: bool) -> Address:
 
 
 def put(spec: FleetSpec) -> None:
-    """Let the fleet be as `spec` says from now on."""
+    """Let the fleet be as `spec` says from now on.
+
+    Raises:
+        FleetFailed: no registry comes up.
+    """
     _kill(REGISTRY)
     end_s = time.monotonic() + _ANSWER_S
     while True:
         try:
-            _create(spec)
+            registry = _create(spec)
         except ValueError as error:  # the last one's name isn't free at once
             if time.monotonic() > end_s:
                 raise FleetFailed(f"the last registry stays: {_first_line(error)}") from error
             time.sleep(_LOOK_S)
         else:
-            return
+            break
+    try:
+        ray.get(registry.spec.remote(), timeout=_AWAY_S)
+    except RayError as error:
+        raise FleetFailed(f"the registry doesn't start: {_last_line(error)}; {_NEEDED}") from error
 
 
 def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
@@ -92,7 +102,7 @@ def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
         if len(ready) >= spec.least:
             say(f"fleet: {len(ready)} servers ready: " + ", ".join(each["target"] for each in ready))
             return
-        _check_options(found["servers"])
+        _check(found)
         if time.monotonic() > end_s:
             raise FleetFailed(
                 f"{len(ready)} of {spec.least} servers are ready after {wait_s:g} s: {_states(found)}; Ray goes on "
@@ -200,11 +210,11 @@ def _ask(name: str, method: str, *, wait_s: float = _AWAY_S) -> Any:
             time.sleep(_LOOK_S)
 
 
-def _create(spec: FleetSpec) -> None:
+def _create(spec: FleetSpec) -> Any:
     actor = ray.remote(Registry).options(
         name=REGISTRY, lifetime="detached", max_restarts=-1, num_cpus=0, max_concurrency=16
     )
-    actor.remote(spec)
+    return actor.remote(spec)
 
 
 def _kill(actor: str) -> None:
@@ -214,8 +224,18 @@ def _kill(actor: str) -> None:
         return
 
 
-def _check_options(servers: list[dict[str, Any]]) -> None:
-    for each in servers:
+def _check(found: dict[str, Any]) -> None:
+    """See that waiting may help.
+
+    Raises:
+        FleetFailed: it doesn't.
+    """
+    if found["failures"] >= _MOST_FAILURES:
+        raise FleetFailed(
+            f"actors end before they tell anything; {_NEEDED}; logs/worker-*.err in Ray's session folders say more. "
+            "Others are still tried; `fleet down` ends that"
+        )
+    for each in found["servers"]:
         if each["as_told"] and each["state"] == "starting" and each["exit_code"] == _WRONG_OPTION:
             raise FleetFailed(
                 f"{each['host']}: the server ended with exit code {_WRONG_OPTION}: an option is wrong, or a file that "
@@ -229,6 +249,10 @@ def _states(found: dict[str, Any]) -> str:
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "none known"
     codes = {server["exit_code"] for server in found["servers"] if server.get("exit_code") is not None}
     return counted + (f", exit codes {', '.join(map(str, sorted(codes)))}" if codes else "")
+
+
+def _last_line(error: Exception) -> str:
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__).strip()
 
 
 def _first_line(error: Exception) -> str:

@@ -47,6 +47,8 @@ class Server:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
+        except Exception:
+            _log.exception("%s", logs.line("actor_failed"))
         finally:
             logging.shutdown()
             os._exit(0)  # Ray has no way for an actor's own thread to end it; the registry replaces one that failed

@@ -7,13 +7,14 @@ again in a moment, and decides nothing before.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from framehaul_fleet.on_ray.plan import FleetSpec, Plan, Report, Row, Scaler, make_plan
 
 SETTLE_S: Final = 5.0
 """For the actors that are there to tell of themselves, before anything is decided."""
+_LONGEST_DELAY_S: Final = 60.0
 _NOTHING: Final = Plan(0, [], {})
 
 
@@ -29,6 +30,11 @@ class Table:
         self._has_looked = False
         self._scaler: Scaler | None = None
         """Once the table is settled."""
+        self._given_up: set[str] = set()
+        self._num_failures = 0
+        """Looks that found an actor gone which never told anything, since one last did for the first time."""
+        self._again_s = now_s
+        """Then the next ones may be asked for."""
 
     def report(self, report: Report, now_s: float) -> bool:
         """Take what an actor says of its server; whether that should drain.
@@ -38,6 +44,8 @@ class Table:
         if self._has_looked and report.name not in self._rows:
             return True
         row = self._rows.setdefault(report.name, Row(report.name, now_s))
+        if row.report is None:
+            self._num_failures = 0
         row.hear(report, now_s)
         return row.draining_s is not None
 
@@ -47,8 +55,11 @@ class Table:
 
     def look(self, names: Collection[str], now_s: float) -> Plan:
         """Given the actors that Ray has, decide what to do; nothing while it isn't known how they are."""
-        for name in self._rows.keys() - set(names):
-            del self._rows[name]
+        gone = [self._rows.pop(name) for name in self._rows.keys() - set(names)]
+        if any(row.report is None and row.name not in self._given_up for row in gone):
+            self._num_failures += 1
+            self._again_s = now_s + min(_LONGEST_DELAY_S, 2.0**self._num_failures)
+        self._given_up.intersection_update(self._rows)
         for name in names:
             self.created(name, now_s)
         self._has_looked = True
@@ -61,7 +72,8 @@ class Table:
         plan = make_plan(rows, self.spec, self._desired, now_s)
         for name in plan.drain:
             self._rows[name].draining_s = now_s
-        return plan
+        self._given_up.update(plan.kill)
+        return plan if now_s >= self._again_s else replace(plan, num_new=0)
 
     def targets(self) -> list[str]:
         """Where servers are that have begun to serve, those that drain among them; none before all are known."""
@@ -78,6 +90,7 @@ class Table:
             "desired": self._desired,
             "settled": self._scaler is not None,
             "drained": sorted(self.spec.drained),
+            "failures": self._num_failures,
             "servers": [_shown(row, self.spec, now_s) for row in self._rows.values()],
         }
 

@@ -41,9 +41,10 @@ def test_without_ray_the_command_says_what_to_install(
 
 
 def test_status_is_a_table_with_a_line_for_each_server() -> None:
-    found = {"name": "farm", "min": 1, "max": 4, "desired": 2, "drained": ["n1"]}
+    found = {"name": "farm", "min": 1, "max": 4, "desired": 2, "drained": ["n1"], "failures": 3}
     ready = {"name": "server-1", "state": "ready", "target": "h:1", "sessions": 0, "places": 64, "as_told": False}
     text = status_text({**found, "servers": [ready, {"name": "server-2", "state": "pending", "as_told": True}]})
-    assert text.splitlines()[0] == "farm: 1 ready, 2 desired of 1..4, 1 with options of before, drained nodes: n1"
+    head = "farm: 1 ready, 2 desired of 1..4, 1 with options of before, 3 failed starts in a row, drained nodes: n1"
+    assert text.splitlines()[0] == head
     assert text.splitlines()[2].split() == ["server-1", "ready", "-", "h:1", "0", "-", "64", "-", "-"]
     assert text.splitlines()[3].split()[:2] == ["server-2", "pending"]

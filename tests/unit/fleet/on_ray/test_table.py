@@ -56,6 +56,25 @@ def test_an_actor_that_ray_has_given_up_and_that_lives_on_is_told_to_drain() -> 
     assert table.targets() == [f"{ONE}:1"]
 
 
+def test_actors_that_end_before_they_tell_anything_are_asked_for_less_and_less_often() -> None:
+    """A node lacks the package, say. The first one that reports ends that; those that are given up don't count."""
+    table = Table(replace(SPEC, least=1, most=1), 0.0)
+    assert table.look([], 1.0).num_new == 1
+    table.created(ONE, 1.0)
+    assert [table.look([], 2.0 + delay_s).num_new for delay_s in (0.0, 1.9, 2.0)] == [0, 0, 1]
+    table.created(ONE, 4.0)
+    assert [table.look([], 5.0 + delay_s).num_new for delay_s in (0.0, 3.9, 4.0)] == [0, 0, 1]
+    assert table.status(9.0)["failures"] == 2
+    table.created(ONE, 9.0)
+    assert not table.report(report(ONE), 9.5)
+    assert table.status(9.5)["failures"] == 0
+    assert table.look([], 10.0).num_new == 1, "it did well once"
+    pending = 11.0 + SPEC.start_s
+    table.created(OTHER, 10.5)
+    assert list(table.look([OTHER], pending).kill) == [OTHER]
+    assert (table.look([], pending + 1.0).num_new, table.status(pending)["failures"]) == (1, 0)
+
+
 def test_an_actor_that_was_asked_for_just_now_may_report_before_ray_lists_it() -> None:
     table = settled()
     new = SPEC.new_name()

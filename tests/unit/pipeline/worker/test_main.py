@@ -91,9 +91,7 @@ class NoTimer:
         pass
 
 
-def serve(
-    monkeypatch: pytest.MonkeyPatch, *messages: ToWorker, kind: type[NotingWorker] = NotingWorker
-) -> list[str]:
+def serve(monkeypatch: pytest.MonkeyPatch, *messages: ToWorker, kind: type[NotingWorker] = NotingWorker) -> list[str]:
     monkeypatch.setattr(threading, "Timer", NoTimer)
     worker = kind()
     entry._serve(cast(Worker, worker), cast(WorkerChannel, Script(*messages)))
