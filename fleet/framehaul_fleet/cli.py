@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import uvloop
@@ -67,11 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
     parser = _parser(os.environ)
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    if given.command != "locate":
+    say = partial(print, file=sys.stdout, flush=True)
+    with redirect_stdout(sys.stderr):  # where Ray prints what it likes, when it likes
+        if given.command == "locate":
+            return _run_locate(parser, given, say)
         try:
-            return run_ray_command(parser, given, _say)
+            return run_ray_command(parser, given, say)
         except FleetFailed as error:
             return _failed(error)
+
+
+def _run_locate(parser: argparse.ArgumentParser, given: argparse.Namespace, say: Callable[[str], None]) -> int:
     try:
         config, access = front_config(vars(given)), servers_access(vars(given), os.environ)
     except ValueError as error:
@@ -82,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quieten_grpc()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_locate(config, *_find_servers(given), access))
+            runner.run(_locate(config, *_find_servers(given), access, say))
     except tuple(_EXITS) as error:
         return _failed(error)
     return 0
@@ -97,10 +105,15 @@ def _find_servers(given: argparse.Namespace) -> tuple[Sequence[Address], Resolve
 
 
 async def _locate(
-    config: ServerConfig, servers: Sequence[Address], find: Resolve, find_s: float, access: Access
+    config: ServerConfig,
+    servers: Sequence[Address],
+    find: Resolve,
+    find_s: float,
+    access: Access,
+    say: Callable[[str], None],
 ) -> None:
     with stop_signals() as stop:
-        await locate(config, servers, access, stop=stop, on_ready=_say, resolve=find, resolve_s=find_s)
+        await locate(config, servers, access, stop=stop, on_ready=say, resolve=find, resolve_s=find_s)
 
 
 def front_config(given: Mapping[str, Any]) -> ServerConfig:
@@ -180,11 +193,6 @@ def read_servers(text: str) -> list[Address]:
         if servers.count(server) > 1:
             raise ValueError(f"{server} is there twice")
     return servers
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def _failed(error: Exception) -> int:

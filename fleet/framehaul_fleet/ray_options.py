@@ -34,14 +34,20 @@ def add_ray_commands(commands: Any) -> None:
         help="those that scaling aims at; default 0: 4/5 of the most that a server takes",
     )
     up.add_argument(
-        "--hold", type=float, default=60.0, metavar="SECONDS", help="of low load before a server is drained"
+        "--hold", type=float, default=60.0, metavar="SECONDS", help="of low load before a server is drained, default 60"
     )
     up.add_argument(
-        "--start-timeout", type=float, default=900.0, metavar="SECONDS", help="for a server to be placed and ready"
+        "--start-timeout",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="for a server to be placed and ready, default 900",
     )
-    up.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="for sessions of a server that drains")
+    up.add_argument(
+        "--grace", type=float, default=30.0, metavar="SECONDS", help="for sessions of a server that drains, default 30"
+    )
     up.add_argument("--metrics", action="store_true", help="each server has its metrics; `fleet locate` says where")
-    up.add_argument("--wait", type=float, default=900.0, metavar="SECONDS", help="for the fewest servers to be ready")
+    up.add_argument("--wait", type=float, default=900.0, metavar="SECONDS", help="for --min servers, default 900")
     up.add_argument(
         "arguments", nargs="*", metavar="-- SERVER_OPTION", help="options of the `server` command, after --"
     )

@@ -56,7 +56,7 @@ class Server:
     async def _serve(self) -> None:
         gpus = await asyncio.to_thread(find_gpus) if self._spec.gpus else []
         member = Member(
-            "gpu" if gpus else "cpu",
+            "cuda" if self._spec.gpus else "cpu",
             server_arguments(self._spec, self._report.host, self._share()),
             processors=near_processors(gpus[0]) if gpus else (),
             startup_s=self._spec.start_s,

@@ -1,9 +1,12 @@
 """The options of a fleet on Ray, without Ray."""
 
+import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from framehaul_fleet import ray_options
 from framehaul_fleet.cli import main
 from framehaul_fleet.ray_options import status_text
 
@@ -38,6 +41,19 @@ def test_without_ray_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["status", "--ray", "127.0.0.1:1"]) == 4
     assert "ray is not installed here: pip install 'framehaul[server,fleet]'" in capsys.readouterr().err
+
+
+def test_what_ray_prints_is_not_in_what_scripts_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints errors of the whole cluster, from a thread of its own, on standard output."""
+    printing = SimpleNamespace(
+        connect=lambda *_, **__: sys.stdout.write("(raylet) a node died\n"), status=lambda _: {"servers": []}
+    )
+    monkeypatch.setattr(ray_options, "import_cluster", lambda: printing)
+    assert main(["status", "--ray", "auto", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert (json.loads(captured.out), captured.err) == ({"servers": []}, "(raylet) a node died\n")
 
 
 def test_status_is_a_table_with_a_line_for_each_server() -> None:
