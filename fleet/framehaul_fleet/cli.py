@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -89,19 +89,22 @@ def _run_locate(parser: argparse.ArgumentParser, given: argparse.Namespace, say:
     log_form.configure(config.log_level)
     quieten_grpc()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_locate(config, *_find_servers(given), access, say))
+        with ExitStack() as stack:
+            found = _find_servers(given, stack)
+            runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+            runner.run(_locate(config, *found, access, say))
     except tuple(_EXITS) as error:
         return _failed(error)
     return 0
 
 
-def _find_servers(given: argparse.Namespace) -> tuple[Sequence[Address], Resolve, float]:
+def _find_servers(given: argparse.Namespace, stack: ExitStack) -> tuple[Sequence[Address], Resolve, float]:
     """What is watched, what finds the servers behind that, and how often."""
     if given.ray is None:
         return given.servers, resolve, RESOLVE_S
     cluster = import_cluster()
-    return [cluster.connect(given.ray, given.name, insecure=given.insecure)], cluster.find_servers(given.name), ASK_S
+    joined = stack.enter_context(cluster.joined(given.ray, given.name, insecure=given.insecure))
+    return [joined], cluster.find_servers(given.name), ASK_S
 
 
 async def _locate(

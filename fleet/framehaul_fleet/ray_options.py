@@ -135,16 +135,16 @@ def run_ray_command(parser: argparse.ArgumentParser, given: argparse.Namespace, 
     except ValueError as error:
         parser.error(str(error))
     cluster = import_cluster()
-    cluster.connect(given.ray, given.name, insecure=given.insecure)
-    if given.command == "up":
-        cluster.up(spec, given.wait, say)
-    elif given.command == "status":
-        found = cluster.status(given.name)
-        say(json.dumps(found) if given.json else status_text(found))
-    elif given.command == "drain":
-        cluster.drain(given.name, given.host, say)
-    else:
-        cluster.down(given.name, say)
+    with cluster.joined(given.ray, given.name, insecure=given.insecure):
+        if given.command == "up":
+            cluster.up(spec, given.wait, say)
+        elif given.command == "status":
+            found = cluster.status(given.name)
+            say(json.dumps(found) if given.json else status_text(found))
+        elif given.command == "drain":
+            cluster.drain(given.name, given.host, say)
+        else:
+            cluster.down(given.name, say)
     return 0
 
 

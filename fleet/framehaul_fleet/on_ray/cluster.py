@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -36,8 +37,9 @@ _NEEDED: Final = "all nodes need framehaul[server,fleet], of this version"
 Say = Callable[[str], None]
 
 
-def connect(address: str, name: str, *, insecure: bool) -> Address:
-    """Join the cluster at `address`, in the fleet's namespace; gives the address of its control plane.
+@contextmanager
+def joined(address: str, name: str, *, insecure: bool) -> Iterator[Address]:
+    """Join the cluster at `address`, in the fleet's namespace, and leave it; gives the address of its control plane.
 
     Raises:
         FleetFailed: there is none; it doesn't let this process in; or it lets in anybody, and `insecure` doesn't allow
@@ -49,6 +51,17 @@ def connect(address: str, name: str, *, insecure: bool) -> Address:
     # Ray tells each driver of the fleet's own restarts otherwise.
     os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "error")
     try:
+        _init(address, name)
+        found = ray.get_runtime_context().gcs_address
+        if address == _OWN:
+            check(found)
+        yield Address.parse(found)
+    finally:
+        ray.shutdown()  # and the thread with it that prints errors of the whole cluster
+
+
+def _init(address: str, name: str) -> None:
+    try:
         ray.init(
             address=address,
             namespace=namespace_of(name),
@@ -59,10 +72,6 @@ def connect(address: str, name: str, *, insecure: bool) -> Address:
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         hint = "; it may want another token than this process has" if isinstance(error, ConnectionError) else ""
         raise FleetFailed(f"ray={address}: {_first_line(error)}{hint}") from error
-    found = ray.get_runtime_context().gcs_address
-    if address == _OWN:
-        check(found)
-    return Address.parse(found)
 
 
 def put(spec: FleetSpec) -> None:

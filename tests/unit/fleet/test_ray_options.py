@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -47,9 +49,13 @@ def test_what_ray_prints_is_not_in_what_scripts_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It prints errors of the whole cluster, from a thread of its own, on standard output."""
-    printing = SimpleNamespace(
-        connect=lambda *_, **__: sys.stdout.write("(raylet) a node died\n"), status=lambda _: {"servers": []}
-    )
+
+    @contextmanager
+    def joined(*_: object, **__: object) -> Iterator[None]:
+        yield
+        sys.stdout.write("(raylet) a node died\n")
+
+    printing = SimpleNamespace(joined=joined, status=lambda _: {"servers": []})
     monkeypatch.setattr(ray_options, "import_cluster", lambda: printing)
     assert main(["status", "--ray", "auto", "--json"]) == 0
     captured = capsys.readouterr()
