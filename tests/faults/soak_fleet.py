@@ -48,8 +48,8 @@ HOLD_S: Final = 10.0
 NUM_LOCATORS: Final = 2
 NUM_CLIPS: Final = 6
 MAX_LATENTS: Final = 24
-FEW: Final = 6
-"""Clients that are there all the time."""
+FEW: Final = 0.1
+"""Of the clients, those that are there all the time."""
 SWING_S: Final = 60.0
 """For the load to come and go."""
 FAULT_EVERY_S: Final = 6.0
@@ -151,7 +151,7 @@ class Soak:
 
     async def client(self, index: int, end_s: float) -> None:
         while time.monotonic() < end_s:
-            if index >= FEW:
+            if index >= max(1, FEW * self.num_clients):
                 await self.calm.wait()
                 if time.monotonic() > end_s:
                     return
