@@ -20,7 +20,7 @@ from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.models.embedding import packaged_model
+from framehaul_pipeline.models.embedding import clip_model, packaged_model
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.models.plugins import find_kinds
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
@@ -111,8 +111,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
     try:
         kinds = find_kinds(list(filter(None, told[""].pop("plugins"))))
         told["worker"]["models"] = tuple(describe_model(text, kinds) for text in told["worker"]["models"])
+        highlight_model = told[""].pop("highlight_model")
         if told[""]["highlight"]:
-            told["worker"]["embedding"] = packaged_model()
+            told["worker"]["embedding"] = clip_model(highlight_model) if highlight_model else packaged_model()
         return ServerConfig(worker=WorkerConfig(**told["worker"]), tls=read_tls(**told["tls"]), **told[""])
     except (ValueError, InvalidInput) as error:
         parser.error(str(error))

@@ -216,6 +216,7 @@ _AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920
 _DEVICES: Final = Kind("DEVICE[,DEVICE...]", _names, ",".join)
 _COUNT: Final = Kind("N", _reader(int, "a whole number"))
 _FILE: Final = Kind("FILE", lambda text: Path(file_name(text)))
+_FOLDER: Final = Kind("DIR", _FILE.read)
 _GIB: Final = Kind("GIB", _reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
 _MIB: Final = Kind("MIB", _reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
 _MODELS: Final = Kind("NAME[=PATH]", show=lambda models: ",".join(model.spec.name for model in models), many=True)
@@ -287,10 +288,18 @@ OPTIONS: Final = (
         "--highlight",
         "highlight",
         SWITCH,
-        "search films for what pictures show; needs framehaul[highlight]. Films are strangers' bytes: see SECURITY.md",
+        "search films for what pictures show; needs framehaul[highlight], or a model. Films are strangers' bytes: see "
+        "SECURITY.md",
     ),
     Option(
-        "--highlight-root", "highlight_root", _FILE, "a folder whose films clients may name; else they upload theirs"
+        "--highlight-model",
+        "highlight_model",
+        _FOLDER,
+        "search by this CLIP or SigLIP, a folder as transformers saves it: for texts too; needs "
+        "framehaul[highlight-model]",
+    ),
+    Option(
+        "--highlight-root", "highlight_root", _FOLDER, "a folder whose films clients may name; else they upload theirs"
     ),
     Option("--highlight-upload-mib", "highlight_upload_bytes", _MIB, "uploaded films together, on disk, in MiB"),
     Option(

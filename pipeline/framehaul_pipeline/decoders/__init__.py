@@ -3,4 +3,4 @@
 Runs in the worker process, on its launch thread. Imports torch.
 """
 
-__all__ = ["base", "engine", "registry", "restarting", "tiny", "weights"]
+__all__ = ["base", "cuda_graphs", "engine", "registry", "restarting", "tiny", "weights"]

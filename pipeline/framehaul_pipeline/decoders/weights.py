@@ -6,7 +6,7 @@ Tensors are views of the mapped files until they are copied to where they are wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,19 +15,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from framehaul_pipeline.models.safetensors_files import (
-    bare_names,
-    check_dtype,
+    Renaming,
     check_sha256,
+    find_tensors,
     find_weights,
-    first_parts,
-    read_header,
     refused,
 )
 
 ASSETS: Final = Path(__file__).parents[1] / "assets"
-
-Renaming = Callable[[Collection[str]], Mapping[str, str]]
-"""From the names of a model's tensors, without what stands before all of them, to the names that are wanted."""
 
 
 def read_tensors(
@@ -55,7 +50,7 @@ def read_tensors(
         if len(files) != 1:
             raise refused(Path(path), f"{len(files)} files with one sha256", "one file, or no sha256")
         check_sha256(files[0], sha256)
-    places = _find(files, wanted, rename)
+    places = find_tensors(files, wanted, rename)
     tensors: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, framework="pt", device="cpu") as opened:
@@ -79,33 +74,3 @@ def load_weights(module: nn.Module, path: Path, prefix: str) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-
-
-def _find(
-    files: tuple[Path, ...], wanted: Mapping[str, Collection[int]], rename: Renaming | None
-) -> dict[str, tuple[Path, str]]:
-    """Of each wanted tensor its file and its name there, once all headers agree with what is wanted."""
-    parts = {name.partition(".")[0] for name in wanted}
-    headers = {file: read_header(file) for file in files}
-    # Names are found for all files together: what a tensor is called may depend on which others there are.
-    bare = bare_names(name for header in headers.values() for name in header)
-    names = rename(bare.values()) if rename is not None else {name: name for name in bare.values()}
-    places: dict[str, tuple[Path, str]] = {}
-    for file, header in headers.items():
-        for stored_name, tensor in header.items():
-            name = names.get(bare.get(stored_name, ""), "")
-            if name.partition(".")[0] not in parts:
-                continue
-            if name not in wanted:
-                raise refused(file, f"tensor {stored_name}", "weights without it for this model")
-            if name in places:
-                raise refused(file, f"tensor {stored_name} twice", "each tensor once")
-            if tensor.shape != tuple(wanted[name]):
-                raise refused(file, f"{stored_name} of shape {list(tensor.shape)}", f"{list(wanted[name])}")
-            check_dtype(file, stored_name, tensor)
-            places[name] = (file, stored_name)
-    if missing := sorted(wanted.keys() - places.keys()):
-        under = ", ".join(f"{part}.*" for part in sorted(parts))
-        seen = f"no tensor {missing[0]} among {first_parts(name for header in headers.values() for name in header)}"
-        raise refused(files[0], seen, f"weights with {len(wanted)} tensors {under}")
-    return places

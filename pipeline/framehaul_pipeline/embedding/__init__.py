@@ -1,3 +1,3 @@
-"""Networks that turn pictures into features, and how alike those are. Runs in the worker; imports torch."""
+"""Networks that turn pictures and texts into features, and how alike those are. Runs in the worker; imports torch."""
 
-__all__ = ["embedder"]
+__all__ = ["clip", "embedder"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +12,14 @@ from torch.nn import functional
 from framehaul_pipeline.embedding import efficientnet_lite
 from framehaul_pipeline.models.embedding import EmbeddingModel
 
+_ACROSS: Final = 7
+"""Places each way of a frame, of which parts have three each way."""
 _CENTRE_FRAMES: Final = 512
 """So many frames of a film say what all of them share; the features of no more are kept."""
 
 
 class Embedder:
-    """A network on a device."""
+    """EfficientNet-lite0 on a device."""
 
     def __init__(self, model: EmbeddingModel, device: torch.device) -> None:
         """Load it.
@@ -34,8 +35,7 @@ class Embedder:
     @torch.inference_mode()
     def cells(self, frames: Tensor) -> Tensor:
         """Features `[N, C, D]` of overlapping parts of frames `[N, H, W, 3] uint8`, each of length 1."""
-        maps = functional.avg_pool2d(self._maps(frames), 3, 1)
-        return functional.normalize(maps.flatten(2).transpose(1, 2).float(), dim=2)
+        return parts_of(self._maps(frames))
 
     @torch.inference_mode()
     def picture(self, picture: Tensor) -> Tensor:
@@ -48,40 +48,60 @@ class Embedder:
         return maps
 
 
+def parts_of(maps: Tensor) -> Tensor:
+    """Features `[N, 25, D]` of overlapping parts of what maps `[N, D, H, W]` are of, each of length 1."""
+    if maps.shape[2:] != (_ACROSS, _ACROSS):
+        maps = functional.adaptive_avg_pool2d(maps, _ACROSS)
+    return functional.normalize(functional.avg_pool2d(maps, 3, 1).flatten(2).transpose(1, 2).float(), dim=2)
+
+
 class Query:
     """What a film is searched for, and what is known of the film: the same formulas as `highlight.rank` has."""
 
-    def __init__(self, pictures: Tensor) -> None:
-        """Search for `pictures`: features `[I, S, D]` of each in several sizes."""
-        self._pictures = pictures
+    def __init__(self, pictures: Tensor | None, text: Tensor | None = None) -> None:
+        """Search for `pictures`, features `[I, S, D]` of each in several sizes, or for `text`, `[D]`, or for both."""
+        assert pictures is not None or text is not None, "something is searched for"
+        self._pictures, self._text = pictures, text
         self._kept: list[Tensor] = []
-        self._centre = pictures.new_zeros(pictures.shape[-1])
+        self._kept_to_text: list[Tensor] = []
+        self._centre: Tensor
+        """Of the parts of all frames that were kept; there with the first of them."""
         self._num_frames = 0
 
     @torch.inference_mode()
     def compare(self, cells: Tensor) -> tuple[int, Tensor]:
-        """How alike the next frames are to the pictures, and where: the first one told of, and `[3, N]` from there on.
+        """How alike the next frames are, and where: the first one told of, and `[K + 2, N]` from there on.
 
-        The first row is how alike; the others are the most alike cell's middle from the left and from the top, in 0..1.
-        While what all frames share isn't settled, all of them are told anew.
+        The first rows are how alike they are to the pictures and to the text; the others are the most alike part's
+        middle from the left and from the top, in 0..1. While what all frames share isn't settled, which pictures are
+        measured from, all frames are told anew.
+
+        Args:
+            cells: `[N, C, D]`: features of parts of the frames, and last, where texts are read, of the whole frames.
         """
+        parts, to_text = cells[:, : (_ACROSS - 2) ** 2], []
+        if self._text is not None:
+            to_text = [cells[:, -1] @ self._text]
         first = self._num_frames
         self._num_frames += len(cells)
-        if first >= _CENTRE_FRAMES:
-            return first, self._alike(cells)
-        self._kept.append(cells.half())
-        every = torch.cat(self._kept).float()
-        self._centre = every.mean((0, 1))
-        if self._num_frames >= _CENTRE_FRAMES:
-            self._kept.clear()
-        return 0, self._alike(every)
-
-    def _alike(self, cells: Tensor) -> Tensor:
-        frames = functional.normalize(cells - self._centre, dim=2)
+        if self._pictures is None:
+            assert self._text is not None, "something is searched for"
+            return first, torch.stack([*to_text, *_middles(parts @ self._text)])
+        if first < _CENTRE_FRAMES:
+            self._kept.append(parts.half())
+            self._kept_to_text += to_text
+            parts, first = torch.cat(self._kept).float(), 0
+            to_text = [torch.cat(self._kept_to_text)] if to_text else []
+            self._centre = parts.mean((0, 1))
+            if self._num_frames >= _CENTRE_FRAMES:
+                self._kept.clear()
+        frames = functional.normalize(parts - self._centre, dim=2)
         wanted = functional.normalize(self._pictures - self._centre, dim=2)
         alike = torch.einsum("ncd,isd->nics", frames, wanted).amax(3)
-        best = alike.mean(1).argmax(1)
-        across = math.isqrt(cells.shape[1])
-        # A cell is the mean of 3x3 of the network's places.
-        left, top = ((each + 1.5) / (across + 2) for each in (best % across, best // across))
-        return torch.stack([alike.amax(2).mean(1), left, top])
+        return first, torch.stack([alike.amax(2).mean(1), *to_text, *_middles(alike.mean(1))])
+
+
+def _middles(alike: Tensor) -> Tensor:
+    """Of each frame, by how alike its parts `[N, C]` are, the best one's middle `[2, N]`, in 0..1."""
+    best = alike.argmax(1)
+    return (torch.stack([best % (_ACROSS - 2), best // (_ACROSS - 2)]) + 1.5) / _ACROSS

@@ -96,7 +96,10 @@ class SlotReturned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class OpenQuery(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What a film is searched for. The pictures, each in all sizes, lie in a sample slot, one after the other."""
+    """What a film is searched for. The pictures, each in all sizes, lie in a sample slot, one after the other.
+
+    There may be none, if there is a text.
+    """
 
     query: int
     """Numbers rise by arrival, and are never used twice."""
@@ -306,6 +309,15 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device_ns: int
 
 
+class QueryRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The query can't be answered: what is wrong with what the client gave."""
+
+    query: int
+    field: str
+    value: str
+    allowed: str
+
+
 class QueryFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The query can't go on; the worker can."""
 
@@ -357,6 +369,7 @@ ToServer = (
     | SessionFailed
     | SamplesReturned
     | Embedded
+    | QueryRefused
     | QueryFailed
     | Alive
     | KernelsBegun

@@ -4,6 +4,7 @@ Used by both processes. Reads configs and headers, never tensors; imports no tor
 """
 
 __all__ = [
+    "clip",
     "embedding",
     "hunyuan_video",
     "minimax_h3",

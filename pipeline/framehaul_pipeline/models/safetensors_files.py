@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,9 @@ _DTYPES: Final = ("F16", "BF16", "F32", "F64")
 _DECODER: Final = re.compile(r"((?:[^.]+\.)*?)decoder\.(?:conv_in|conv1)\.")
 """A decoder's first convolution, as diffusers and as Wan's authors call it, with whatever stands before."""
 _MAX_PARTS: Final = 8
+
+Renaming = Callable[[Collection[str]], Mapping[str, str]]
+"""From the names of a model's tensors, without what stands before all of them, to the names that are wanted."""
 
 
 def find_weights(path: Path) -> tuple[Path, ...]:
@@ -122,6 +125,46 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
         raise InvalidInput("weights", f"decoders {found}", "of one decoder")
     (prefix,) = prefixes
     return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def find_tensors(
+    files: tuple[Path, ...], wanted: Mapping[str, Collection[int]], rename: Renaming | None
+) -> dict[str, tuple[Path, str]]:
+    """Of each wanted tensor its file and its name there, once all headers agree with what is wanted.
+
+    Args:
+        files: of one model.
+        wanted: shapes by name. Tensors under other first parts of a name are left alone, but one that isn't wanted
+            under the first part of a wanted one is an error.
+        rename: gives the wanted names of a file's own; None: they are the same. What it leaves out isn't looked at.
+
+    Raises:
+        InvalidInput: a file is damaged, or a tensor is missing, left over, there twice, or of another shape or type.
+    """
+    parts = {name.partition(".")[0] for name in wanted}
+    headers = {file: read_header(file) for file in files}
+    # Names are found for all files together: what a tensor is called may depend on which others there are.
+    bare = bare_names(name for header in headers.values() for name in header)
+    names = rename(bare.values()) if rename is not None else {name: name for name in bare.values()}
+    places: dict[str, tuple[Path, str]] = {}
+    for file, header in headers.items():
+        for stored_name, tensor in header.items():
+            name = names.get(bare.get(stored_name, ""), "")
+            if name.partition(".")[0] not in parts:
+                continue
+            if name not in wanted:
+                raise refused(file, f"tensor {stored_name}", "weights without it for this model")
+            if name in places:
+                raise refused(file, f"tensor {stored_name} twice", "each tensor once")
+            if tensor.shape != tuple(wanted[name]):
+                raise refused(file, f"{stored_name} of shape {list(tensor.shape)}", f"{list(wanted[name])}")
+            check_dtype(file, stored_name, tensor)
+            places[name] = (file, stored_name)
+    if missing := sorted(wanted.keys() - places.keys()):
+        under = ", ".join(f"{part}.*" for part in sorted(parts))
+        seen = f"no tensor {missing[0]} among {first_parts(name for header in headers.values() for name in header)}"
+        raise refused(files[0], seen, f"weights with {len(wanted)} tensors {under}")
+    return places
 
 
 def first_parts(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ MOST_CHUNKS_BEFORE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames of one film, or the pictures that it is searched for, in a sample slot."""
+    """Frames of one film, or the pictures that are searched for in it, in a sample slot."""
 
     query: int
     slot: int

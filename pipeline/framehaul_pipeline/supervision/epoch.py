@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from framehaul_pipeline.config import WorkerConfig
-from framehaul_pipeline.errors import AtWork, Lack, Overloaded, PipelineError, Unavailable, WorkerLost
+from framehaul_pipeline.errors import AtWork, InvalidInput, Lack, Overloaded, PipelineError, Unavailable, WorkerLost
 from framehaul_pipeline.link.channel import ServerChannel
 from framehaul_pipeline.link.heirloom import Heirloom
 from framehaul_pipeline.link.messages import (
@@ -37,6 +37,7 @@ from framehaul_pipeline.link.messages import (
     Probe,
     Published,
     QueryFailed,
+    QueryRefused,
     Ready,
     RecordKernels,
     SamplesReturned,
@@ -129,11 +130,18 @@ class WorkerQuery:
     number: int
     samples: Samples
 
-    def open(self, slot: int, generation: int, *, sizes: tuple[int, ...], num_pictures: int) -> None:
-        """Say what is searched for, which lies in a slot that a reader has filled."""
+    def open(self, slot: int, generation: int, *, sizes: tuple[int, ...], num_pictures: int, text: str) -> None:
+        """Say what is searched for: pictures, which lie in a slot that a reader has filled, and a text."""
         self.samples.publish(slot, generation)
         self.epoch.send_query(
-            OpenQuery(query=self.number, slot=slot, generation=generation, sizes=sizes, num_pictures=num_pictures)
+            OpenQuery(
+                query=self.number,
+                slot=slot,
+                generation=generation,
+                sizes=sizes,
+                num_pictures=num_pictures,
+                text=text,
+            )
         )
 
     def embed(self, slot: int, generation: int, num_frames: int) -> None:
@@ -360,7 +368,7 @@ class Epoch:
                     session.events.on_failed(error if message.overloaded else PipelineError(message.reason))
             case KernelsBegun() | Kernels():
                 self._take_kernels(message)
-            case SamplesReturned() | Embedded() | QueryFailed():
+            case SamplesReturned() | Embedded() | QueryRefused() | QueryFailed():
                 self._dispatch_query(message)
             case Alive():
                 oldest = message.oldest
@@ -388,7 +396,7 @@ class Epoch:
         if not recording.whole.done():
             recording.whole.set_exception(Unavailable(reason))
 
-    def _dispatch_query(self, message: SamplesReturned | Embedded | QueryFailed) -> None:
+    def _dispatch_query(self, message: SamplesReturned | Embedded | QueryRefused | QueryFailed) -> None:
         match message:
             case SamplesReturned():
                 assert self._samples is not None, "the worker has none else"
@@ -396,12 +404,17 @@ class Epoch:
             case Embedded():
                 if message.query in self._queries:
                     self._queries[message.query].on_embedded(message)
+            case QueryRefused():
+                self._fail_query(message.query, InvalidInput(message.field, message.value, message.allowed))
             case QueryFailed():
-                events = self._queries.pop(message.query, None)
-                if events is not None:
-                    self._channel.send(CloseQuery(query=message.query))
-                    error = Overloaded(message.reason, Lack.DEVICE_MEMORY, retry_after_s=_RETRY_AFTER_S)
-                    events.on_failed(error if message.overloaded else PipelineError(message.reason))
+                error = Overloaded(message.reason, Lack.DEVICE_MEMORY, retry_after_s=_RETRY_AFTER_S)
+                self._fail_query(message.query, error if message.overloaded else PipelineError(message.reason))
+
+    def _fail_query(self, number: int, error: PipelineError) -> None:
+        events = self._queries.pop(number, None)
+        if events is not None:
+            self._channel.send(CloseQuery(query=number))
+            events.on_failed(error)
 
     def _publish(self, published: Published) -> None:
         self._leases.lease(published.slot, published.generation)

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.device.streams import Device, Event
+from framehaul_pipeline.embedding.clip import ClipEmbedder
 from framehaul_pipeline.embedding.embedder import Embedder, Query
+from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.link.messages import (
     CloseQuery,
     Embedded,
     EmbedFrames,
     OpenQuery,
     QueryFailed,
+    QueryRefused,
     SamplesReturned,
     ToServer,
 )
@@ -33,7 +36,7 @@ _log = logging.getLogger(__name__)
 class _Open:
     opening: OpenQuery
     query: Query | None = None
-    """Once its pictures were looked at."""
+    """Once its pictures and its text were looked at."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +54,7 @@ class BatchInFlight:
     batch: Batch
     first: int
     similarities: Tensor | None
-    """`[K, N]`; None: those were the pictures."""
+    """`[K + 2, N]`, as `Query.compare` gives them; None: this was the query."""
     begun: Event
     done: Event
 
@@ -59,7 +62,9 @@ class BatchInFlight:
 class Highlights:
     """Queries and their batches."""
 
-    def __init__(self, device: Device, ring: Ring, embedder: Embedder, *, send: Callable[[ToServer], None]) -> None:
+    def __init__(
+        self, device: Device, ring: Ring, embedder: Embedder | ClipEmbedder, *, send: Callable[[ToServer], None]
+    ) -> None:
         """Take samples from `ring`."""
         self._device, self._ring, self._embedder, self._send = device, ring, embedder, send
         self._memory = device.attach(ring)
@@ -118,6 +123,11 @@ class Highlights:
         """
         try:
             return self._launch(job)
+        except InvalidInput as error:
+            self._send(
+                QueryRefused(query=job.batch.query, field=error.field, value=str(error.value), allowed=error.allowed)
+            )
+            return None
         except Exception as error:
             overloaded = isinstance(error, torch.OutOfMemoryError)
             _log.exception("query failed query=%d overloaded=%s", job.batch.query, overloaded)
@@ -144,13 +154,13 @@ class Highlights:
         """
         flight.done.synchronize()
         if flight.similarities is not None:
-            alike, *places = map(tuple, flight.similarities.tolist())
+            *alike, left, top = map(tuple, flight.similarities.tolist())
             self._send(
                 Embedded(
                     query=flight.batch.query,
                     first=flight.first,
-                    similarities=(alike,),
-                    places=tuple(places),
+                    similarities=tuple(alike),
+                    places=(left, top),
                     device_ns=flight.done.ns_after(flight.begun),
                 )
             )
@@ -160,13 +170,13 @@ class Highlights:
         found: list[tuple[int, Tensor]] = []
         begun = self._stream.record(timed=True)
         if batch.is_query:
-            self._stream.run(lambda: self._look_at_pictures(job.opened))
+            self._stream.run(lambda: self._look_at_query(job.opened))
         else:
             self._stream.run(lambda: found.append(self._compare(job)))
         first, similarities = found[0] if found else (0, None)
         return BatchInFlight(batch, first, similarities, begun, self._stream.record(timed=True))
 
-    def _look_at_pictures(self, opened: _Open) -> None:
+    def _look_at_query(self, opened: _Open) -> None:
         opening = opened.opening
         at = self._ring.payload_offset(opening.slot)
         features = []
@@ -174,11 +184,15 @@ class Highlights:
             for size in opening.sizes:
                 features.append(self._embedder.picture(self._uploaded(at, (size, size, 3))))
                 at += size * size * 3
-        pictures = torch.stack(features).view(opening.num_pictures, len(opening.sizes), -1)
-        opened.query = Query(pictures)
+        pictures = torch.stack(features).view(opening.num_pictures, len(opening.sizes), -1) if features else None
+        text = None
+        if opening.text:
+            assert isinstance(self._embedder, ClipEmbedder), "others are asked for no text"
+            text = self._embedder.text(opening.text)
+        opened.query = Query(pictures, text)
 
     def _compare(self, job: BatchJob) -> tuple[int, Tensor]:
-        assert job.opened.query is not None, "its pictures came first"
+        assert job.opened.query is not None, "it came first"
         side = self._embedder.model.side
         frames = self._uploaded(self._ring.payload_offset(job.batch.slot), (job.batch.num_frames, side, side, 3))
         return job.opened.query.compare(self._embedder.cells(frames))

@@ -25,6 +25,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.device.devices import open_device
 from framehaul_pipeline.device.host_memory import total_bytes
 from framehaul_pipeline.device.streams import Device
+from framehaul_pipeline.embedding.clip import ClipEmbedder
 from framehaul_pipeline.embedding.embedder import Embedder
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.channel import WorkerChannel
@@ -108,7 +109,8 @@ def _highlights(config: WorkerConfig, device: Device, fds: list[int], channel: W
     if config.embedding is None:
         return None
     samples = Ring(fds[0], num_slots=config.num_sample_slots, slot_bytes=config.sample_slot_bytes)
-    return Highlights(device, samples, Embedder(config.embedding, device.torch_device), send=channel.send)
+    embedder = ClipEmbedder if config.embedding.clip else Embedder
+    return Highlights(device, samples, embedder(config.embedding, device.torch_device), send=channel.send)
 
 
 def _serve(worker: Worker, channel: WorkerChannel) -> None:

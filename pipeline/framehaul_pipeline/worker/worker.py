@@ -228,6 +228,10 @@ class Worker:
         assert self._highlights is not None, "it made the job"
         flight = self._highlights.launch(job)
         if flight is None:
+            with self._changed:
+                self._highlights.apply(
+                    CloseQuery(query=job.batch.query)
+                )  # what it waits for came before the server knew
             self._finish_batch(job.batch)
         return flight
 

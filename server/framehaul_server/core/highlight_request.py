@@ -18,6 +18,7 @@ from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 MAX_EXCERPTS: Final = 20
 _MAX_WINDOW: Final = 1000
 _MAX_PICTURE_BYTES: Final = 16 << 20
+_MAX_TEXT: Final = 1000
 _PIXEL_FORMATS: Final = (PixelFormat.RGB24, PixelFormat.YUV420P)
 _CUTS: Final[dict[int, Cuts]] = {
     highlights_pb2.CUTS_UNSPECIFIED: Cuts.AVOID,
@@ -43,6 +44,8 @@ class HighlightAsked:
     """A checked request."""
 
     images: tuple[bytes, ...]
+    text: str
+    """What is searched for in words; empty: pictures alone are."""
     seconds: float
     excerpts: int
     per_second: float
@@ -55,6 +58,11 @@ class HighlightAsked:
     max_message_bytes: int
     crop: tuple[int, int] | None
     window_frames: int
+
+    @property
+    def kinds(self) -> int:
+        """Of similarity: to the pictures, to the text."""
+        return bool(self.images) + bool(self.text)
 
     @classmethod
     def of(cls, asked: highlights_pb2.HighlightOpen, rules: HighlightRules) -> HighlightAsked:
@@ -87,6 +95,7 @@ class HighlightAsked:
         _check_range("open.window_frames", window, 1, _MAX_WINDOW)
         return cls(
             images=tuple(asked.images),
+            text=asked.text,
             seconds=seconds,
             excerpts=excerpts,
             per_second=per_second,
@@ -120,9 +129,15 @@ def _check_range(field: str, value: float, low: float, high: float) -> None:
 
 def _check_query(asked: highlights_pb2.HighlightOpen, model: EmbeddingModel) -> None:
     if asked.text and not model.reads_text:
-        raise OutOfOrder("open.text: this server's network knows pictures alone; search with images of what is wanted")
+        raise OutOfOrder(
+            "open.text: this server's network knows pictures alone; give images of what is wanted, or start the server "
+            "with --highlight-model DIR, the folder of a CLIP or a SigLIP"
+        )
+    if asked.text and not (asked.text.strip() and len(asked.text) <= _MAX_TEXT):
+        raise InvalidInput("open.text", f"{len(asked.text)} characters", f"1..{_MAX_TEXT}, not all of them blank")
     if not asked.images and not asked.text:
-        raise InvalidInput("open.images", "none", f"1..{MAX_PICTURES} pictures of what is searched for")
+        or_text = ", or a text" if model.reads_text else ""
+        raise InvalidInput("open.images", "none", f"1..{MAX_PICTURES} pictures of what is searched for{or_text}")
     if len(asked.images) > MAX_PICTURES:
         raise InvalidInput("open.images", len(asked.images), f"at most {MAX_PICTURES} pictures")
     for index, image in enumerate(asked.images):

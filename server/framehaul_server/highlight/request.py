@@ -168,8 +168,8 @@ class HighlightWork:
         await self._around.worker_ready.wait()
         model = self._around.config.embedding
         assert model is not None, "the service is on"
-        frames = batch_frames(self._around.worker.device)
-        found = FilmSamples(1, frames, model.side)
+        frames = batch_frames(self._around.worker.device, model)
+        found = FilmSamples(self._asked.kinds, frames, model.side)
         query = self._around.worker.open_query(found)
         try:
             setup = self._setup(query, frames)
@@ -204,7 +204,7 @@ class HighlightWork:
             length=rank.excerpt_length(self._asked.seconds, rate, info.duration or float("inf")),
             count=self._asked.excerpts,
             cuts=self._asked.cuts,
-            weights=(1.0,),
+            weights=(1.0,) * self._asked.kinds,
         )
         async with asyncio.TaskGroup() as group:
             scanned = asyncio.Event()
@@ -235,7 +235,8 @@ class HighlightWork:
             ends.append(end)
 
         async def begin(slot: int, generation: int, times: tuple[float, ...]) -> None:
-            query.open(slot, generation, sizes=model.picture_sizes, num_pictures=len(ends))
+            sizes, text = model.picture_sizes, self._asked.text
+            query.open(slot, generation, sizes=sizes, num_pictures=len(ends), text=text)
 
         await readers.run([ReadPictures(ends=tuple(ends), sizes=model.picture_sizes)], begin, at_once=1)
 

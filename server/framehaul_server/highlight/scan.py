@@ -12,6 +12,7 @@ from framehaul_pipeline.config import HISTOGRAM_BYTES, MAX_BATCH_FRAMES
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.highlight.rank import Floats, Samples
 from framehaul_pipeline.link.messages import Embedded
+from framehaul_pipeline.models.embedding import EmbeddingModel
 from framehaul_pipeline.supervision.epoch import WorkerQuery
 from framehaul_pipeline.supervision.reader import ReaderLost
 
@@ -115,6 +116,8 @@ class FilmSamples:
             self._error.set_result(error)
 
 
-def batch_frames(device: str) -> int:
+def batch_frames(device: str, model: EmbeddingModel) -> int:
     """Frames that are compared together: as few as let a stream's chunk not wait for long."""
-    return 8 if device.startswith("cpu") else MAX_BATCH_FRAMES
+    if not device.startswith("cpu"):
+        return MAX_BATCH_FRAMES
+    return 8 if model.clip is None else 1

@@ -1,4 +1,7 @@
-"""What a client may get wrong: each has its status and its words, and the next good request works."""
+"""What a client may get wrong: each has its status and its words, and the next good request works.
+
+The server has a model that reads texts, and is asked for them as well.
+"""
 
 import asyncio
 import math
@@ -18,6 +21,7 @@ from framehaul.v1 import highlights_pb2
 from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
 from tests.integration.highlight.test_service import asked, search
 from tests.support.call import CHANNEL_OPTIONS
+from tests.support.clip_folders import write_clip
 from tests.support.films import frames, png, product, write_audio, write_film
 from tests.support.running_app import RunningApp, running_app
 from tests.support.waiting import eventually
@@ -53,8 +57,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(root: Path) -> AsyncIterator[RunningApp]:
+    model = write_clip(root.parent / "small-clip")
     options = ("--highlight", "--highlight-root", str(root), "--highlight-readers", "2")
-    async with running_app(*options, "--highlight-upload-mib", "1") as app:
+    async with running_app(*options, "--highlight-upload-mib", "1", "--highlight-model", str(model)) as app:
         yield app
 
 
@@ -76,7 +81,13 @@ BAD_REQUESTS = {
     "an empty image": (change(images=[b""]), INVALID, "open.images[0]=0 bytes"),
     "half an image": (change(images=[png(product())[:200]]), INVALID, "open.images[0]="),
     "too many images": (change(images=[b"x"] * 17), INVALID, "at most 16"),
-    "text without a model": (change(text="a red ring"), PRECONDITION, "knows pictures alone"),
+    "a blank text": (change(text=" \n"), INVALID, "open.text=2 characters: must be 1..1000, not all of them blank"),
+    "a text without an end": (change(text="red " * 300), INVALID, "open.text=1200 characters"),
+    "a text that is too long": (
+        change(text="red " * 20),
+        INVALID,
+        "open.text=80 characters, 22 tokens: must be shorter",
+    ),
     "seconds": (change(seconds=-1), INVALID, "open.seconds=-1"),
     "seconds that are no number": (change(seconds=float("nan")), INVALID, "open.seconds=nan"),
     "excerpts": (change(excerpts=21), INVALID, "open.excerpts=21: must be 1..20"),
@@ -129,6 +140,31 @@ async def test_what_is_wrong_is_told_and_the_next_request_works(server: RunningA
     assert (await search(server, asked(path="a.mp4")))[0].HasField("scores")
     await server.expect_idle()
     assert server.num_free_samples == 16
+
+
+async def scores_of(server: RunningApp, *, pictures: bool, text: str) -> highlights_pb2.Scores:
+    opening = asked(path="a.mp4", text=text)
+    if not pictures:
+        del opening.images[:]
+    return (await search(server, opening))[0].scores
+
+
+async def test_pictures_and_a_text_count_as_much(server: RunningApp) -> None:
+    """The scores of both are the sum of each one's, which are in standard deviations over the film."""
+    pictures, text, both, other = [
+        await scores_of(server, pictures=pictures, text=text)
+        for pictures, text in ((True, ""), (False, "red ring"), (True, "red ring"), (False, "green can"))
+    ]
+    assert both.model == text.model == "small-clip"
+    assert list(text.scores) != list(other.scores)
+    assert min(np.std(each.scores) for each in (pictures, text, other)) > 0.5
+    same = sorted(set(pictures.times) & set(text.times) & set(both.times))
+    assert len(same) >= 8
+    at = [dict(zip(each.times, each.scores, strict=True)) for each in (pictures, text, both)]
+    summed = np.array([at[0][time] + at[1][time] for time in same])
+    found = np.array([at[2][time] for time in same])
+    assert np.corrcoef(summed, found)[0, 1] > 0.999
+    await server.expect_idle()
 
 
 async def begin_with_the_end(server: RunningApp) -> tuple[grpc.StatusCode, str | None]:

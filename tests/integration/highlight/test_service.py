@@ -109,6 +109,16 @@ async def test_a_films_excerpts_come_as_frames(
     await server.expect_idle()
 
 
+async def test_a_text_is_refused_where_none_is_read(server: RunningApp) -> None:
+    """In one sentence, which says what to give."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await search(server, asked(path="a.mp4", text="a red ring"))
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "knows pictures alone; give images of what is wanted, or start the server with" in str(refused.value)
+    del refused  # whose traceback would keep the call
+    await server.expect_idle()
+
+
 async def test_a_request_waits_for_its_place(server: RunningApp) -> None:
     """When all of the server's are taken, by streams as by other requests."""
     admission = server.app._admission
