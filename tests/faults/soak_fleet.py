@@ -6,7 +6,7 @@ shrinks. It fails, with exit code 1 and the reasons, unless
 
 * every session completed at its first attempt, each frame once and with the bytes that its clip has without faults;
 * so did each file that `client stream` wrote: it is whole, as often as it was written;
-* there was a session for each second and a fault for every 15 s at least, and the fleet grew and shrank (in 100 s and
+* there was a session for every 3 s and a fault for every 15 s at least, and the fleet grew and shrank (in 100 s and
   more);
 * `fleet down` leaves nothing.
 
@@ -55,6 +55,7 @@ SWING_S: Final = 60.0
 FAULT_EVERY_S: Final = 6.0
 NODE_AWAY_S: Final = 5.0
 SESSION_TIMEOUT_S: Final = 240.0
+SECONDS_A_SESSION: Final = 3.0
 SECONDS_A_FAULT: Final = 15.0
 SCALES_S: Final = 100.0
 START_TIMEOUT_S: Final = 60.0
@@ -312,7 +313,7 @@ def print_figures(run: Soak) -> None:
 def judge(run: Soak, seconds: float) -> list[str]:
     wrong = []
     for name, count, least in (
-        ("sessions", run.num_sessions, seconds),
+        ("sessions", run.num_sessions, seconds / SECONDS_A_SESSION),
         ("faults", sum(run.faults.values()), seconds / SECONDS_A_FAULT),
     ):
         if count < least:
