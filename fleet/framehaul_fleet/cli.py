@@ -56,7 +56,7 @@ _ACCESS: Final = (
 )
 _EPILOG: Final = """\
 exit codes:
-  0    stopped by a signal
+  0    done, or stopped by a signal
   2    an option is wrong, or a file that it names
   3    the address can't be listened on
   4    the cluster, or the fleet on it, doesn't do what it was asked for
