@@ -2,7 +2,8 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-across bench-locate bench-devices bench-encoders bench-gpu bench-highlights bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-across bench-locate bench-decoders bench-devices bench-encoders bench-gpu \
+	bench-highlights bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -35,6 +36,9 @@ bench-encoders: setup ## One encoder beside segments on several, by size, some m
 bench-gpu: ## All GPU benchmarks, at most 8 minutes, with what video costs at PRICE=4 an hour; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu out/bench $(if $(PRICE),--price $(PRICE)) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-decoders: ## The library's decoders by our engine beside diffusers, at most 4 minutes; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_decoders
 
 bench-wan: ## Wan on a GPU beside diffusers and fastvae, at most 9 minutes; needs group bench-wan; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_wan --seconds 520 && \

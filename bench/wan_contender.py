@@ -68,17 +68,8 @@ class Contender:
         return {"flop": count_flop(self._folder, latents, height, width)}
 
     def matrix_rate(self) -> dict[str, float]:
-        """The best rate of a large bfloat16 matrix product, in FLOP/s: the table's yardstick."""
-        square = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=self._device, dtype=torch.bfloat16)
-        seconds = []
-        for _ in range(_MATRIX_ROUNDS):
-            torch.cuda.synchronize()
-            started_s = time.perf_counter()
-            for _ in range(_MATRIX_REPEATS):
-                square @ square
-            torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - started_s)
-        return {"flop_per_s": 2.0 * _MATRIX_SIZE**3 * _MATRIX_REPEATS / min(seconds)}
+        """The table's yardstick."""
+        return {"flop_per_s": matrix_flop_per_s(self._device)}
 
     def _frames(self, latents: int, height: int, width: int) -> Tensor:
         return self._run(self._latents(latents, height, width)).float().clamp(-1, 1).cpu()
@@ -95,6 +86,20 @@ class Contender:
         spec = describe_model(f"wan={self._folder}").spec
         size = (1, spec.channels, count, height // spec.spatial_factor, width // spec.spatial_factor)
         return torch.randn(size, generator=torch.Generator().manual_seed(_SEED)).bfloat16().float().to(self._device)
+
+
+def matrix_flop_per_s(device: torch.device) -> float:
+    """The best rate of a large bfloat16 matrix product, in FLOP/s."""
+    square = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(_MATRIX_ROUNDS):
+        torch.cuda.synchronize()
+        started_s = time.perf_counter()
+        for _ in range(_MATRIX_REPEATS):
+            square @ square
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started_s)
+    return 2.0 * _MATRIX_SIZE**3 * _MATRIX_REPEATS / min(seconds)
 
 
 def difference(frames: Tensor, reference: Tensor) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A worker that dies in mid-chunk on the GPU: the standby replays the same bytes.
 
 `tiny` and Wan run through CUDA graphs there, Wan by cuDNN plans that the dead worker has found by trial and that no
-file keeps here; the library's decoders by the kernels that its heuristics name.
+file keeps here; the library's by those that round as the first one of its heuristics.
 """
 
 from collections.abc import AsyncIterator, Callable

@@ -6,23 +6,18 @@ one: frames are the same to the bit in any chunking, memory is one picture's, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import State
-from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
-from framehaul_pipeline.decoders.diffusers_library import decoding_dtype, load_vae
-from framehaul_pipeline.decoders.engine.convolution import Convolutions
+from framehaul_pipeline.decoders.diffusers_library import can_run_engine, decoding_dtype, load_vae
 from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import DecoderSpec, Geometry
-
-_ALIGNMENT: Final = 8
-"""Channels of a convolution that matrix units take."""
 
 
 class AutoencoderKLDecoder:
@@ -74,34 +69,25 @@ class AutoencoderKLDecoder:
 
 
 class CudaAutoencoderKLDecoder(AutoencoderKLDecoder):
-    """A picture VAE in half precision, through `AutoencoderKLEngine`."""
+    """A picture VAE in half precision, through our engine."""
 
     def __init__(
         self, spec: DecoderSpec, vae: Any, widths: Sequence[int], device: torch.device, plans: PlanTable | None
     ) -> None:
         """Lay out the weights of the library's module in float32; without `plans`, PyTorch runs its convolutions."""
         # Triton is there where CUDA is.
-        from framehaul_pipeline.decoders.autoencoder_kl_engine import AutoencoderKLEngine
-        from framehaul_pipeline.decoders.engine.weights import Dtypes
+        from framehaul_pipeline.decoders.diffusers_engine import RecordedEngine
 
         super().__init__(spec, None, widths, torch.bfloat16)
-        # A picture's bits must not depend on which plan another server found the fastest, nor on the chunk it is in.
-        self._convolutions = Convolutions(device, plans, reproducible=True)
-        self._engine = AutoencoderKLEngine(vae, Dtypes(torch.float16, self.dtype), self._convolutions)
-        self._graphs = CudaGraphs(device)
+        self._engine = RecordedEngine(vae, device, plans)
 
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self) -> AbstractContextManager[None]:
         """Within it, `step` takes the time to find the fastest kernels, and records a picture for later ones."""
-        try:
-            with self._convolutions.timed():
-                yield
-        finally:
-            torch.cuda.empty_cache()
+        return self._engine.preparing()
 
     def forget(self) -> None:
         """Drop what was recorded; plans stay."""
-        self._graphs.forget()
+        self._engine.forget()
 
     @torch.inference_mode()
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
@@ -109,27 +95,8 @@ class CudaAutoencoderKLDecoder(AutoencoderKLDecoder):
         factor = self.spec.spatial_factor
         frames = latents.new_empty(len(latents), 3, *(factor * size for size in latents.shape[2:]))
         for picture, frame in zip(latents.split(1), frames.split(1), strict=True):
-            frame.copy_(self._decode(picture))
+            frame.copy_(self._engine.decode(picture))
         return frames, state
-
-    def _decode(self, picture: Tensor) -> Tensor:
-        key = picture.shape
-
-        def decode(inputs: Sequence[Tensor]) -> list[Tensor]:
-            return [self._engine.decode(inputs[0])]
-
-        if key in self._graphs:
-            return self._graphs.run(key, [picture])[0]
-        (frame,) = decode([picture])
-        if self._convolutions.timing:
-            self._graphs.record(key, [picture], decode)
-        return frame
-
-
-def can_run(config: Mapping[str, Any]) -> bool:
-    """Whether the engine runs a decoder of these arguments of the library's constructor."""
-    aligned = all(width % _ALIGNMENT == 0 for width in config["block_out_channels"])
-    return aligned and config["act_fn"] in ("silu", "swish")
 
 
 def layout(dtype: torch.dtype) -> torch.memory_format:
@@ -145,7 +112,7 @@ def load_autoencoder_kl(model: Model, device: torch.device, plans: PlanTable | N
     Raises:
         InvalidInput: diffusers isn't installed, or the weights are not those of this model.
     """
-    if device.type == "cuda" and can_run(model.config):
+    if device.type == "cuda" and can_run_engine(model.config):
         vae = load_vae(model, "AutoencoderKL", device, torch.float32)
         return CudaAutoencoderKLDecoder(model.spec, vae, model.config["block_out_channels"], device, plans)
     dtype = decoding_dtype(device)

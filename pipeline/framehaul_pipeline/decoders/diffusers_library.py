@@ -6,7 +6,7 @@ unpickled, and the encoder never gets memory: the module is built without any an
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import Model
 
+_ALIGNMENT: Final = 8
+"""Channels of a convolution that matrix units take."""
 _ENCODER_PARTS: Final = ("encoder", "quant_conv")
 _OLD_NAMES: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Parts of attention blocks as files from before diffusers 0.17 call them. Source:
@@ -54,6 +56,12 @@ def load_vae(model: Model, class_name: str, device: torch.device, dtype: torch.d
     }
     vae.load_state_dict(copies, strict=True, assign=True)
     return vae.requires_grad_(False).eval()
+
+
+def can_run_engine(config: Mapping[str, Any]) -> bool:
+    """Whether `DiffusersEngine` runs a decoder of these arguments of the library's constructor."""
+    aligned = all(width % _ALIGNMENT == 0 for width in config["block_out_channels"])
+    return aligned and config["act_fn"] in ("silu", "swish")
 
 
 def decoding_dtype(device: torch.device) -> torch.dtype:

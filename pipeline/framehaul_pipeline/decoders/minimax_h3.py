@@ -74,13 +74,7 @@ class MiniMaxH3Decoder(TiledDecoder):
 
     def _decode(self, held: Tensor, tail: Tensor) -> Tensor:
         decoded: Tensor = self._vae.decode(held.transpose(0, 1)[None].contiguous(), return_dict=False)[0]
-        frames = decoded[0].transpose(0, 1).to(self.dtype)
-        if len(tail):
-            part = (
-                torch.arange(FADE_FRAMES, device=frames.device, dtype=frames.dtype).div(FADE_FRAMES).view(-1, 1, 1, 1)
-            )
-            frames = torch.cat([tail * (1 - part) + frames[:FADE_FRAMES] * part, frames[FADE_FRAMES:]])
-        return frames
+        return self._fade(decoded[0].transpose(0, 1).to(self.dtype), tail)
 
     def _shown(self, frames: Tensor) -> Tensor:
         return frames.float() * self._scale + self._shift

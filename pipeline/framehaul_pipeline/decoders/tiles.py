@@ -30,6 +30,13 @@ class TiledDecoder:
         """Frames of a tile `[n, C, h, w]`, the first of them faded over from `tail`, which is empty for the first."""
         raise NotImplementedError
 
+    def _fade(self, frames: Tensor, tail: Tensor) -> Tensor:
+        """Fade the first of a tile's frames over from `tail`, which is empty for the first tile."""
+        if not len(tail):
+            return frames
+        part = torch.arange(len(tail), device=frames.device, dtype=frames.dtype).div(len(tail)).view(-1, 1, 1, 1)
+        return torch.cat([tail * (1 - part) + frames[: len(tail)] * part, frames[len(tail) :]])
+
     def _shown(self, frames: Tensor) -> Tensor:
         """Frames as the contract wants them."""
         return frames

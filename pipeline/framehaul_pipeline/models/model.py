@@ -140,6 +140,7 @@ BUILT_IN: Final = (
         parse=parse_autoencoder_kl_config,
         spec=autoencoder_kl_spec,
         imports=("diffusers.models.autoencoders.autoencoder_kl",),
+        cuda_imports=("framehaul_pipeline.decoders.diffusers_engine", "cudnn"),
     ),
     DecoderKind(
         kind="hunyuan-video",
@@ -148,6 +149,7 @@ BUILT_IN: Final = (
         parse=parse_hunyuan_video_config,
         spec=hunyuan_video_spec,
         imports=("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video",),
+        cuda_imports=("framehaul_pipeline.decoders.diffusers_engine", "cudnn"),
     ),
     DecoderKind(
         kind="minimax-h3",

@@ -3,9 +3,10 @@
 For the worker process alone. PyTorch takes the first plan that cuDNN's heuristics name, or times a few of them anew in
 each process and thread. For Wan's convolutions of 96 channels another plan is 1.5 times faster, and a plan that
 changes from one start to the next changes the frames' last bits. So the plans come from NVIDIA's cudnn-frontend where
-it is installed: while a worker warms up, all are timed once for a shape, the choice is kept (`plans`), and later
-processes build that one alone. A shape that first comes from a client isn't timed, it takes a plan that was the
-fastest for the same weights at another size. Without the package, or on the CPU, convolutions run through PyTorch.
+it is installed: while a worker warms up, as many as a few seconds allow are timed once for a shape, the likeliest
+first. The choice is kept (`plans`), and later processes build that one alone. A shape that first comes from a client
+isn't timed, it takes a plan that was the fastest for the same weights at another size. Without the package, or on the
+CPU, convolutions run through PyTorch.
 
 The fastest by trial differs from server to server, and with it how sums are rounded. Convolutions that are
 `reproducible` round as the first plan of cuDNN's heuristics does, which is the same one on every device of a kind:
@@ -15,6 +16,8 @@ among the plans that are timed only those count whose result is that plan's, bit
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,11 +34,19 @@ MAX_CLIENT_PLANS: Final = 512
 """Of sizes that weren't warmed: a size takes about 25 for each length of chunk."""
 PlanT = TypeVar("PlanT")
 _MAX_WORKSPACE_BYTES: Final = 256 << 20
+_MAX_ELEMENTS: Final = (1 << 31) - 1
+"""Of a convolution's input and of its output, that cuDNN's kernels count."""
 _TIMED_RUNS: Final = 3
+_TRIAL_S: Final = 3.0
+"""After which no more plans of a convolution are tried. Building one takes up to 0.4 s; the likeliest come first."""
+_LIKELY_TRIAL_S: Final = 0.6
+"""Likewise, where plans of the same weights at another size are tried first."""
 _HEURISTIC_PLANS: Final = 4
 _REPRODUCIBLE: Final = " reproducible"
 _HOPELESS: Final = 1.5
-"""A plan whose first run takes this many times the best plan's is not timed further."""
+"""A plan whose run takes this many times the best plan's is not timed further."""
+_LOADING_MS: Final = 50.0
+"""That a plan's very first run may take longer than others."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +57,14 @@ def torch_convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
         y = F.conv3d(x.permute(3, 0, 1, 2).unsqueeze(0), weight, padding=(0, padding, padding))
         return y[0].permute(1, 2, 3, 0).contiguous()
     return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding).permute(0, 2, 3, 1).contiguous()
+
+
+def _shape(x: Tensor, weight: Tensor, padding: int) -> tuple[int, ...]:
+    """Of a convolution's result."""
+    kernel = (1, *weight.shape[2:])[-3:]
+    pads = (0, padding, padding)
+    sizes = (size + 2 * pad - taps + 1 for size, pad, taps in zip(x.shape, pads, kernel, strict=False))
+    return (*sizes, weight.shape[0])
 
 
 @dataclass(slots=True, eq=False)
@@ -165,14 +184,21 @@ class Convolutions:
         if self.plans is None:
             y = torch_convolution(x, weight, padding)
             return y if out is None else out.copy_(y)
+        y = x.new_empty(_shape(x, weight, padding)) if out is None else out
+        before = weight.shape[2] - 1 if weight.dim() == 5 else 0
+        most = max(1, min(_MAX_ELEMENTS // x[0].numel() - before, _MAX_ELEMENTS // y[0].numel()))
+        steps = math.ceil(len(y) / math.ceil(len(y) / most))
+        for start in range(0, len(y), steps):
+            self._run(x[start : start + steps + before], weight, padding, y[start : start + steps], lane)
+        return y
+
+    def _run(self, x: Tensor, weight: Tensor, padding: int, y: Tensor, lane: int) -> None:
         key = (x.shape, weight.shape, padding, x.dtype, lane, self.reproducible)
         graph = self._graphs.get(key, keep=self.timing)
         if graph is None:
             graph = self._build(x, weight, padding)
             self._graphs.put(key, graph, keep=self.timing)
-        y = x.new_empty(graph.shape) if out is None else out
         self._execute(graph, {graph.x: x, graph.weight: weight, graph.y: y})
-        return y
 
     def _execute(self, ready: _Graph, tensors: dict[Any, Tensor]) -> None:
         """Run a plan on the current stream. What it works in is free for whatever that stream runs next."""
@@ -186,9 +212,7 @@ class Convolutions:
         image = x.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else x.permute(0, 3, 1, 2)
         kernel = weight.shape[2:]
         pads = [0] * (len(kernel) - 2) + [padding] * 2
-        sizes = [size + 2 * pad - k + 1 for size, pad, k in zip(image.shape[2:], pads, kernel, strict=True)]
-        shape = (*sizes, weight.shape[0]) if weight.dim() == 5 else (x.shape[0], *sizes, weight.shape[0])
-        y = x.new_empty(shape)
+        y = x.new_empty(_shape(x, weight, padding))
         result = y.permute(3, 0, 1, 2).unsqueeze(0) if weight.dim() == 5 else y.permute(0, 3, 1, 2)
         element = {torch.float16: cudnn.data_type.HALF, torch.bfloat16: cudnn.data_type.BFLOAT16}[x.dtype]
         graph = cudnn.pygraph(
@@ -212,43 +236,50 @@ class Convolutions:
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         graph.check_support()
-        ready = _Graph(graph, x_node, weight_node, y_node, 0, 0, shape)
+        ready = _Graph(graph, x_node, weight_node, y_node, 0, 0, tuple(y.shape))
         weights = f" * {list(weight.shape)} + {padding} {x.dtype}"
         self._choose(ready, str(list(x.shape)), weights, {x_node: x, weight_node: weight, y_node: y})
         return ready
 
     def _choose(self, ready: _Graph, size: str, weights: str, tensors: dict[Any, Tensor]) -> None:
-        """Build the plan that is known to be the fastest; when none is known, time all."""
+        """Build the plan that is known to be the fastest; when none is known, time them."""
         assert self.plans is not None
         graph = ready.graph
         indices = range(graph.get_execution_plan_count())
-        # The heuristics name some plans twice, the best ones first.
-        names = {graph.get_plan_name_at_index(index): index for index in reversed(indices)}
+        # The heuristics name the best ones first, and some twice.
+        names: dict[str, int] = {}
+        for index in indices:
+            names.setdefault(graph.get_plan_name_at_index(index), index)
         alike, surely = self.plans.get(size, weights)
         known = alike
         if self.reproducible:
             known, surely = self.plans.get(size, weights + _REPRODUCIBLE)
+            alike = [*known, *alike]
             known = known[:surely]  # one that rounds as it should at another size may not do so here
         if surely or not self.timing:
             wanted = [names[name] for name in known if name in names]
             if any(self._prepare(ready, index) for index in [*wanted, *([] if self.timing else indices)]):
                 return
-        first = next((name for name in reversed(names) if self._prepare(ready, names[name])), None)
+        first = next((name for name in names if self._prepare(ready, names[name])), None)
         if first is None:
             raise RuntimeError(f"cuDNN has no plan for convolution {size}{weights}")
+        limit_s = _TRIAL_S
         if alike:
-            # Plans for the same weights at another size are nearly always the fastest here too: timing all takes 10
-            # times as long.
-            likely = [*alike, *list(names)[-_HEURISTIC_PLANS:], first]
+            # Plans for the same weights at another size are nearly always the fastest here too.
+            likely = [*alike, first, *list(names)[:_HEURISTIC_PLANS]]
             names = {name: names[name] for name in likely if name in names}
-        fastest, chosen = self._try_all(ready, names, first, tensors)
+            limit_s = _LIKELY_TRIAL_S
+        fastest, chosen = self._try_all(ready, names, first, tensors, limit_s)
         self.plans.put(size, weights, fastest)
         if self.reproducible:
             self.plans.put(size, weights + _REPRODUCIBLE, chosen)
         self._prepare(ready, names[chosen])
 
-    def _try_all(self, ready: _Graph, names: dict[str, int], first: str, tensors: dict[Any, Tensor]) -> tuple[str, str]:
+    def _try_all(
+        self, ready: _Graph, names: dict[str, int], first: str, tensors: dict[Any, Tensor], limit_s: float
+    ) -> tuple[str, str]:
         """The fastest plan of `names`, and the fastest that may be chosen: one that rounds as `first`, if need be."""
+        started_s, num_tried = time.monotonic(), 0
         expected = None
         if self.reproducible:
             tensors[ready.x].normal_()  # what a warm-up decodes is too plain to show how sums are rounded
@@ -258,8 +289,11 @@ class Convolutions:
         fastest_ms = chosen_ms = float("inf")
         fastest = chosen = first
         for name, index in names.items():
+            if num_tried and time.monotonic() - started_s > limit_s:
+                break
             if not self._prepare(ready, index):
                 continue
+            num_tried += 1
             try:
                 taken_ms = self._time(ready, tensors, fastest_ms)
             except RuntimeError:
@@ -269,8 +303,8 @@ class Convolutions:
             if taken_ms < chosen_ms and (expected is None or torch.equal(tensors[ready.y], expected)):
                 chosen_ms, chosen = taken_ms, name
         _log.debug(
-            "convolution timed shape=%s plans=%d fastest=%s ms=%.3f chosen=%s ms=%.3f",
-            *(ready.shape, len(names), fastest, fastest_ms, chosen, chosen_ms),
+            "convolution timed shape=%s plans=%d of %d fastest=%s ms=%.3f chosen=%s ms=%.3f",
+            *(ready.shape, num_tried, len(names), fastest, fastest_ms, chosen, chosen_ms),
         )
         return fastest, chosen
 
@@ -294,8 +328,9 @@ class Convolutions:
             self._execute(ready, tensors)
             end.record(stream)
             end.synchronize()
+            run_ms = start.elapsed_time(end)
             if run:
-                taken_ms = min(taken_ms, start.elapsed_time(end))
-            if taken_ms > _HOPELESS * best_ms and run:
+                taken_ms = min(taken_ms, run_ms)
+            if min(taken_ms, run_ms if run else run_ms - _LOADING_MS) > _HOPELESS * best_ms:
                 break
         return taken_ms

@@ -18,6 +18,9 @@ class Layout(IntEnum):
     PHASES = 2
     """`[T, H / 2 + 1, W / 2 + 1, 4 * C]`: each position of the small frame holds four of the doubled frame, those of
     phase `(a, b)` one row up if `a` and one column left if `b`."""
+    TIME_PHASES = 3
+    """`[(T + 1) / 2, H / 2 + 1, W / 2 + 1, 8 * C]`: time is doubled too, but for the first frame. Small frame `t` holds
+    the four phases of the doubled frame `2 t`, and then those of the one before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +41,10 @@ class Pending:
     def settled(self) -> bool:
         """Whether the source is the frames themselves."""
         return self.layout is Layout.FRAMES and self.bias is None and self.residual is None
+
+    def settle(self, frames: Tensor) -> None:
+        """What was pending is done: these are the frames."""
+        self.source, self.layout, self.bias, self.residual = frames, Layout.FRAMES, None, None
 
     def take(self) -> tuple[Tensor, Tensor | None]:
         """Source and residual, which this forgets."""

@@ -1,7 +1,5 @@
 """AutoencoderKL through the contract, against the library: small random configurations, float32, on the CPU."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.spec import Geometry
 from tests.support.decoder_checks import check_starts_anywhere, one_thread
 from tests.support.live_memory import peak_bytes
+from tests.unit.pipeline.decoders.interpreted_diffusers import interpreted
 
 CPU = torch.device("cpu")
 STABLE_DIFFUSION = {"latent_channels": 4, "scaling_factor": 0.18215}
@@ -180,12 +179,6 @@ def _saved_config(vae: AutoencoderKL, folder: Path) -> Path:
 
 def test_the_gpus_engine_equals_the_library() -> None:
     """Within 2e-5 in float32: with and without attention and quantisation, other widths, means far from zero."""
-    program = Path(__file__).with_name("interpreted_autoencoder_kl.py")
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run(
-        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    differences = [float(line) for line in run.stdout.splitlines()]
+    differences = interpreted("pictures")
     assert len(differences) == 3
     assert max(differences) < 2e-5, differences

@@ -36,7 +36,7 @@ def test_kernels_are_imported_where_a_gpu_may_be() -> None:
     assert needed_imports(WorkerConfig(device="cpu")) == (tiny,)
     assert needed_imports(WorkerConfig(device="cuda")) == (tiny, "framehaul_pipeline.device.convert_kernels")
     every = needed_imports(WorkerConfig(models=MODELS, device="auto"))
-    assert len(set(every)) == len(every) == 6 + len(LOADERS)
+    assert len(set(every)) == len(every) == 7 + len(LOADERS)
 
 
 class Hollow:

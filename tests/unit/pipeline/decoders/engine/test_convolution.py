@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framehaul_pipeline.decoders.engine.convolution import BuiltPlans, Convolutions, _Graph
+from framehaul_pipeline.decoders.engine import convolution
+from framehaul_pipeline.decoders.engine.convolution import BuiltPlans, Convolutions, _Graph, torch_convolution
 from framehaul_pipeline.decoders.engine.plans import PlanTable
 from framehaul_pipeline.link.heirloom import Heirloom
 
@@ -31,6 +32,30 @@ def test_frames_are_convolved_with_channels_last() -> None:
     small = torch.randn(7, 3, 2, 2)
     assert convolutions.run(x, small, 1, out=out) is out
     torch.testing.assert_close(out, F.conv2d(x.permute(0, 3, 1, 2), small, padding=1).permute(0, 2, 3, 1))
+
+
+class Counting(Convolutions):
+    """Convolves through PyTorch as the library would, and notes the sizes."""
+
+    def __post_init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+
+    def _run(self, x: Tensor, weight: Tensor, padding: int, y: Tensor, lane: int) -> None:
+        self.sizes.append((x.numel(), y.numel()))
+        y.copy_(torch_convolution(x, weight, padding))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 3)])
+def test_what_is_too_large_for_the_library_is_convolved_in_parts(
+    kernel: tuple[int, ...], tables: Iterator[PlanTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part's input nor its output has more elements than cuDNN counts, if a frame hasn't."""
+    monkeypatch.setattr(convolution, "_MAX_ELEMENTS", 300)
+    convolutions = Counting(torch.device("cpu"), next(tables))
+    x, weight = torch.randn(7, 4, 5, 3), torch.randn(6, 3, *kernel)
+    torch.testing.assert_close(convolutions.run(x, weight, 1), torch_convolution(x, weight, 1))
+    assert len(convolutions.sizes) > 1
+    assert max(max(sizes) for sizes in convolutions.sizes) <= 300
 
 
 def test_plans_of_sizes_that_clients_choose_are_bounded() -> None:
@@ -145,6 +170,18 @@ def test_the_fastest_plan_that_rounds_as_the_heuristics_first_is_taken_for_repro
         assert known.choose("[3]", *PLANS, timing=False, reproducible=False) == "other"
     assert one.choose("[1]", *PLANS, timing=False, reproducible=True) == "twin"
     assert one.choose("[4]", *PLANS, timing=True, reproducible=True) == "twin"
+
+
+def test_trials_end_with_their_time_and_begin_with_the_likeliest(
+    tables: Iterator[PlanTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heuristics' first plan; then what was the fastest at another size, and rounded as it should."""
+    known = server(next(tables))
+    assert known.choose("[1]", *PLANS, timing=True, reproducible=True) == "twin"
+    for limit in ("_TRIAL_S", "_LIKELY_TRIAL_S"):
+        monkeypatch.setattr(convolution, limit, -1.0)
+    assert known.choose("[2]", *PLANS, timing=True, reproducible=True) == "twin"
+    assert server(next(tables)).choose("[1]", *PLANS, timing=True, reproducible=True) == "first"
 
 
 def test_a_convolution_without_a_plan_is_refused_by_name(tables: Iterator[PlanTable]) -> None:
