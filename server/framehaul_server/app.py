@@ -98,6 +98,8 @@ class App:
         self._epoch = time.time_ns()
         self._address = config.listen
         """Where it listens, once it does."""
+        self._metrics: Address | None = None
+        """Where operators look, once they can."""
         reading = _reading(config)
         self._worker_ready = asyncio.Event()
         self._highlights = None
@@ -169,8 +171,8 @@ class App:
 
         show = self._service.show_frames if self._config.preview else None
         server = HttpServer(self._identify, [*page.routes(self._view, show), *metrics.routes(self._view)])
-        bound = await server.start(address, self._certificates)
-        _log.info("%s", logs.line("metrics", listen=bound))
+        self._metrics = await server.start(address, self._certificates)
+        _log.info("%s", logs.line("metrics", listen=self._metrics))
         return server
 
     def _view(self) -> ServerView:
@@ -200,6 +202,13 @@ class App:
         told = Address.parse(self._config.advertise) if self._config.advertise else self._address
         host = socket.gethostname() if told.is_wildcard else told.host
         return str(Address(host=host, port=told.port or self._address.port))
+
+    def _metrics_target(self) -> list[str]:
+        """Where operators find this server, if they can."""
+        if self._metrics is None:
+            return []
+        host = Address.parse(self._target()).host if self._metrics.is_wildcard else self._metrics.host
+        return [str(replace(self._metrics, host=host))]
 
     def info(self) -> pb.ServerInfo:
         """What the server offers, and how busy it is."""
@@ -235,6 +244,7 @@ class App:
             ready=self._supervisor.state is WorkerState.READY and not self._draining,
             target=self._target(),
             highlights=self._highlights.info() if self._highlights is not None else None,
+            metrics=self._metrics_target(),
         )
 
     def _ready_line(self) -> str:

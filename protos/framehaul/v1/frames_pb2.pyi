@@ -938,6 +938,7 @@ class ServerInfo(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     EPOCHS_FIELD_NUMBER: builtins.int
     HIGHLIGHTS_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
     version: builtins.str
     device: builtins.str
     epoch: builtins.int
@@ -971,6 +972,10 @@ class ServerInfo(google.protobuf.message.Message):
     def highlights(self) -> Global___HighlightInfo:
         """unset: films aren't searched"""
 
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """HOST:PORT that operators look at by HTTP: its own, or those of its servers"""
+
     def __init__(
         self,
         *,
@@ -988,9 +993,10 @@ class ServerInfo(google.protobuf.message.Message):
         target: builtins.str = ...,
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
         highlights: Global___HighlightInfo | None = ...,
+        metrics: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["highlights", b"highlights", "limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "highlights", b"highlights", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "highlights", b"highlights", "limits", b"limits", "load", b"load", "metrics", b"metrics", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
 

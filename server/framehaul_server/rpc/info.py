@@ -89,6 +89,7 @@ def sum_of(servers: Sequence[pb.ServerInfo], *, version: str, epoch: int) -> pb.
         ready=any(server.ready for server in servers),
         epochs=[epoch for server in servers for epoch in (server.epoch, *server.epochs)],
         highlights=_highlights([server.highlights for server in servers if server.HasField("highlights")]),
+        metrics=dict.fromkeys(each for server in servers for each in server.metrics),
     )
 
 
