@@ -20,7 +20,7 @@ WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,
 include bench/targets.mk
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-services test-rest test-machines check lint format types layers proto proto-check faults soak fuzz nightly coverage train-tiny clean
+.PHONY: help setup demo test test-services test-rest test-machines check lint format types layers proto proto-check faults soak soak-fleet fuzz nightly coverage train-tiny clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -99,6 +99,11 @@ SECONDS ?= 60
 soak: setup ## Random kills and cuts against a real server for SECONDS=60, on DEVICE=cpu; fails when anything is lost, left or grows
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(DEVICE),--device $(DEVICE))
 
+soak-fleet: setup ## A fleet on nodes of Ray, on this machine: from up to down, then while everything in it is killed for SECONDS=60
+	$(BIN)/python -m pip install --quiet --editable '.[server,fleet]'
+	WITH_RAY=1 $(BIN)/python -m pytest -q tests/integration/fleet/test_on_ray.py
+	$(BIN)/python -m tests.faults.soak_fleet --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(CLIENTS),--clients $(CLIENTS))
+
 fuzz: setup ## Any bytes at codec, validator and file headers, for SECONDS=60 each
 	$(BIN)/python -m pip install --quiet --group fuzz
 	for target in codec validator latents_header weights_header; do \
@@ -110,12 +115,13 @@ test-machines: setup ## All tests as on older processors, and beside a busy proc
 	for isa in SSE41 AVX2; do ONEDNN_MAX_CPU_ISA=$$isa $(MAKE) --no-print-directory test || exit 1; done
 	timeout 1h $(BIN)/python -c 'while True: pass' & trap "kill $$!" EXIT; $(MAKE) --no-print-directory test
 
-nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, soak, fuzzing; an hour and a half
+nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, soaks, fuzzing; an hour and a half
 	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
 	FLEET_SERVERS=500 $(BIN)/python -m pytest -q tests/property/test_placement.py
 	$(MAKE) --no-print-directory soak SECONDS=600
+	$(MAKE) --no-print-directory soak-fleet SECONDS=300
 	$(MAKE) --no-print-directory fuzz SECONDS=600
 
 coverage: setup ## All tests; the folders in WHOLE must be covered in every branch

@@ -1,4 +1,4 @@
-"""Descriptors of frames and health, for a server without reflection: `python -m bench.protoset FILE`."""
+"""Descriptors of frames, highlights and health, for a server without reflection: `python -m bench.protoset FILE`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_health.v1 import health_pb2
 
-from framehaul.v1 import frames_pb2
+from framehaul.v1 import frames_pb2, highlights_pb2
 
 
 def descriptors() -> FileDescriptorSet:
-    """The frame service and health."""
+    """The services of a server."""
     found = FileDescriptorSet()
-    for module in (frames_pb2, health_pb2):
+    for module in (frames_pb2, highlights_pb2, health_pb2):
         module.DESCRIPTOR.CopyToProto(found.file.add())
     return found
 

@@ -1,4 +1,4 @@
-"""How fast a film is sampled: `python -m bench.sampling [FILM]`; without one, a film is made.
+"""How fast a film is sampled: `python -m bench.sampling [--film FILM]`; without one, a film is made.
 
 Every frame decoded and converted, as simple programs do; our samples, the same frames, by one process and by one for
 each processor; and key frames alone.
@@ -6,6 +6,7 @@ each processor; and key frames alone.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Final
 import av
 import numpy as np
 
+from bench.harness import Results, table
 from framehaul_pipeline.highlight.messages import Scan
 from framehaul_pipeline.highlight.sample import Film, OwnPosition
 
@@ -89,11 +91,18 @@ def _timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
 
 
 def main() -> int:
-    """Print the table; gives 1 when it is too slow, or other frames were sampled."""
+    """Write the table; gives 1 when it is too slow, or other frames were sampled."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--film", type=Path)
+    parser.add_argument("--seconds", type=int, default=20, help="of the film that is made")
+    parser.add_argument("--toy", action="store_true", help="four seconds, and no goal, to try the program")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    given = parser.parse_args()
+    results = Results(name="sampling", title="Sampling of films")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "film.mp4"
-        if len(sys.argv) < 2:
-            make(path)
+        path = given.film or Path(folder) / "film.mp4"
+        if given.film is None:
+            make(path, seconds=4 if given.toy else given.seconds)
         num_processes = len(os.sched_getaffinity(0))
         with ProcessPoolExecutor(num_processes) as pool:
             together(path, pool, num_processes)  # starts them
@@ -106,12 +115,16 @@ def main() -> int:
             rounds = [{name: _timed(work) for name, work in ways.items()} for _ in range(_ROUNDS)]
     best = {name: min((each[name] for each in rounds), key=lambda run: run[0]) for name in ways}
     (all_s, all_times), (_, ours), (ours_s, shared), (keys_s, _) = best.values()
-    print("way                                 s  frames  times as fast")
-    for name, (seconds, times) in best.items():
-        print(f"{name:30}{seconds:7.2f}{len(times):8}{all_s / seconds:15.1f}")
     same = all_times == ours == shared
-    print("the same frames" if same else "OTHER FRAMES")
-    return 0 if same and all_s / ours_s >= _LEAST_SAMPLED and all_s / keys_s >= _LEAST_KEYS else 1
+    results.figures = {name: {"seconds": seconds, "frames": len(times)} for name, (seconds, times) in best.items()}
+    results.say(
+        f"The best of {_ROUNDS} rounds, {'the same frames' if same else 'OTHER FRAMES'} but for key frames alone."
+    )
+    rows = [(name, seconds, len(times), all_s / seconds) for name, (seconds, times) in best.items()]
+    results.say(table(["way", "s", "frames", "times as fast"], rows))
+    results.write(given.out)
+    fast = given.toy or (all_s / ours_s >= _LEAST_SAMPLED and all_s / keys_s >= _LEAST_KEYS)
+    return 0 if same and fast else 1
 
 
 if __name__ == "__main__":

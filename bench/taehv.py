@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run all files and write the section."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--files", nargs="+", default=list(_FILES), choices=list(_FILES))
     parser.add_argument("--size", default="832x480")
     parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Results(name="taehv", title="TAEHV: the decode alone", device=options.device)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in _FILES:
+        for name in options.files:
             path = _weights(name, Path(folder))
             rates, error = _measure(path, device, height, width, options.seconds)
             results.figures[name] = {"frames_per_s": dict(zip(_CHUNKS, rates, strict=True)), "relative": error}

@@ -2,8 +2,8 @@
 
 GHZ := out/bin/ghz
 
-.PHONY: ghz load bench bench-across bench-locate bench-decoders bench-devices bench-encoders bench-gpu \
-	bench-highlights bench-saliency bench-wan bench-watched protoset
+.PHONY: ghz load bench bench-across bench-decoders bench-devices bench-encoders bench-gpu bench-highlight-arms \
+	bench-highlights bench-locate bench-saliency bench-sampling bench-taehv bench-wan bench-watched protoset
 
 ghz: $(GHZ) ## Install ghz, the gRPC load generator, into out/bin (needs Go)
 
@@ -50,10 +50,24 @@ bench-watched: ## What scrapes, the page and a trace cost a stream, on DEVICE=cp
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.watched --device $(DEVICE) && \
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
-bench/frames.protoset: protos/framehaul/v1/frames_pb2.py | setup
+bench/frames.protoset: protos/framehaul/v1/frames_pb2.py protos/framehaul/v1/highlights_pb2.py | setup
 	$(BIN)/python -m bench.protoset $@
 
 protoset: bench/frames.protoset ## Descriptors for clients without reflection
+
+bench-highlight-arms bench-saliency bench-taehv: DEVICE = cuda
+
+bench-highlight-arms: ## Highlights step by step, on DEVICE=cuda, two minutes; fails if arms choose other excerpts
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.highlight_arms --device $(DEVICE) && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-sampling: ## How fast films are sampled; fails below the goals
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.sampling && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
+
+bench-taehv: ## The TAEHV family's decode alone, on DEVICE=cuda; figures in out/bench
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.taehv --device $(DEVICE) && \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.report
 
 bench-saliency: ## TASED-Net alone on DEVICE=cuda, form by form, half a minute; figures in out/bench
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.saliency --device $(DEVICE)

@@ -11,7 +11,7 @@ from framehaul_client.client import FrameClient
 from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch, FrameLayout
 from framehaul_client.core.highlights import Excerpt, ExcerptFrames, Progress, Query, Scores
-from framehaul_client.core.info import Location, Model, ServerInfo
+from framehaul_client.core.info import HighlightInfo, Location, Model, ServerInfo
 from framehaul_client.core.opening import Opened
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import (
@@ -53,6 +53,7 @@ __all__ = [
     "FrameLayout",
     "FramehaulError",
     "GaveUp",
+    "HighlightInfo",
     "Highlights",
     "InvalidLatents",
     "InvalidOption",

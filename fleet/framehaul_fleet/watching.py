@@ -56,9 +56,17 @@ class Watching:
     """Owner of a connection and a task for each server."""
 
     def __init__(
-        self, servers: Sequence[Address], access: Access, placement: Placement, *, resolve: Resolve = resolve
+        self,
+        servers: Sequence[Address],
+        access: Access,
+        placement: Placement,
+        *,
+        resolve: Resolve = resolve,
+        resolve_s: float = RESOLVE_S,
     ) -> None:
         """Prepare to keep `placement` up to date about `servers`, each one or several by its name.
+
+        What a name stands for is asked of `resolve` every `resolve_s`.
 
         Raises:
             InvalidOption: the token would cross a network in the clear.
@@ -69,6 +77,7 @@ class Watching:
         self._access = access
         self._placement = placement
         self._resolve = resolve
+        self._resolve_s = resolve_s
         self._asking: dict[str, asyncio.Task[None]] = {}
         self.asked: asyncio.Event = asyncio.Event()
         """A server has answered."""
@@ -85,7 +94,7 @@ class Watching:
                     # A name server that is away for a moment takes no servers with it.
                     known[server] = await self._resolve(server) or known.get(server, [])
                 self._watch({str(each) for found in known.values() for each in found})
-                await asyncio.sleep(RESOLVE_S)
+                await asyncio.sleep(self._resolve_s)
         finally:
             tasks = list(self._asking.values())
             self._watch(set())

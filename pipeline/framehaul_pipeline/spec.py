@@ -56,6 +56,9 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Latents from one tile's start to the next one's; 0: no tiles."""
     tile_lead_latents: int = 1
     """Of the latents that two tiles share, those whose frames the earlier one settles; the others' fade over."""
+    drains: bool = False
+    """Frames that lookahead holds back come latent by latent after the clip's last one, as if blank ones followed.
+    Otherwise all come with the last latent."""
     period_latents: int = 0
     """Each so many latents there is one that gives `first_frames`; 0: the clip's first alone."""
 
@@ -72,9 +75,17 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
             )
         if tile and self.lookahead_latents != tile - 1:
             raise ValueError(f"lookahead_latents={self.lookahead_latents}: must be {tile - 1} in tiles of {tile}")
+        if self.drains and (tile or not self.lookahead_latents):
+            allowed = "false in tiles or without lookahead_latents"
+            raise ValueError(f"drains={self.drains}: must be {allowed}")
         shared = tile - self.tile_stride_latents
         if tile and not 0 <= self.tile_lead_latents <= shared:
             raise ValueError(f"tile_lead_latents={self.tile_lead_latents}: must be 0..{shared}, as tiles share so many")
+
+    @property
+    def num_blanks(self) -> int:
+        """Blank latents that follow a clip's last one."""
+        return self.lookahead_latents if self.drains else 0
 
     @property
     def starts_anywhere(self) -> bool:
@@ -106,9 +117,9 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Frames that can be out once `num_latents` are in; `ended`: no more will come.
 
         A whole tile settles the frames of all its latents but those that fade over into the next tile's. They wait to
-        be cross-faded, or for the end.
+        be cross-faded, or for the end. Where blanks follow the last latent they count here, and the end gives nothing.
         """
-        if ended:
+        if ended and not self.drains:
             return self.num_frames(num_latents)
         if not self.tile_latents:
             return self.num_frames(max(0, num_latents - self.lookahead_latents))
@@ -139,7 +150,8 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
         first latent's frames are out already.
         """
         own = self.first_frames if self.tile_latents else max(self.first_frames, self.temporal_factor)
-        return own + (self.lookahead_latents + num_latents - 1) * self.temporal_factor
+        held_back = 0 if self.drains else self.lookahead_latents
+        return own + (held_back + num_latents - 1) * self.temporal_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

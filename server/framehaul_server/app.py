@@ -30,11 +30,13 @@ from framehaul_server.admission.reading import Reading
 from framehaul_server.admission.unread_calls import UnreadCalls
 from framehaul_server.config import ServerConfig
 from framehaul_server.core.highlight_request import HighlightRules
+from framehaul_server.core.highlight_totals import HighlightTotals
 from framehaul_server.core.limits import SessionRules
 from framehaul_server.core.open_request import OpenRules
 from framehaul_server.core.recorder import Recorder
 from framehaul_server.core.responses import charged
 from framehaul_server.errors import UnusableFile
+from framehaul_server.highlight.readers import ReaderPlaces
 from framehaul_server.highlight.request import Surroundings
 from framehaul_server.highlight.source import UploadSpace
 from framehaul_server.observe.view import ServerView
@@ -95,12 +97,14 @@ class App:
         self._epoch = time.time_ns()
         self._address = config.listen
         """Where it listens, once it does."""
+        self._metrics: Address | None = None
+        """Where operators look, once they can."""
         reading = _reading(config)
         self._worker_ready = asyncio.Event()
         self._highlights = None
         if config.worker.reads_films:
             self._highlights = HighlightService(
-                _highlights(config, self._supervisor, self._worker_ready),
+                _highlights(config, self._supervisor, self._worker_ready, recorder.totals.highlights),
                 identify=identify,
                 admission=self._admission,
                 reading=reading,
@@ -164,8 +168,8 @@ class App:
 
         show = self._service.show_frames if self._config.preview else None
         server = HttpServer(self._identify, [*page.routes(self._view, show), *metrics.routes(self._view)])
-        bound = await server.start(address, self._certificates)
-        _log.info("%s", logs.line("metrics", listen=bound))
+        self._metrics = await server.start(address, self._certificates)
+        _log.info("%s", logs.line("metrics", listen=self._metrics))
         return server
 
     def _view(self) -> ServerView:
@@ -183,6 +187,8 @@ class App:
             worker=self._supervisor.statistics(),
             recorder=self._recorder,
             sessions=self._service.views(),
+            num_readers=self._highlights.readers.number if self._highlights is not None else 0,
+            num_reading=self._highlights.readers.num_held if self._highlights is not None else 0,
         )
 
     def _locate(self) -> pb.LocateResponse:
@@ -193,6 +199,13 @@ class App:
         told = Address.parse(self._config.advertise) if self._config.advertise else self._address
         host = socket.gethostname() if told.is_wildcard else told.host
         return str(Address(host=host, port=told.port or self._address.port))
+
+    def _metrics_target(self) -> list[str]:
+        """Where operators find this server, if they can."""
+        if self._metrics is None:
+            return []
+        host = Address.parse(self._target()).host if self._metrics.is_wildcard else self._metrics.host
+        return [str(replace(self._metrics, host=host))]
 
     def info(self) -> pb.ServerInfo:
         """What the server offers, and how busy it is."""
@@ -227,6 +240,8 @@ class App:
             charged=charged(self._recorder.seconds(time.monotonic_ns())),
             ready=self._supervisor.state is WorkerState.READY and not self._draining,
             target=self._target(),
+            highlights=self._highlights.info() if self._highlights is not None else None,
+            metrics=self._metrics_target(),
         )
 
     def _ready_line(self) -> str:
@@ -307,8 +322,9 @@ def _reading(config: ServerConfig) -> Reading:
     return Reading(most, grace_s=_READING_GRACE_S, timeout_s=config.first_request_timeout_s)
 
 
-def _highlights(config: ServerConfig, supervisor: Supervisor, ready: asyncio.Event) -> Surroundings:
-    num_readers = config.highlight_readers or max(1, len(os.sched_getaffinity(0)) - 2)
+def _highlights(
+    config: ServerConfig, supervisor: Supervisor, ready: asyncio.Event, totals: HighlightTotals
+) -> Surroundings:
     return Surroundings(
         worker=supervisor,
         worker_ready=ready,
@@ -321,10 +337,15 @@ def _highlights(config: ServerConfig, supervisor: Supervisor, ready: asyncio.Eve
         ),
         root=config.highlight_root,
         space=UploadSpace(config.highlight_upload_bytes),
-        readers=asyncio.Semaphore(num_readers),
-        num_readers=num_readers,
+        readers=ReaderPlaces(num_readers(config)),
+        totals=totals,
         stall_timeout_s=config.stall_timeout_s,
     )
+
+
+def num_readers(config: ServerConfig) -> int:
+    """Processes that may read films at a time, where any are searched."""
+    return config.highlight_readers or max(1, len(os.sched_getaffinity(0)) - 2)
 
 
 def session_rules(config: ServerConfig) -> SessionRules:

@@ -12,10 +12,11 @@ from typing import Final
 from framehaul.formats import SLOT_BYTES_PER_PIXEL
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.device.host_memory import FRAGMENTATION
+from framehaul_pipeline.models import saliency
 from framehaul_pipeline.rings.ring import PAGE_BYTES, stride_bytes
 from framehaul_pipeline.scheduling.memory import MemoryLimits
 from framehaul_pipeline.spec import DecoderSpec, Geometry
-from framehaul_server.app import MOST_READ, session_rules
+from framehaul_server.app import MOST_READ, num_readers, session_rules
 from framehaul_server.config import ServerConfig
 from framehaul_server.core.sizing import SessionNeeds
 from framehaul_server.errors import CannotWork
@@ -26,6 +27,8 @@ _MOST_OTHERS_READ: Final = 2
 """Requests of other methods at a time."""
 _TELEVISION_CELL: Final = 16
 _GIB: Final = 1 << 30
+_READER_BYTES: Final = 150 << 20
+"""Of a process that reads a film of 1080p."""
 _SHARE_BYTES: Final = 10 * _GIB
 """Of a device's memory, for which sessions are counted when nothing says how much there is."""
 _CPU_ITEMSIZE_BYTES, _GPU_ITEMSIZE_BYTES = 4, 2
@@ -42,13 +45,13 @@ def check_host(config: ServerConfig, host_bytes: int) -> None:
         CannotWork: names the option, its value and what would work.
     """
     worker = config.worker
-    frames_bytes, inlet_bytes = _rings(worker)
-    rings_bytes = frames_bytes + inlet_bytes
+    frames_bytes, inlet_bytes, samples_bytes = _rings(worker)
+    rings_bytes = frames_bytes + inlet_bytes + samples_bytes
     if rings_bytes > host_bytes:
         pages_bytes = 2 * PAGE_BYTES * (worker.num_slots + worker.num_inlet_slots)
-        fitting = worker.max_pixels * (host_bytes - pages_bytes) // rings_bytes
+        fitting = worker.max_pixels * (host_bytes - samples_bytes - pages_bytes) // (frames_bytes + inlet_bytes)
         ways = [f"--max-size with at most {fitting} pixels, like {_television(fitting, _TELEVISION_CELL)}"]
-        if (num_slots := (host_bytes - inlet_bytes) * worker.num_slots // frames_bytes) >= 2:
+        if (num_slots := (host_bytes - inlet_bytes - samples_bytes) * worker.num_slots // frames_bytes) >= 2:
             ways.insert(0, f"--slots {num_slots} or fewer")
         raise CannotWork(
             f"--slots {worker.num_slots} with a --max-size of {worker.max_pixels} pixels: their rings take "
@@ -71,6 +74,8 @@ def explain(config: ServerConfig, *, host_bytes: int, free_bytes: int) -> str:
         own = [each for each in sessions if each.spec is spec]
         lines += ["", f"Sessions of {spec.name}: {_rule(spec)}", *_session_lines(own, device)]
     lines += ["", textwrap.fill(_note(config, device), _COLUMNS)]
+    if config.worker.reads_films:
+        lines += ["", textwrap.fill(_highlights(config, device), _COLUMNS)]
     for warning in _warnings(config, device, sessions):
         lines.append(textwrap.fill(f"! {warning}", _COLUMNS, subsequent_indent="  "))
     return "\n".join(lines)
@@ -152,19 +157,22 @@ def _sessions(config: ServerConfig, spec: DecoderSpec, device: _Device) -> Itera
         yield _Session(spec=spec, size=size, needs=needs, num_on_device=alike[0], num_parked=alike[1])
 
 
-def _rings(worker: WorkerConfig) -> tuple[int, int]:
-    """Bytes of frames and of latents."""
+def _rings(worker: WorkerConfig) -> tuple[int, int, int]:
+    """Bytes of frames, of latents, and of films' samples."""
     frames_bytes = worker.num_slots * stride_bytes(worker.slot_bytes)
-    return frames_bytes, worker.num_inlet_slots * stride_bytes(worker.inlet_slot_bytes)
+    samples_bytes = worker.num_sample_slots * stride_bytes(worker.sample_slot_bytes) if worker.reads_films else 0
+    return frames_bytes, worker.num_inlet_slots * stride_bytes(worker.inlet_slot_bytes), samples_bytes
 
 
 def _ring_lines(worker: WorkerConfig) -> list[str]:
-    frames_bytes, inlet_bytes = _rings(worker)
+    frames_bytes, inlet_bytes, samples_bytes = _rings(worker)
     rows = [
         ("  frames", *_times(worker.num_slots, "slots of", frames_bytes), "  --slots, --max-size"),
         ("  latents", *_times(worker.num_inlet_slots, "slots of", inlet_bytes), "  --chunk-latents, --max-size"),
-        ("  both", "", _amount(frames_bytes + inlet_bytes), ""),
     ]
+    if samples_bytes:
+        rows.append(("  samples", *_times(worker.num_sample_slots, "slots of", samples_bytes), "  --highlight"))
+    rows.append(("  all" if samples_bytes else "  both", "", _amount(sum(_rings(worker))), ""))
     return ["Memory that server and worker share, pinned on a GPU", *_table(rows)]
 
 
@@ -192,9 +200,10 @@ def _host_parts(config: ServerConfig, device: _Device, sessions: Iterable[_Sessi
         _Part("requests being read", num_read, config.max_request_bytes, "--max-request-mib"),
         _Part("queue", 1, config.max_queued_bytes if config.max_queued else 0, "--max-queued-mib"),
         _Part("parked sessions", 1, device.limits.park_bytes, "--park-gib"),
+        _Part("readers", num_readers(config) if config.worker.reads_films else 0, _READER_BYTES, "--highlight-readers"),
         _Part("decoding", FRAGMENTATION, device.room_bytes if device.is_cpu else 0, "--device-memory-gib"),
     ]
-    return [part for part in parts if part.each_bytes]
+    return [part for part in parts if part.all_bytes]
 
 
 def _host_lines(parts: Sequence[_Part], host_bytes: int) -> list[str]:
@@ -248,6 +257,24 @@ def _note(config: ServerConfig, device: _Device) -> str:
         f"Sessions share {share}. Decoding a chunk takes of it too, once for all of them; only a worker knows how "
         f"much, so the numbers of sessions are the most. {assumed if config.worker.device == 'auto' else ''}"
     ).rstrip()
+
+
+def _highlights(config: ServerConfig, device: _Device) -> str:
+    """What films take besides."""
+    model, taken = config.worker.embedding, []
+    if model is not None:
+        taken.append(f"Films are compared by {model.name}, which takes device memory beside that of sessions.")
+    if config.worker.saliency is not None:
+        num_bytes = saliency.CPU_BYTES if device.is_cpu else saliency.GPU_BYTES
+        taken.append(
+            f"{saliency.NAME} says where people look, with {_amount(num_bytes)} of "
+            f"{'host memory' if device.is_cpu else 'the device, beside sessions'} (--highlight-saliency)."
+        )
+    taken.append(
+        f"Uploads have up to {_amount(config.highlight_upload_bytes)} of disk in TMPDIR (--highlight-upload-mib). Each "
+        "request has the place of a session."
+    )
+    return " ".join(taken)
 
 
 def _warnings(config: ServerConfig, device: _Device, sessions: Sequence[_Session]) -> Iterator[str]:

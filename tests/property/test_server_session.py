@@ -65,6 +65,7 @@ async def explicit_session(
 @given(
     messages=st.lists(st.integers(1, 8), min_size=1, max_size=12),
     ahead=st.integers(0, 2).map(lambda latents: {"lookahead_latents": latents})
+    | st.integers(1, 4).map(lambda latents: {"lookahead_latents": latents, "drains": True})
     | st.sampled_from([(5, 3), (3, 1), (3, 2)]).map(
         lambda tile: {"lookahead_latents": tile[0] - 1, "tile_latents": tile[0], "tile_stride_latents": tile[1]}
     ),

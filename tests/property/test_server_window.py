@@ -19,7 +19,8 @@ def specs(draw: st.DrawFn) -> DecoderSpec:
         SPEC,
         temporal_factor=draw(st.integers(1, 8)),
         first_frames=draw(st.integers(1, 8)),
-        lookahead_latents=tile - 1 if tile else draw(st.integers(0, 3)),
+        lookahead_latents=(ahead := tile - 1 if tile else draw(st.integers(0, 3))),
+        drains=bool(ahead) and not tile and draw(st.booleans()),
         tile_latents=tile,
         tile_stride_latents=stride,
     )
@@ -46,7 +47,7 @@ def test_no_chunk_gives_more_frames_than_its_size_says(spec: DecoderSpec, num_be
     """Whenever it comes and whether it is the last; and some chunk gives as many."""
 
     def frames(before: int, count: int) -> int:
-        return spec.num_frames(before + count) - spec.frames_after(before, ended=False)
+        return spec.frames_after(before + count, ended=True) - spec.frames_after(before, ended=False)
 
     assert 0 <= frames(num_before, num_latents) <= spec.most_frames(num_latents)
     assert spec.most_frames(num_latents) in {frames(before, num_latents) for before in range(10)}
@@ -72,10 +73,11 @@ def test_every_clip_completes_whatever_window_its_client_gives(
     ended = False
     while num_frames < spec.num_frames(num_latents):
         known = num_latents if declared or ended else None
-        allowed = min(num_latents, allowed_latents(spec, window.frames_until, known))
+        to_come = num_latents + (spec.num_blanks if ended else 0)
+        allowed = min(to_come, allowed_latents(spec, window.frames_until, known))
         num_decoded = max(num_decoded, allowed)
         ended = ended or data.draw(st.booleans())
-        done = ended and num_decoded == num_latents
+        done = ended and num_decoded == num_latents + spec.num_blanks
         num_frames = max(num_frames, spec.frames_after(num_decoded, ended=done))
         assert num_frames - num_acknowledged <= limits.max_frames
         acknowledged = data.draw(st.integers(num_acknowledged, num_frames) | st.just(num_frames))
@@ -87,7 +89,7 @@ def test_every_clip_completes_whatever_window_its_client_gives(
             num_acknowledged, ended = num_frames, True
             known = num_latents
             progress = allowed_latents(spec, window.frames_until, known if ended else None)
-            assert progress > num_decoded or num_decoded == num_latents
+            assert progress > num_decoded or num_decoded == num_latents + spec.num_blanks
 
 
 @given(st.integers(1, 50), st.lists(st.tuples(st.integers(0, 50), st.booleans())))

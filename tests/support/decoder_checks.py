@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from framehaul_pipeline.decoders.base import Decoder, State
+from framehaul_pipeline.decoders.base import Decoder, Draining, State
 from framehaul_pipeline.spec import Geometry
 
 
@@ -38,6 +38,11 @@ def decode(
         decoded, state = decoder.step(part, state)
         # The next step may write over them.
         frames.append(decoded.clone())
+    blanks, size = decoder.spec.num_blanks, chunks if isinstance(chunks, int) else 1
+    for first in range(0, blanks, size):
+        assert isinstance(decoder, Draining)
+        decoded, state = decoder.drain(min(size, blanks - first), state)
+        frames.append(decoded)
     rest = decoder.flush(state)
     return torch.cat(frames if rest is None else [*frames, rest])
 

@@ -1,6 +1,6 @@
 """Counts the memory of a computation's tensors without running it: on torch's meta device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,9 +30,14 @@ class LiveTensors(TorchDispatchMode):
 
 
 @torch.no_grad()
-def peak_bytes(module: torch.nn.Module, latents: torch.Tensor, decode: Callable[[torch.Tensor], object]) -> int:
-    """The most that `decode(latents)` holds at once, beyond `latents` and the parameters of `module`."""
-    with LiveTensors({_storage(each) for each in (*module.parameters(), latents)}) as live:
+def peak_bytes(
+    module: torch.nn.Module,
+    latents: torch.Tensor,
+    decode: Callable[[torch.Tensor], object],
+    state: Sequence[torch.Tensor] = (),
+) -> int:
+    """The most that `decode(latents)` holds at once, beyond `latents`, the parameters of `module` and `state`."""
+    with LiveTensors({_storage(each) for each in (*module.parameters(), latents, *state)}) as live:
         decode(latents)
         peak: int = live.peak_bytes
     return peak

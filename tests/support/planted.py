@@ -34,31 +34,38 @@ class Planted:
 
 
 def make_planted(
-    folder: Path, seed: int, *, seconds: int = 60, shown_s: float = 5.0, height: int = 240, width: int = 426
+    folder: Path,
+    seed: int,
+    *,
+    seconds: int = 60,
+    shown_s: float = 5.0,
+    height: int = 240,
+    width: int = 426,
+    rate: int = RATE,
 ) -> Planted:
     """Write the film and the picture of `seed`."""
     random = np.random.default_rng(seed)
-    shots = _shots(random, seconds)
+    shots = _shots(random, seconds, rate)
     long = [number for number, (start, end) in enumerate(shots) if end - start > shown_s + 0.5]
     chosen = int(random.choice(long))
-    start = round((shots[chosen][0] + random.uniform(0, shots[chosen][1] - shots[chosen][0] - shown_s)) * RATE) / RATE
+    start = round((shots[chosen][0] + random.uniform(0, shots[chosen][1] - shots[chosen][0] - shown_s)) * rate) / rate
     kind, other_kind = random.permutation(3)[:2]
     product, other = _product(random, int(kind)), _product(random, int(other_kind))
     picture, film = folder / f"product-{seed}.png", folder / f"film-{seed}.mp4"
     Image.fromarray(_on_white(product, 320)).save(picture)
     grain = random.normal(0, 4, (8, height, width, 1))
     with av.open(str(film), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "crf": "23"})
+        stream: Any = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number, (begins, ends) in enumerate(shots):
             texture = _texture(random, height, width)
             path = random.uniform(0.1, 0.6, (2, 2))
             blob = tuple(int(each) for each in product[..., :3].reshape(-1, 3)[random.integers(product.shape[0])])
-            for index in range(round(begins * RATE), round(ends * RATE)):
-                share = (index / RATE - begins) / (ends - begins)
+            for index in range(round(begins * rate), round(ends * rate)):
+                share = (index / rate - begins) / (ends - begins)
                 frame = _view(texture, share, height, width)
                 place = path[0] + (path[1] - path[0]) * share
-                if number == chosen and start <= index / RATE < start + shown_s:
+                if number == chosen and start <= index / rate < start + shown_s:
                     size = 0.34 + 0.12 * np.sin(index / 9)
                     _paste(frame, product, place, size, 0.85 + 0.25 * np.sin(index / 17))
                 elif number % 3 == 0 and number != chosen:
@@ -67,17 +74,17 @@ def make_planted(
                     _disc(frame, blob, place)
                 noisy = np.clip(frame + grain[index % 8], 0, 255).astype(np.uint8)
                 made = av.VideoFrame.from_ndarray(noisy, format="rgb24")
-                made.pts, made.time_base = index, Fraction(1, RATE)
+                made.pts, made.time_base = index, Fraction(1, rate)
                 container.mux(stream.encode(made))
         container.mux(stream.encode(None))
     return Planted(film, picture, start, start + shown_s)
 
 
-def _shots(random: np.random.Generator, seconds: int) -> list[tuple[float, float]]:
+def _shots(random: np.random.Generator, seconds: int, rate: int) -> list[tuple[float, float]]:
     """From cut to cut; at least one is long."""
     cuts = [0.0]
     while cuts[-1] < seconds - 10:
-        cuts.append(round((cuts[-1] + random.uniform(3, 9)) * RATE) / RATE)
+        cuts.append(round((cuts[-1] + random.uniform(3, 9)) * rate) / rate)
     return list(zip(cuts, [*cuts[1:], float(seconds)], strict=True))
 
 

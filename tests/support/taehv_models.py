@@ -27,6 +27,7 @@ PUBLISHED: Final = {
     "taew2_1": Published(16),
     "taew2_2": Published(48, patch_size=2),
     "taehv1_5": Published(32, patch_size=2),
+    "taeh3": Published(24, patch_size=2),
     "taeltx2_3": Published(128, (2, 2, 2), 4),
     "taew2_2_super": Published(48, patch_size=2),
 }
@@ -106,6 +107,7 @@ class PublishedDecoder(nn.Module):
         super().__init__()
         self.decoder = nn.Sequential(*_layers(name))
         self._published = PUBLISHED[name]
+        self._is_h3 = name == "taeh3"
         generator = torch.Generator().manual_seed(1)
         for parameter in self.parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
@@ -116,6 +118,11 @@ class PublishedDecoder(nn.Module):
         """`[T, C, h, w]` as a diffusion model makes them to frames `[F, 3, H, W]`."""
         frames = functional.pixel_shuffle(self.decoder(latents), self._published.patch_size)
         first, second, third = self._published.time_factors
+        if self._is_h3:
+            # Of each 5 latents' 20 frames the first 3 are none; of 5 n + 2 latents', the rest of the last 5's too.
+            num_frames = 17 * -(-len(latents) // 5) - 12
+            parts: Tensor = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, -len(frames) % 20)).unflatten(0, (-1, 20))
+            return parts[:, 3:].flatten(0, 1)[:num_frames]
         return frames[first * second * third - 1 :]
 
 

@@ -64,11 +64,12 @@ class Bench:
         opening = fake_opening(model=model, **more)
         self.worker.apply(OpenSession(session=session, opening=opening))
 
-    def latent(self, session: int, slot: int, value: float | bytes) -> None:
-        raw = value if isinstance(value, bytes) else struct.pack("<f", value)
+    def latent(self, session: int, slot: int, value: float | bytes | None) -> None:
+        """None: a blank."""
+        raw = value if isinstance(value, bytes) else b"" if value is None else struct.pack("<f", value)
         with self.inlet.payload(slot) as payload:
             payload[: len(raw)] = raw
-        self.worker.apply(LatentReady(session=session, slot=slot, generation=1))
+        self.worker.apply(LatentReady(session=session, slot=slot, generation=1, blank=value is None))
 
     def end(self, session: int) -> None:
         self.worker.apply(EndOfLatents(session=session))

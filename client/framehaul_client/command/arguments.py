@@ -515,6 +515,14 @@ class Options:
         "turns, or at one that has or knows several devices; for models whose memory is finite, and clips that are "
         "several times longer (client models says how far a model looks back)",
     )
+    draft: str | None = _option(
+        metavar="MODEL",
+        help="decode the same latents with this model too, a faster one as taew2_1 is for Wan, whose frames come "
+        "first; in a session of its own, with a priority higher by 1",
+    )
+    draft_out: str | None = _option(
+        type=_output, metavar="OUT", help="where the frames of --draft go: what --out may be, with the same options"
+    )
     priority: int = _option(
         commands=_DECODING,
         default=0,

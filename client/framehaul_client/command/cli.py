@@ -17,7 +17,7 @@ from framehaul_client.command.exits import Exit, exit_code
 from framehaul_client.command.highlight import highlight
 from framehaul_client.command.info import cost_lines, fetch_info, info_json, info_text, model_lines, models_json
 from framehaul_client.command.probe import probe
-from framehaul_client.command.progress import Style, choose_progress, choose_scan
+from framehaul_client.command.progress import Style, choose_progress
 from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
@@ -106,8 +106,9 @@ def _answer(options: Options) -> str:
             report = asyncio.run(_until_terminated(stream(options, access, progress)))
         return report.as_json() if options.json else "" if options.quiet else report.as_text()
     if options.command == "highlight":
-        with choose_scan(quiet=options.quiet) as scan:
-            return asyncio.run(_until_terminated(highlight(options, access, scan)))
+        style = Style.NONE if options.quiet else Style.AUTO
+        with choose_progress(style, _out(options)) as progress:
+            return asyncio.run(_until_terminated(highlight(options, access, progress)))
     if options.command == "trace":
         return asyncio.run(_until_terminated(trace(options, access)))
     info = asyncio.run(_until_terminated(fetch_info(options.target, options.connect_timeout, access)))
@@ -130,8 +131,9 @@ def _write(text: str, options: Options) -> None:
 
 def _out(options: Options) -> TextIO:
     """Where answers go: not into the video."""
-    into_video = options.command in ("stream", "highlight") and STDOUT in (options.out, options.saliency)
-    return sys.stderr if into_video else sys.stdout
+    outputs = (options.out, options.draft_out, options.saliency)
+    on_stdout = options.command in ("stream", "highlight") and STDOUT in outputs
+    return sys.stderr if on_stdout else sys.stdout
 
 
 def _top(options: Options, access: Access) -> None:

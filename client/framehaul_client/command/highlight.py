@@ -16,9 +16,10 @@ from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.arguments import Options
-from framehaul_client.command.progress import Scan
+from framehaul_client.command.progress import Progress
 from framehaul_client.core.frames import FrameBatch
-from framehaul_client.core.highlights import ExcerptFrames, Progress, Query, Scores, numbered
+from framehaul_client.core.highlights import ExcerptFrames, Query, Scores, numbered
+from framehaul_client.core.highlights import Progress as Scanned
 from framehaul_client.errors import InvalidOption, ProtocolError
 from framehaul_client.highlight.copying import COPIED, Copied, check_copy, copy_excerpt
 from framehaul_client.highlight.picture import check_drawing, draw_scores
@@ -34,7 +35,7 @@ _MAX_IMAGE_BYTES: Final = 16 << 20
 _PICTURES: Final = (".png", ".svg")
 
 
-async def highlight(options: Options, access: Access, progress: Scan) -> str:
+async def highlight(options: Options, access: Access, progress: Progress) -> str:
     """Run the command; gives what to say about it.
 
     Raises:
@@ -130,12 +131,12 @@ class _Job:
             raise InvalidOption(str(error)) from error
         return cls(options, query, copies=copies)
 
-    async def follow(self, found: Highlights, progress: Scan) -> None:
+    async def follow(self, found: Highlights, progress: Progress) -> None:
         """Take all that comes."""
         try:
             async for event in found:
                 match event:
-                    case Progress():
+                    case Scanned():
                         progress.scan(event)
                     case Scores():
                         self.scores = event
@@ -144,7 +145,7 @@ class _Job:
                         out = self._options.saliency if event.saliency else self._options.out
                         number = len(self.maps if event.saliency else self.written) + 1
                         self._writer = _Writer(numbered(out or "", number, self.query.excerpts), event, self.query)
-                        progress.frames(event.num_frames)
+                        progress.start(event.num_frames)
                     case FrameBatch() if self._writer is not None:
                         await self._writer.put(event)
                         progress.advance(len(event))

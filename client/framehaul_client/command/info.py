@@ -13,12 +13,13 @@ from framehaul.causes import Verdict
 from framehaul.formats import PixelFormat
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
-from framehaul_client.core.info import Model, ServerInfo
+from framehaul_client.core.info import HighlightInfo, Model, ServerInfo
 from framehaul_client.core.printable import printable
 
 COST_HOURS: Final = 1000
 """Of video, for whose decoding a cost is told."""
 _MIB: Final = 1 << 20
+_GIB: Final = 1 << 30
 
 
 async def fetch_info(target: str, connect_timeout_s: float, access: Access) -> ServerInfo:
@@ -55,6 +56,8 @@ def info_text(target: str, info: ServerInfo) -> str:
     verdict = Verdict.of(info.charged_s)
     if verdict is not None:
         lines.append(f"  the last minute: {verdict.text()}")
+    if info.highlights is not None:
+        lines.append(f"  {_highlights(info.highlights)}")
     if info.synthetic:
         lines.append("  synthetic latents are allowed")
     return "\n".join(lines)
@@ -134,6 +137,17 @@ def models_json(
                 told["cost"] = cost(rate.frames_per_s, price, fps)
         values.append(value)
     return json.dumps(values)
+
+
+def _highlights(info: HighlightInfo) -> str:
+    queries = "pictures or words" if info.reads_text else "pictures"
+    offers = [f"highlights of films by {queries}, with {printable(info.model)}"] if info.model else []
+    offers += ["maps of where people look in films"] if info.saliency else []
+    films = ", or films that it has" if info.has_films else ""
+    return (
+        f"{'; '.join(offers)}; uploads of up to "
+        f"{info.max_upload_bytes / _GIB:.3g} GiB{films}; {info.num_reading} of {info.num_readers} readers in use"
+    )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Final, Never, Self, TextIO
 
 from tqdm import tqdm
 
-from framehaul_client.core.highlights import Progress as ScanProgress
+from framehaul_client.core.highlights import Progress as Scanned
 from framehaul_client.core.highlights import clock
 from framehaul_client.core.printable import printable
 
@@ -48,8 +48,11 @@ class Progress:
     def queue(self, position: int) -> None:
         """Tell the position in the server's queue, 1 is next."""
 
+    def scan(self, scanned: Scanned) -> None:
+        """Tell how far a film is scanned, and its best excerpt so far."""
+
     def start(self, num_frames: int | None) -> None:
-        """Begin; `num_frames` will come, if that is known."""
+        """Begin; `num_frames` will come, if that is known. Each of a film's excerpts begins anew."""
 
     def advance(self, num_frames: int) -> None:
         """Count `num_frames` more."""
@@ -76,7 +79,7 @@ class Standing:
     """How far a run is.
 
     Attributes:
-        stage: `connecting`, `queued`, `streaming`, `finishing`, `done` or `failed`.
+        stage: `connecting`, `queued`, `scanning`, `streaming`, `finishing`, `done` or `failed`.
         queue_position: in the server's queue, 1 is next; None: not there.
         num_frames: handed to the encoder.
         total_frames: that will come; None: not known.
@@ -84,6 +87,7 @@ class Standing:
         silent_s: since the last frame, or since streaming began.
         error: how it failed; empty if it hasn't.
         news: the position in the queue is another one.
+        scanned: how far a film is.
     """
 
     stage: str
@@ -94,6 +98,7 @@ class Standing:
     silent_s: float
     error: str
     news: bool
+    scanned: Scanned | None = None
 
     @property
     def percent(self) -> float | None:
@@ -111,6 +116,7 @@ class Lines(Progress):
         self._interval_s = interval_s
         self._stage, self._error = "connecting", ""
         self._position: int | None = None
+        self._scanned: Scanned | None = None
         self._num_frames = 0
         self._total: int | None = None
         self._started_s = self._last_s = 0.0
@@ -138,9 +144,13 @@ class Lines(Progress):
         self._stage, self._position = "queued", position
         self.tell(news=True)
 
+    def scan(self, scanned: Scanned) -> None:
+        """Note it."""
+        self._stage, self._scanned = "scanning", scanned
+
     def start(self, num_frames: int | None) -> None:
         """Begin the count."""
-        self._total, self._started_s = num_frames, time.monotonic()
+        self._total, self._num_frames, self._started_s = num_frames, 0, time.monotonic()
         self._last_s = self._started_s
         self._stage, self._position = "streaming", None
 
@@ -172,6 +182,7 @@ class Lines(Progress):
             silent_s=now_s - self._last_s if begun else 0.0,
             error=self._error,
             news=news,
+            scanned=self._scanned,
         )
 
     def _tick(self) -> None:
@@ -183,6 +194,8 @@ def _text(standing: Standing) -> list[str]:
     match standing.stage:
         case "queued":
             return [_queued(standing.queue_position or 0)]
+        case "scanning" if standing.scanned is not None:
+            return [f"{_scan(standing.scanned)}{_best(standing.scanned)}"]
         case "done" | "failed" | "connecting":
             return []  # others say so
     total = "" if standing.total_frames is None else f" of {standing.total_frames}"
@@ -211,12 +224,12 @@ def _json(standing: Standing) -> list[str]:
     percent = standing.percent
     told: dict[str, object] = asdict(standing) | {"progress": None if percent is None else round(percent, 1)}
     told |= {"frames_per_s": round(standing.frames_per_s, 3), "silent_s": round(standing.silent_s, 3)}
-    del told["error"], told["news"]
+    del told["error"], told["news"], told["scanned"]
     return [json.dumps(told)]
 
 
 class Bar(Progress):
-    """Draws a bar."""
+    """Draws a bar: for a film's scan, and for frames."""
 
     def __init__(self, stream: TextIO) -> None:
         """Draw on `stream`, a terminal."""
@@ -228,9 +241,7 @@ class Bar(Progress):
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         """Leave the bar if all is well, and wipe it off otherwise."""
         self._wipe_queue()
-        if self._bar is not None:
-            self._bar.leave = exc is None
-            self._bar.close()
+        self._close(leave=exc is None)
 
     def queue(self, position: int) -> None:
         """Overwrite the last position; in front of the bar if a lost session is queued again."""
@@ -241,9 +252,26 @@ class Bar(Progress):
         else:
             self._bar.set_description_str(_queued(position))
 
+    def scan(self, scanned: Scanned) -> None:
+        """Draw on."""
+        if self._bar is None:
+            bar: tqdm[Never] = tqdm(
+                total=scanned.total_s,
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format="{desc}{percentage:3.0f}%|{bar}|{postfix}",
+            )
+            self._bar = bar
+        self._bar.total = scanned.total_s
+        self._bar.set_description_str(f"{_scan(scanned)} ", refresh=False)
+        self._bar.set_postfix_str(_best(scanned).removeprefix(", "), refresh=False)
+        self._bar.n = min(scanned.scanned_s, scanned.total_s or scanned.scanned_s)
+        self._bar.refresh()
+
     def start(self, num_frames: int | None) -> None:
-        """Draw the empty bar."""
+        """Draw the empty bar, below those before it."""
         self._wipe_queue()
+        self._close(leave=True)
         bar: tqdm[Never] = tqdm(total=num_frames, unit=" frames", file=self._stream, dynamic_ncols=True)
         self._bar = bar
 
@@ -252,6 +280,12 @@ class Bar(Progress):
         self._wipe_queue()
         if self._bar is not None:
             self._bar.update(num_frames)
+
+    def _close(self, *, leave: bool) -> None:
+        if self._bar is not None:
+            self._bar.leave = leave
+            self._bar.close()
+            self._bar = None
 
     def _wipe_queue(self) -> None:
         if self._queued:
@@ -266,103 +300,11 @@ def _queued(position: int) -> str:
     return f"queued, position {position}"
 
 
-class Scan:
-    """Shows how far a film is scanned, and its best excerpt so far. This one says nothing."""
-
-    def __enter__(self) -> Self:
-        """Return it."""
-        return self
-
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        """Leave the terminal clean."""
-
-    def scan(self, progress: ScanProgress) -> None:
-        """Tell what the server says."""
-
-    def frames(self, num_frames: int) -> None:
-        """So many frames of an excerpt come next."""
-
-    def advance(self, num_frames: int) -> None:
-        """Count frames that came."""
-
-
-def choose_scan(*, quiet: bool, stream: TextIO | None = None) -> Scan:
-    """Return what suits `stream` (stderr if not given)."""
-    stream = sys.stderr if stream is None else stream
-    if quiet:
-        return Scan()
-    return ScanBar(stream) if stream.isatty() else ScanLines(stream)
-
-
-class ScanLines(Scan):
-    """Writes a plain line every two seconds, for logs."""
-
-    def __init__(self, stream: TextIO, interval_s: float = _LINE_INTERVAL_S) -> None:
-        """Write to `stream`, a line for each `interval_s` in which something came."""
-        self._stream = stream
-        self._interval_s = interval_s
-        self._told_s = time.monotonic()
-
-    def scan(self, progress: ScanProgress) -> None:
-        """Write a line when one is due."""
-        now_s = time.monotonic()
-        if now_s - self._told_s >= self._interval_s:
-            self._told_s = now_s
-            self._stream.write(f"{_scanned(progress)}{_best(progress)}\n")
-            self._stream.flush()
-
-
-class ScanBar(Scan):
-    """Draws a bar for the scan, and one for each excerpt's frames."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Draw on `stream`, a terminal."""
-        self._stream = stream
-        self._bar: tqdm[Never] | None = None
-
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        """Leave the bar if all is well, and wipe it off otherwise."""
-        self._close(leave=exc is None)
-
-    def scan(self, progress: ScanProgress) -> None:
-        """Draw on."""
-        if self._bar is None:
-            bar: tqdm[Never] = tqdm(
-                total=progress.total_s,
-                file=self._stream,
-                dynamic_ncols=True,
-                bar_format="{desc}{percentage:3.0f}%|{bar}|{postfix}",
-            )
-            self._bar = bar
-        self._bar.total = progress.total_s
-        self._bar.set_description_str(f"{_scanned(progress)} ", refresh=False)
-        self._bar.set_postfix_str(_best(progress).removeprefix(", "), refresh=False)
-        self._bar.n = min(progress.scanned_s, progress.total_s or progress.scanned_s)
-        self._bar.refresh()
-
-    def frames(self, num_frames: int) -> None:
-        """Draw the empty bar."""
-        self._close(leave=True)
-        bar: tqdm[Never] = tqdm(total=num_frames, unit=" frames", file=self._stream, dynamic_ncols=True)
-        self._bar = bar
-
-    def advance(self, num_frames: int) -> None:
-        """Draw on."""
-        if self._bar is not None:
-            self._bar.update(num_frames)
-
-    def _close(self, *, leave: bool) -> None:
-        if self._bar is not None:
-            self._bar.leave = leave
-            self._bar.close()
-            self._bar = None
-
-
-def _scanned(progress: ScanProgress) -> str:
+def _scan(progress: Scanned) -> str:
     if progress.total_s is None:
         return f"sent {progress.uploaded_bytes / 1e6:.1f} MB"
     return f"scanned {clock(progress.scanned_s)} of {clock(progress.total_s)}"
 
 
-def _best(progress: ScanProgress) -> str:
+def _best(progress: Scanned) -> str:
     return "" if progress.best is None else f", best so far {progress.best}"

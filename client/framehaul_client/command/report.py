@@ -81,6 +81,8 @@ class Report:
     """What the session's time at the server went to, as that says."""
     faster: str
     """What would make the encoder faster."""
+    draft: Report | None = None
+    """Of the draft that was made beside."""
 
     @property
     def frames_per_s(self) -> float:
@@ -111,15 +113,20 @@ class Report:
 
     def as_json(self) -> str:
         """Make one line of JSON; times in seconds, sizes in bytes."""
+        return json.dumps(_rounded(self._values()))
+
+    def _values(self) -> dict[str, Any]:
         values: dict[str, Any] = asdict(self)
-        del values["server_s"], values["faster"]
+        del values["server_s"], values["faster"], values["draft"]
         values["charged_s"] = {cause.value: each for cause, each in self.charged_s.items()}
         values["bound_by"] = None if self.verdict is None else self.verdict.bound_by.value
         values["bound_share"] = None if self.verdict is None else self.verdict.share
         values["fps"] = None if self.fps is None else str(self.fps)
         values["frames_per_s"] = self.frames_per_s
         values["megabytes_per_s"] = self.megabytes_per_s
-        return json.dumps(_rounded(values))
+        if self.draft is not None:
+            values["draft"] = self.draft._values()
+        return values
 
     def as_text(self) -> str:
         """Make a few lines for people."""
@@ -129,6 +136,7 @@ class Report:
         busy = beside.encode_s / self.total_s if self.total_s else 0.0
         return "\n".join(
             (
+                *self._draft_lines(),
                 f"{self.out}: {self.num_frames} frames, {self.width}x{self.height}, {rate}{_size(self.out_bytes)}",
                 f"  from {self.num_latents} latents ({_size(self.latent_bytes)}) by {self.model} at {self.target}, "
                 f"as {self.pixel_format}",
@@ -144,6 +152,15 @@ class Report:
                 *self._verdict_lines(),
             )
         )
+
+    def _draft_lines(self) -> list[str]:
+        draft = self.draft
+        if draft is None:
+            return []
+        return [
+            f"{draft.out}: {draft.num_frames} frames by {draft.model}, the first after {draft.first_frame_s:.3f} s, "
+            f"written after {draft.total_s:.2f} s"
+        ]
 
     def _verdict_lines(self) -> list[str]:
         verdict = self.verdict

@@ -8,13 +8,14 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from framehaul import clip
 from framehaul.formats import PixelFormat
+from framehaul.wire import MAX_PRIORITY
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.arguments import DEFAULT_FPS, Options
@@ -35,8 +36,10 @@ from framehaul_client.sinks.choice import choose_sink
 from framehaul_client.sinks.encoder import Encoder
 from framehaul_client.sinks.video import VideoSink
 from framehaul_client.sinks.video_options import VideoOptions
+from framehaul_client.source.iterators import Latents
 from framehaul_client.source.latents_file import LatentsFile, StoredLatents
 from framehaul_client.source.latents_pipe import LatentsPipe, open_latents
+from framehaul_client.source.tee import tee
 
 _LOG: Final = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -71,27 +74,44 @@ async def stream(options: Options, access: Access, progress: Progress) -> Report
             audio=None if options.audio is None else Path(options.audio),
             audio_start=Fraction(0) if options.frames is None else options.frames[0] / fps(),
         )
+        _check_draft(options)
         try:
             sink = choose_sink(options.out, pixel_format, fps, video, options.container)
+            draft_sink = options.draft_out and choose_sink(
+                options.draft_out, pixel_format, fps, video, options.container
+            )
         except ValueError as error:
             raise InvalidOption(str(error)) from error
-        others = {"trace": options.trace, "frames": options.frames, "restart-latents": options.restart_latents}
+        others = {
+            "trace": options.trace,
+            "frames": options.frames,
+            "restart-latents": options.restart_latents,
+            "draft": options.draft,
+        }
         beside = [f"--{name}" for name, value in others.items() if value is not None]
         if options.across is not None and beside:
             raise InvalidOption(f"across={options.across}: is of a whole clip, and not traced: leave out {beside[0]}")
-        sink.prepare()
-        run = (
-            _Run(options, latents, sink, progress)
-            if options.across is None
-            else _Across(options, latents, sink, progress)
-        )
-        try:
+        kind = _Run if options.across is None else _Across
+        run = kind(options, latents, sink, progress)
+        with contextlib.ExitStack() as sinks:
+            for each in (sink, draft_sink) if draft_sink else (sink,):
+                each.prepare()
+                sinks.callback(each.abort)  # in case it was never started
+            if draft_sink:
+                run = _Drafted(options, latents, sink, progress, draft_sink)
             async with traced(options, access) as on_event:
                 await run.run(access, on_event)
-                report = run.report(time.perf_counter() - started_s)
-        finally:
-            sink.abort()  # in case it was never started
-        return report
+                return run.report(time.perf_counter() - started_s)
+
+
+def _check_draft(options: Options) -> None:
+    draft, out = options.draft, options.draft_out
+    if draft is not None and out is None:
+        raise InvalidOption(f"draft={draft}: must come with --draft-out, where its frames go")
+    if out is not None and draft is None:
+        raise InvalidOption(f"draft-out={out}: must come with --draft, the model that makes it")
+    if out is not None and out == options.out:
+        raise InvalidOption(f"draft-out={out}: must be another file than --out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +160,9 @@ class _Run:
     def __init__(self, options: Options, latents: LatentsFile | LatentsPipe, sink: Sink, progress: Progress) -> None:
         self._options = options
         self._latents = latents
+        self._source: Latents = latents
+        """Gives them to the session."""
+        self._is_open = asyncio.Event()
         self._sink = sink
         self._progress = progress
         self._timeline = Timeline()
@@ -162,6 +185,7 @@ class _Run:
                 self._opened, self._statistics = session.opened, session.statistics
                 self._timeline.queue_s = session.statistics.queued_s
                 self._timeline.open_s = clock.lap() - self._timeline.queue_s
+                self._is_open.set()
                 await self._encode(session, on_event)
 
     def _client(self, target: str, access: Access) -> FrameClient:
@@ -175,10 +199,10 @@ class _Run:
     def _session(self, client: FrameClient, part: Part, on_event: OnEvent | None = None) -> Session:
         options, latents = self._options, self._latents
         return client.session(
-            latents,
+            self._source,
             model=self._model,
-            num_latents=part.num_latents,
-            num_frames=part.num_frames,
+            num_latents=part.num_latents or latents.num_latents,
+            num_frames=part.num_frames or latents.num_frames,
             start_frame=part.start_frame,
             pixel_format=self._sink.pixel_format,
             dtype=latents.latents.dtype,
@@ -258,6 +282,47 @@ class _Run:
         )
 
 
+class _Drafted(_Run):
+    """One run, and beside it another model's of the same latents, whose frames come first."""
+
+    def __init__(
+        self,
+        options: Options,
+        latents: LatentsFile | LatentsPipe,
+        sink: Sink,
+        progress: Progress,
+        draft_sink: Sink,
+    ) -> None:
+        super().__init__(options, latents, sink, progress)
+        ahead = min(options.priority + 1, MAX_PRIORITY)
+        draft = replace(options, model=options.draft, out=options.draft_out or "", priority=ahead)
+        self._draft = _Run(draft, latents, draft_sink, Progress())
+        self._draft_s = 0.0
+        if isinstance(latents, LatentsPipe):
+            self._draft._source, self._source = tee(latents, 2)
+
+    async def run(self, access: Access, on_event: OnEvent | None) -> None:
+        async with self._client(self._options.target, access) as client:
+            _model_of(await client.info(), self._draft._model, "draft")
+        await _all([self._run_draft(access), self._run_after(access, on_event)])
+
+    async def _run_draft(self, access: Access) -> None:
+        clock = _Clock()
+        await self._draft.run(access, None)
+        self._draft_s = clock.lap()
+
+    async def _run_after(self, access: Access, on_event: OnEvent | None) -> None:
+        """Ask for a session once the draft has its own, so that a full server gives it the first place."""
+        clock = _Clock()
+        await self._draft._is_open.wait()
+        waited_s = clock.lap()
+        await super().run(access, on_event)
+        self._timeline.queue_s += waited_s
+
+    def report(self, total_s: float) -> Report:
+        return replace(super().report(total_s), draft=self._draft.report(self._draft_s))
+
+
 class _Across(_Run):
     """One run over several sessions, each for a part of the clip."""
 
@@ -314,10 +379,10 @@ class _Across(_Run):
             raise InvalidOption(f"across={across}: {error}") from error
 
 
-def _model_of(info: ServerInfo, name: str) -> Model:
+def _model_of(info: ServerInfo, name: str, option: str = "model") -> Model:
     found = next((model for model in info.models if name in ("", model.name)), None)
     if found is None:
-        raise NotFound(f"model={name}: must be {', '.join(model.name for model in info.models)}")
+        raise NotFound(f"{option}={name}: must be {', '.join(model.name for model in info.models)}")
     return found
 
 

@@ -81,6 +81,29 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HighlightInfo:
+    """How a server searches films.
+
+    Attributes:
+        model: what films are compared by; empty: they aren't.
+        reads_text: a query may be words.
+        has_films: films that the server has may be named.
+        max_upload_bytes: of one film.
+        num_readers: processes that may read films at a time.
+        num_reading: of those, now.
+        saliency: it can say where people look.
+    """
+
+    model: str
+    reads_text: bool
+    has_films: bool
+    max_upload_bytes: int
+    num_readers: int
+    num_reading: int
+    saliency: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     """What a server offers and how busy it is.
 
@@ -103,6 +126,7 @@ class ServerInfo:
         num_slots: places for decoded frames.
         num_slots_in_use: of those, now.
         charged_s: what its last minute went to, in seconds.
+        highlights: how it searches films; None: it doesn't.
     """
 
     version: str
@@ -123,6 +147,7 @@ class ServerInfo:
     num_slots: int
     num_slots_in_use: int
     charged_s: dict[Cause, float]
+    highlights: HighlightInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +194,7 @@ def read_info(message: pb.ServerInfo) -> ServerInfo:
         num_slots=message.load.slots,
         num_slots_in_use=message.load.slots_in_use,
         charged_s=read_charged(message.charged),
+        highlights=_read_highlights(message.highlights) if message.HasField("highlights") else None,
     )
 
 
@@ -183,6 +209,18 @@ def read_charged(message: Iterable[pb.Charged]) -> dict[Cause, float]:
         if not 0 <= each.seconds < math.inf:
             raise ProtocolError(f"the server says charged.seconds={each.seconds}: must be 0 or more")
     return {causes[each.cause]: each.seconds for each in message if each.cause in causes}
+
+
+def _read_highlights(message: pb.HighlightInfo) -> HighlightInfo:
+    return HighlightInfo(
+        model=message.model,
+        reads_text=message.reads_text,
+        has_films=message.has_films,
+        max_upload_bytes=message.max_upload_bytes,
+        num_readers=message.readers,
+        num_reading=message.readers_in_use,
+        saliency=message.saliency,
+    )
 
 
 def _read_model(model: pb.ModelInfo) -> Model:

@@ -3,4 +3,4 @@
 Reads files. Knows no gRPC.
 """
 
-__all__ = ["arrays", "history", "iterators", "latents_file", "latents_pipe"]
+__all__ = ["arrays", "history", "iterators", "latents_file", "latents_pipe", "tee"]

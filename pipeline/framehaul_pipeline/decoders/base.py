@@ -84,3 +84,16 @@ class Decoder(Protocol):
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """Device memory that a step of `num_latents` needs at its peak, beyond weights and state."""
+
+
+@runtime_checkable
+class Draining(Protocol):
+    """What a decoder has too whose spec says that it `drains`."""
+
+    def drain(self, num_blanks: int, state: State) -> tuple[Tensor, State]:
+        """Decode so many of the blanks behind the last latent: what is held back comes with them.
+
+        Args:
+            num_blanks: 1 or more; no more are left.
+            state: see `Decoder.step`, whose frames of the same chunk stay as they are.
+        """

@@ -15,6 +15,7 @@ import torch
 from framehaul_pipeline.decoders.weights import read_tensors
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.model import Model
+from framehaul_pipeline.models.safetensors_files import Renaming
 
 _ALIGNMENT: Final = 8
 """Channels of a convolution that matrix units take."""
@@ -24,7 +25,9 @@ _OLD_NAMES: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn
 `ModelMixin._convert_deprecated_attention_blocks` in diffusers 0.42.1."""
 
 
-def load_vae(model: Model, class_name: str, device: torch.device, dtype: torch.dtype) -> Any:
+def load_vae(
+    model: Model, class_name: str, device: torch.device, dtype: torch.dtype, rename: Renaming | None = None
+) -> Any:
     """Make the library's module of a model, with its decoder alone: `decoder` and `post_quant_conv`.
 
     Args:
@@ -32,6 +35,7 @@ def load_vae(model: Model, class_name: str, device: torch.device, dtype: torch.d
         class_name: of diffusers' class.
         device: where the decoder will run.
         dtype: of its parameters, but those that the library keeps in float32.
+        rename: gives the library's names of a file's own; None: those of an old version may be there.
 
     Raises:
         InvalidInput: diffusers isn't installed, or the weights are not those of this model.
@@ -47,7 +51,7 @@ def load_vae(model: Model, class_name: str, device: torch.device, dtype: torch.d
         setattr(vae, part, None)
     assert model.path is not None, "only tiny ships with the package"
     wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
-    tensors = read_tensors(model.path, wanted, _rename, sha256=model.sha256)
+    tensors = read_tensors(model.path, wanted, rename or _rename, sha256=model.sha256)
     # Parts that the library computes in float32, whatever the rest is in.
     exact = set(library_class._keep_in_fp32_modules or ())
     copies = {
@@ -74,5 +78,7 @@ def _rename(names: Collection[str]) -> dict[str, str]:
 
 
 def _new_name(name: str) -> str:
+    if "attentions" not in name.split("."):
+        return name
     *path, part, kind = name.split(".")
-    return ".".join((*path, _OLD_NAMES.get(part, part), kind)) if "attentions" in path else name
+    return ".".join((*path, _OLD_NAMES.get(part, part), kind))

@@ -185,7 +185,8 @@ class TaehvNet:
 class TaehvDecoder(RecordedDecoder):
     """A decoder of the family. A clip's first latent gives one frame: those before it are of before the clip.
 
-    The last tensor of the state has an element once the first latent is past.
+    With a period each such part's first latent does. The last tensor of the state has as many elements as latents are
+    past since the last one that did; without a period one at most.
     """
 
     def __init__(self, spec: DecoderSpec, net: TaehvNet, device: torch.device, dtype: torch.dtype) -> None:
@@ -198,15 +199,26 @@ class TaehvDecoder(RecordedDecoder):
         del num_latents
         shapes = taehv_state_shapes(self._net.config, geometry.height, geometry.width)
         state = [torch.zeros(1, *shape, dtype=self.dtype, device=self._device) for shape in shapes]
-        begun = torch.zeros(int(first_latent > 0), dtype=self.dtype, device=self._device)
-        return [*(last.contiguous(memory_format=torch.channels_last) for last in state), begun]
+        mark = self._mark(first_latent)
+        return [*(last.contiguous(memory_format=torch.channels_last) for last in state), mark]
 
     def step(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
         """Decode `[T, C, h, w]` to frames `[F, 3, H, W]`; the given state is left as it was."""
-        *last, begun = state
+        *last, mark = state
         frames, new = super().step(latents, last)
-        before_clip = 0 if begun.numel() else self.spec.temporal_factor - self.spec.first_frames
-        return frames[before_clip:], [*new, torch.zeros(1, dtype=self.dtype, device=self._device)]
+        past, period = mark.numel(), self.spec.period_latents
+        parts, kept_from = [], 0
+        for latent in range(-past % period, len(latents), period) if period else range(int(not past)):
+            first = latent * self.spec.temporal_factor
+            parts.append(frames[kept_from:first])
+            kept_from = first + self.spec.temporal_factor - self.spec.first_frames
+        parts = [part for part in (*parts, frames[kept_from:]) if len(part)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts), [*new, self._mark(past + len(latents))]
+
+    def _mark(self, num_latents: int) -> Tensor:
+        period = self.spec.period_latents
+        past = num_latents % period if period else min(num_latents, 1)
+        return torch.zeros(past, dtype=self.dtype, device=self._device)
 
     def _decode(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         frames, new = self._net(inputs[0], inputs[1:])
@@ -216,7 +228,7 @@ class TaehvDecoder(RecordedDecoder):
         """Device memory of one session's state."""
         shapes = taehv_state_shapes(self._net.config, geometry.height, geometry.width)
         itemsize_bytes: int = self.dtype.itemsize
-        return (sum(c * h * w for c, h, w in shapes) + 1) * itemsize_bytes
+        return (sum(c * h * w for c, h, w in shapes) + max(1, self.spec.period_latents)) * itemsize_bytes
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """The largest of what the stages hold at once, and the new state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from framehaul_pipeline.config import MAX_BATCH_FRAMES
+from framehaul_pipeline.decoders.cuda_graphs import CudaGraphs
 from framehaul_pipeline.embedding import efficientnet_lite
 from framehaul_pipeline.models.embedding import EmbeddingModel
 
@@ -31,11 +34,25 @@ class Embedder:
         self._dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._network = efficientnet_lite.load(Path(model.path)).eval().to(device, self._dtype)
         self._network.to(memory_format=torch.channels_last)
+        self._graphs = CudaGraphs(device) if device.type == "cuda" else None
+        if self._graphs is not None:
+            # Its kernels are so short that launching them takes longer, for which chunks would wait.
+            frames = torch.zeros((MAX_BATCH_FRAMES, model.side, model.side, 3), dtype=torch.uint8, device=device)
+            self._cells([frames])
+            self._graphs.record(frames.shape, [frames], self._cells)
+
+    def cells(self, frames: Tensor) -> Tensor:
+        """Features `[N, C, D]` of overlapping parts of frames `[N, H, W, 3] uint8`, each of length 1.
+
+        Valid until the next call.
+        """
+        if self._graphs is not None and frames.shape in self._graphs:
+            return self._graphs.run(frames.shape, [frames])[0]
+        return self._cells([frames])[0]
 
     @torch.inference_mode()
-    def cells(self, frames: Tensor) -> Tensor:
-        """Features `[N, C, D]` of overlapping parts of frames `[N, H, W, 3] uint8`, each of length 1."""
-        return parts_of(self._maps(frames))
+    def _cells(self, frames: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [parts_of(self._maps(frames[0]))]
 
     @torch.inference_mode()
     def picture(self, picture: Tensor) -> Tensor:

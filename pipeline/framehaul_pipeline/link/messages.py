@@ -67,6 +67,8 @@ class LatentReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     session: int
     slot: int
     generation: int
+    blank: bool = False
+    """It has no values: it follows the clip's last one, see `DecoderSpec.drains`."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -355,12 +357,17 @@ class QueryFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class RunningChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk that the device is at; without latents: a session's opening, or its last frames."""
+    """A chunk that the device is at; without latents: a session's opening, or its last frames, or a query's batch."""
 
     session: int
+    """Or query."""
     num_latents: int
     busy_ns: int
     """Since the worker turned to it, on the worker's clock."""
+    num_samples: int = 0
+    """Of a film, in a batch,"""
+    mapped: bool = False
+    """to be mapped, and not compared."""
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -20,6 +20,8 @@ from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
+from framehaul_pipeline.models.ltx import LTX_2, LTX_VIDEO, STATISTICS, ltx_spec, parse_ltx_config
+from framehaul_pipeline.models.ltx_names import ORIGINAL_STATISTICS, infer_ltx_config, is_ltx
 from framehaul_pipeline.models.minimax_h3 import minimax_h3_spec, parse_minimax_h3_config
 from framehaul_pipeline.models.safetensors_files import (
     bare_names,
@@ -27,6 +29,7 @@ from framehaul_pipeline.models.safetensors_files import (
     find_weights,
     read_header,
     read_json,
+    read_numbers,
 )
 from framehaul_pipeline.models.taehv import infer_taehv_config, is_taehv, taehv_spec
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
@@ -87,6 +90,8 @@ class DecoderKind:
     """Checks such a config.json; gives what loading needs of it, as a mapping or a msgspec.Struct of plain values."""
     spec: Callable[[str, Any], DecoderSpec] | None = None
     """Describes the model of a name and of what `parse` gave."""
+    values: tuple[str, ...] = ()
+    """Tensors of the weights, small ones, that `parse` gets as lists of numbers among the config's fields."""
     imports: tuple[str, ...] = ()
     """Modules that loading takes time to import: a standby imports them, and the loader's, before it is needed."""
     cuda_imports: tuple[str, ...] = ()
@@ -129,6 +134,15 @@ _WAN: Final = DecoderKind(
     cuda_imports=("framehaul_pipeline.decoders.wan.engine", "cudnn"),
 )
 _TAEHV: Final = DecoderKind(kind="taehv", loader="framehaul_pipeline.decoders.taehv:load_taehv", spec=taehv_spec)
+_LTX: Final = DecoderKind(
+    kind="ltx",
+    loader="framehaul_pipeline.decoders.ltx:load_ltx",
+    class_names=(LTX_VIDEO, LTX_2),
+    parse=parse_ltx_config,
+    spec=ltx_spec,
+    values=STATISTICS,
+    imports=("diffusers.models.autoencoders.autoencoder_kl_ltx", "diffusers.models.autoencoders.autoencoder_kl_ltx2"),
+)
 BUILT_IN: Final = (
     _TINY,
     _WAN,
@@ -159,6 +173,7 @@ BUILT_IN: Final = (
         spec=minimax_h3_spec,
         imports=("diffusers.models.autoencoders.autoencoder_kl_minimax_h3",),
     ),
+    _LTX,
 )
 TINY: Final = _TINY.model(TINY_SPEC)
 
@@ -167,9 +182,9 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     """Read what `--model` was told: a bare name, or `NAME=PATH` with `#sha256=HEX` behind it to pin the weights file.
 
     The path is a folder with safetensors weights, one of its files, or a pipeline's folder with such a folder `vae` in
-    it. What the model is stands in the folder's config.json; where there is none, a Wan VAE or a decoder of
-    the TAEHV family is told from its tensors' names and shapes. Configs and headers are read and checked, tensors are
-    not.
+    it. What the model is stands in the folder's config.json; where there is none, a Wan or LTX VAE or a decoder of the
+    TAEHV family is told from its tensors' names and shapes. Configs and headers are read and checked, and no
+    tensors but a few small ones of LTX.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed.
@@ -191,7 +206,11 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
         described = _read_config(path, kinds)
         files = find_weights(path)
         header = _read_headers(files)
-        kind, config = described or _infer(header, files[0].name)
+        if described is None:
+            kind, config = _infer(header, files)
+        else:
+            kind, fields = described
+            config = kind.parse(fields | (read_numbers(files, kind.values) if kind.values else {}))
         assert kind.spec is not None, "it has class names"
         spec = kind.spec(name, config)
     except InvalidInput as error:
@@ -201,10 +220,15 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     return kind.model(spec, path=str(path), sha256=sha256 or None, config=msgspec.to_builtins(config))
 
 
-def _infer(header: Mapping[str, StoredTensor], file_name: str) -> tuple[DecoderKind, Any]:
+def _infer(header: Mapping[str, StoredTensor], files: tuple[Path, ...]) -> tuple[DecoderKind, Any]:
     """Which kind decodes a model without a config.json, and its config."""
     if is_taehv(header):
-        return _TAEHV, infer_taehv_config(header, file_name)
+        return _TAEHV, infer_taehv_config(header, files[0].name)
+    if is_ltx(header):
+        numbers = read_numbers(files, ORIGINAL_STATISTICS)
+        return _LTX, parse_ltx_config(
+            infer_ltx_config(header) | {ORIGINAL_STATISTICS[name]: values for name, values in numbers.items()}
+        )
     return _WAN, infer_wan_config(header)
 
 
@@ -225,8 +249,8 @@ def _vae_folder(path: Path) -> Path:
     return path / "vae" if is_pipeline else path
 
 
-def _read_config(path: Path, kinds: Sequence[DecoderKind]) -> tuple[DecoderKind, Any] | None:
-    """Which kind decodes a model, and its config as that has checked it; None for one that has no config.json.
+def _read_config(path: Path, kinds: Sequence[DecoderKind]) -> tuple[DecoderKind, dict[str, Any]] | None:
+    """Which kind decodes a model, and its config; None for one that has no config.json.
 
     A lone file may lie in a folder with another model's.
     """
@@ -238,7 +262,7 @@ def _read_config(path: Path, kinds: Sequence[DecoderKind]) -> tuple[DecoderKind,
     class_name = config.get("_class_name")
     kind = of_class.get(class_name) if isinstance(class_name, str) else None
     if kind is not None:
-        return kind, kind.parse(config)
+        return kind, config
     if folder != path:
         return None
     raise InvalidInput(f"{CONFIG_NAME} _class_name", class_name, f"one of {', '.join(of_class)}")

@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+import struct
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +32,7 @@ _DTYPES: Final = ("F16", "BF16", "F32", "F64")
 _DECODER: Final = re.compile(r"((?:[^.]+\.)*?)decoder\.(?:conv_in|conv1)\.")
 """A decoder's first convolution, as diffusers and as Wan's authors call it, with whatever stands before."""
 _MAX_PARTS: Final = 8
+_MAX_NUMBERS_BYTES: Final = 1 << 16
 
 Renaming = Callable[[Collection[str]], Mapping[str, str]]
 """From the names of a model's tensors, without what stands before all of them, to the names that are wanted."""
@@ -92,14 +95,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         InvalidInput: names what is wrong with the file.
     """
     try:
-        with _open_file(path) as file:
+        with _opened(path) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes > MAX_FILE_BYTES:
                 raise refused(path, f"{size_bytes} bytes", f"a safetensors file of up to {MAX_FILE_BYTES} bytes")
             num_bytes = header_bytes(file.read(PREFIX_BYTES), size_bytes)
             tensors = parse_header(file.read(num_bytes), size_bytes).tensors
-    except OSError as error:
-        raise refused(path, error.strerror, "a readable safetensors file") from error
     except MalformedHeader as error:
         raise refused(path, str(error), "a safetensors file that is whole") from error
     _check_packed(path, tensors, PREFIX_BYTES + num_bytes, size_bytes)
@@ -125,6 +126,35 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
         raise InvalidInput("weights", f"decoders {found}", "of one decoder")
     (prefix,) = prefixes
     return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def read_numbers(files: Iterable[Path], names: Container[str]) -> dict[str, list[float]]:
+    """The values of small tensors, by their bare names; those that aren't there are left out.
+
+    Raises:
+        InvalidInput: a tensor is large or of another type than weights have, or its file can't be read.
+    """
+    found: dict[str, list[float]] = {}
+    for path in files:
+        header = read_header(path)
+        for stored_name, name in bare_names(header).items():
+            if name in names:
+                found[name] = _read_numbers(path, name, header[stored_name])
+    return found
+
+
+def _read_numbers(path: Path, name: str, tensor: StoredTensor) -> list[float]:
+    check_dtype(path, name, tensor)
+    if tensor.num_bytes > _MAX_NUMBERS_BYTES:
+        raise refused(path, f"{name} of {tensor.num_bytes} bytes", f"at most {_MAX_NUMBERS_BYTES} bytes of numbers")
+    with _opened(path) as file:
+        file.seek(tensor.offset)
+        raw = file.read(tensor.num_bytes)
+    if tensor.dtype == "BF16":
+        # The upper half of a float32.
+        raw = b"".join(b"\0\0" + raw[start : start + 2] for start in range(0, len(raw), 2))
+    code = {"F16": "e", "F64": "d"}.get(tensor.dtype, "f")
+    return [value for (value,) in struct.iter_unpack(f"<{code}", raw)]
 
 
 def find_tensors(
@@ -189,11 +219,8 @@ def check_sha256(path: Path, sha256: str) -> None:
     Raises:
         InvalidInput: it is another file, or can't be read.
     """
-    try:
-        with _open_file(path) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise refused(path, error.strerror, "a readable safetensors file") from error
+    with _opened(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise refused(path, f"sha256 {found}", f"the file whose sha256 is {sha256}")
 
@@ -201,6 +228,20 @@ def check_sha256(path: Path, sha256: str) -> None:
 def refused(path: Path, value: str | None, allowed: str) -> InvalidInput:
     """An error about a weights file."""
     return InvalidInput(f"weights {path.name}", value, allowed)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A weights file while it is read.
+
+    Raises:
+        InvalidInput: it can't be opened or read.
+    """
+    try:
+        with _open_file(path) as file:
+            yield file
+    except OSError as error:
+        raise refused(path, error.strerror, "a readable safetensors file") from error
 
 
 def _open_file(path: Path) -> BufferedReader:

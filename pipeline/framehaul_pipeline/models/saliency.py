@@ -20,6 +20,10 @@ MOST_WINDOWS: Final = 4
 """On the device together: more take memory, and hardly less time each."""
 MOST_FRAMES: Final = WINDOW_FRAMES + MOST_WINDOWS - 1
 """That so many windows take, each a frame later than the one before."""
+GPU_BYTES: Final = 800 << 20
+"""That the network takes of a GPU, in float16, with room to work in and graphs of it,"""
+CPU_BYTES: Final = 1200 << 20
+"""and on a CPU, in float32, while it works."""
 _PARTS: Final = ("base", "convtsp")
 _COUNTERS: Final = "num_batches_tracked"
 _NUMBERS: Final = 21_287_237

@@ -3,6 +3,8 @@
 Each decodes another model's latents, much faster and less exactly than that model's own VAE. Source of the structure,
 of the names and of the time rule: class TAEHV in taehv.py of madebyollin/taehv at 1f14a56 (MIT).
 
+MiniMax-H3's clips begin anew each 5 latents: so the first of each 5 gives one frame, though the network remembers on.
+
 They take what the diffusion model makes, before that model's mean and deviation are undone. So that they may be put in
 a VAE's place, latents are taken in that VAE's scale here, and brought back to the diffusion model's by the decoder.
 """
@@ -19,6 +21,7 @@ import msgspec
 
 from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.models.minimax_h3 import TILE_STRIDE_LATENTS
 from framehaul_pipeline.models.wan import WAN_2_1_MEAN, WAN_2_1_STD, WAN_2_2_MEAN, WAN_2_2_STD
 from framehaul_pipeline.spec import DecoderSpec, Exactness
 
@@ -31,10 +34,12 @@ _STATE_ITEMSIZE_BYTES: Final = 2
 # Scaling factors: `vae/config.json` of HunyuanVideo and of HunyuanVideo 1.5, by which their pipelines divide.
 _HUNYUAN_VIDEO: Final = ((0.0,) * 16, (1 / 0.476986,) * 16)
 _HUNYUAN_VIDEO_1_5: Final = ((0.0,) * 32, (1 / 1.03682,) * 32)
+_H3_CHANNELS: Final = 24
 _BY_CHANNELS: Final = {
     32: _HUNYUAN_VIDEO_1_5,
     48: (WAN_2_2_MEAN, WAN_2_2_STD),
-    # LTX: the numbers lie in each version's VAE.
+    # MiniMax-H3 and LTX: the numbers lie in each version's VAE.
+    _H3_CHANNELS: ((), ()),
     128: ((), ()),
 }
 _BY_NAME: Final = {"taew2_1": (WAN_2_1_MEAN, WAN_2_1_STD), "taehv": _HUNYUAN_VIDEO}
@@ -144,6 +149,7 @@ def taehv_spec(name: str, config: TaehvConfig) -> DecoderSpec:
         spatial_factor=spatial_factor,
         temporal_factor=math.prod(config.time_factors),
         first_frames=1,
+        period_latents=TILE_STRIDE_LATENTS if config.latent_channels == _H3_CHANNELS else 0,
         lookahead_latents=0,
         exactness=Exactness.FULL,
         receptive_latents=taehv_receptive_latents(config),

@@ -36,16 +36,24 @@ class ChunkShape:
         return cls(opening.model, opening.geometry, opening.pixel_format, num_latents)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchShape:
+    """That of all batches of films' frames that one network has: few, and as large as it wants them."""
+
+    mapped: bool = False
+    """By the one that says where people look."""
+
+
 class ChunkLimits:
     """The limits of one worker's chunks."""
 
     def __init__(self, chunk_timeout_s: float) -> None:
         """No limit is ever below `chunk_timeout_s`."""
         self._chunk_timeout_s = chunk_timeout_s
-        self._typical_ns: dict[ChunkShape, float | None] = {}
+        self._typical_ns: dict[ChunkShape | BatchShape, float | None] = {}
         """None: one chunk was seen, and it says nothing yet. Oldest shape first."""
 
-    def observe(self, shape: ChunkShape, decode_ns: int) -> None:
+    def observe(self, shape: ChunkShape | BatchShape, decode_ns: int) -> None:
         """Learn from a chunk that took `decode_ns` from its launch to the end of its copy."""
         if shape not in self._typical_ns:
             if len(self._typical_ns) == _MAX_SHAPES:
@@ -57,7 +65,7 @@ class ChunkLimits:
             typical_ns = float(decode_ns)
         self._typical_ns[shape] = typical_ns + _NEWEST_WEIGHT * (decode_ns - typical_ns)
 
-    def limit_s(self, shape: ChunkShape | None) -> float:
+    def limit_s(self, shape: ChunkShape | BatchShape | None) -> float:
         """How long a chunk of `shape` may take; None: of a shape that isn't known."""
         typical_ns = self._typical_ns.get(shape) if shape is not None else None
         if typical_ns is None:

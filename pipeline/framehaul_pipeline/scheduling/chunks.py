@@ -25,6 +25,8 @@ class InletSlot:
 
     slot: int
     generation: int
+    blank: bool = False
+    """It has no values: it follows the clip's last one, see `DecoderSpec.drains`."""
 
 
 @dataclass(frozen=True, slots=True)

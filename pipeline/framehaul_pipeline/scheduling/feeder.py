@@ -201,7 +201,7 @@ class Feeder:
         latent = feed.waiting.popleft()
         index = feed.num_fed
         feed.num_fed += 1
-        feed.latent_bytes = len(latent)
+        feed.latent_bytes = len(latent) or feed.latent_bytes  # of a blank there are none
         self._hold(feed, 1)
         self._num_left -= 1
         self._turn = feed if self._num_left > 0 else None

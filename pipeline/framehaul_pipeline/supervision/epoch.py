@@ -42,6 +42,7 @@ from framehaul_pipeline.link.messages import (
     QueryRefused,
     Ready,
     RecordKernels,
+    RunningChunk,
     SamplesReturned,
     SessionEnded,
     SessionFailed,
@@ -52,7 +53,7 @@ from framehaul_pipeline.link.messages import (
 )
 from framehaul_pipeline.rings.ring import Ring, RingError, SlotHeader
 from framehaul_pipeline.rings.slots import LeaseTable, SlotError
-from framehaul_pipeline.scheduling.chunk_limits import ChunkShape
+from framehaul_pipeline.scheduling.chunk_limits import BatchShape, ChunkShape
 from framehaul_pipeline.scheduling.feeder import Feeder
 from framehaul_pipeline.supervision.inlet import Inlet
 from framehaul_pipeline.supervision.process import WorkerProcess
@@ -329,7 +330,8 @@ class Epoch:
         """Put the latents into the inlet that may go there now."""
         while (latent := self.feeder.next_latent(self._inlet.num_free)) is not None:
             slot, generation = self._inlet.put(latent)
-            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation))
+            blank = not latent.latent
+            self._channel.send(LatentReady(session=latent.session, slot=slot, generation=generation, blank=blank))
             self._sessions[latent.session].events.on_fed(latent.index + 1)
         while (session := self.feeder.next_end()) is not None:
             self._channel.send(EndOfLatents(session=session))
@@ -381,8 +383,7 @@ class Epoch:
             case SamplesReturned() | Embedded() | Mapped() | QueryRefused() | QueryFailed():
                 self._dispatch_query(message)
             case Alive():
-                oldest = message.oldest
-                self._watchdog.answered(message, self._shape(oldest.session, oldest.num_latents) if oldest else None)
+                self._watchdog.answered(message, self._shape_of(message.oldest))
             case Ready():
                 self._watchdog.start()
                 self.ready.set_result(message)
@@ -412,10 +413,12 @@ class Epoch:
                 assert self._samples is not None, "the worker has none else"
                 self._samples.give_back(message.slot, message.generation)
             case Embedded():
+                self._watchdog.published(BatchShape(), message.device_ns)
                 if message.query in self._queries:
                     self._queries[message.query].on_embedded(message)
             case Mapped():
                 assert self._samples is not None, "the worker has none else"
+                self._watchdog.published(BatchShape(mapped=True), message.device_ns)
                 if message.query in self._queries:
                     with self._samples.ring.payload(message.slot) as payload, payload[: message.num_bytes] as maps:
                         self._queries[message.query].on_mapped(message, maps.toreadonly())
@@ -454,6 +457,11 @@ class Epoch:
     def _shape(self, session: int, num_latents: int) -> ChunkShape | None:
         known = self._sessions.get(session)
         return ChunkShape.of(known.opening, num_latents) if known is not None else None
+
+    def _shape_of(self, running: RunningChunk | None) -> ChunkShape | BatchShape | None:
+        if running is None:
+            return None
+        return BatchShape(running.mapped) if running.num_samples else self._shape(running.session, running.num_latents)
 
     def _forget(self, session: int) -> WorkerSession | None:
         self.feeder.drop_session(session)

@@ -1,9 +1,9 @@
-"""Finds a worker that hangs: one that doesn't answer, or one whose device doesn't finish a chunk.
+"""Finds a worker that hangs: one that doesn't answer, or one whose device doesn't finish a chunk or a film's batch.
 
 Runs on the server's event loop, on one timer. Messages that come by themselves can't tell: a worker may rightly be
 silent for hours while a decoder waits for more latents, and one whose device hangs still opens sessions. So the worker
 is asked four times in each `chunk_timeout_s`; its control thread, which never waits for the device, answers with the
-chunk that it has been at for longest.
+chunk or batch that it has been at for longest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from framehaul_pipeline.link.messages import Alive
-from framehaul_pipeline.scheduling.chunk_limits import ChunkLimits, ChunkShape
+from framehaul_pipeline.scheduling.chunk_limits import BatchShape, ChunkLimits, ChunkShape
 
 _PROBES: Final = 4
 """In one `chunk_timeout_s`. More than one, so that a server that was itself stopped for a while asks again first."""
@@ -41,22 +41,23 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
 
-    def published(self, shape: ChunkShape | None, decode_ns: int) -> None:
-        """Learn from a chunk that was published; None: its session is closed."""
+    def published(self, shape: ChunkShape | BatchShape | None, decode_ns: int) -> None:
+        """Learn from a chunk that was published, or a batch; None: its session is closed."""
         if shape is not None:
             self._limits.observe(shape, decode_ns)
 
-    def answered(self, alive: Alive, shape: ChunkShape | None) -> None:
-        """Judge an answer; `shape` is that of the chunk which it names, None when that isn't known."""
+    def answered(self, alive: Alive, shape: ChunkShape | BatchShape | None) -> None:
+        """Judge an answer; `shape` is that of the chunk or batch which it names, None when that isn't known."""
         self._num_unanswered = 0
         if alive.oldest is None:
             return
-        busy_s, limit_s = alive.oldest.busy_ns / 1e9, self._limits.limit_s(shape)
+        oldest = alive.oldest
+        busy_s, limit_s = oldest.busy_ns / 1e9, self._limits.limit_s(shape)
         if busy_s > limit_s:
-            self._give_up(
-                f"hangs in a chunk of {alive.oldest.num_latents} latents of session {alive.oldest.session}: "
-                f"{busy_s:.1f} s, the limit is {limit_s:.1f} s"
-            )
+            what = f"chunk of {oldest.num_latents} latents of session {oldest.session}"
+            if oldest.num_samples:
+                what = f"batch of {oldest.num_samples} samples of query {oldest.session}"
+            self._give_up(f"hangs in a {what}: {busy_s:.1f} s, the limit is {limit_s:.1f} s")
 
     def _ask(self) -> None:
         if self._num_unanswered == _PROBES - 1:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from framehaul.formats import LatentDtype
+from framehaul_pipeline.decoders.base import Draining
 from framehaul_pipeline.device.convert import convert
 from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.link.messages import ChunkTimes
@@ -116,19 +117,20 @@ class Launcher:
         turn = self._turns[self._next_turn]
         self._next_turn = (self._next_turn + 1) % _NUM_TURNS
         num_latents, latent_bytes = len(chunk.latents), place.opening.geometry.latent_bytes(place.opening.dtype)
+        filled = [latent for latent in chunk.latents if not latent.blank]
         frame_bytes = place.frame_bytes
         num_bytes = chunk.num_frames * frame_bytes
-        raw_latents = turn.latents[: num_latents * latent_bytes]
+        raw_latents = turn.latents[: len(filled) * latent_bytes]
         raw_frames = turn.frames[:num_bytes]
         slot_memory = self._ring_memory[self._ring.payload_offset(slot) :][:num_bytes]
 
         def upload() -> None:
-            for latent, target in zip(chunk.latents, raw_latents.split(latent_bytes), strict=True):
+            for latent, target in zip(filled, raw_latents.split(latent_bytes), strict=True):
                 start = self._inlet.payload_offset(latent.slot)
                 target.copy_(self._inlet_memory[start : start + latent_bytes], non_blocking=True)
 
         def decode() -> None:
-            frames = self._decode(raw_latents, place, last=chunk.last)
+            frames = self._decode(raw_latents, place, num_blanks=num_latents - len(filled), last=chunk.last)
             if frames.shape[0] != chunk.num_frames:
                 raise RuntimeError(
                     f"decoder {place.decoder.spec.name!r} gave {frames.shape[0]} frames for latents "
@@ -139,7 +141,7 @@ class Launcher:
 
         if turn.decoded is not None:
             self._upload.wait(turn.decoded)
-        if num_latents:
+        if filled:
             self._upload.run(upload)
         self._compute.wait(self._upload.record())
         if turn.copied is not None:
@@ -178,7 +180,7 @@ class Launcher:
         del self._ring_memory, self._inlet_memory
 
     @torch.inference_mode()
-    def _decode(self, raw_latents: Tensor, place: Place, *, last: bool) -> Tensor:
+    def _decode(self, raw_latents: Tensor, place: Place, *, num_blanks: int, last: bool) -> Tensor:
         geometry, decoder = place.opening.geometry, place.decoder
         parts = []
         if raw_latents.numel():
@@ -188,6 +190,10 @@ class Launcher:
                 std, mean = place.scale
                 latents = latents.float() * std + mean
             frames, place.state = decoder.step(latents.to(decoder.dtype), place.state)
+            parts.append(frames)
+        if num_blanks:
+            assert isinstance(decoder, Draining), "its spec says that it drains"
+            frames, place.state = decoder.drain(num_blanks, place.state)
             parts.append(frames)
         if last:
             held_back = decoder.flush(place.state)

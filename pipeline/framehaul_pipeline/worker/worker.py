@@ -145,7 +145,7 @@ class Worker:
                     with self._slots.at_work(Note.CONTROL, message.session):
                         self._admit(message)
                 case LatentReady():
-                    latent = InletSlot(message.slot, message.generation)
+                    latent = InletSlot(message.slot, message.generation, message.blank)
                     if not self._scheduler.add_latent(message.session, latent):
                         self._return_inlet([latent])
                 case Wanted():
@@ -361,13 +361,19 @@ class Worker:
         return self._residence.take(runnable=self._scheduler.runnable, may_begin=self._suspects.may_begin)
 
     def _take_batch(self, *, chunks_first: bool) -> BatchJob | None:
-        return None if self._highlights is None else self._highlights.take(chunks_first=chunks_first)
+        job = None if self._highlights is None else self._highlights.take(chunks_first=chunks_first)
+        if job is not None:
+            batch, mapped = job.batch, job.batch.mapping is not None
+            now_ns = time.monotonic_ns()
+            self._running.begin(batch.query, None, 0, now_ns, num_samples=batch.num_frames, mapped=mapped)
+        return job
 
     # Below: without it
 
     def _finish_batch(self, batch: Batch) -> None:
         assert self._highlights is not None, "it made the batch"
         with self._changed:
+            self._running.finish(batch.query, None, time.monotonic_ns())
             self._highlights.finish(batch)
             self._changed.notify_all()
 

@@ -937,6 +937,8 @@ class ServerInfo(google.protobuf.message.Message):
     READY_FIELD_NUMBER: builtins.int
     TARGET_FIELD_NUMBER: builtins.int
     EPOCHS_FIELD_NUMBER: builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
     version: builtins.str
     device: builtins.str
     epoch: builtins.int
@@ -966,6 +968,14 @@ class ServerInfo(google.protobuf.message.Message):
     def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """of a front: those of its servers"""
 
+    @property
+    def highlights(self) -> Global___HighlightInfo:
+        """unset: films aren't searched"""
+
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """HOST:PORT that operators look at by HTTP: its own, or those of its servers"""
+
     def __init__(
         self,
         *,
@@ -982,11 +992,54 @@ class ServerInfo(google.protobuf.message.Message):
         ready: builtins.bool = ...,
         target: builtins.str = ...,
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        highlights: Global___HighlightInfo | None = ...,
+        metrics: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "limits", b"limits", "load", b"load", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["highlights", b"highlights", "limits", b"limits", "load", b"load"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["charged", b"charged", "device", b"device", "dtypes", b"dtypes", "epoch", b"epoch", "epochs", b"epochs", "highlights", b"highlights", "limits", b"limits", "load", b"load", "metrics", b"metrics", "models", b"models", "pixel_formats", b"pixel_formats", "ready", b"ready", "synthetic", b"synthetic", "target", b"target", "version", b"version"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
+
+@typing.final
+class HighlightInfo(google.protobuf.message.Message):
+    """HighlightService: docs/highlights.md."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    READS_TEXT_FIELD_NUMBER: builtins.int
+    HAS_FILMS_FIELD_NUMBER: builtins.int
+    MAX_UPLOAD_BYTES_FIELD_NUMBER: builtins.int
+    READERS_FIELD_NUMBER: builtins.int
+    READERS_IN_USE_FIELD_NUMBER: builtins.int
+    SALIENCY_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """what films are compared by; empty: they aren't"""
+    reads_text: builtins.bool
+    """a query may be words"""
+    has_films: builtins.bool
+    """films that the server has may be named"""
+    max_upload_bytes: builtins.int
+    """of one film"""
+    readers: builtins.int
+    """processes that may read films at a time"""
+    readers_in_use: builtins.int
+    saliency: builtins.bool
+    """it can say where people look"""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        reads_text: builtins.bool = ...,
+        has_films: builtins.bool = ...,
+        max_upload_bytes: builtins.int = ...,
+        readers: builtins.int = ...,
+        readers_in_use: builtins.int = ...,
+        saliency: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["has_films", b"has_films", "max_upload_bytes", b"max_upload_bytes", "model", b"model", "readers", b"readers", "readers_in_use", b"readers_in_use", "reads_text", b"reads_text", "saliency", b"saliency"]) -> None: ...
+
+Global___HighlightInfo: typing_extensions.TypeAlias = HighlightInfo
 
 @typing.final
 class TraceRequest(google.protobuf.message.Message):

@@ -6,6 +6,7 @@ Runs in the server process, on the event loop. Does no I/O and knows neither asy
 __all__ = [
     "grant",
     "highlight_request",
+    "highlight_totals",
     "journal",
     "latents",
     "limits",

@@ -17,6 +17,7 @@ from typing import Final
 from framehaul.causes import Cause
 from framehaul_pipeline.errors import Lack
 from framehaul_pipeline.link.messages import DeviceTime, Published
+from framehaul_server.core.highlight_totals import HighlightTotals
 from framehaul_server.core.rates import Rates
 from framehaul_server.core.time_account import Interval
 
@@ -153,6 +154,7 @@ class Totals:
     """Calls of sessions by tenant and cause, as the log has it."""
     refused: Counter[Lack] = field(default_factory=Counter)
     """Of these, calls for which there was no room, by what there was none of."""
+    highlights: HighlightTotals = field(default_factory=HighlightTotals)
 
 
 class Recorder:

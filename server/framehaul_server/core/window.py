@@ -89,7 +89,7 @@ def check_ack(next_frame: int, *, num_sent: int) -> None:
 
 
 def allowed_latents(spec: DecoderSpec, frames_until: int, num_latents: int | None) -> int:
-    """The largest number of latents whose frames all lie below `frames_until`.
+    """The largest number of latents, and blanks behind them, whose frames all lie below `frames_until`.
 
     Args:
         spec: the decoder's shape rules.
@@ -98,6 +98,8 @@ def allowed_latents(spec: DecoderSpec, frames_until: int, num_latents: int | Non
             that were held back come with the last, so these must fit too.
     """
     whole = spec.latents_whole(frames_until)
+    if spec.drains:
+        return spec.latents_within(frames_until)
     if num_latents is None or whole >= num_latents:
         return whole
     return min(num_latents - 1, spec.latents_within(frames_until))

@@ -7,7 +7,6 @@ sessions go on at the others.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -31,8 +30,6 @@ from framehaul_server.front.gpus import find_gpus, near_processors
 from framehaul_server.front.members import Member
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from framehaul_server.observe.http import HttpServer
 
 _WRONG_OPTION: Final = 2
@@ -162,21 +159,11 @@ class Host:
         )
 
     async def _observe(self, address: Address) -> HttpServer:
-        from aiohttp import web  # only where it is asked for: it takes its time
-
-        from framehaul_server.observe.http import HttpServer
+        from framehaul_server.observe.targets import serve_targets  # only where it is asked for: it takes its time
 
         host = Address.parse(self._config.advertise).host if self._config.advertise else address.host
         targets = [str(Address(host=host, port=port)) for port in _metrics_ports(address, len(self._members))]
-
-        async def tell(_request: web.Request) -> web.Response:
-            """Where the servers' metrics are: https://prometheus.io/docs/prometheus/latest/http_sd/."""
-            return web.Response(text=json.dumps([{"targets": targets}]), content_type="application/json")
-
-        server = HttpServer(self._identify, [("/targets", tell)])
-        bound = await server.start(address, self._certificates)
-        _log.info("%s", logs.line("metrics", listen=bound, servers=",".join(targets)))
-        return server
+        return await serve_targets(address, lambda: targets, self._identify, self._certificates)
 
 
 def choose_devices(devices: Sequence[str], num_gpus: int) -> list[str]:
@@ -218,11 +205,17 @@ def member_arguments(
     if config.metrics is not None:
         port = _metrics_ports(config.metrics, index + 1)[-1]
         changed.append(f"--metrics={replace_port(config.metrics, port)}")
-    if device == "cpu" and config.worker.device_memory_bytes is None:
-        changed.append(f"--device-memory-gib={max(PAGE_BYTES, share.available_bytes // 2) / _GIB}")
-    if device != "cpu" and config.worker.park_bytes is None:
-        changed.append(f"--park-gib={default_park_bytes(share.total_bytes) / _GIB}")
+    worker = config.worker
+    if (worker.device_memory_bytes if device == "cpu" else worker.park_bytes) is None:
+        changed.append(share_argument(device, share))
     return [*arguments, *changed]
+
+
+def share_argument(device: str, share: HostShare) -> str:
+    """What a server takes of its host's memory by default, when others take theirs too."""
+    if device == "cpu":
+        return f"--device-memory-gib={max(PAGE_BYTES, share.available_bytes // 2) / _GIB}"
+    return f"--park-gib={default_park_bytes(share.total_bytes) / _GIB}"
 
 
 def replace_port(address: Address, port: int) -> Address:

@@ -3,4 +3,4 @@
 One event loop, asyncio, no gRPC.
 """
 
-__all__ = ["request", "source"]
+__all__ = ["readers", "request", "source"]

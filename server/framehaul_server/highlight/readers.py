@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
+from typing import Final
 
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.highlight.messages import (
@@ -16,6 +20,7 @@ from framehaul_pipeline.highlight.messages import (
     NeedSlot,
     Probe,
     ReaderSetup,
+    ReadPictures,
     Refused,
     Slot,
     ToReader,
@@ -27,15 +32,68 @@ from framehaul_server.errors import ReadersKilled
 OnFilled = Callable[[int, int, tuple[float, ...]], Awaitable[None]]
 """Takes over a slot, and its generation, with so many frames."""
 
+_AT_ONCE: Final = 0
+"""Before all queries."""
+
 _log = logging.getLogger(__name__)
+
+
+class ReaderPlaces:
+    """How many processes may read at a time, of all films: earlier queries come first.
+
+    So films finish one after the other, and not all late.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Let so many read."""
+        self.number = number
+        self._num_free = number
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        """A heap, by query and then by arrival."""
+        self._arrivals = itertools.count()
+
+    @property
+    def num_held(self) -> int:
+        """Processes that read now."""
+        return self.number - self._num_free
+
+    @contextlib.asynccontextmanager
+    async def one(self, query: int) -> AsyncIterator[None]:
+        """Hold one, once it is this query's turn.
+
+        Cancellation: it is given back.
+        """
+        if self._num_free:
+            self._num_free -= 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (query, next(self._arrivals), turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._give_back()
+                raise
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[-1]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._num_free += 1
 
 
 class Readers:
     """Readers of one film; a context manager that ends them all."""
 
-    def __init__(self, setup: ReaderSetup, query: WorkerQuery, most: asyncio.Semaphore, name: str) -> None:
-        """Start none yet; `most` counts those of all films."""
-        self._setup, self._query, self._most, self.name = setup, query, most, name
+    def __init__(self, setup: ReaderSetup, query: WorkerQuery, places: ReaderPlaces, name: str) -> None:
+        """Start none yet."""
+        self._setup, self._query, self._places, self.name = setup, query, places, name
         self._idle: list[ReaderProcess] = []
         self._all: set[ReaderProcess] = set()
         self._deaths = 0
@@ -81,8 +139,10 @@ class Readers:
     async def _retried(
         self, job: ToReader, on_filled: OnFilled | None, on_info: Callable[[FilmInfo], None] | None = None
     ) -> None:
+        # What is wrong with a film or a picture is told soon, whatever earlier films still wait for.
+        turn = _AT_ONCE if isinstance(job, Probe | ReadPictures) else self._query.number
         while True:
-            async with self._most:
+            async with self._places.one(turn):
                 process = self._idle.pop() if self._idle else self._start()
                 try:
                     await self._do(process, job, on_filled, on_info)

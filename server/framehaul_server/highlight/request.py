@@ -25,12 +25,13 @@ from framehaul_pipeline.highlight.messages import FilmInfo, ReaderSetup, ReadFra
 from framehaul_pipeline.models.saliency import NAME as SALIENCY_NAME
 from framehaul_pipeline.supervision.epoch import QueryEvents, WorkerQuery
 from framehaul_server.core.highlight_request import HighlightAsked, HighlightRules
+from framehaul_server.core.highlight_totals import HighlightTotals
 from framehaul_server.core.packing import frames_per_message
 from framehaul_server.core.window import check_ack
 from framehaul_server.errors import ClientLeft, ClientSilent, ClientStalled
 from framehaul_server.highlight.crop import cropped
 from framehaul_server.highlight.maps import FilmMaps
-from framehaul_server.highlight.readers import Readers
+from framehaul_server.highlight.readers import ReaderPlaces, Readers
 from framehaul_server.highlight.scan import FilmSamples, batch_frames
 from framehaul_server.highlight.segments import key_frames_suffice, spans_worth_reading, split
 from framehaul_server.highlight.source import Upload, UploadSpace, open_below
@@ -78,9 +79,8 @@ class Surroundings:
     rules: HighlightRules
     root: Path | None
     space: UploadSpace
-    readers: asyncio.Semaphore
-    """Processes that read, of all films together."""
-    num_readers: int
+    readers: ReaderPlaces
+    totals: HighlightTotals
     stall_timeout_s: float
 
 
@@ -171,7 +171,7 @@ class HighlightWork:
         await self._around.worker_ready.wait()
         model = self._around.config.embedding
         frames, side = (1, 0) if model is None else (batch_frames(self._around.worker.device, model), model.side)
-        found = FilmSamples(self._asked.kinds, frames, side)
+        found = FilmSamples(self._asked.kinds, frames, side, on_batch=self._around.totals.had_device)
         query = self._around.worker.open_query(found)
         try:
             setup = self._setup(query, frames, side)
@@ -220,6 +220,7 @@ class HighlightWork:
             await self._scan(readers, query, found, info, wanted)
             scanned.set()
             found.changed.set()
+        self._around.totals.film_s += info.duration
         samples = found.known()
         if not len(samples):
             raise InvalidInput("video", "it", "a video with frames")
@@ -253,7 +254,7 @@ class HighlightWork:
     async def _scan(
         self, readers: Readers, query: WorkerQuery, found: FilmSamples, info: FilmInfo, wanted: rank.Wanted
     ) -> None:
-        per_second, most = self._asked.per_second, self._around.num_readers
+        per_second, most = self._asked.per_second, self._around.readers.number
 
         async def embed(slot: int, generation: int, times: tuple[float, ...]) -> None:
             await found.embed(query, slot, generation, times)

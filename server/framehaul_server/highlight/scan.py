@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import numpy as np
@@ -22,8 +22,13 @@ ResultT = TypeVar("ResultT")
 class FilmSamples:
     """Collects them; what a `WorkerQuery` calls."""
 
-    def __init__(self, kinds: int, batch_frames: int, side: int) -> None:
-        """Expect so many kinds of similarity, and batches as readers were told to make them."""
+    def __init__(
+        self, kinds: int, batch_frames: int, side: int, *, on_batch: Callable[[int], None] = lambda device_ns: None
+    ) -> None:
+        """Expect so many kinds of similarity, and batches as readers were told to make them.
+
+        `on_batch` hears of each batch that was compared or mapped for how long it had the device.
+        """
         self._kinds, self._batch_frames, self._side = kinds, batch_frames, side
         self._times: list[float] = []
         self._histograms: list[Floats] = []
@@ -33,6 +38,7 @@ class FilmSamples:
         self._maps: asyncio.Future[bytes] | None = None
         self.changed = asyncio.Event()
         self.device_ns = 0
+        self._on_batch = on_batch
 
     @property
     def num_embedded(self) -> int:
@@ -115,11 +121,13 @@ class FilmSamples:
         self._similarities = np.concatenate((self._similarities[: embedded.first], similarities))
         self._places = np.concatenate((self._places[: embedded.first], np.array(embedded.places).T))
         self.device_ns += embedded.device_ns
+        self._on_batch(embedded.device_ns)
         self.changed.set()
 
     def on_mapped(self, mapped: Mapped, maps: memoryview) -> None:
         """See `QueryEvents`."""
         self.device_ns += mapped.device_ns
+        self._on_batch(mapped.device_ns)
         if self._maps is not None and not self._maps.done():
             self._maps.set_result(bytes(maps))
 

@@ -67,6 +67,8 @@ class ServerCollector(Collector):
         yield from _memory(view)
         yield from _time(view.recorder, view.now_ns)
         yield from _work(view.recorder)
+        if view.num_readers:
+            yield from _highlights(view)
 
 
 def _server(view: ServerView) -> Iterator[Metric]:
@@ -232,6 +234,33 @@ def _work(recorder: Recorder) -> Iterator[Metric]:
         "the way to the server).",
         {(stage,): histogram for stage, histogram in recorder.stages_s.items()},
         ("stage",),
+    )
+
+
+def _highlights(view: ServerView) -> Iterator[Metric]:
+    totals = view.recorder.totals.highlights
+    tenants = {tenant for tenant, _ in totals.ended}
+    yield _labelled(
+        CounterMetricFamily,
+        "highlight_calls",
+        "Calls of Highlight that ended, by how, as calls of sessions. Absent, like all of highlights, without "
+        "--highlight.",
+        ("tenant", "cause"),
+        {(tenant, cause): totals.ended[tenant, cause] for tenant in tenants for cause in _ENDS},
+    )
+    yield _counter("highlight_film_seconds", "Length of films that were sampled to their end.", totals.film_s)
+    yield _counter("highlight_batches", "Batches of films' frames that were compared.", totals.num_batches)
+    yield _counter(
+        "highlight_device_seconds",
+        "Time that these took, by the device's clock, beside chunks.",
+        totals.device_ns / 1e9,
+    )
+    yield _labelled(
+        GaugeMetricFamily,
+        "highlight_readers",
+        "Processes that may read films at a time (--highlight-readers): those that do, and room for others.",
+        ("state",),
+        {("held",): view.num_reading, ("free",): view.num_readers - view.num_reading},
     )
 
 

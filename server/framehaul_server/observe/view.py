@@ -31,3 +31,7 @@ class ServerView:
     """Counters, and the last minute."""
     sessions: Sequence[SessionView]
     """Served and detached."""
+    num_readers: int = 0
+    """Processes that may read films at a time; 0: none are searched."""
+    num_reading: int = 0
+    """Of those, now."""

@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 
 from framehaul import wire
+from framehaul.v1 import frames_pb2 as pb
 from framehaul.v1 import highlights_pb2
 from framehaul_pipeline.errors import OutOfOrder
 from framehaul_server.access.callers import Identify
@@ -15,6 +16,7 @@ from framehaul_server.admission.places import Admission, Claim
 from framehaul_server.admission.reading import Reader, Reading
 from framehaul_server.core.highlight_request import HighlightAsked
 from framehaul_server.core.limits import most_read
+from framehaul_server.highlight.readers import ReaderPlaces
 from framehaul_server.highlight.request import HighlightWork, Request, Surroundings
 from framehaul_server.logs import SessionRecord
 from framehaul_server.rpc.boundary import guard, new_record
@@ -68,12 +70,31 @@ class HighlightService:
             SERVICE, {"Highlight": grpc.stream_stream_rpc_method_handler(self.highlight)}
         )
 
+    @property
+    def readers(self) -> ReaderPlaces:
+        """Of all its films."""
+        return self._around.readers
+
+    def info(self) -> pb.HighlightInfo:
+        """What it offers, and how busy it is."""
+        rules = self._around.rules
+        return pb.HighlightInfo(
+            model=rules.model.name if rules.model is not None else "",
+            reads_text=rules.model is not None and rules.model.reads_text,
+            saliency=rules.has_saliency,
+            has_films=rules.has_root,
+            max_upload_bytes=rules.max_upload_bytes,
+            readers=self.readers.number,
+            readers_in_use=self.readers.num_held,
+        )
+
     async def highlight(self, _requests: object, context: Context) -> None:
         """A film and what is searched for in; scores and frames out."""
         record = new_record("Highlight", context)
         try:
             await guard(context, record, self._serve(context, record))
         finally:
+            self._around.totals.ended[record.tenant or "", record.cause] += 1
             _log.info("%s", record.line())
 
     async def _serve(self, context: Context, record: SessionRecord) -> None:

@@ -88,10 +88,26 @@ def sum_of(servers: Sequence[pb.ServerInfo], *, version: str, epoch: int) -> pb.
         charged=[pb.Charged(cause=cause, seconds=each) for cause, each in seconds.items()],
         ready=any(server.ready for server in servers),
         epochs=[epoch for server in servers for epoch in (server.epoch, *server.epochs)],
+        highlights=_highlights([server.highlights for server in servers if server.HasField("highlights")]),
+        metrics=dict.fromkeys(each for server in servers for each in server.metrics),
     )
 
 
-def _sum(name: str, messages: Sequence[pb.Limits] | Sequence[pb.Load]) -> int:
+def _highlights(infos: Sequence[pb.HighlightInfo]) -> pb.HighlightInfo | None:
+    if not infos:
+        return None
+    return pb.HighlightInfo(
+        model=", ".join(dict.fromkeys(info.model for info in infos if info.model)),
+        reads_text=any(info.reads_text for info in infos),
+        has_films=any(info.has_films for info in infos),
+        saliency=any(info.saliency for info in infos),
+        max_upload_bytes=max(info.max_upload_bytes for info in infos),
+        readers=_sum("readers", infos),
+        readers_in_use=_sum("readers_in_use", infos),
+    )
+
+
+def _sum(name: str, messages: Sequence[pb.Limits] | Sequence[pb.Load] | Sequence[pb.HighlightInfo]) -> int:
     """As large as the field can hold at most, whatever servers say."""
     is_long = messages and messages[0].DESCRIPTOR.fields_by_name[name].type == FieldDescriptor.TYPE_UINT64
     total: int = sum(getattr(message, name) for message in messages)

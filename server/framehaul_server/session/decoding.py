@@ -77,6 +77,8 @@ class Decoding:
         self._dropped = False
         self.num_latents = request.first_latent
         """All latents below this one came."""
+        self._num_blanks = 0
+        """That follow them."""
         self._num_fed = request.first_latent
         self._num_allowed = self._num_wanted = 0
         self._has_all = False
@@ -92,8 +94,13 @@ class Decoding:
 
     @property
     def num_fed(self) -> int:
-        """Latents below this one a worker has taken over."""
+        """Latents, and blanks behind them, below this one a worker has taken over."""
         return self._num_fed
+
+    @property
+    def num_to_feed(self) -> int:
+        """All latents that came, and the blanks behind them once no more come."""
+        return self.num_latents + self._num_blanks
 
     @property
     def in_worker(self) -> bool:
@@ -115,10 +122,7 @@ class Decoding:
         """Send the next latent to the worker."""
         self.num_latents += 1
         # A copy: a view would keep the whole message that it came in.
-        kept = memoryview(bytes(latent))
-        self._journal.keep(kept)
-        if self._handle is not None:
-            self._handle.send_latent(kept)
+        self._send(memoryview(bytes(latent)))
 
     def allow(self, num_latents: int, *, num_wanted: int) -> None:
         """Let the latents below this one be decoded, never fewer than before.
@@ -132,6 +136,9 @@ class Decoding:
     def end_latents(self) -> None:
         """No more latents come."""
         self._has_all = True
+        self._num_blanks = self._spec.num_blanks if self.num_latents else 0
+        for _ in range(self._num_blanks):
+            self._send(memoryview(b""))
         if self._handle is not None:
             self._handle.end_latents()
 
@@ -152,8 +159,9 @@ class Decoding:
         """See `SessionEvents`; an earlier worker may have had them already."""
         if num_fed > self._num_fed:
             self._num_fed = num_fed
-            self._journal.note_fed(num_fed)
-            self._events.on_fed(num_fed)
+            if num_fed <= self.num_latents:
+                self._journal.note_fed(num_fed)
+                self._events.on_fed(num_fed)
 
     def on_published(self, published: Published, frames: memoryview) -> None:
         """Hand on the frames that are new."""
@@ -188,6 +196,11 @@ class Decoding:
             # Not UNAVAILABLE: clients would try again, and end one worker after another.
             error = WorkersKilled()
         self._events.on_failed(error)
+
+    def _send(self, latent: memoryview) -> None:
+        self._journal.keep(latent)
+        if self._handle is not None:
+            self._handle.send_latent(latent)
 
     def _go_on(self) -> None:
         num_frames = self._spec.num_frames(self.num_latents)

@@ -236,7 +236,7 @@ class Session:
             priority=opening.priority,
             state=self._state.value,
             num_latents=self._latents_in.input.num_received,
-            num_fed=self._decoding.num_fed,
+            num_fed=min(self._decoding.num_fed, self._latents_in.input.num_received),
             num_published=self._frames_out.num_published,
             num_taken=window.num_taken,
             frames_until=window.frames_until,
@@ -390,7 +390,7 @@ class Session:
         if self._decoding.in_worker:
             return None
         num_fed, latents, frames_out = self._decoding.num_fed, self._latents_in.input, self._frames_out
-        if latents.num_received > num_fed:
+        if self._decoding.num_to_feed > num_fed:
             if self._num_allowed() > num_fed:
                 return Cause.SHARED  # others fill the inlet, or the worker is replaced
             return Cause.NETWORK if frames_out.has_unsent else Cause.CLIENT_WINDOW
@@ -402,7 +402,7 @@ class Session:
     def _position(self) -> object:
         request, frames_out, latents = self.request, self._frames_out, self._latents_in.input
         num_published = frames_out.num_published
-        num_latents = min(latents.num_received, self._num_allowed())
+        num_latents = min(self._decoding.num_to_feed, self._num_allowed())
         if request.spec.frames_after(num_latents, ended=latents.ended) > num_published:
             return object()  # it is the worker's turn: unlike any other position
         return latents.num_received, num_published, frames_out.window.num_taken

@@ -1,4 +1,4 @@
-"""Programs of `make bench`, `bench-decoders`, `bench-gpu`, `bench-wan`, `bench-watched`: as small as they go, on a CPU.
+"""Programs of `make bench` and of the `bench-*` that write to the page, as small as they go, on the CPU.
 
 What they find says nothing: that they start, reach their end and fill in the page is what is held.
 """
@@ -99,3 +99,24 @@ def test_watched(tmp_path: Path) -> None:
     options = ("--toy", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path / "out"))
     _, figures = run(tmp_path, "bench.watched", *options)
     assert set(figures["watched"]["watched"]) == {"alone", "watched", "traced"}
+
+
+def test_highlight_arms(tmp_path: Path) -> None:
+    """A simple arm, and the product's own code: they choose the same excerpts."""
+    film = ("--requests", "1", "--films", "1", "--film-seconds", "6", "--heights", "144")
+    options = ("--device", "cpu", *film, "--rounds", "1", "--loaders", "1", "--arms", "B2", "B5")
+    _, figures = run(tmp_path, "bench.highlight_arms", *options, "--out", str(tmp_path / "out"))
+    assert set(figures["highlight-arms"]) == {"B2", "B5", "loaders"}
+    assert math.isfinite(figures["highlight-arms"]["B5"]["p95_s"])
+
+
+def test_sampling(tmp_path: Path) -> None:
+    _, figures = run(tmp_path, "bench.sampling", "--toy", "--out", str(tmp_path / "out"))
+    assert {each["frames"] for each in figures["sampling"].values()} == {8, 1}
+
+
+def test_taehv(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--files", "taew2_1", "--size", "32x32", "--seconds", "0")
+    _, figures = run(tmp_path, "bench.taehv", *options, "--out", str(tmp_path / "out"))
+    assert figures["taehv"]["taew2_1"]["relative"] < 1e-4
+    assert min(figures["taehv"]["taew2_1"]["frames_per_s"].values()) > 0

@@ -67,6 +67,52 @@ async def test_a_video_file(target: str, behaviour: Behaviour, tmp_path: Path) -
     assert np.array_equal(decoded, expected_frames(latents, YUV_SHAPE))
 
 
+@pytest.mark.parametrize("piped", [False, True])
+async def test_a_draft_is_another_models_video_of_the_same_latents(
+    target: str, behaviour: Behaviour, tmp_path: Path, piped: bool
+) -> None:
+    """Its session is opened first, with a higher priority; of a pipe both get all latents."""
+    path, draft, out = (tmp_path / name for name in ("a.safetensors", "draft.mkv", "v.mkv"))
+    latents = make_file(path, model="big", frames="21")
+    process = await start_client(
+        "stream", "-" if piped else path, "--draft", "fake", "--draft-out", draft, "--out", out, "--codec", "ffv1",
+        "--priority", 5, "--target", target, "--json", stdin=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    told, errors = await process.communicate(path.read_bytes())
+    assert process.returncode == 0, errors
+    report = json.loads(told)
+    assert (report["model"], report["draft"]["model"], report["draft"]["num_frames"]) == ("big", "fake", 21)
+    assert [(opened.model, opened.priority) for opened in behaviour.opens] == [("fake", 6), ("big", 5)]
+    for video in (draft, out):
+        with av.open(str(video)) as container:
+            decoded = np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
+        assert np.array_equal(decoded, expected_frames(latents, YUV_SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--draft", "gone", "--draft-out", "d.mp4"), "draft=gone: must be fake"),
+        (("--draft", "fake"), "draft=fake: must come with --draft-out"),
+        (("--draft-out", "d.mp4"), "draft-out=d.mp4: must come with --draft"),
+        (("--draft", "fake", "--draft-out", "v.mp4"), "draft-out=v.mp4: must be another file than --out"),
+        (("--draft", "fake", "--draft-out", "d.mp4", "--across", "2"), "leave out --draft"),
+    ],
+)
+async def test_a_draft_that_can_not_be_is_refused(
+    target: str, behaviour: Behaviour, tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    """Before any session is opened, and nothing is left."""
+    make_file(tmp_path / "a.safetensors")
+    process = await start_client(
+        "stream", "a.safetensors", "--out", "v.mp4", "--target", target, *options, cwd=tmp_path
+    )
+    _, errors = await process.communicate()
+    assert (process.returncode, len(behaviour.opens)) == (2, 0)
+    assert told in errors.decode()
+    assert names_in(tmp_path) == ["a.safetensors"]
+
+
 async def test_options_override_the_files_notes(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
     """The command line has the last word."""
     make_file(tmp_path / "a.safetensors", model="special", fps="25", normalized="true")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from framehaul.v1 import highlights_pb2 as pb
 from framehaul_client import Access, FrameBatch, FrameClient, Progress, Query, Scores
 from framehaul_client.command.arguments import parse
 from framehaul_client.command.highlight import highlight
-from framehaul_client.command.progress import Scan, ScanBar, ScanLines, choose_scan
+from framehaul_client.command.progress import Bar
+from framehaul_client.command.progress import Progress as Shown
 from framehaul_client.errors import DataLoss, FramehaulError, InvalidOption, InvalidRequest, ProtocolError
 from tests.support.client_command import run_client
 from tests.support.cut_films import RATE, frames_of, make_film
@@ -65,10 +67,10 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(film: Path) -> Callable[..., Any]:
     """The command, in this process, with a picture."""
 
-    async def command(answers: Answers, *arguments: object, scan: Scan | None = None) -> str:
+    async def command(answers: Answers, *arguments: object, progress: Shown | None = None) -> str:
         async with fake_highlights(answers) as target:
             given = ("highlight", "--image", film.parent / "can.jpg", "--target", target, *arguments)
-            return await highlight(parse([*map(str, given)]), Access(), scan or Scan())
+            return await highlight(parse([*map(str, given)]), Access(), progress or Shown())
 
     return command
 
@@ -127,7 +129,7 @@ async def test_a_whole_films_maps_need_nothing_to_look_for(film: Path, tmp_path:
     answers = Answers(excerpts=[(0, 6)], frames_each=5)
     async with fake_highlights(answers) as target:
         options = parse(["highlight", str(film), "--saliency", str(tmp_path / "map.mkv"), "--target", target])
-        text = await highlight(options, Access(), Scan())
+        text = await highlight(options, Access(), Shown())
     assert answers.opened is not None
     assert answers.opened.saliency
     assert not answers.opened.images
@@ -186,7 +188,7 @@ async def test_what_can_not_be_done_is_said_before_anything_is_sent(
 async def test_clips_need_something_to_look_for(film: Path, option: str) -> None:
     given = ["highlight", str(film), "--saliency", "map.mp4", f"--{option}", "a.png"]
     with pytest.raises(InvalidOption, match=rf"{option}=a.png: needs an --image or a --text"):
-        await highlight(parse(given), Access(), Scan())
+        await highlight(parse(given), Access(), Shown())
 
 
 @pytest.mark.parametrize(
@@ -247,14 +249,10 @@ async def test_the_server_s_word_is_told(film: Path, run: Callable[..., Any]) ->
 async def test_progress_shows_the_best_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]
 ) -> None:
-    """On a terminal as a bar, and then one for the frames; elsewhere as lines."""
-    answers, terminal, log = Answers(frames_each=3), Terminal(), io.StringIO()
-    assert type(choose_scan(quiet=True, stream=terminal)) is Scan
-    with choose_scan(quiet=False, stream=terminal) as scan:
-        await run(answers, "server:a", "--out", tmp_path / "clip.mp4", scan=scan)
-    assert type(scan) is ScanBar
+    """As a bar, and then one for the frames of each excerpt."""
+    answers, terminal = Answers(frames_each=3, excerpts=[(3.5, 5.5), (7.0, 9.0)]), Terminal()
+    with Bar(terminal) as bar:
+        await run(answers, "server:a", "--out", tmp_path / "clip.mp4", "--clips", "2", progress=bar)
     assert "scanned 0:04.0 of 0:10.0" in terminal.getvalue()
     assert "best so far 0:03.5-0:05.5, 3.0 sd" in terminal.getvalue()
-    assert "3/3" in terminal.getvalue()
-    await run(Answers(), "server:a", "--dry-run", scan=ScanLines(log, interval_s=0.0))
-    assert log.getvalue() == "sent 0.0 MB\nscanned 0:04.0 of 0:10.0, best so far 0:03.5-0:05.5, 3.0 sd\n"
+    assert len(re.findall("3/3[^\r]*\n", terminal.getvalue())) == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,27 @@ async def test_the_product_is_found_in_an_upload(server: RunningApp, root: Path)
     best = scores.excerpts[0]
     assert (best.start, best.end) == pytest.approx((6, 8), abs=0.3)
     assert not best.weak
+    await server.expect_idle()
+
+
+async def test_operators_see_what_is_done(server: RunningApp) -> None:
+    """What it offers, what it has done, and what it is at."""
+    totals = server.app._recorder.totals.highlights
+    before = replace(totals, ended=totals.ended.copy())
+    await asyncio.wait_for(search(server, asked(path="a.mp4")), 60)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await search(server, asked(path="b.mp4"))
+    assert totals.film_s - before.film_s == pytest.approx(12, abs=0.1)
+    assert totals.num_batches > before.num_batches
+    assert totals.device_ns > before.device_ns
+    ended = {("everyone", "ok"): 1, ("everyone", "not_found"): 1}
+    # A client hears of the end before the server's handler is over.
+    await eventually(lambda: totals.ended - before.ended == ended, lambda: totals.ended)
+    told = server.app.info().highlights
+    assert (told.model, told.reads_text, told.has_films) == ("efficientnet-lite0", False, True)
+    assert (told.max_upload_bytes, told.readers, told.readers_in_use, told.saliency) == (4 << 30, 2, 0, True)
+    view = server.app._view()
+    assert (view.num_readers, view.num_reading) == (2, 0)
     await server.expect_idle()
 
 

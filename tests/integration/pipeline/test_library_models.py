@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from crc32c import crc32c
-from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLMiniMaxH3
+from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLLTX2Video, AutoencoderKLMiniMaxH3
 from torch import Tensor
 
 from framehaul.v1 import frames_pb2 as pb
@@ -18,7 +18,7 @@ from tests.support.clips import decode, make_clip, opening
 from tests.support.server_process import ServerProcess, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
-SCALING = {"pictures": 0.18215, "hunyuan": 0.476986, "h3": 0.5}
+SCALING = {"pictures": 0.18215, "hunyuan": 0.476986, "h3": 0.5, "ltx": 0.5}
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 Array = np.ndarray[Any, Any]
 
@@ -53,14 +53,29 @@ def h3() -> AutoencoderKLMiniMaxH3:
     ).eval()
 
 
+def ltx() -> AutoencoderKLLTX2Video:
+    torch.manual_seed(4)
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,) * 4,
+        layers_per_block=(1,) * 5,
+        decoder_block_out_channels=(8, 16, 32),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        patch_size=1,
+        decoder_causal=False,
+    ).eval()
+    vae.latents_std.fill_(2.0)
+    return vae
+
+
 @pytest.fixture(scope="module")
 def vaes() -> dict[str, Any]:
-    return {"pictures": pictures(), "hunyuan": hunyuan(), "h3": h3()}
+    return {"pictures": pictures(), "hunyuan": hunyuan(), "h3": h3(), "ltx": ltx()}
 
 
 @pytest.fixture(scope="module")
 def server(vaes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server with both models."""
+    """One server with all models."""
     folder = tmp_path_factory.mktemp("models")
     options = []
     for name, vae in vaes.items():
@@ -89,12 +104,20 @@ def library_frames(name: str, vae: Any, latents: Array) -> Array:
 
 
 def stream(server: ServerProcess, latents: Any, **options: Any) -> Array:
-    return asyncio.run(asyncio.wait_for(decode(server.target, latents, normalized=True, **options), 60))
+    """In chunks of one latent: LTX's frames differ by rounding with their length."""
+    return asyncio.run(
+        asyncio.wait_for(decode(server.target, latents, normalized=True, reproducible=True, **options), 60)
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "num_latents"),
-    [*((name, count) for name in ("pictures", "hunyuan") for count in (1, 4, 5, 9)), ("h3", 13)],
+    [
+        *((name, count) for name in ("pictures", "hunyuan") for count in (1, 4, 5, 9)),
+        ("h3", 13),
+        ("ltx", 1),
+        ("ltx", 11),
+    ],
 )
 def test_frames_are_the_librarys(server: ServerProcess, vaes: dict[str, Any], name: str, num_latents: int) -> None:
     """Within one level of its decode turned into rgb24; however latents come and however small the window is."""
@@ -108,7 +131,7 @@ def test_frames_are_the_librarys(server: ServerProcess, vaes: dict[str, Any], na
     assert np.array_equal(stream(server, iter(latents), model=name, window_frames=1), frames)
 
 
-@pytest.mark.parametrize("name", ["pictures", "hunyuan", "h3"])
+@pytest.mark.parametrize("name", ["pictures", "hunyuan", "h3", "ltx"])
 def test_auto_sessions_get_the_same_frames(server: ServerProcess, name: str) -> None:
     """With the number of latents told at the beginning and not."""
     latents = make_latents(8)
@@ -116,7 +139,8 @@ def test_auto_sessions_get_the_same_frames(server: ServerProcess, name: str) -> 
     geometry = pb.LatentGeometry(channels=4, height=HEIGHT, width=WIDTH)
     for told in ({}, {"num_latents": 8}):
         with server.channel() as channel, Call(channel) as client:
-            client.send(open=opening(model=name, geometry=geometry, dtype=pb.DATA_TYPE_FLOAT32, **told))
+            opened = opening(model=name, geometry=geometry, dtype=pb.DATA_TYPE_FLOAT32, reproducible=True, **told)
+            client.send(open=opened)
             for latent in latents:
                 client.send(latent.tobytes(), num_latents=1)
             client.half_close()

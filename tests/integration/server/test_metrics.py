@@ -7,6 +7,7 @@ import socket
 import numpy as np
 import pytest
 
+from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient
 from tests.integration.conftest import StartServer
 from tests.integration.server.test_stalled import FIXED_WINDOW
@@ -73,6 +74,8 @@ async def test_counters_equal_what_clients_counted_through_kills_cuts_and_resume
     assert found.value("frames_sent_total") == sum(int(end["frames"]) for end in ends)
     assert found.value("sent_bytes_total") >= found.value("frames_sent_total") * 16 * 16 * 3
     assert sum(found.values("sessions").values()) == found.value("places_held") == 0
+    with server.stub() as stub:
+        assert list(stub.GetServerInfo(pb.GetServerInfoRequest()).metrics) == [server.metrics_target]
 
 
 def test_a_dead_worker_and_a_client_that_does_not_read_are_seen(start_server: StartServer) -> None:

@@ -1,9 +1,11 @@
 import asyncio
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import aiohttp
 import grpc
 import pytest
 
@@ -17,6 +19,7 @@ from framehaul_fleet.locate import locate
 from framehaul_fleet.watching import Watching, resolve
 from framehaul_server.core.placement import Placement
 from tests.support.fronts import running_front
+from tests.support.placing import report
 from tests.support.waiting import eventually
 
 HERE = Address(host="gpus.farm", port=50051)
@@ -103,6 +106,43 @@ async def test_the_address_of_a_list_of_servers() -> None:
             assert found.target == target
         stop.set()
         await asyncio.wait_for(running, 30)
+
+
+@pytest.mark.asyncio
+async def test_prometheus_is_told_where_the_metrics_of_all_servers_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that a server or a front reports; at an address of its own."""
+    caplog.set_level("INFO")
+    async with running_front("a:1", "b:1") as (target, behind, _):
+        for each in ("a:1", "b:1"):
+            told = report(int(each == "b:1") + 1)
+            told.metrics.append(f"{each}00")
+            behind.report(each, told, time.monotonic() + 61)
+        options = ["--servers", target, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+        given = vars(_parser({}).parse_args(["locate", *options]))
+        ready, stop = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(
+            locate(front_config(given), given["servers"], Access(), stop=stop, on_ready=lambda _: ready.set())
+        )
+        await asyncio.wait_for(ready.wait(), 30)
+        found = re.search(r"metrics listen=(\S+)", caplog.text)
+        assert found is not None
+        async with aiohttp.ClientSession() as http, http.get(f"http://{found[1]}/targets") as response:
+            assert await response.json() == [{"targets": ["a:100", "b:100"]}]
+        stop.set()
+        await asyncio.wait_for(running, 30)
+
+
+@pytest.mark.asyncio
+async def test_what_can_find_no_servers_any_more_ends_and_names_no_old_ones() -> None:
+    async def fail(_: Address) -> list[Address]:
+        raise RuntimeError("no way to know")
+
+    given = vars(_parser({}).parse_args(["locate", "--servers", "a:1", "--listen", "127.0.0.1:0"]))
+    waiting = locate(
+        front_config(given), given["servers"], Access(), stop=asyncio.Event(), on_ready=lambda _: None, resolve=fail
+    )
+    with pytest.raises(RuntimeError, match="no way to know"):
+        await asyncio.wait_for(waiting, 30)
 
 
 def test_options_are_those_of_a_server_and_of_a_client() -> None:

@@ -23,6 +23,15 @@ def test_lookahead_holds_frames_back_until_the_end() -> None:
     assert spec.frames_after(4, ended=True) == 7
 
 
+def test_frames_that_are_held_back_may_come_latent_by_latent() -> None:
+    """Blank latents behind the last one bring them, and none comes with the end; no chunk is larger for it."""
+    spec = msgspec.structs.replace(FAKE_SPEC, lookahead_latents=2, drains=True)
+    assert spec.num_blanks == 2
+    assert [spec.frames_after(4 + blanks, ended=True) for blanks in range(3)] == [3, 5, 7]
+    assert [spec.frames_after(1 + blanks, ended=True) for blanks in range(3)] == [0, 0, 1]
+    assert [spec.most_frames(n) for n in (1, 2)] == [2, 4]
+
+
 TILED = msgspec.structs.replace(
     FAKE_SPEC, temporal_factor=4, lookahead_latents=4, tile_latents=5, tile_stride_latents=3
 )
@@ -72,6 +81,11 @@ def test_latents_whose_frames_fit() -> None:
         ({"tile_stride_latents": 0}, r"tile_stride_latents=0: must be 1\.\.4 in tiles of 5"),
         ({"lookahead_latents": 3}, r"lookahead_latents=3: must be 4 in tiles of 5"),
         ({"tile_lead_latents": 3}, r"tile_lead_latents=3: must be 0\.\.2, as tiles share so many"),
+        ({"drains": True}, "drains=True: must be false in tiles or without lookahead_latents"),
+        (
+            {"drains": True, "tile_latents": 0, "tile_stride_latents": 0, "lookahead_latents": 0},
+            "drains=True: must be false in tiles",
+        ),
     ],
 )
 def test_tiles_that_can_not_be_are_refused_by_name(change: dict[str, int], message: str) -> None:

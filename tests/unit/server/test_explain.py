@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from framehaul_pipeline.models.model import TINY, TINY_SPEC, Model
+from framehaul_pipeline.models.saliency import SaliencyModel
 from framehaul_pipeline.models.wan import parse_wan_config, wan_spec
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_server.cli import parse
@@ -114,6 +115,32 @@ def test_rings_are_as_large_as_it_is_said() -> None:
     assert re.findall(r"  both +(\S+) MiB\n", text) == [f"{sum(made) / (1 << 20):.1f}"]
 
 
+def test_what_is_taken_by_films_has_its_lines() -> None:
+    """Their slots, which are as large as is said; readers; disk; and none of that where none are searched."""
+    options = ("--highlight", "--highlight-readers", "6", "--max-size", "512x512")
+    worker = parse(options, {}).worker
+    ring = Ring.create("test", num_slots=worker.num_sample_slots, slot_bytes=worker.sample_slot_bytes)
+    samples_bytes = ring.num_bytes
+    ring.close()
+    text = told(*options)
+    assert f"  samples  16 slots of 4.66 MiB  {samples_bytes / (1 << 20):.1f} MiB    --highlight\n" in text
+    assert re.search(r"  readers +6 x 150 MiB +900 MiB    --highlight-readers\n", text)
+    assert "compared by efficientnet-lite0" in text
+    assert "4.00 GiB of disk in TMPDIR" in " ".join(text.split())
+    assert not re.search("samples|readers|TMPDIR", told())
+
+
+@pytest.mark.parametrize(("device", "taken"), [("cpu", "1.17 GiB of host memory"), ("cuda", "800 MiB of the device")])
+def test_what_saliency_takes_is_said(device: str, taken: str) -> None:
+    """Its runs of frames need larger slots."""
+    config = parse(["--device", device, "--max-size", "512x512"], {})
+    config = replace(config, worker=replace(config.worker, saliency=SaliencyModel(path="")))
+    text = " ".join(explain(config, host_bytes=32 * GIB, free_bytes=22 * GIB).split())
+    assert "samples 16 slots of 8.6" in text
+    assert f"TASED-Net says where people look, with {taken}" in text
+    assert "compared" not in text
+
+
 @pytest.mark.parametrize(
     ("options", "models", "expected"),
     [
@@ -213,10 +240,20 @@ def test_what_a_host_can_never_hold_is_refused(options: tuple[str, ...], message
     assert str(refused.value) == message
 
 
-@pytest.mark.parametrize("options", [("--slots", "339"), ("--park-gib", "7.7"), ("--slots", "1024")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--slots", "339"),
+        ("--park-gib", "7.7"),
+        ("--slots", "1024"),
+        ("--highlight", "--slots", "335"),
+        ("--highlight", "--slots", "1024"),
+    ],
+)
 def test_what_a_refusal_says_works(options: tuple[str, ...]) -> None:
     """To the slot and to the pixel."""
     config = parse(options, {})
     if config.worker.num_slots == 1024:
-        config = replace(config, worker=replace(config.worker, max_pixels=695957))
+        max_pixels = 687820 if config.highlight else 695957
+        config = replace(config, worker=replace(config.worker, max_pixels=max_pixels))
     check_host(config, 8 * GIB)

@@ -6,6 +6,8 @@ import threading
 import pytest
 
 from framehaul_client.command.progress import Bar, Lines, Progress, Standing, Style, choose_progress
+from framehaul_client.core.highlights import Excerpt
+from framehaul_client.core.highlights import Progress as Scanned
 
 
 class Terminal(io.StringIO):
@@ -69,6 +71,30 @@ def test_lines_for_people_say_where_it_stands(clock: Clock) -> None:
         "4 of 40 frames, 2.0 frames/s; none for 2 s",
         "queued, position 1",
         "40 of 40 frames, 5.0 frames/s; finishing the output",
+    ]
+
+
+def test_how_far_a_film_is_scanned_is_a_line_and_then_its_frames_count(clock: Clock) -> None:
+    """Each excerpt's anew."""
+    stream = io.StringIO()
+    progress = lines(Style.AUTO, stream)
+    best = Excerpt(3.5, 5.5, 3.0, weak=False)
+    for scanned in (
+        Scanned(uploaded_bytes=2_000_000, scanned_s=0, total_s=None, num_samples=0, best=None),
+        Scanned(uploaded_bytes=2_000_000, scanned_s=4, total_s=10, num_samples=8, best=best),
+    ):
+        progress.scan(scanned)
+        progress.tell()
+    for num_frames in (8, 4):
+        progress.start(num_frames)
+        Clock.now_s += 1
+        progress.advance(num_frames)
+        progress.tell()
+    assert stream.getvalue().splitlines() == [
+        "sent 2.0 MB",
+        "scanned 0:04.0 of 0:10.0, best so far 0:03.5-0:05.5, 3.0 sd",
+        "8 of 8 frames, 8.0 frames/s",
+        "4 of 4 frames, 4.0 frames/s",
     ]
 
 

@@ -57,6 +57,16 @@ def test_json_has_every_number() -> None:
     assert values["meanwhile"]["encode_s"] == 1.5
 
 
+def test_a_draft_is_reported_before_the_rest() -> None:
+    """In a line, and to programs as another report."""
+    report = replace(REPORT, draft=replace(REPORT, out="draft.mp4", model="taew2_1", total_s=1.0))
+    expected = "draft.mp4: 40 frames by taew2_1, the first after 0.250 s, written after 1.00 s"
+    assert report.as_text() == f"{expected}\n{REPORT.as_text()}"
+    values = json.loads(report.as_json())
+    assert (values["draft"]["model"], values["draft"]["frames_per_s"]) == ("taew2_1", 20.0)
+    assert "draft" not in values["draft"]
+
+
 def test_text_says_the_same() -> None:
     """Counts, speeds, and where the time went."""
     text = REPORT.as_text()

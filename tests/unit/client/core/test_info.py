@@ -5,7 +5,7 @@ import pytest
 from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.command.info import info_json, info_text
-from framehaul_client.core.info import read_info
+from framehaul_client.core.info import HighlightInfo, read_info
 from framehaul_client.errors import ProtocolError
 
 MESSAGE = pb.ServerInfo(
@@ -40,6 +40,28 @@ def test_every_field_is_carried_over() -> None:
     assert [model.exactness for model in info.models] == ["library-tiles", "unspecified"]
     assert [model.state_bytes_per_pixel for model in info.models] == [138.0, 0.0]
     assert [model.normalization for model in info.models] == [True, False]
+
+
+def test_how_films_are_searched_is_carried_over_and_told() -> None:
+    """Where they are."""
+    told = pb.HighlightInfo(
+        model="lite\x1b", reads_text=True, has_films=True, max_upload_bytes=3 << 30, readers=8, readers_in_use=2
+    )
+    mapping = pb.HighlightInfo(saliency=True, max_upload_bytes=1 << 30, readers=1)
+    assert (
+        "  maps of where people look in films; uploads of up to 1 GiB; 0 of 1 readers in use"
+        in info_text("host:1", read_info(pb.ServerInfo(highlights=mapping))).splitlines()
+    )
+    info = read_info(pb.ServerInfo(highlights=told))
+    assert info.highlights == HighlightInfo(
+        model="lite\x1b", reads_text=True, has_films=True, max_upload_bytes=3 << 30, num_readers=8, num_reading=2
+    )
+    assert (
+        "  highlights of films by pictures or words, with lite\\x1b; uploads of up to 3 GiB, or films that it has; "
+        "2 of 8 readers in use" in info_text("host:1", info).splitlines()
+    )
+    assert read_info(MESSAGE).highlights is None
+    assert "highlights" not in info_text("host:1", read_info(MESSAGE))
 
 
 def test_values_of_a_newer_server_are_no_error() -> None:

@@ -22,7 +22,8 @@ from tests.support.taehv_models import PUBLISHED, PublishedDecoder, save
 
 CPU = torch.device("cpu")
 TOLERANCE = 2e-5
-NUM_LATENTS = 11
+NUM_LATENTS = 12
+"""Of MiniMax-H3 there are 5 n + 2."""
 
 
 def load(path: Path) -> TaehvDecoder:
@@ -55,7 +56,7 @@ def clip(decoder: TaehvDecoder, seed: int = 0) -> Tensor:
 
 
 @one_thread()
-@pytest.mark.parametrize("chunks", [[11], [1] * 11, [2, 2, 2, 2, 2, 1], [3, 5, 1, 2]])
+@pytest.mark.parametrize("chunks", [[12], [1] * 12, [2] * 6, [3, 5, 1, 3]])
 def test_chunks_give_the_published_networks_frames(served: tuple[TaehvDecoder, Tensor], chunks: list[int]) -> None:
     decoder, published = served
     assert len(published) == decoder.spec.num_frames(NUM_LATENTS)
@@ -81,7 +82,7 @@ def test_interleaved_sessions_are_bit_equal_to_each_alone(served: tuple[TaehvDec
 
 def test_a_decode_starts_anywhere(served: tuple[TaehvDecoder, Tensor]) -> None:
     decoder, _ = served
-    check_starts_anywhere(decoder, clip(decoder), (1, 2, 1, 3, 4))
+    check_starts_anywhere(decoder, clip(decoder), (1, 2, 1, 3, 5))
 
 
 @torch.inference_mode()

@@ -31,12 +31,13 @@ def test_a_file_says_its_numbers(tmp_path: Path, name: str) -> None:
         ("taew2_1", 8, 9, WAN_2_1_STD),
         ("taehv1_5", 16, 9, (1 / 1.03682,) * 32),
         ("taeltx2_3", 32, 17, ()),
+        ("taeh3", 16, 9, ()),
     ],
 )
 def test_how_latents_become_frames(
     tmp_path: Path, name: str, spatial: int, frames: int, std: tuple[float, ...]
 ) -> None:
-    """Of three latents; LTX's mean and deviation lie in its own VAE alone."""
+    """Of three latents; MiniMax-H3's and LTX's mean and deviation lie in their own VAEs alone."""
     save(name, tmp_path / f"{name}.safetensors")
     spec = describe_model(f"draft={tmp_path / name}.safetensors").spec
     assert (spec.spatial_factor, spec.num_frames(3), spec.latent_std) == (spatial, frames, std)
@@ -65,7 +66,7 @@ HEADER = {
         ("draft", {}, "file name=draft: must be one with taew2_1 or taehv"),
         ("taehv_or_taew2_1", {}, "file name"),
         ("taecvx", {}, "file name"),
-        ("taew2_1", {"decoder.1.weight": (10, 12, 3, 3)}, "latent channels=12.*16, 32, 48, 128"),
+        ("taew2_1", {"decoder.1.weight": (10, 12, 3, 3)}, "latent channels=12.*16, 32, 48, 24, 128"),
         ("taew2_1", {"decoder.13.conv.weight": (24, 8, 1, 1)}, r"time factors \[1, 3, 2\]"),
         ("taew2_1", {"decoder.22.bias": (2,)}, "TAEHV"),
         ("taew2_1", {"decoder.19.conv.weight": (12,)}, r"no decoder\.19\.conv\.weight"),

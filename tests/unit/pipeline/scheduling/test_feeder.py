@@ -43,6 +43,23 @@ def test_a_session_holds_at_most_its_share() -> None:
     assert feeder.next_latent(9) == NextLatent(1, 2, LATENTS[2])
 
 
+def test_blanks_weigh_what_latents_do() -> None:
+    """They have no bytes of their own; what a tenant has in the inlet is counted out as it was counted in."""
+    feeder = Feeder(chunk_latents=1, num_slots=12)
+    for session, tenant in ((1, "draining"), (2, "other")):
+        feeder.add_session(session, fake_opening(tenant=tenant))
+        feeder.allow(session, 8, 0)
+    for latent in (LATENTS[0], memoryview(b""), memoryview(b"")):
+        feeder.enqueue(1, latent)
+    assert all(feeder.next_latent(9) is not None for _ in range(3))
+    for _ in range(3):
+        feeder.returned(1)
+    feeder.enqueue(1, LATENTS[3])
+    feeder.enqueue(2, LATENTS[0])
+    first = feeder.next_latent(9)
+    assert first == NextLatent(1, 3, LATENTS[3]), "nothing of it is in the inlet, and it came first"
+
+
 def test_the_first_session_always_finds_room_for_a_chunk() -> None:
     """Later sessions leave enough free slots, whether the first one wants them now or not."""
     feeder = Feeder(chunk_latents=2, num_slots=12)

@@ -43,3 +43,12 @@ def test_openings_are_not_chunks() -> None:
     running.begin(2, 4, 4, 12)
     running.finish(2, 0, 13)
     assert (1 in running, 2 in running, running.num_chunks) == (False, True, 1)
+
+
+def test_a_films_batch_takes_its_turn_and_is_no_chunk() -> None:
+    running = Running()
+    running.begin(1, 0, 4, 10)
+    running.begin(5, None, 0, 12, num_samples=32, mapped=True)
+    assert (5 in running, running.num_chunks) == (False, 1)
+    running.finish(1, 0, 20)
+    assert running.oldest(23) == RunningChunk(session=5, num_latents=0, num_samples=32, mapped=True, busy_ns=3)

@@ -26,7 +26,13 @@ LOADERS = {model.loader.partition(":")[0] for model in MODELS}
 def test_it_is_where_the_decoders_classes_are() -> None:
     """A library that moves them costs a restart its seconds, so this says so."""
     found = set(needed_imports(WorkerConfig(models=MODELS, device="cpu")))
-    library = (diffusers.AutoencoderKL, diffusers.AutoencoderKLHunyuanVideo, diffusers.AutoencoderKLMiniMaxH3)
+    library = (
+        diffusers.AutoencoderKL,
+        diffusers.AutoencoderKLHunyuanVideo,
+        diffusers.AutoencoderKLMiniMaxH3,
+        diffusers.AutoencoderKLLTXVideo,
+        diffusers.AutoencoderKLLTX2Video,
+    )
     assert found - LOADERS == {each.__module__ for each in library}
 
 
@@ -36,7 +42,7 @@ def test_kernels_are_imported_where_a_gpu_may_be() -> None:
     assert needed_imports(WorkerConfig(device="cpu")) == (tiny,)
     assert needed_imports(WorkerConfig(device="cuda")) == (tiny, "framehaul_pipeline.device.convert_kernels")
     every = needed_imports(WorkerConfig(models=MODELS, device="auto"))
-    assert len(set(every)) == len(every) == 7 + len(LOADERS)
+    assert len(set(every)) == len(every) == 9 + len(LOADERS)
 
 
 class Hollow:

@@ -5,7 +5,7 @@ import pytest
 
 from framehaul.formats import PixelFormat
 from framehaul_pipeline.link.messages import Alive, RunningChunk
-from framehaul_pipeline.scheduling.chunk_limits import FIRST_SLOWER, ChunkShape
+from framehaul_pipeline.scheduling.chunk_limits import FIRST_SLOWER, BatchShape, ChunkShape
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.watchdog import Watchdog
 
@@ -84,6 +84,21 @@ async def test_a_chunk_over_its_learnt_limit_is_a_hang() -> None:
     reason = watched.hung.result()
     assert "hangs in a chunk of 4 latents of session 7: 1.1 s, the limit is 1.0 s" in reason
     watched.watchdog.answered(busy(1.2), SHAPE)  # once is enough: a second result would raise
+
+
+@pytest.mark.asyncio
+async def test_a_batch_over_its_learnt_limit_is_a_hang() -> None:
+    """Whatever chunks take beside it."""
+    watched = Watched(lambda: None)
+    watched.watchdog.start()
+    for _ in range(2):
+        watched.watchdog.published(SHAPE, 500_000_000)
+        watched.watchdog.published(BatchShape(), 50_000_000)
+    for busy_ns, hangs in ((900_000_000, False), (1_100_000_000, True)):
+        oldest = RunningChunk(session=9, num_latents=0, num_samples=32, busy_ns=busy_ns)
+        watched.watchdog.answered(Alive(oldest=oldest), BatchShape())
+        assert watched.hung.done() == hangs
+    assert "hangs in a batch of 32 samples of query 9: 1.1 s, the limit is 1.0 s" in watched.hung.result()
 
 
 @pytest.mark.asyncio

@@ -49,6 +49,18 @@ class LateDecoder(FakeDecoder):
         return state[1]
 
 
+class DrainingDecoder(LateDecoder):
+    """Gives the last latent's frames for the blank behind it."""
+
+    spec = msgspec.structs.replace(LateDecoder.spec, name="draining", drains=True)
+
+    def drain(self, num_blanks: int, state: State) -> tuple[Tensor, State]:
+        return state[1], []
+
+    def flush(self, state: State) -> Tensor | None:
+        return None
+
+
 class BrokenDevice(CpuDevice):
     """Doesn't answer after an error."""
 
@@ -58,7 +70,7 @@ class BrokenDevice(CpuDevice):
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with Bench(full=FullDecoder(), late=LateDecoder()) as bench:
+    with Bench(full=FullDecoder(), late=LateDecoder(), draining=DrainingDecoder()) as bench:
         yield bench
 
 
@@ -105,6 +117,22 @@ def test_latents_that_give_no_frame_yet_are_decoded_all_the_same(bench: Bench) -
     assert found == [(0, (1, 1), 1), (2, (1,), 2), (3, (0,), 2)]
     assert bench.levels() == expected_levels([9, 5, 2])
     assert bench.sent[-1] == SessionEnded(session=1, num_frames=5)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_blanks_bring_what_was_held_back(bench: Bench, at_once: bool) -> None:
+    """As a chunk of their own or with the last latents; the end comes behind them and brings nothing."""
+    bench.open(1, model="draining")
+    for slot, value in enumerate([9, 5, None]):
+        bench.latent(1, slot, value)
+        if not at_once:
+            bench.run()
+    bench.end(1)
+    bench.run()
+    found = [(message.first_latent, message.chunks, message.num_frames) for message in bench.published]
+    assert found == ([(0, (1, 2), 3)] if at_once else [(0, (1, 1), 1), (2, (1,), 2)])
+    assert bench.levels() == expected_levels([9, 5])
+    assert bench.sent[-1] == SessionEnded(session=1, num_frames=3)
 
 
 def test_a_decoder_that_fails_ends_its_session_alone(bench: Bench) -> None:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,8 @@ def view(recorder: Recorder, *sessions: SessionView, now_ns: int = 10 * SECOND_N
         ),
         recorder=recorder,
         sessions=sessions,
+        num_readers=6,
+        num_reading=2,
     )
 
 
@@ -90,6 +93,10 @@ async def test_what_the_server_has_is_told() -> None:
     recorder.ended(tenant="film", cause="ok", lack=None)
     recorder.ended(tenant="film", cause="ok", lack=None)
     recorder.ended(tenant=None, cause="resource_exhausted", lack=Lack.TENANT_BYTES)
+    highlights = recorder.totals.highlights
+    highlights.ended["film", "aborted"] += 1
+    highlights.film_s += 60.5
+    highlights.had_device(2_000_000)
     found = await metrics(view(recorder, session(1, "film", "served"), session(2, "ads", "detached")))
     assert found.value("build_info", version="1.2", device="cpu") == 1
     assert found.value("worker_state", state="restarting") == 1
@@ -114,6 +121,15 @@ async def test_what_the_server_has_is_told() -> None:
     assert found.value("session_memory_bytes") == 600
     assert found.value("session_memory_limit_bytes") == 1000
     assert found.value("parked_sessions") == 1
+    assert found.value("highlight_calls_total", tenant="film", cause="aborted") == 1
+    assert found.value("highlight_calls_total", tenant="film", cause="ok") == 0
+    assert found.value("highlight_film_seconds_total") == 60.5
+    assert found.value("highlight_batches_total") == 1
+    assert found.value("highlight_device_seconds_total") == 0.002
+    assert found.value("highlight_readers", state="held") == 2
+    assert found.value("highlight_readers", state="free") == 4
+    without = await metrics(replace(view(recorder), num_readers=0))
+    assert not [name for name in without.names if "highlight" in name]
 
 
 @pytest.mark.asyncio
@@ -167,6 +183,7 @@ async def test_dashboard_and_rules_ask_for_nothing_else() -> None:
     recorder = Recorder(0)
     recorder.begin(0)
     recorder.decoded(DeviceTime(session=1, tenant="", num_latents=1, device_ns=1, kernels_ns=1), SECOND_NS)
+    recorder.totals.highlights.ended["film", "ok"] += 1
     exported = (await metrics(view(recorder, session(1, "film", "served")))).names
     texts = [*dashboard_expressions(), RULES.read_text()]
     asked = {name for text in texts for name in re.findall(r"\b(?:framehaul|process)_\w+", text)}

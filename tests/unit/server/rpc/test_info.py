@@ -43,16 +43,31 @@ def test_several_servers_are_told_as_one() -> None:
     other = pb.ServerInfo(
         device="cpu", epoch=6, models=[pb.ModelInfo(name="wan"), pb.ModelInfo(name="tiny", channels=9)],
         limits=pb.Limits(max_sessions=(1 << 32) - 1, max_pixels=300), load=pb.Load(session_memory_bytes=1 << 63),
-        charged=[pb.Charged(cause=pb.CAUSE_IDLE, seconds=2.0)], synthetic=True, epochs=[7],
+        charged=[pb.Charged(cause=pb.CAUSE_IDLE, seconds=2.0)], synthetic=True, epochs=[7], metrics=["a:1", "b:1"],
+        highlights=pb.HighlightInfo(model="clip", reads_text=True, max_upload_bytes=5, readers=3, readers_in_use=1),
     )  # fmt: skip
     whole = sum_of([one, other], version="1", epoch=4)
     assert (whole.device, whole.epoch, list(whole.epochs), whole.target) == ("front of 2: 2 x cpu", 4, [5, 6, 7], "")
+    assert list(whole.metrics) == ["a:1", "b:1"]
     assert {model.name: model.channels for model in whole.models} == {"tiny": 0, "wan": 0}
     assert list(whole.pixel_formats) == [pb.PIXEL_FORMAT_RGB24]
     assert (whole.limits.max_sessions, whole.limits.max_pixels) == ((1 << 32) - 1, 300)
     assert (whole.load.sessions, whole.load.session_memory_bytes) == (1, (1 << 64) - 1)
     assert [(each.cause, each.seconds) for each in whole.charged] == [(pb.CAUSE_IDLE, 3.5)]
     assert (whole.ready, whole.synthetic) == (True, True)
+    assert whole.highlights == other.highlights
+    more = pb.ServerInfo(highlights=pb.HighlightInfo(model="lite", has_films=True, max_upload_bytes=9, readers=2))
+    maps = pb.ServerInfo(highlights=pb.HighlightInfo(saliency=True))
+    assert sum_of([one, other, more, maps], version="1", epoch=4).highlights == pb.HighlightInfo(
+        model="clip, lite",
+        reads_text=True,
+        has_films=True,
+        max_upload_bytes=9,
+        readers=5,
+        readers_in_use=1,
+        saliency=True,
+    )
+    assert not sum_of([one], version="1", epoch=4).HasField("highlights")
 
 
 def test_a_model_says_what_it_took_here() -> None:

@@ -3,8 +3,10 @@
 import asyncio
 
 import grpc
+import msgspec
 import pytest
 
+from framehaul.causes import Cause
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import AtWork, WorkerLost
 from framehaul_pipeline.spec import DecoderSpec
@@ -66,6 +68,39 @@ async def test_a_dead_workers_session_is_rebuilt_and_the_client_sees_a_pause(
         assert worker.opened[1].first_latent == first_latent
         assert worker.opened[1].chunks == (1,) * (5 - first_latent)
         assert worker.handles[1].pushed[:-2] == worker.handles[0].pushed[first_latent:]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("num_latents", [2, 6])
+async def test_blanks_behind_the_last_latent_outlive_a_worker(num_latents: int) -> None:
+    """They go as the client's window allows, and the next worker gets them again; to the client they are no latents."""
+    worker = FakeWorker(msgspec.structs.replace(SPEC, first_frames=1, lookahead_latents=3, drains=True))
+    num_frames = 4 * num_latents - 3
+    async with serving(worker=worker) as server:
+        started = opening(mode=pb.MODE_EXPLICIT, resume=pb.Resume(), window_frames=4)
+        context, _task = await server.connect(request(open=started))
+        context.send(request(latents(num_latents), end_of_latents=True))
+        await settle()
+        assert len(context.frames()) == 1, "the window has room for 4: not for the next latent's too"
+        (view,) = server.service.views()
+        assert (view.num_fed, view.waiting_for) == (min(num_latents, 4), Cause.CLIENT_WINDOW)
+        worker.die(GONE)
+        server.service.worker_ready()
+        for received in range(1, num_frames + 1):
+            context.send(request(ack=pb.Ack(next_frame=received, window_frames=4)))
+            await settle()
+        assert context.frames() == [frame(index) for index in range(num_frames)]
+        assert context.done() == pb.Done(num_frames=num_frames, num_latents=num_latents)
+        assert worker.handles[1].pushed[num_latents:] == [b""] * 3
+
+
+@pytest.mark.asyncio
+async def test_a_clip_without_latents_has_no_blanks() -> None:
+    worker = FakeWorker(msgspec.structs.replace(SPEC, first_frames=1, lookahead_latents=3, drains=True))
+    async with serving(worker=worker) as server:
+        context, _task = await server.connect(request(open=RESUMABLE), request(end_of_latents=True))
+        assert context.done() == pb.Done()
+        assert worker.handles[0].pushed == []
 
 
 @pytest.mark.asyncio

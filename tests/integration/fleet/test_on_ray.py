@@ -1,0 +1,98 @@
+"""A fleet on one node of a real cluster of Ray, which `make check` doesn't install: `make soak-fleet` runs it."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framehaul_client.client import FrameClient
+from tests.support.clips import FRAMES_OF_A_LATENT, make_clip
+from tests.support.ray_nodes import RayNodes, running_nodes
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.skipif(
+        os.environ.get("WITH_RAY") != "1", reason="half a minute, with Ray installed; WITH_RAY=1 runs it"
+    ),
+    pytest.mark.timeout(300),
+]
+
+CLIP = make_clip(12, height=2, width=3, seed=4)
+SERVER_OPTIONS = ("--max-size", "512x512", "--no-standby", "--device-memory-gib", "1", "--session-window-mib", "1")
+
+
+@pytest.fixture
+def nodes() -> Iterator[RayNodes]:
+    with running_nodes(1, 2) as running:
+        yield running
+
+
+@pytest.fixture
+def locator(nodes: RayNodes, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The addresses for clients and for Prometheus of a fleet with two servers."""
+    up = nodes.fleet("up", "--cpus", "2", "--grace", "2", "--metrics", "--", *SERVER_OPTIONS)
+    assert up.returncode == 0, up.stderr
+    log = tmp_path / "locator.log"
+    process, target = nodes.start_locator(log, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    try:
+        found = re.search(r" metrics listen=(\S+)", log.read_text())
+        assert found is not None
+        yield target, found[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+async def watch(target: str, started: asyncio.Event, go_on: asyncio.Event) -> bytes:
+    """A client that stops after its first frames until it may go on."""
+    frames: list[bytes] = []
+    async with FrameClient(target) as client, client.session(CLIP, reproducible=True, window_frames=4) as session:
+        async for frame in session:
+            frames.append(np.asarray(frame).tobytes())
+            if len(frames) == 5:
+                started.set()
+                await go_on.wait()
+    assert len(frames) == FRAMES_OF_A_LATENT * len(CLIP)
+    return b"".join(frames)
+
+
+@pytest.mark.asyncio
+async def test_a_fleet_from_up_to_down(nodes: RayNodes, locator: tuple[str, str]) -> None:
+    """Sessions of a server that is killed go on at the other one; a registry that is killed knows all again."""
+    target, metrics = locator
+    go_on = asyncio.Event()
+    go_on.set()
+    expected = await watch(target, asyncio.Event(), go_on)
+    go_on.clear()
+    started = [asyncio.Event() for _ in range(4)]
+    running = [asyncio.create_task(watch(target, each, go_on)) for each in started]
+    await asyncio.gather(*(each.wait() for each in started))
+    nodes.processes("framehaul_server.member")[0].kill()
+    nodes.processes("ray::Registry")[0].kill()
+    go_on.set()
+    assert [each == expected for each in await asyncio.wait_for(asyncio.gather(*running), 60)] == [True] * 4
+    await asyncio.to_thread(check_end, nodes, metrics)
+
+
+def check_end(nodes: RayNodes, metrics: str) -> None:
+    def is_whole() -> bool:
+        with urllib.request.urlopen(f"http://{metrics}/targets") as response:
+            return len(json.load(response)[0]["targets"]) == 2
+
+    wait_until(is_whole, "two servers' metrics")
+    assert [each["state"] for each in nodes.status()["servers"]] == ["ready", "ready"]
+    refused = nodes.fleet("drain", "elsewhere")
+    assert (refused.returncode, "host='elsewhere': must be the name" in refused.stderr) == (4, True)
+    down = nodes.fleet("down")
+    assert (down.returncode, down.stdout.splitlines()[-1:]) == (0, ["fleet: down"])
+    assert nodes.processes("framehaul_server") == []
+    assert nodes.fleet("status").returncode == 4
