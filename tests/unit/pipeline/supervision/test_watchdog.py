@@ -88,12 +88,15 @@ async def test_a_chunk_over_its_learnt_limit_is_a_hang() -> None:
 
 @pytest.mark.asyncio
 async def test_a_batch_over_its_learnt_limit_is_a_hang() -> None:
-    """Whatever chunks take beside it."""
+    """Whatever chunks take beside it, and other networks' batches."""
     watched = Watched(lambda: None)
     watched.watchdog.start()
     for _ in range(2):
         watched.watchdog.published(SHAPE, 500_000_000)
         watched.watchdog.published(BatchShape(), 50_000_000)
+    mapping = RunningChunk(session=9, num_latents=0, num_samples=32, mapped=True, busy_ns=1_100_000_000)
+    watched.watchdog.answered(Alive(oldest=mapping), BatchShape(mapped=True))
+    assert not watched.hung.done()
     for busy_ns, hangs in ((900_000_000, False), (1_100_000_000, True)):
         oldest = RunningChunk(session=9, num_latents=0, num_samples=32, busy_ns=busy_ns)
         watched.watchdog.answered(Alive(oldest=oldest), BatchShape())
