@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _MAX_PORT: Final = 65535
+_NOT_IN_HOSTS: Final = frozenset("@/?# ")
+"""What an address in a URL may have beside a host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Address:
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
+            host = ""
+        if _NOT_IN_HOSTS & set(host):
             host = ""
         if not (host and colon and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
             raise ValueError(f"{text!r}: must be HOST:PORT with a port of 0..{_MAX_PORT}, like 127.0.0.1:50051")

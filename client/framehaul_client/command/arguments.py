@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from framehaul.address import Address
 from framehaul.formats import PixelFormat, parse_size
 from framehaul.options import file_name, named_value, option_type
 from framehaul_client.access import (
@@ -194,17 +194,6 @@ def _parts(text: str) -> int:
     return int(text)
 
 
-def _address(text: str) -> str:
-    try:
-        parts = urlsplit(f"//{text}")
-        named = parts.hostname and parts.port is not None and parts.username is None and parts.netloc == text
-    except ValueError:
-        named = False
-    if not named:
-        raise ValueError(f"{text}: must be HOST:PORT, such as 127.0.0.1:9464; port 0 for a free one")
-    return text
-
-
 def _within(name: str, least: float, most: float, text: str) -> float:
     return within(name, float(text), least, most)
 
@@ -288,9 +277,9 @@ class Options:
         metavar="N",
         help="decode the first N of them (default: all)",
     )
-    metrics: str | None = _option(
+    metrics: Address | None = _option(  # noqa: RUF009  a field, made once
         commands=("probe",),
-        type=option_type(_address),
+        type=option_type(Address.parse),
         metavar="HOST:PORT",
         help="serve what was measured at http://HOST:PORT/metrics in Prometheus' format (needs framehaul[observe])",
     )

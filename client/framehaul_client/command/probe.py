@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from framehaul.formats import PixelFormat
-from framehaul_client.access import Access, is_local
+from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.arguments import Options
 from framehaul_client.command.exits import Exit, exit_code
@@ -71,7 +71,7 @@ def _observer(options: Options, targets: Sequence[str]) -> Iterator[Callable[[Ru
     if options.metrics is None:
         yield lambda run: None
         return
-    if not (options.metrics_insecure or is_local(f"dns:{options.metrics}")):  # a host, whatever its name begins with
+    if not (options.metrics_insecure or options.metrics.is_loopback):
         raise InvalidOption(
             f"metrics={options.metrics}: others than this machine reach it: must be a loopback address, or come with "
             "--metrics-insecure"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
-from urllib.parse import urlsplit
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +19,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from framehaul.address import Address
 from framehaul_client.command.probe_report import OK, Run
 from framehaul_client.errors import FramehaulError, InvalidOption
 
@@ -73,21 +74,19 @@ class ProbeMetrics:
                 histogram.labels(run.target).observe(getattr(run, name))
 
     @contextmanager
-    def served(self, address: str) -> Iterator[str]:
-        """Serve them at `address`, HOST:PORT, and yield their URL.
+    def served(self, address: Address) -> Iterator[str]:
+        """Serve them at `address`, and yield their URL.
 
         Raises:
             InvalidOption: it can't be listened on.
         """
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a series more for each of ours
-        parts = urlsplit(f"//{address}")
         try:
-            server, thread = start_http_server(parts.port or 0, parts.hostname or "", self.registry)
+            server, thread = start_http_server(address.port, address.host, self.registry)
         except OSError as error:
             raise InvalidOption(f"metrics={address}: can't be listened on: {error.strerror}") from error
         try:
-            host = address.rpartition(":")[0]
-            yield f"http://{host}:{server.server_port}/metrics"
+            yield f"http://{replace(address, port=server.server_port)}/metrics"
         finally:
             server.shutdown()
             server.server_close()

@@ -2,6 +2,7 @@ from fractions import Fraction
 
 import pytest
 
+from framehaul.address import Address
 from framehaul_client.command.arguments import Options, parse
 from framehaul_client.command.exits import AGAIN, MEANINGS
 
@@ -67,7 +68,7 @@ def test_a_probe_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
         timeout=9.0,
         latents="a.safetensors",
         num_latents=3,
-        metrics="[::1]:0",
+        metrics=Address(host="::1", port=0),
         metrics_insecure=True,
         model="m",
         priority=-7,
@@ -128,7 +129,10 @@ def test_normalized_may_be_denied() -> None:
         (["probe", "--count", "0"], "0: must be a whole number from 1"),
         (["probe", "--num-latents", "1.5"], "1.5: must be a whole number from 1"),
         (["probe", "--every", "0"], "0: must be over 0 and up to 3600 seconds"),
-        *((["probe", "--metrics", text], f"{text}: must be HOST:PORT") for text in (":1", "h", "h:x", "a@h:1", "h:1/")),
+        *(
+            (["probe", "--metrics", text], f"{text!r}: must be HOST:PORT")
+            for text in (":1", "h", "h:x", "a@h:1", "h:1/")
+        ),
         (["nosuch"], "invalid choice: 'nosuch'"),
         ([], "COMMAND"),
     ],

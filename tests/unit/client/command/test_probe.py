@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
+from framehaul.address import Address
 from framehaul_client import Access
 from framehaul_client.command import cli, probe
 from framehaul_client.command.arguments import parse
@@ -208,7 +209,7 @@ def test_promtool_finds_nothing_to_say() -> None:
 
 def test_the_url_has_the_port_that_the_system_chose() -> None:
     """Of a host by name, too."""
-    with ProbeMetrics(["a:1"]).served("localhost:0") as url:
+    with ProbeMetrics(["a:1"]).served(Address.parse("localhost:0")) as url:
         assert re.fullmatch(r"http://localhost:[1-9][0-9]*/metrics", url)
         with urllib.request.urlopen(url, timeout=30) as response:
             assert b'framehaul_probe_runs_total{outcome="ok",target="a:1"} 0.0' in response.read()
