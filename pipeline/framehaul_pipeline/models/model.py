@@ -204,13 +204,15 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     try:
         path = _vae_folder(path)
         described = _read_config(path, kinds)
+        if described is not None:
+            kind, fields = described
+            config = kind.parse(fields)
         files = find_weights(path)
         header = _read_headers(files)
         if described is None:
             kind, config = _infer(header, files)
-        else:
-            kind, fields = described
-            config = kind.parse(fields | (read_numbers(files, kind.values) if kind.values else {}))
+        elif kind.values:
+            config = kind.parse(fields | read_numbers(files, kind.values))
         assert kind.spec is not None, "it has class names"
         spec = kind.spec(name, config)
     except InvalidInput as error:

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import grpc
 import pytest
 
 from framehaul.v1 import frames_pb2 as pb
+from framehaul.v1.highlights_pb2 import HighlightRequest
+from framehaul.v1.highlights_pb2_grpc import HighlightServiceStub
 from tests.integration.conftest import StartServer
 from tests.support.call import Call
 from tests.support.clips import EXPLICIT, latents, opening
@@ -33,8 +36,10 @@ def test_rules_and_the_example_of_a_configuration_are_good() -> None:
 
 def test_prometheus_shows_a_killed_worker_and_a_stalled_client(start_server: StartServer, tmp_path: Path) -> None:
     """Every expression of the dashboard finds something, every rule is evaluated, and the linter has no complaint."""
-    server = start_server("--metrics", "127.0.0.1:0")
+    server = start_server("--metrics", "127.0.0.1:0", "--highlight")
     with running_prometheus(tmp_path, server.metrics_target) as prometheus, server.channel() as channel:
+        with pytest.raises(grpc.RpcError):  # a film's request without anything in it
+            list(HighlightServiceStub(channel).Highlight(iter([HighlightRequest()])))
         with Call(channel) as stalled, Call(channel) as call:
             stalled.send(latents(8), open=EXPLICIT)
             stalled.read_frames(8)
