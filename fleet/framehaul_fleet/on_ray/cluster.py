@@ -121,13 +121,17 @@ def up(spec: FleetSpec, wait_s: float, say: Say) -> None:
 
 
 def status(name: str) -> dict[str, Any]:
-    """What the registry knows.
+    """What the registry knows; one that has just been started is given time to hear of all servers.
 
     Raises:
         FleetFailed: there is none, or it doesn't answer.
     """
-    found: dict[str, Any] = _ask(name, "status")
-    return found
+    end_s = time.monotonic() + _ANSWER_S
+    while True:
+        found: dict[str, Any] = _ask(name, "status")
+        if found["settled"] or time.monotonic() > end_s:
+            return found
+        time.sleep(_LOOK_S)
 
 
 def drain(name: str, host: str, say: Say) -> None:

@@ -84,12 +84,15 @@ async def test_a_fleet_from_up_to_down(nodes: RayNodes, locator: tuple[str, str]
 
 
 def check_end(nodes: RayNodes, metrics: str) -> None:
+    found = nodes.status()["servers"]
+    assert len(found) == 2, "the new registry has heard of both, or waits until it has"
+
     def is_whole() -> bool:
         with urllib.request.urlopen(f"http://{metrics}/targets") as response:
-            return len(json.load(response)[0]["targets"]) == 2
+            num_targets = len(json.load(response)[0]["targets"])
+        return num_targets == 2 and all(each["state"] == "ready" for each in nodes.status()["servers"])
 
-    wait_until(is_whole, "two servers' metrics")
-    assert [each["state"] for each in nodes.status()["servers"]] == ["ready", "ready"]
+    wait_until(is_whole, "two servers that are ready, and their metrics")
     refused = nodes.fleet("drain", "elsewhere")
     assert (refused.returncode, "host='elsewhere': must be the name" in refused.stderr) == (4, True)
     down = nodes.fleet("down")
