@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -198,11 +198,7 @@ class OwnArm:
 
     def run(self, films: list[Planted]) -> list[Found]:
         """Search all at the same time."""
-
-        async def all_of_them() -> list[Found]:
-            return await asyncio.gather(*map(self._search, films))
-
-        return self._runner.run(all_of_them())
+        return self._runner.run(_all_of(map(self._search, films)))
 
     async def _search(self, planted: Planted) -> Found:
         started_s = time.perf_counter()
@@ -228,11 +224,7 @@ class ServedArm:
 
     def run(self, films: list[Planted]) -> list[Found]:
         """Search all at the same time."""
-
-        async def all_of_them() -> list[Found]:
-            return await asyncio.gather(*map(self._search, films))
-
-        return self._runner.run(all_of_them())
+        return self._runner.run(_all_of(map(self._search, films)))
 
     async def _search(self, planted: Planted) -> Found:
         started_s = time.perf_counter()
@@ -240,3 +232,7 @@ class ServedArm:
         async with self._client.highlight(f"server:{planted.film.name}", query) as found:
             scores = [event async for event in found if isinstance(event, Scores)]
         return Found(scores[0].excerpts[0].start, time.perf_counter() - started_s, math.nan)
+
+
+async def _all_of(searches: Iterable[Coroutine[Any, Any, Found]]) -> list[Found]:
+    return await asyncio.gather(*searches)

@@ -18,8 +18,7 @@ along the shortcuts, is kept in bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
@@ -232,14 +231,9 @@ class RecordedEngine:
         """Whether `decode` takes time to find the fastest kernels, and records what it does for later inputs."""
         return self._convolutions.timing
 
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self) -> AbstractContextManager[None]:
         """Within it, `is_preparing` is true."""
-        try:
-            with self._convolutions.timed():
-                yield
-        finally:
-            torch.cuda.empty_cache()
+        return self._convolutions.timed()
 
     def forget(self) -> None:
         """Drop what was recorded; plans stay."""

@@ -159,13 +159,17 @@ class Convolutions:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Within it, `timing` is true; what was chosen without is chosen anew afterwards, as the table then says."""
+        """Within it, `timing` is true. Afterwards what was chosen without is chosen anew, as the table then says.
+
+        The memory that trials took is given back.
+        """
         self._timing = True
         try:
             yield
         finally:
             self._timing = False
             self._graphs.drop_others()
+            torch.cuda.empty_cache()
 
     def run(self, x: Tensor, weight: Tensor, padding: int, out: Tensor | None = None, lane: int = 0) -> Tensor:
         """Convolve without bias.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -116,14 +116,9 @@ class CudaWanDecoder(WanDecoder):
         self._engine = WanEngine(net.to(device), Dtypes(bounded, self.dtype), self._convolutions)
         self._graphs = CudaGraphs(device)
 
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self) -> AbstractContextManager[None]:
         """Within it, `step` takes the time to find the fastest kernels, and records its chunks for later ones."""
-        try:
-            with self._convolutions.timed():
-                yield
-        finally:
-            torch.cuda.empty_cache()
+        return self._convolutions.timed()
 
     def forget(self) -> None:
         """Drop what was recorded; plans stay."""
