@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-
 _ENDING_S = 10.0
 """For a thread that has been told to end, as an aborted video's encoders are, and does so on a busy machine."""
 
