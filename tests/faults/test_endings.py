@@ -182,6 +182,13 @@ async def test_ending_in_the_queue(
     await app.serves()
 
 
+async def keep_from_stalling(stream: AsyncCall) -> None:
+    """Send a latent now and then, however long the others take."""
+    while True:
+        await stream.send(latents(1))
+        await asyncio.sleep(STALL_TIMEOUT_S / 4)
+
+
 async def leave_the_queue(app: RunningApp, end: Ending) -> float:
     """One holds the place, one leaves, and one behind it moves up; gives the time that this took."""
     async with (
@@ -190,9 +197,9 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
         grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS) as channel,
     ):
         holder, behind = AsyncCall(others), AsyncCall(others)
-        await holder.send(open=EXPLICIT)
-        assert await holder.read()
-        leaving = AsyncCall(channel, timeout_s=2.0 if end is pass_deadline else None)
+        await opened(holder)
+        holding = asyncio.create_task(keep_from_stalling(holder))
+        leaving = AsyncCall(channel, timeout_s=1.5 * STALL_TIMEOUT_S if end is pass_deadline else None)
         for stream in (leaving, behind):
             await stream.send(open=EXPLICIT)
             assert await stream.read()
@@ -202,6 +209,7 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
         assert await asyncio.wait_for(behind.read(), 20)
         took_s = asyncio.get_running_loop().time() - left_s
         assert (leaving.is_open, behind.positions) == (False, [2, 1])
+        holding.cancel()
         holder.call.cancel()
         assert await behind.read()
         assert behind.is_open

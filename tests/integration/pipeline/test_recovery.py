@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import psutil
@@ -43,23 +44,20 @@ async def recovery_s(supervisor: Supervisor, states: StateLog) -> float:
 
 
 async def test_the_standby_becomes_the_worker_and_another_one_stands_by(
-    supervisor: Supervisor, states: StateLog, capsys: pytest.CaptureFixture[str]
+    supervisor: Supervisor, states: StateLog, recovered: Callable[[str, float], None]
 ) -> None:
-    """There is nothing to import: less than half of the time without one, even on a busy machine."""
+    """There is nothing to import: its process is the one that stood by; without one nobody stands by."""
     others = psutil.Process().children()
     async with supervised(CONFIG) as (alone, states_alone):
         assert alone.standby_pid is None
         assert [each.pid for each in psutil.Process().children() if each not in others] == [alone.worker_pid]
-        without_s = await recovery_s(alone, states_alone)
+        recovered("worker killed -> next frames (no standby)", await recovery_s(alone, states_alone))
     first = supervisor.standby_pid
     assert first is not None
     await imported(first)
-    with_s = await recovery_s(supervisor, states)
+    recovered("worker killed -> next frames (standby)", await recovery_s(supervisor, states))
     assert supervisor.worker_pid == first
     assert supervisor.standby_pid not in (None, first)
-    with capsys.disabled():
-        print(f"\nworker killed -> next frames: {with_s:.2f} s with a standby, {without_s:.2f} s without")  # noqa: T201
-    assert with_s < without_s / 2
 
 
 async def test_a_worker_begins_once_the_sessions_of_the_one_before_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
