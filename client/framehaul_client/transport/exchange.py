@@ -48,6 +48,8 @@ _END_TIMEOUT_S: Final = 1.0
 _FRONT: Final = "FRONT"
 """Why a front refuses a session (docs/protocol.md, "Statuses")."""
 _MOST_HOPS: Final = 3
+_ACKNOWLEDGE_S: Final = 0.005
+"""How long an idle consumer's acknowledgement waits for more: a fast stream would have one for each message."""
 _FIRST_BYTES: Final = 256 << 10
 """The largest latent that travels with the first message, which may wait in the server's queue."""
 
@@ -90,6 +92,7 @@ class Exchange:
         self._error: Exception | None = None
         self._started_s = 0.0
         self._handed: _Handed | None = None  # what the consumer works on
+        self._timer: asyncio.TimerHandle | None = None  # of an acknowledgement that waits for more
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
@@ -144,7 +147,7 @@ class Exchange:
                     raise self._error
                 if self._finished:
                     return None
-                self._post(self._window.acknowledge(idle=True))
+                self._acknowledge_soon()
                 self._changed.clear()
                 with self._patience.awaiting_frames():
                     await self._changed.wait()
@@ -408,6 +411,17 @@ class Exchange:
         """Whether every frame has come, though Done has not."""
         num_latents = self._num_latents
         return num_latents is not None and self._reassembly.next_frame == self.opened.num_frames(num_latents)
+
+    def _acknowledge_soon(self) -> None:
+        """Acknowledge all that is consumed: at once if the server may need it, else with what follows at once."""
+        if self._window.window_frames < 2 * self.opened.min_window_frames:
+            self._acknowledge_all()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_ACKNOWLEDGE_S, self._acknowledge_all)
+
+    def _acknowledge_all(self) -> None:
+        self._timer = None
+        self._post(self._window.acknowledge(idle=True))
 
     def _post(self, acknowledgement: Acknowledgement | None) -> None:
         if acknowledgement is not None and self._call is not None:
