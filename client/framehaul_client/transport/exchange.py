@@ -49,7 +49,7 @@ _FRONT: Final = "FRONT"
 """Why a front refuses a session (docs/protocol.md, "Statuses")."""
 _MOST_HOPS: Final = 3
 _ACKNOWLEDGE_S: Final = 0.005
-"""How long an idle consumer's acknowledgement waits for more: a fast stream would have one for each message."""
+"""How long an idle consumer's acknowledgement waits for more: a fast stream had one for each message."""
 _FIRST_BYTES: Final = 256 << 10
 """The largest latent that travels with the first message, which may wait in the server's queue."""
 
@@ -168,6 +168,8 @@ class Exchange:
         Cancellation: the call is cancelled, and the server may keep the session for a while.
         """
         self._leaving = True
+        if self._timer is not None:
+            self._timer.cancel()
         life = self._life
         if life is None:
             return

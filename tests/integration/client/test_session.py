@@ -10,6 +10,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client import FrameClient, InvalidLatents, LatentsFile
+from framehaul_client.transport import exchange
 from tests.support.client_command import make_file
 from tests.support.clips import collect
 from tests.support.fake_server import CHANNELS, RGB_SHAPE, YUV_SHAPE, Behaviour, expected_frames, make_latents
@@ -194,6 +195,32 @@ async def test_a_window_smaller_than_the_clip_completes(target: str, behaviour: 
     assert len(frames) == 37
     assert behaviour.acks[-1].next_frame == 37
     assert behaviour.min_room >= 0
+
+
+async def test_a_fast_stream_has_few_acknowledgements(
+    target: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle consumer's waits for what comes at once: there is one for each quarter of the window."""
+    monkeypatch.setattr(exchange, "_ACKNOWLEDGE_S", 3600.0)
+    behaviour.frames_to_a_message = 1
+    async with FrameClient(target) as client:
+        await collect(client, make_latents(10), window_frames=32)
+    assert {ack.next_frame for ack in behaviour.acks} <= {8, 16, 24, 32, 37}
+
+
+@pytest.mark.parametrize(("window_frames", "delay_s"), [(7, 3600.0), (32, 0.001)])
+async def test_an_idle_consumer_acknowledges_all_it_has(
+    target: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, window_frames: int, delay_s: float
+) -> None:
+    """At once in a narrow window, which the server may need whole; else when no more has come for a while."""
+    monkeypatch.setattr(exchange, "_ACKNOWLEDGE_S", delay_s)
+    behaviour.stop_after_frames = 1
+    async with FrameClient(target) as client, client.session(make_latents(), window_frames=window_frames) as session:
+        await anext(session)
+        waiting = asyncio.create_task(session.next_batch())
+        await behaviour.all_acked.wait()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def test_acknowledgements_pass_waiting_latents(target: str, behaviour: Behaviour) -> None:
