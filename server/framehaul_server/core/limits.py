@@ -48,7 +48,7 @@ def _most_frames(request: OpenRequest, limits: WindowLimits) -> int:
     most = limits.max_frames
     if request.resumable:
         # A message that is acknowledged in part is kept whole.
-        most += frames_per_message(request.frame_bytes, request.max_message_bytes) - 1
+        most += frames_per_message(request.frame_bytes, request.max_message_bytes, waits=True) - 1
     if request.opening.num_latents is None:
         return most
     return min(most, request.spec.num_frames(request.opening.num_latents) - request.start_frame)

@@ -17,6 +17,8 @@ DEFAULT_MESSAGE_BYTES: Final = 4 << 20
 """Largest response unless the client says otherwise."""
 _GOOD_MESSAGE_BYTES: Final = 3 << 19
 """The size that throughput likes best (docs/benchmarks.md, "Size of messages")."""
+_MOST_WAITING_BYTES: Final = 5 << 19
+"""The same for what waits behind other responses, where frames come no later by sharing a message's cost."""
 
 _HEADER_BYTES: Final = 64
 """Upper bound of a frame response's tags, lengths and numbers, checksums aside."""
@@ -38,11 +40,14 @@ def message_bytes(frame_bytes: int, num_frames: int = 1) -> int:
     return _HEADER_BYTES + num_frames * (frame_bytes + _CRC_BYTES)
 
 
-def frames_per_message(frame_bytes: int, max_message_bytes: int) -> int:
-    """Whole frames that go into a response, at least one; 0 when not even one fits `max_message_bytes`."""
+def frames_per_message(frame_bytes: int, max_message_bytes: int, *, waits: bool = False) -> int:
+    """Whole frames that go into a response, at least one; 0 when not even one fits `max_message_bytes`.
+
+    More if it `waits` behind other responses.
+    """
     fitting, good = (
         max(0, limit - _HEADER_BYTES) // (frame_bytes + _CRC_BYTES)
-        for limit in (max_message_bytes, _GOOD_MESSAGE_BYTES)
+        for limit in (max_message_bytes, _MOST_WAITING_BYTES if waits else _GOOD_MESSAGE_BYTES)
     )
     return min(fitting, max(1, good))
 

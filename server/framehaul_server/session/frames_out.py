@@ -99,7 +99,10 @@ class FramesOut:
         self._keep = request.resumable
         self._window_moved = window_moved
         self.window = FrameWindow(limits, initial_frames=request.window_frames, first_frame=request.start_frame)
-        self._frames_to_a_message = frames_per_message(request.frame_bytes, request.max_message_bytes)
+        self._frames_to_a_message = {
+            waits: frames_per_message(request.frame_bytes, request.max_message_bytes, waits=waits)
+            for waits in (False, True)
+        }
         self._outbox = Outbox()
         self._retention = Retention(request.start_frame)
         self.num_published = request.start_frame
@@ -127,7 +130,7 @@ class FramesOut:
         """Copy a chunk's frames into responses."""
         self._time_keeper.published(published)
         self.num_published += published.num_frames
-        for outgoing in pack(published, frames, self._frames_to_a_message, latents_until):
+        for outgoing in pack(published, frames, self._frames_to_a_message[self.has_unsent], latents_until):
             self._outbox.put(outgoing)
             self._offer(outgoing)
 

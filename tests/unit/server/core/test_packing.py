@@ -51,8 +51,10 @@ def test_nothing_fits_a_tiny_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame_bytes", "num_frames"), [(599_040, 2), (1_198_080, 1), (3_000_000, 1), (100_000, 15), (5_000_000, 0)]
+    ("frame_bytes", "num_frames", "num_waiting"),
+    [(599_040, 2, 4), (1_198_080, 1, 2), (3_000_000, 1, 1), (100_000, 15, 26), (5_000_000, 0, 0)],
 )
-def test_messages_have_the_size_that_throughput_likes(frame_bytes: int, num_frames: int) -> None:
-    """About 1.5 MiB however much the client would take, one frame when it is larger, none beyond the client's limit."""
+def test_messages_have_the_size_that_throughput_likes(frame_bytes: int, num_frames: int, num_waiting: int) -> None:
+    """About 1.5 MiB, 2.5 behind others, however much the client would take; at least one frame, if it takes that."""
     assert frames_per_message(frame_bytes, 4 << 20) == num_frames
+    assert frames_per_message(frame_bytes, 4 << 20, waits=True) == num_waiting

@@ -4,6 +4,7 @@ import pytest
 
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_server.core import packing
 from framehaul_server.core.open_request import check_open
 from framehaul_server.core.packing import Outgoing
 from framehaul_server.core.recorder import Recorder
@@ -13,7 +14,7 @@ from framehaul_server.errors import ClientLeft
 from framehaul_server.session.frames_out import FramesOut, Outbox
 from framehaul_server.session.time_keeper import TimeKeeper
 from tests.support.driven_service import settle
-from tests.support.fakes import FakeConnection, frame, opening, published, record, rules
+from tests.support.fakes import FRAME_BYTES, FakeConnection, frame, opening, published, record, rules
 
 LIMITS = WindowLimits(min_frames=4, max_frames=12)
 
@@ -87,6 +88,21 @@ class Delivering:
     def publish(self, first: int, count: int) -> None:
         frames = b"".join(frame(index) for index in range(first, first + count))
         self.frames_out.publish(published(first, count), memoryview(frames), latents_until=0)
+
+
+@pytest.mark.asyncio
+async def test_frames_that_wait_for_others_share_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come no later so; the first ones go in small messages, since nothing holds them up."""
+    monkeypatch.setattr(packing, "_GOOD_MESSAGE_BYTES", packing.message_bytes(FRAME_BYTES, 1))
+    monkeypatch.setattr(packing, "_MOST_WAITING_BYTES", packing.message_bytes(FRAME_BYTES, 2))
+    run = Delivering(pb.MODE_AUTO)
+    run.publish(0, 4)
+    run.publish(4, 4)
+    run.frames_out.put(done(8, 2, {}), last=True)
+    await run.task
+    counts = [each.header.frames.num_frames for each in run.connection.responses]
+    assert [count for count in counts if count] == [1, 1, 1, 1, 2, 2]
+    assert run.connection.frames() == [frame(index) for index in range(8)]
 
 
 @pytest.mark.asyncio
