@@ -39,7 +39,7 @@ from framehaul_client.sinks.video_options import VideoOptions
 from framehaul_client.source.iterators import Latents
 from framehaul_client.source.latents_file import LatentsFile, StoredLatents
 from framehaul_client.source.latents_pipe import LatentsPipe, open_latents
-from framehaul_client.source.tee import tee
+from framehaul_client.source.tee import Tee
 
 _LOG: Final = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -299,7 +299,7 @@ class _Drafted(_Run):
         self._draft = _Run(draft, latents, draft_sink, Progress())
         self._draft_s = 0.0
         if isinstance(latents, LatentsPipe):
-            self._draft._source, self._source = tee(latents, 2)
+            self._draft._source, self._source = Tee(latents, 2).readers
 
     async def run(self, access: Access, on_event: OnEvent | None) -> None:
         async with self._client(self._options.target, access) as client:
