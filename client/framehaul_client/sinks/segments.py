@@ -169,6 +169,7 @@ class SegmentEncoders:
         self._changed = threading.Condition()
         self._encodings: deque[_Encoding] = deque()  # in order, until their last packet is taken
         self._num_missing = 0  # frames of the last one
+        self._closed = False
 
     def put(self, index: int, pixels: Pixels) -> Iterator[av.Packet[VideoStream]]:
         """Give the next frame; gives the packets that are ready, and waits for them while all encoders are at work.
@@ -195,7 +196,8 @@ class SegmentEncoders:
         yield from self._take(0)
 
     def close(self) -> None:
-        """Let the threads end, and forget their packets; twice is fine."""
+        """Let the threads end, at their next frame, and forget their packets; twice is fine."""
+        self._closed = True
         self._end_last()
         self._encodings.clear()
 
@@ -237,9 +239,11 @@ class SegmentEncoders:
         try:
             encoder = encoder or self._open_encoder(segment)
             for index, pixels in frames:
-                self._give(encoding, encoder.encode(self._make_frame(index, pixels)))
+                if not self._closed:
+                    self._give(encoding, encoder.encode(self._make_frame(index, pixels)))
                 del pixels  # frees its memory before the next one comes
-            self._give(encoding, encoder.encode(None), ended=True)
+            if not self._closed:
+                self._give(encoding, encoder.encode(None), ended=True)
         except Exception as error:
             encoding.error = error
             self._give(encoding, [], ended=True)

@@ -234,6 +234,18 @@ def test_an_encoder_that_fails_stops_the_clip_where_it_failed(encoders: Encoders
     assert len(found) <= encoders.fails_at
 
 
+def test_nothing_is_encoded_that_nobody_takes(encoders: Encoders) -> None:
+    """When a clip is given up, its encoders stop at their next frame; one may be at a frame already."""
+    for index in range(SEGMENT_FRAMES + 3):
+        list(encoders.encoders.put(index, yuv_frames(1)[0]))
+    encoders.encoders.close()
+    encoders.go.set()
+    for thread in threading.enumerate():
+        if thread.name == "framehaul-segment":
+            thread.join()
+    assert encoders.num_made <= 2
+
+
 def test_frames_so_far_are_kept_when_a_run_breaks_off(cores: int, tmp_path: Path) -> None:
     """All that were given."""
     sink = choose_sink(str(tmp_path / "v.mkv"), PixelFormat.YUV420P, lambda: FPS, VideoOptions())
