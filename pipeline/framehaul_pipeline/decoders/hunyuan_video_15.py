@@ -24,10 +24,12 @@ from framehaul_pipeline.models.hunyuan_video_15 import DIFFUSERS_CLASS, convolve
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import UNTOLD_LATENTS, DecoderSpec, Geometry
 
-_SCORED_LATENTS: Final = 8
-"""Keys of as many latents meet all of a latent's queries at once; where there are more, a part of the queries does."""
+_SCORED_QUERIES: Final = 1 << 16
+"""Divided by the number of latents: queries that meet all keys at once. Where attention isn't fused, their scores are a
+fifth of what the last stage holds."""
 _WORKSPACE_COPIES: Final = 7
-"""Of the last stage's values."""
+"""Of the last stage's values, in its residual blocks. Counted with diffusers 0.42.1 on torch's meta device, without
+libraries' workspaces."""
 
 
 class HunyuanVideo15Decoder:
@@ -86,19 +88,12 @@ class HunyuanVideo15Decoder:
         return (seen + cached) * geometry.height * geometry.width * itemsize_bytes
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
-        """The last stage holds the most; of huge frames the attention's scores do.
-
-        Counted with diffusers 0.42.1 on torch's meta device, without libraries' workspaces and with attention that
-        isn't fused.
-        """
+        """The last stage holds the most."""
         height, width = geometry.frame_size(self.spec)
         channels, _ = self._convolved[-1]
         frames = num_latents * self.spec.temporal_factor
-        positions = geometry.height * geometry.width
-        last_stage = _WORKSPACE_COPIES * channels * frames * height * width
-        scores = 3 * _SCORED_LATENTS * positions**2
         itemsize_bytes: int = self.dtype.itemsize
-        return max(last_stage, scores) * itemsize_bytes
+        return _WORKSPACE_COPIES * channels * frames * height * width * itemsize_bytes
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self._device, dtype=self.dtype)
@@ -151,7 +146,6 @@ def _attend(block: Any, x: Tensor, cache: Tensor, num_before: int) -> Tensor:
     queries, keys, values = (
         projection(normed)[0].permute(1, 2, 3, 0).flatten(1, 2) for projection in (block.to_q, block.to_k, block.to_v)
     )
-    num_positions = queries.shape[1]
     cache[0, num_before : num_before + len(keys)] = keys
     cache[1, num_before : num_before + len(keys)] = values
     attended: list[Tensor] = []
@@ -159,7 +153,7 @@ def _attend(block: Any, x: Tensor, cache: Tensor, num_before: int) -> Tensor:
         seen_keys, seen_values = cache[:, None, None, :num_latents].flatten(3, 4)
         attended.extend(
             scaled_dot_product_attention(part[None, None], seen_keys, seen_values)[0, 0]
-            for part in own.split(max(1, _SCORED_LATENTS * num_positions // num_latents))
+            for part in own.split(max(1, _SCORED_QUERIES // num_latents))
         )
     together = torch.cat(attended).view(1, *x.shape[2:], -1).movedim(-1, 1)
     projected: Tensor = block.proj_out(together)
