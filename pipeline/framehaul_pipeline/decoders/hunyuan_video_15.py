@@ -24,9 +24,8 @@ from framehaul_pipeline.models.hunyuan_video_15 import DIFFUSERS_CLASS, convolve
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.spec import UNTOLD_LATENTS, DecoderSpec, Geometry
 
-_SCORED_QUERIES: Final = 1 << 16
-"""Divided by the number of latents: queries that meet all keys at once. Where attention isn't fused, their scores are a
-fifth of what the last stage holds."""
+_MAX_SCORES: Final = 1 << 24
+"""Of attention, that are in memory at once where it isn't fused, for which its one head is too wide."""
 _WORKSPACE_COPIES: Final = 7
 """Of the last stage's values, in its residual blocks. Counted with diffusers 0.42.1 on torch's meta device, without
 libraries' workspaces."""
@@ -82,8 +81,8 @@ class HunyuanVideo15Decoder:
 
     def state_bytes(self, geometry: Geometry) -> int:
         """The convolutions' frames, and keys and values of `UNTOLD_LATENTS`."""
-        cached = 2 * UNTOLD_LATENTS * self._width
         itemsize_bytes: int = self.dtype.itemsize
+        cached: int = 2 * UNTOLD_LATENTS * self._width
         seen = 2 * sum(channels * scale**2 for channels, scale in self._convolved)
         return (seen + cached) * geometry.height * geometry.width * itemsize_bytes
 
@@ -153,7 +152,7 @@ def _attend(block: Any, x: Tensor, cache: Tensor, num_before: int) -> Tensor:
         seen_keys, seen_values = cache[:, None, None, :num_latents].flatten(3, 4)
         attended.extend(
             scaled_dot_product_attention(part[None, None], seen_keys, seen_values)[0, 0]
-            for part in own.split(max(1, _SCORED_QUERIES // num_latents))
+            for part in own.split(max(1, _MAX_SCORES // seen_keys.shape[-2]))
         )
     together = torch.cat(attended).view(1, *x.shape[2:], -1).movedim(-1, 1)
     projected: Tensor = block.proj_out(together)
@@ -163,9 +162,10 @@ def _attend(block: Any, x: Tensor, cache: Tensor, num_before: int) -> Tensor:
 def _upsample(upsampler: Any, convolved: Tensor, x: Tensor, *, begins: bool) -> Tensor:
     """Make frames larger, and two of one where the layer doubles time, but for the clip's first one."""
     spread, repeats = upsampler._dcae_upsample_rearrange, upsampler.repeats
+    made: Tensor
     if not upsampler.add_temporal_upsample:
-        added: Tensor = spread(convolved) + spread(x.repeat_interleave(repeats, dim=1))
-        return added
+        made = spread(convolved) + spread(x.repeat_interleave(repeats, dim=1))
+        return made
     num_single = int(begins)
     made = spread(convolved[:, :, num_single:], r1=2)
     made = made + spread(x[:, :, num_single:], r1=2).repeat_interleave(repeats, dim=1)
