@@ -162,14 +162,11 @@ def _attend(block: Any, x: Tensor, cache: Tensor, num_before: int) -> Tensor:
 def _upsample(upsampler: Any, convolved: Tensor, x: Tensor, *, begins: bool) -> Tensor:
     """Make frames larger, and two of one where the layer doubles time, but for the clip's first one."""
     spread, repeats = upsampler._dcae_upsample_rearrange, upsampler.repeats
-    made: Tensor
-    if not upsampler.add_temporal_upsample:
-        made = spread(convolved) + spread(x.repeat_interleave(repeats, dim=1))
-        return made
-    num_single = int(begins)
-    made = spread(convolved[:, :, num_single:], r1=2)
-    made = made + spread(x[:, :, num_single:], r1=2).repeat_interleave(repeats, dim=1)
-    if not begins:
+    doubles_time: bool = upsampler.add_temporal_upsample
+    num_single = int(begins and doubles_time)
+    made: Tensor = spread(convolved[:, :, num_single:], r1=1 + doubles_time)
+    made = made + spread(x[:, :, num_single:], r1=1 + doubles_time).repeat_interleave(repeats, dim=1)
+    if not num_single:
         return made
     first = spread(convolved[:, :, :1])[:, : made.shape[1]]
     first = first + spread(x[:, :, :1]).repeat_interleave(repeats // 2, dim=1)
