@@ -5,9 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 ValueT = TypeVar("ValueT")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser, and those of its commands, that tells what is wrong in one line; options have no short forms."""
+
+    def __init__(self, **given: Any) -> None:
+        """Make it of what argparse takes."""
+        super().__init__(**{"allow_abbrev": False, **given})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, without the usage: where there are many options it hides the reason."""
+        self.exit(2, f"{self.prog}: error: {message}; --help says more\n")
 
 
 def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:

@@ -15,7 +15,7 @@ import uvloop
 
 from framehaul import logs
 from framehaul.allocator import tune_allocator
-from framehaul.options import option_type
+from framehaul.options import CommandParser, option_type
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
@@ -123,12 +123,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="server",
         description="Decodes VAE latents that arrive over gRPC and streams the frames back.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_options(parser, OPTIONS, environment)
     return parser
@@ -138,7 +137,7 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], envi
     """Give `parser` these rows of the table, with defaults from the environment."""
     for option in options:
         flag, field, kind, variable, default = option.flag, option.field, option.kind, option.variable, option.default
-        shown = "" if default is None else f", default {default}"
+        shown = "" if not default else f", default {default}"
         if kind is FLAG:
             parser.add_argument(flag, dest=field, action="store_true", help=option.help)
         elif kind is SWITCH:

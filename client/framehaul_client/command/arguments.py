@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from framehaul.address import Address
 from framehaul.formats import PixelFormat, parse_size
-from framehaul.options import file_name, named_value, option_type
+from framehaul.options import CommandParser, file_name, named_value, option_type
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -667,7 +667,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     Raises:
         SystemExit: with code 2 for a wrong option, with code 0 for --help.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="client",
         description="Streams latents to a Framehaul server and turns the frames that come back into a video.",
         epilog=_EXIT_CODES,
@@ -675,7 +675,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, texts in _COMMANDS.items():
-        command = commands.add_parser(name, allow_abbrev=False, **texts)
+        command = commands.add_parser(name, **texts)
         _add_options(command, name)
         command.set_defaults(
             target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))

@@ -17,7 +17,6 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from framehaul_client.access import Access
-from framehaul_client.core.printable import printable
 from framehaul_client.errors import (
     FramehaulError,
     InvalidOption,
@@ -143,7 +142,13 @@ class Snapshots:
         return response
 
     def _lost(self, error: Exception) -> ServerUnavailable:
-        return ServerUnavailable(f"{self._address}: no server answers: {printable(str(error) or type(error).__name__)}")
+        if self._connection is not None:
+            self._connection.close()
+        if isinstance(error, OSError):
+            return ServerUnavailable(f"{self._address}: no server answers: {error.strerror or error}")
+        return ServerUnavailable(
+            f"{self._address}: it doesn't answer by HTTP: is it the address of a server's --metrics?"
+        )
 
 
 def _context(access: Access) -> ssl.SSLContext:

@@ -153,6 +153,8 @@ class _Progress:
 
     def add(self, num_frames: int) -> None:
         """Count frames encoded."""
+        if self._total:  # without those that fill the last latent
+            num_frames = min(num_frames, self._total - self._done)
         self._done += num_frames
         if self._bar is not None:
             self._bar.update(num_frames)

@@ -1,3 +1,5 @@
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,23 @@ def test_another_answer_is_told(status: int, body: bytes, error: type[FramehaulE
             next(Snapshots(address, Access()).follow())
         with pytest.raises(error, match=text):
             Snapshots(address, Access()).latest()
+
+
+def test_a_server_that_speaks_something_else_is_no_metrics_address() -> None:
+    """Such as the address for sessions; its bytes aren't shown."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_speak_http2, args=(listening,))
+        thread.start()
+        address = MetricsAddress("127.0.0.1", listening.getsockname()[1], None)
+        with pytest.raises(ServerUnavailable, match=r": it doesn't answer by HTTP: is it the address of a server's"):
+            Snapshots(address, Access()).latest()
+        thread.join()
+
+
+def _speak_http2(listening: socket.socket) -> None:
+    with listening.accept()[0] as connection:
+        connection.sendall(b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\n")
+        connection.recv(1 << 16)
 
 
 def test_nobody_answers() -> None:
