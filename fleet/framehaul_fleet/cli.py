@@ -148,7 +148,6 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         prog="fleet",
         description="One address for the servers of many hosts.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -156,7 +155,6 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="name servers of a fixed list, a DNS name or a cluster of Ray; no state, so several may run",
         description="Watches servers and names the one that a session should go to. Frames don't come by here.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     watched = command.add_mutually_exclusive_group(required=True)
     watched.add_argument(

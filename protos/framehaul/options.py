@@ -11,11 +11,11 @@ ValueT = TypeVar("ValueT")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser, and those of its commands, that tells what is wrong in one line; options have no short forms."""
+    """A parser, and those of its commands, that tells what is wrong in one line; texts stand as they are written."""
 
     def __init__(self, **given: Any) -> None:
         """Make it of what argparse takes."""
-        super().__init__(**{"allow_abbrev": False, **given})
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **given})
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, without the usage: where there are many options it hides the reason."""

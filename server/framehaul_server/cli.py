@@ -127,7 +127,6 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         prog="server",
         description="Decodes VAE latents that arrive over gRPC and streams the frames back.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, OPTIONS, environment)
     return parser

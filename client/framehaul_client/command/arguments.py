@@ -79,7 +79,7 @@ examples:
   client highlight long.mp4 --image can.jpg --crop 9:16 --out tall.mp4                   the subject kept in view
   client highlight long.mp4 --saliency map.mp4                                           where people look
 """
-_COMMANDS: Final[dict[str, dict[str, Any]]] = {
+COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "stream": {
         "help": "decode latents to a video",
         "description": "Streams latents to a server and writes the decoded frames.\n\n"
@@ -92,7 +92,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "When the connection is lost, or the server or its worker ends, the session is taken up again where the\n"
         "frames stopped, for as long as --retry-for says; what happens is told on stderr.",
         "epilog": f"{_EXAMPLES}\n{_EXIT_CODES}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "highlight": {
         "help": "cut the seconds out of a long video that show a product",
@@ -102,7 +101,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "server's, frames\ncome from the server instead, without sound.\n\n"
         "A match that hardly stands out is called weak.",
         "epilog": f"{_HIGHLIGHT_EXAMPLES}\n{_EXIT_CODES}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "probe": {
         "help": "measure servers as a user meets them, once or again and again",
@@ -115,7 +113,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "epilog": f"{_PROBE_EXAMPLES}\n{_EXIT_CODES}\n\n"
         "After several runs: 0 if all ended well, else the code of the last one that failed. That goes for Ctrl-C and\n"
         "SIGTERM too, unless they come before the first run is over. A run that isn't over in time counts as broken.",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "info": {
         "help": "say what a server offers",
@@ -124,8 +121,8 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "models": {
         "help": "say which models a server has",
         "description": "Says for each model of a server how latents become frames: channels of a latent, pixels of one "
-        "of its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
-        "normalisation, and how much device memory a session holds.",
+        "of its\ncells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
+        "normalisation,\nand how much device memory a session holds.",
     },
     "trace": {
         "help": "write down what a server does for some seconds",
@@ -134,8 +131,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "rings and windows are.\nThe server isn't restarted. Where it has tokens, this one's tenant must be allowed "
         "to (watch = true).\n\nOpen the file at https://ui.perfetto.dev, or draw it with client timeline. Needs the "
         "extra framehaul[observe].\nCtrl-C ends it sooner, and keeps what came.",
-        "epilog": _EXIT_CODES,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "timeline": {
         "help": "draw a trace",
@@ -143,18 +138,16 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "be seen: a row for\neach session, coloured by what its next frame waits for, with the frames that are sent "
         "below it; the device's\nchunks and copies, and the time in which it has none; the client's encoder. Needs "
         "the extra framehaul[observe].",
-        "epilog": _EXIT_CODES,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "top": {
         "help": "watch what a server does",
         "description": "Shows what a server's page shows, in a terminal, once a second: what it is bound by, its last "
-        "minute, and its sessions. q or Ctrl-C ends it. Needs framehaul[observe].",
+        "minute, and\nits sessions. q or Ctrl-C ends it. Needs framehaul[observe].",
     },
 }
-_ALL: Final = tuple(_COMMANDS)
+_ALL: Final = tuple(COMMANDS)
 _DECODING: Final = ("stream", "probe")
-_ACCESSED: Final = tuple(name for name in _COMMANDS if name != "timeline")
+_ACCESSED: Final = tuple(name for name in COMMANDS if name != "timeline")
 """Those that go to a server,"""
 _ONLINE: Final = tuple(name for name in _ACCESSED if name != "top")
 """and those that speak gRPC with it."""
@@ -671,11 +664,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         prog="client",
         description="Streams latents to a Framehaul server and turns the frames that come back into a video.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, texts in _COMMANDS.items():
-        command = commands.add_parser(name, **texts)
+    for name, texts in COMMANDS.items():
+        command = commands.add_parser(name, **{"epilog": _EXIT_CODES, **texts})
         _add_options(command, name)
         command.set_defaults(
             target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))

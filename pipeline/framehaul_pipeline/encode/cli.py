@@ -51,7 +51,6 @@ def _parser() -> argparse.ArgumentParser:
         help="turn a video into latents of the built-in model",
         description="Turn any video that FFmpeg reads into a latent file of the built-in model `tiny`.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     encode.add_argument(
         "video",

@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from framehaul.address import Address
-from framehaul_client.command.arguments import Options, parse
+from framehaul_client.command.arguments import COMMANDS, Options, parse
 from framehaul_client.command.exits import AGAIN, MEANINGS
 
 
@@ -145,7 +145,7 @@ def test_wrong_options_exit_with_2(arguments: list[str], message: str, capsys: p
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["stream"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Scripts find them where users look first."""
     with pytest.raises(SystemExit):
