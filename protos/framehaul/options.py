@@ -34,6 +34,18 @@ def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
     return checked
 
 
+def reader(read: Callable[[str], ValueT], allowed: str) -> Callable[[str], ValueT]:
+    """Let `read` say what is `allowed` where its own `ValueError` is Python's."""
+
+    def checked(text: str) -> ValueT:
+        try:
+            return read(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r}: must be {allowed}") from None
+
+    return checked
+
+
 def file_name(text: str) -> str:
     """A file's name as an option has it: shells leave a leading `~` alone after `--option=`."""
     return os.path.expanduser(text)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from framehaul.address import Address
 from framehaul.formats import parse_size
 from framehaul.logs import LEVELS
-from framehaul.options import file_name
+from framehaul.options import file_name, reader
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.core.tenants import MAX_QUEUED
@@ -186,16 +186,6 @@ class Option:
         return None if value is None else self.kind.show(value)
 
 
-def _reader(read: Callable[[str], float], allowed: str) -> Callable[[str], float]:
-    def checked(text: str) -> float:
-        try:
-            return read(text)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{text!r}: must be {allowed}") from None
-
-    return checked
-
-
 def _area(text: str) -> int:
     width, height = parse_size(text)
     return width * height
@@ -216,14 +206,14 @@ FLAG: Final = Kind("")
 _ADDRESS: Final = Kind("HOST:PORT", Address.parse)
 _AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920}")
 _DEVICES: Final = Kind("DEVICE[,DEVICE...]", _names, ",".join)
-_COUNT: Final = Kind("N", _reader(int, "a whole number"))
+_COUNT: Final = Kind("N", reader(int, "a whole number"))
 _FILE: Final = Kind("FILE", lambda text: Path(file_name(text)))
 _FOLDER: Final = Kind("DIR", _FILE.read)
-_GIB: Final = Kind("GIB", _reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
-_MIB: Final = Kind("MIB", _reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
+_GIB: Final = Kind("GIB", reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
+_MIB: Final = Kind("MIB", reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
 _MODELS: Final = Kind("NAME[=PATH]", show=lambda models: ",".join(model.spec.name for model in models), many=True)
 _MODULES: Final = Kind("MODULE", many=True)
-_SECONDS: Final = Kind("SECONDS", _reader(float, "a number"), "{:g}".format)
+_SECONDS: Final = Kind("SECONDS", reader(float, "a number"), "{:g}".format)
 _SIZES: Final = Kind("WIDTHxHEIGHT", _sizes, lambda sizes: ",".join(f"{width}x{height}" for width, height in sizes))
 
 _DEFAULTS: Final = ServerConfig()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from framehaul.address import Address
 from framehaul.formats import PixelFormat, parse_size
-from framehaul.options import CommandParser, file_name, named_value, option_type
+from framehaul.options import CommandParser, file_name, named_value, option_type, reader
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -164,12 +164,16 @@ _access_option: Final = partial(_option, commands=_ACCESSED, group="TLS and toke
 _video_option: Final = partial(_option, group="video files")
 
 
+_number: Final = reader(float, "a number")
+_whole: Final = reader(int, "a whole number")
+
+
 def _output(text: str) -> str:
     return STDOUT if text == "/dev/stdout" else file_name(text)
 
 
 def _timeout_s(text: str) -> float:
-    given = float(text)
+    given = _number(text)
     if not 0 < given <= 3600:
         raise ValueError(f"{text}: must be over 0 and up to 3600 seconds")
     return given
@@ -188,7 +192,7 @@ def _parts(text: str) -> int:
 
 
 def _within(name: str, least: float, most: float, text: str) -> float:
-    return within(name, float(text), least, most)
+    return within(name, _number(text), least, most)
 
 
 def _frames(text: str) -> tuple[int, int]:
@@ -202,14 +206,14 @@ def _frames(text: str) -> tuple[int, int]:
 
 
 def _price(text: str) -> float:
-    given = float(text)
+    given = _number(text)
     if not 0 < given <= 1e6:
         raise ValueError(f"{text}: must be over 0 and up to 1000000")
     return given
 
 
 def _trace_seconds(text: str) -> float:
-    given = float(text)
+    given = _number(text)
     if not 1 <= given <= 300:
         raise ValueError(f"{text}: must be 1..300 seconds")
     return given
@@ -508,19 +512,19 @@ class Options:
     priority: int = _option(
         commands=_DECODING,
         default=0,
-        type=option_type(lambda text: check_priority(int(text))),
+        type=option_type(lambda text: check_priority(_whole(text))),
         help="-100 to 100, higher is served first (default: 0)",
     )
     retry_for: float = _option(
         default=DEFAULT_RETRY_FOR_S,
-        type=option_type(lambda text: check_retry_for(float(text))),
+        type=option_type(lambda text: check_retry_for(_number(text))),
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
         f"came, without the time in a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
     stall_timeout: float = _option(
         default=DEFAULT_STALL_TIMEOUT_S,
-        type=option_type(lambda text: check_stall_timeout(float(text))),
+        type=option_type(lambda text: check_stall_timeout(_number(text))),
         metavar="SECONDS",
         help="how long the server may send no frame, take no latent and say nothing from its queue though its "
         f"connection lives; then the session counts as lost (default: {DEFAULT_STALL_TIMEOUT_S:g})",
