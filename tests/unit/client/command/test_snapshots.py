@@ -1,3 +1,4 @@
+import re
 import socket
 import threading
 from pathlib import Path
@@ -75,20 +76,30 @@ def test_another_answer_is_told(status: int, body: bytes, error: type[FramehaulE
             Snapshots(address, Access()).latest()
 
 
-def test_a_server_that_speaks_something_else_is_no_metrics_address() -> None:
-    """Such as the address for sessions; its bytes aren't shown."""
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (
+            b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\n",
+            "it doesn't answer by HTTP: is it the address of a server's --metrics?",
+        ),
+        (b"", "it hung up at once; perhaps it wants TLS: --tls"),
+    ],
+)
+def test_a_server_that_speaks_something_else_is_told_without_its_bytes(told: bytes, text: str) -> None:
+    """Such as the address for sessions, or one with TLS."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=_speak_http2, args=(listening,))
+        thread = threading.Thread(target=_answer, args=(listening, told))
         thread.start()
         address = MetricsAddress("127.0.0.1", listening.getsockname()[1], None)
-        with pytest.raises(ServerUnavailable, match=r": it doesn't answer by HTTP: is it the address of a server's"):
+        with pytest.raises(ServerUnavailable, match=re.escape(text)):
             Snapshots(address, Access()).latest()
         thread.join()
 
 
-def _speak_http2(listening: socket.socket) -> None:
+def _answer(listening: socket.socket, told: bytes) -> None:
     with listening.accept()[0] as connection:
-        connection.sendall(b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\n")
+        connection.sendall(told)
         connection.recv(1 << 16)
 
 
