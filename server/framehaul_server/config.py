@@ -232,6 +232,12 @@ _film: Final = partial(Option, group="searching films")
 OPTIONS: Final = (
     Option("--listen", "listen", _ADDRESS, "where to listen; port 0 picks a free one"),
     Option(
+        "--keepalive",
+        "keepalive_s",
+        _SECONDS,
+        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
+    ),
+    Option(
         "--advertise",
         "advertise",
         Kind("HOST:PORT"),
@@ -282,12 +288,6 @@ OPTIONS: Final = (
         "stall_timeout_s",
         _SECONDS,
         "end a session whose client has neither taken a frame nor sent a latent for so long",
-    ),
-    _session(
-        "--keepalive",
-        "keepalive_s",
-        _SECONDS,
-        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
     ),
     _worker("--max-size", "worker.max_pixels", _AREA, "largest frame, by its area; sizes the rings"),
     _worker("--slots", "worker.num_slots", _COUNT, "chunks of frames in shared memory"),
