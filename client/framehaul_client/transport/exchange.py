@@ -21,7 +21,7 @@ from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch
 from framehaul_client.core.info import read_charged
 from framehaul_client.core.latents import LatentArray
-from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
+from framehaul_client.core.opening import Opened, aged, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.core.retry import Retry
 from framehaul_client.core.session_config import SessionConfig
@@ -88,7 +88,7 @@ class Exchange:
         self._finished = False  # Done has come, and all frames before it
         self._leaving = False
         self._error: Exception | None = None
-        self._started_s = 0.0
+        self._started_s = self._asked_s = 0.0
         self._handed: _Handed | None = None  # what the consumer works on
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
@@ -115,7 +115,7 @@ class Exchange:
 
         Cancellation: the call is cancelled.
         """
-        self._started_s = time.perf_counter()
+        self._started_s = self._asked_s = time.perf_counter()
         self._open = open_message(self._config, self._history.latents)
         try:
             call: Call | None = await self._attach()
@@ -317,12 +317,14 @@ class Exchange:
         self._tell("latents", 0, len(first), start_ns=start_ns)
 
     def _ask(self) -> pb.Open:
+        age_s = time.perf_counter() - self._asked_s
         if self._opened is None:
-            return self._open
+            return aged(self._open, age_s)
         next_frame = self._reassembly.next_frame
         if self._session_id:
             return resumed(self._open, self._session_id, next_frame)
-        return restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
+        asked = restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
+        return aged(asked, age_s)
 
     async def _accept(self, asked: pb.Open, answer: pb.Opened, *, num_sent: int) -> None:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)

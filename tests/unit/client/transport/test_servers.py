@@ -101,6 +101,7 @@ async def test_a_session_goes_on_at_another_server() -> None:
         resumed, restarted = good.opens
         assert (resumed.resume.session_id, resumed.resume.next_frame) == (SESSION_ID, num_frames)
         assert (restarted.resume.session_id, restarted.start_frame) == (b"", num_frames)
+        assert restarted.age_ms > 0, "it is no new one to the other server"
 
 
 async def test_a_session_is_taken_up_again_though_the_front_is_gone() -> None:
