@@ -205,14 +205,19 @@ def _servers() -> list[str]:
 
 
 def _ask(name: str, method: str, *, wait_s: float = _AWAY_S) -> Any:
-    """Ask the registry; one that Ray starts again just now is waited for."""
-    end_s = time.monotonic() + wait_s
+    """Ask the registry; one that Ray starts again just now, or that another command replaces, is waited for."""
+    began_s = time.monotonic()
+    end_s, replaced_s = began_s + wait_s, began_s + min(wait_s, _ANSWER_S)
     while True:
         try:
             registry = ray.get_actor(REGISTRY)
         except ValueError as error:
-            left = "; its registry is gone, its servers aren't: `fleet up` makes another" if _servers() else ""
-            raise FleetFailed(f"name={name!r}: this cluster has no fleet of that name{left}") from error
+            left = _servers()
+            if left and time.monotonic() < replaced_s:
+                time.sleep(_LOOK_S)
+                continue
+            hint = "; its registry is gone, its servers aren't: `fleet up` makes another" if left else ""
+            raise FleetFailed(f"name={name!r}: this cluster has no fleet of that name{hint}") from error
         except RayError as error:
             raise FleetFailed(f"Ray doesn't answer: {_first_line(error)}") from error
         try:

@@ -65,6 +65,45 @@ async def watch(target: str, started: asyncio.Event, go_on: asyncio.Event) -> by
     return b"".join(frames)
 
 
+@pytest.fixture
+def scaled(tmp_path: Path) -> Iterator[tuple[RayNodes, str]]:
+    """A cluster that Ray's autoscaler adds nodes to, and takes them from; the locator of a fleet of 1 to 3 servers."""
+    with running_nodes(1, 1, most_added=3) as nodes:
+        options = ("--cpus", "1", "--max", "3", "--sessions-per-server", "1", "--hold", "3", "--grace", "20")
+        up = nodes.fleet("up", *options, "--", *SERVER_OPTIONS)
+        assert up.returncode == 0, up.stderr
+        process, target = nodes.start_locator(tmp_path / "locator.log", "--listen", "127.0.0.1:0")
+        try:
+            yield nodes, target
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+@pytest.mark.asyncio
+async def test_nodes_come_with_the_load_and_go_once_their_servers_have_drained(scaled: tuple[RayNodes, str]) -> None:
+    """Ray's own autoscaler starts and stops them; no session notices."""
+    nodes, target = scaled
+
+    def are_ready(number: int) -> bool:
+        """So many servers, on a node each; the head has none."""
+        found = nodes.status()["servers"]
+        ready = {each["node"] for each in found if each["state"] == "ready"}
+        return (len(found), len(ready), len(nodes.processes("raylet/raylet"))) == (number, number, number + 1)
+
+    assert are_ready(1)
+    go_on = asyncio.Event()
+    started = [asyncio.Event() for _ in range(3)]
+    running = [asyncio.create_task(watch(target, each, go_on)) for each in started]
+    await asyncio.gather(*(each.wait() for each in started))
+    await asyncio.to_thread(wait_until, lambda: are_ready(3), "three servers", 120.0)
+    go_on.set()
+    assert len(set(await asyncio.gather(*running))) == 1
+    await asyncio.to_thread(wait_until, lambda: are_ready(1), "one server", 120.0)
+    down = await asyncio.to_thread(nodes.fleet, "down")
+    assert down.returncode == 0, down.stderr
+
+
 @pytest.mark.asyncio
 async def test_a_fleet_from_up_to_down(nodes: RayNodes, locator: tuple[str, str]) -> None:
     """Sessions of a server that is killed go on at the other one; a registry that is killed knows all again."""
