@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from framehaul.address import Address
 from framehaul_fleet.errors import FleetFailed
-from framehaul_fleet.on_ray.access import check_access
+from framehaul_fleet.on_ray.access import check_access, uses_tls
 from framehaul_fleet.on_ray.plan import DRAIN_MARGIN_S, REGISTRY, SERVER_PREFIX, FleetSpec, namespace_of
 from framehaul_fleet.on_ray.registry import Registry
 
@@ -42,10 +42,10 @@ def joined(address: str, name: str, *, insecure: bool) -> Iterator[Address]:
     """Join the cluster at `address`, in the fleet's namespace, and leave it; gives the address of its control plane.
 
     Raises:
-        FleetFailed: there is none; it doesn't let this process in; or it lets in anybody, and `insecure` doesn't allow
-            that.
+        FleetFailed: there is none; it doesn't let this process in; it lets in anybody, and `insecure` doesn't allow
+            that; or files of Ray's TLS are missing.
     """
-    check = partial(check_access, encrypted=os.environ.get("RAY_USE_TLS") == "1", insecure=insecure)
+    check = partial(check_access, encrypted=uses_tls(os.environ), insecure=insecure)
     if address != _OWN:
         check(address)
     # Ray tells each driver of the fleet's own restarts otherwise.
