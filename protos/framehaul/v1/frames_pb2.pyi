@@ -721,12 +721,15 @@ class LocateResponse(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     LEASE_MS_FIELD_NUMBER: builtins.int
     ALTERNATIVES_FIELD_NUMBER: builtins.int
+    HAS_PLACE_FIELD_NUMBER: builtins.int
     target: builtins.str
     """HOST:PORT"""
     epoch: builtins.int
     """of the server at that address: another one means that it restarted"""
     lease_ms: builtins.int
     """how long the answer may be kept"""
+    has_place: builtins.bool
+    """target has a place for a new session now: it needn't wait there"""
     @property
     def alternatives(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """where to go if that server can't be reached or refuses, in this order"""
@@ -738,8 +741,9 @@ class LocateResponse(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         lease_ms: builtins.int = ...,
         alternatives: collections.abc.Iterable[builtins.str] | None = ...,
+        has_place: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "epoch", b"epoch", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "epoch", b"epoch", "has_place", b"has_place", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
 
 Global___LocateResponse: typing_extensions.TypeAlias = LocateResponse
 

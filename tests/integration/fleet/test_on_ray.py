@@ -70,7 +70,7 @@ def scaled(tmp_path: Path) -> Iterator[tuple[RayNodes, str]]:
     """A cluster that Ray's autoscaler adds nodes to, and takes them from; the locator of a fleet of 1 to 3 servers."""
     with running_nodes(1, 1, most_added=3) as nodes:
         options = ("--cpus", "1", "--max", "3", "--sessions-per-server", "1", "--hold", "3", "--grace", "20")
-        up = nodes.fleet("up", *options, "--", *SERVER_OPTIONS)
+        up = nodes.fleet("up", *options, "--", *SERVER_OPTIONS, "--max-sessions", "1", "--max-queued", "8")
         assert up.returncode == 0, up.stderr
         process, target = nodes.start_locator(tmp_path / "locator.log", "--listen", "127.0.0.1:0")
         try:
@@ -82,7 +82,7 @@ def scaled(tmp_path: Path) -> Iterator[tuple[RayNodes, str]]:
 
 @pytest.mark.asyncio
 async def test_nodes_come_with_the_load_and_go_once_their_servers_have_drained(scaled: tuple[RayNodes, str]) -> None:
-    """Ray's own autoscaler starts and stops them; no session notices."""
+    """Ray's own autoscaler starts and stops them. Sessions that wait at a full server go to those that have come."""
     nodes, target = scaled
 
     def are_ready(number: int) -> bool:
@@ -95,8 +95,8 @@ async def test_nodes_come_with_the_load_and_go_once_their_servers_have_drained(s
     go_on = asyncio.Event()
     started = [asyncio.Event() for _ in range(3)]
     running = [asyncio.create_task(watch(target, each, go_on)) for each in started]
-    await asyncio.gather(*(each.wait() for each in started))
     await asyncio.to_thread(wait_until, lambda: are_ready(3), "three servers", 120.0)
+    await asyncio.wait_for(asyncio.gather(*(each.wait() for each in started)), 60)
     go_on.set()
     assert len(set(await asyncio.gather(*running))) == 1
     await asyncio.to_thread(wait_until, lambda: are_ready(1), "one server", 120.0)

@@ -104,6 +104,25 @@ async def test_a_session_goes_on_at_another_server() -> None:
         assert restarted.age_ms > 0, "it is no new one to the other server"
 
 
+async def test_a_session_leaves_a_queue_for_a_place_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another server has one by now, at the next word of its queue, as the older request that it is."""
+    monkeypatch.setattr("framehaul_client.transport.queueing.LOOK_S", 0.0)
+    full, free = Behaviour(queue=[[3, 2]]), Behaviour()
+    async with AsyncExitStack() as stack:
+        first, second = [await stack.enter_async_context(fake_server(each)) for each in (full, free)]
+        target, table, _ = await stack.enter_async_context(running_front(first))
+        table.report(first, report(1, sessions=10, queued=1), time.monotonic() + 60)
+        client = await stack.enter_async_context(FrameClient(target))
+
+        def add(position: int) -> None:
+            if position == 2:
+                table.report(second, report(2), time.monotonic() + 60)
+
+        async with client.session(make_latents(), on_queued=add) as session:
+            assert len([frame async for frame in session])
+        assert [len(each.opens) for each in (full, free)] == [1, 1]
+
+
 async def test_a_session_is_taken_up_again_though_the_front_is_gone() -> None:
     """At the server that had it."""
     behaviour = Behaviour()
