@@ -1,4 +1,4 @@
-"""A fleet on one node of a real cluster of Ray, which `make check` doesn't install: `make soak-fleet` runs it."""
+"""A fleet on real clusters of Ray, which `make check` doesn't install: `make soak-fleet` runs it."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(
-        os.environ.get("WITH_RAY") != "1", reason="half a minute, with Ray installed; WITH_RAY=1 runs it"
+        os.environ.get("WITH_RAY") != "1", reason="two minutes, with Ray installed; WITH_RAY=1 runs it"
     ),
     pytest.mark.timeout(300),
 ]
