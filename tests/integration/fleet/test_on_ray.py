@@ -18,9 +18,7 @@ from tests.support.ray_nodes import RayNodes, running_nodes
 from tests.support.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.skipif(
-        os.environ.get("WITH_RAY") != "1", reason="two minutes, with Ray installed; WITH_RAY=1 runs it"
-    ),
+    pytest.mark.skipif(os.environ.get("WITH_RAY") != "1", reason="two minutes, with Ray installed; WITH_RAY=1 runs it"),
     pytest.mark.timeout(300),
 ]
 
