@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ _FRONT: Final = "FRONT"
 """Why a front refuses a session (docs/protocol.md, "Statuses")."""
 _MOST_HOPS: Final = 3
 _ACKNOWLEDGE_S: Final = 0.005
-"""How long an idle consumer's acknowledgement waits for more: a fast stream had one for each message."""
+"""Between an idle consumer's acknowledgements: a fast stream had one for each message."""
 _FIRST_BYTES: Final = 256 << 10
 """The largest latent that travels with the first message, which may wait in the server's queue."""
 
@@ -103,6 +104,7 @@ class Exchange:
         self._started_s = self._asked_s = 0.0
         self._handed: _Handed | None = None  # what the consumer works on
         self._timer: asyncio.TimerHandle | None = None  # of an acknowledgement that waits for more
+        self._acknowledged_s = -math.inf  # when an idle consumer's was sent last, by the loop's clock
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
         self._num_latents: int | None = None  # of the clip, once all were sent
@@ -451,15 +453,21 @@ class Exchange:
         return num_latents is not None and self._reassembly.next_frame == self.opened.num_frames(num_latents)
 
     def _acknowledge_soon(self) -> None:
-        """Acknowledge all that is consumed: at once if the server may need it, else with what follows at once."""
-        if self._window.window_frames < 2 * self.opened.min_window_frames:
+        """Acknowledge all that is consumed, at once unless that was done a moment ago and the server can do without."""
+        if self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        wait_s = self._acknowledged_s + _ACKNOWLEDGE_S - loop.time()
+        if wait_s <= 0 or self._window.window_frames < 2 * self.opened.min_window_frames:
             self._acknowledge_all()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_ACKNOWLEDGE_S, self._acknowledge_all)
+        else:
+            self._timer = loop.call_later(wait_s, self._acknowledge_all)
 
     def _acknowledge_all(self) -> None:
         self._timer = None
-        self._post(self._window.acknowledge(idle=True))
+        if (acknowledgement := self._window.acknowledge(idle=True)) is not None:
+            self._acknowledged_s = asyncio.get_running_loop().time()
+            self._post(acknowledgement)
 
     def _post(self, acknowledgement: Acknowledgement | None) -> None:
         if acknowledgement is not None and self._call is not None:

@@ -200,23 +200,24 @@ async def test_a_window_smaller_than_the_clip_completes(target: str, behaviour: 
 async def test_a_fast_stream_has_few_acknowledgements(
     target: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An idle consumer's waits for what comes at once: there is one for each quarter of the window."""
+    """After the first, an idle consumer's waits for what comes at once: there is one for each quarter of the window."""
     monkeypatch.setattr(exchange, "_ACKNOWLEDGE_S", 3600.0)
     behaviour.frames_to_a_message = 1
     async with FrameClient(target) as client:
         await collect(client, make_latents(10), window_frames=32)
-    assert {ack.next_frame for ack in behaviour.acks} <= {8, 16, 24, 32, 37}
+    assert len(behaviour.acks) <= 1 + 36 // 8 + 1
 
 
 @pytest.mark.parametrize(("window_frames", "delay_s"), [(7, 3600.0), (32, 0.001)])
 async def test_an_idle_consumer_acknowledges_all_it_has(
     target: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, window_frames: int, delay_s: float
 ) -> None:
-    """At once in a narrow window, which the server may need whole; else when no more has come for a while."""
+    """At once in a narrow window, which the server may need whole; else in a while."""
     monkeypatch.setattr(exchange, "_ACKNOWLEDGE_S", delay_s)
-    behaviour.stop_after_frames = 1
+    behaviour.stop_after_frames, behaviour.frames_to_a_message = 3, 1
     async with FrameClient(target) as client, client.session(make_latents(), window_frames=window_frames) as session:
-        await anext(session)
+        for _ in range(3):
+            await anext(session)
         waiting = asyncio.create_task(session.next_batch())
         await behaviour.all_acked.wait()
         waiting.cancel()
