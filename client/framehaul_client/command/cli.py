@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
+from framehaul.options import CannotSay, forget, open_standard_files, say
 from framehaul_client.access import Access
 from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
 from framehaul_client.command.exits import Exit, exit_code
@@ -44,6 +44,7 @@ class _Terminated(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    open_standard_files()
     options = parse(arguments)
     _configure_logging(debug=options.debug)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -59,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FramehaulError as error:
         _report_error(error, debug=options.debug)
         return exit_code(error)
+    except CannotSay as error:
+        _LOG.error("%s", error)
+        return Exit.OUTPUT
     except BrokenPipeError:
-        _forget_stdout()
+        forget(sys.stdout)
         return Exit.READER_GONE
     except Exception as error:
         _LOG.error(
@@ -85,10 +89,10 @@ def _run(options: Options) -> Exit:
         text = _answer(options)
     except FramehaulError as error:
         if options.json or options.scores_json == STDOUT:
-            _write(error_json(error), options)
+            say(error_json(error), _out(options))
         raise
     if text:
-        _write(text, options)
+        say(text, _out(options))
     return Exit.OK
 
 
@@ -121,12 +125,6 @@ def _answer(options: Options) -> str:
     if options.price is not None:
         lines += ["", *cost_lines(info.models, options.price, fps, options.size)]
     return "\n".join(lines)
-
-
-def _write(text: str, options: Options) -> None:
-    out = _out(options)
-    out.write(f"{text}\n")
-    out.flush()
 
 
 def _out(options: Options) -> TextIO:
@@ -177,10 +175,3 @@ def _report_error(error: FramehaulError, *, debug: bool) -> None:
     if isinstance(error, Refused) and error.retry_after_s is not None:
         again = f" (try again in {error.retry_after_s:g} s)"
     _LOG.error("%s%s", error, again, exc_info=debug)
-
-
-def _forget_stdout() -> None:
-    """Point stdout to nowhere, since Python flushes it once more at exit and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

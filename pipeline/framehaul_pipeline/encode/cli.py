@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from framehaul.formats import parse_size
-from framehaul.options import file_name, option_type
+from framehaul.options import file_name, open_standard_files, option_type
 from framehaul_pipeline.errors import InvalidInput, PipelineError
 
 EXIT_OK = 0
@@ -18,6 +18,7 @@ EXIT_USAGE = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad usage or input."""
+    open_standard_files()
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -1,5 +1,9 @@
 """What the command lines do alike."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from framehaul.options import file_name
@@ -9,3 +13,36 @@ from framehaul.options import file_name
 def test_home_in_a_files_name(monkeypatch: pytest.MonkeyPatch, text: str, name: str) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert file_name(text) == name
+
+
+def _closed(script: str, *numbers: int) -> subprocess.CompletedProcess[bytes]:
+    """Run Python with standard files closed."""
+
+    def close() -> None:
+        for number in numbers:
+            os.close(number)
+
+    return subprocess.run([sys.executable, "-c", script], preexec_fn=close, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (1,), (2,), (0, 1, 2)])
+def test_nobody_gets_a_closed_standard_files_number(numbers: tuple[int, ...]) -> None:
+    """Neither in this process nor in a child, and what is written there is written nowhere."""
+    script = (
+        "import os, subprocess, sys; from framehaul.options import open_standard_files; open_standard_files(); "
+        "os.open('/proc/self/stat', 0) > 2 or sys.exit(1); print('text'); sys.stderr.write('text'); "
+        "sys.exit(subprocess.call([sys.executable, '-c', 'import os; [os.fstat(number) for number in range(3)]']))"
+    )
+    assert _closed(script, *numbers).returncode == 0
+
+
+def test_stdout_that_cant_be_written_is_an_error_once() -> None:
+    """Python writes again at exit what is left."""
+    script = (
+        "import sys; from framehaul.options import CannotSay, say\n"
+        "try: say('text', sys.stdout)\n"
+        "except CannotSay as error: sys.exit(str(error))"
+    )
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"stdout: No space left on device\n")
