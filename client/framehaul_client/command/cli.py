@@ -10,6 +10,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
+from framehaul.files import check_apart
 from framehaul.options import CannotSay, forget, open_standard_files, say
 from framehaul_client.access import Access
 from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
@@ -22,6 +23,7 @@ from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
 from framehaul_client.command.trace import trace
+from framehaul_client.core.highlights import numbered
 from framehaul_client.core.printable import printable
 from framehaul_client.errors import FramehaulError, InvalidOption, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
@@ -98,6 +100,7 @@ def _run(options: Options) -> Exit:
 
 def _answer(options: Options) -> str:
     """Do what was asked for, and return what there is to say about it."""
+    _check_files(options)
     if options.command == "timeline":
         return timeline(options)
     access = options.access()
@@ -125,6 +128,26 @@ def _answer(options: Options) -> str:
     if options.price is not None:
         lines += ["", *cost_lines(info.models, options.price, fps, options.size)]
     return "\n".join(lines)
+
+
+def _check_files(options: Options) -> None:
+    """See that no output replaces what is read, or another output.
+
+    Raises:
+        InvalidOption: one does.
+    """
+    read = [("latents", options.latents), ("film", options.film), ("TRACE", options.file), ("audio", options.audio)]
+    read += [("image", image) for image in options.image or ()]
+    written = [("draft-out", options.draft_out), ("trace", options.trace), ("plot", options.plot)]
+    written += [("json", options.scores_json)]
+    for name, path in (("out", options.out), ("saliency", options.saliency)):
+        if path:
+            written += [(name, numbered(path, number, options.clips)) for number in range(1, options.clips + 1)]
+    outputs, inputs = ([(name, path) for name, path in paths if path and path != STDOUT] for paths in (written, read))
+    try:
+        check_apart(outputs, inputs)
+    except ValueError as error:
+        raise InvalidOption(str(error)) from error
 
 
 def _out(options: Options) -> TextIO:

@@ -399,6 +399,12 @@ def test_cuda_without_a_device_is_refused(
     assert "no CUDA device" in capsys.readouterr().err
 
 
+def test_a_video_is_not_replaced_by_its_latents(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = f"{video.parent}/./{video.name}"
+    assert main(["encode", str(video), "--out", other, "--overwrite"]) == 2
+    assert "another file than the video" in capsys.readouterr().err
+
+
 def test_closing_twice_is_fine(video: Path) -> None:
     source = VideoInput(str(video), None, Excerpt())
     source.close()
