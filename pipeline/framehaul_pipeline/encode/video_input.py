@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import av
 import av.logging
@@ -64,9 +64,9 @@ _SEEK_EARLY_S = 0.13
 
 def _unnamed(kind: type[SideDataType], number: object) -> SideDataType:
     """A kind of side data that PyAV has no name for, EXIF say: it would refuse all of such a frame's."""
-    member = object.__new__(kind)
+    member: Any = object.__new__(kind)
     member._name_, member._value_ = str(number), number
-    return member
+    return cast(SideDataType, member)
 
 
 SideDataType._missing_ = classmethod(_unnamed)  # type: ignore[assignment]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from framehaul.options import file_name
+from framehaul.options import CommandParser, file_name
 
 
 @pytest.mark.parametrize(("text", "name"), [("~/v.mp4", "/home/me/v.mp4"), ("./~/v.mp4", "./~/v.mp4"), ("a~", "a~")])
@@ -46,3 +46,25 @@ def test_stdout_that_cant_be_written_is_an_error_once() -> None:
     with open("/dev/full", "w") as full:
         ended = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
     assert (ended.returncode, ended.stderr) == (1, b"stdout: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (["--long"], "program: error: the following arguments are required: COMMAND; --help says more"),
+        (
+            ["command", "--long=2"],
+            "program: error: unrecognized arguments: --long=2; --help says more",
+        ),
+        (["command", "--longer=x"], "argument --longer: invalid int value: 'x'; --help says more"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(capsys: pytest.CaptureFixture[str], given: list[str], text: str) -> None:
+    parser = CommandParser(prog="program")
+    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("command")
+    command.add_argument("--longer", type=int)
+    with pytest.raises(SystemExit) as exit_:
+        parser.parse_args(given)
+    told = capsys.readouterr().err
+    assert (exit_.value.code, told.count("\n")) == (2, 1)
+    assert text in told
