@@ -60,7 +60,10 @@ def say(line: str, out: TextIO) -> None:
 def forget(out: TextIO) -> None:
     """Point `out` to nowhere: Python writes what is left of it once more at exit, and would complain."""
     with contextlib.suppress(OSError):  # tests have no descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        number = out.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import TextIO, cast
 
 import pytest
 
-from framehaul.options import CommandParser, file_name
+from framehaul.options import CannotSay, CommandParser, file_name, open_standard_files, say
 
 
 @pytest.mark.parametrize(("text", "name"), [("~/v.mp4", "/home/me/v.mp4"), ("./~/v.mp4", "./~/v.mp4"), ("a~", "a~")])
@@ -68,3 +70,34 @@ def test_a_wrong_option_is_told_in_one_line(capsys: pytest.CaptureFixture[str], 
     told = capsys.readouterr().err
     assert (exit_.value.code, told.count("\n")) == (2, 1)
     assert text in told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(28, "No space"), CannotSay), (BrokenPipeError(), BrokenPipeError)]
+)
+def test_a_line_that_cant_be_said(tmp_path: Path, error: OSError, told: type[Exception]) -> None:
+    """A reader that has gone is another matter. What is written afterwards goes nowhere."""
+    with open(tmp_path / "out", "w") as out:
+        with pytest.raises(told):
+            say("text", cast(TextIO, Failing(out, error)))
+        out.write("more")
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+class Failing:
+    """Stdout, but for its `write`."""
+
+    def __init__(self, out: TextIO, error: OSError) -> None:
+        self.fileno = out.fileno
+        self._error = error
+
+    def write(self, text: str) -> None:
+        raise self._error
+
+
+def test_a_closed_file_becomes_the_null_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    open_standard_files()
+    with sys.stdin as opened:
+        assert opened.read() == ""
+        assert os.get_inheritable(opened.fileno())
