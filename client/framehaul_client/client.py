@@ -95,11 +95,11 @@ class FrameClient:
             InvalidOption: the token would cross a network in the clear.
             ValueError: `target` names no server.
         """
+        self._channel: grpc.aio.Channel | None = None
         self._target = check_target(target)
         self._connect_timeout_s = connect_timeout_s
         self._lookahead_bytes = lookahead_bytes
         self._tune_allocator = tune_allocator
-        self._channel: grpc.aio.Channel | None = None
         self._access = access or Access()
         self._metadata = self._access.metadata(target)
         self._servers: Servers | None = None

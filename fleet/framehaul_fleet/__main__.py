@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+from framehaul.options import open_standard_files
+
 EXIT_USAGE = 2
 
 
 def main() -> int:
     """Run the command line."""
+    open_standard_files()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as the server's
     try:
         from framehaul_fleet.cli import main as run

@@ -16,7 +16,8 @@ import uvloop
 
 from framehaul import logs as log_form
 from framehaul.address import Address
-from framehaul.options import CommandParser, file_name, option_type
+from framehaul.options import CannotSay, CommandParser, file_name, option_type
+from framehaul.options import say as say_line
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -37,7 +38,7 @@ from framehaul_server.errors import CannotListen, UnusableFile
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
-_EXITS: Final = {InvalidOption: 2, UnusableFile: 2, CannotListen: 3, FleetFailed: 4}
+_EXITS: Final = {InvalidOption: 2, UnusableFile: 2, CannotSay: 2, CannotListen: 3, FleetFailed: 4}
 _FRONT_OPTIONS: Final = {
     f"--{name}"
     for name in (
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
     parser = _parser(os.environ)
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    say = partial(print, file=sys.stdout, flush=True)
+    say = partial(say_line, out=sys.stdout)
     with redirect_stdout(sys.stderr):  # where Ray prints what it likes, when it likes
         if given.command == "locate":
             return _run_locate(parser, given, say)

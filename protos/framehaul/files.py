@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -41,3 +42,19 @@ def open_regular(path: Path | str) -> int:
         os.close(file)
         raise NotAFile(kind)
     return file
+
+
+def check_apart(outputs: Iterable[tuple[str, str]], inputs: Iterable[tuple[str, str]]) -> None:
+    """See that no output replaces an input or another output, under whatever names; each is an option and a path.
+
+    Raises:
+        ValueError: one does.
+    """
+    taken = {os.path.realpath(path): option for option, path in inputs}
+    for option, path in outputs:
+        real = os.path.realpath(path)
+        if os.path.exists(real) and not os.path.isfile(real):
+            continue  # a device or a pipe isn't replaced
+        if real in taken:
+            raise ValueError(f"{option}={path}: must be another file than that of {taken[real]}")
+        taken[real] = option

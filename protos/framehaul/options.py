@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 ValueT = TypeVar("ValueT")
 
@@ -20,6 +22,48 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, without the usage: where there are many options it hides the reason."""
         self.exit(2, f"{self.prog}: error: {message}; --help says more\n")
+
+
+class CannotSay(Exception):
+    """What was to be said can't be written: the disk under stdout is full, say."""
+
+
+def open_standard_files() -> None:
+    """Put the null device where stdin, stdout or stderr is closed: the next file or socket would get its number.
+
+    Before anything else is opened, then, and for child processes too.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode))  # noqa: SIM115  it stays open
+
+
+def say(line: str, out: TextIO) -> None:
+    """Write a line to stdout, or to what stands for it, at once.
+
+    Raises:
+        BrokenPipeError: its reader has gone.
+        CannotSay: it can't be written.
+    """
+    try:
+        out.write(f"{line}\n")
+        out.flush()
+    except OSError as error:
+        forget(out)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CannotSay(f"stdout: {error.strerror}") from error
+
+
+def forget(out: TextIO) -> None:
+    """Point `out` to nowhere: Python writes what is left of it once more at exit, and would complain."""
+    with contextlib.suppress(OSError):  # tests have no descriptor
+        number = out.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:

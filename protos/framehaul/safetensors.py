@@ -22,25 +22,34 @@ _OTHERS: Final = {
         (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
         "a pickle or PyTorch file: must be safetensors (safetensors.torch.save_file writes it)",
     ),
+    b"version ": "a Git LFS pointer: the file itself wasn't fetched (git lfs pull)",
+    b"GGUF": "a GGUF file: must be safetensors",
+    **dict.fromkeys((b"<!DOCTYP", b"<!doctyp", b"<html"), "a web page, not the file: was its download refused?"),
 }
 """How files of other kinds begin, and what to say of them."""
-_ITEM_BYTES: Final = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
+_ITEM_BITS: Final = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2": 8,
+    "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+    "C64": 64,
 }
 
 
@@ -99,7 +108,7 @@ def parse_header(text: bytes, file_bytes: int | None) -> Header:
         MalformedHeader: it isn't one, or a tensor doesn't fit its description or the file.
     """
     try:
-        entries = json.loads(text)
+        entries = json.loads(text, object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
         raise MalformedHeader(f"not a safetensors file (its header is not JSON: {error})") from error
     if not isinstance(entries, dict):
@@ -112,17 +121,24 @@ def parse_header(text: bytes, file_bytes: int | None) -> Header:
     return Header(tensors, metadata)
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
 def _tensor(name: str, entry: Any, start: int, file_bytes: int | None) -> StoredTensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
             raise MalformedHeader(f"tensor {name!r} needs dtype, shape and data_offsets")
-    if dtype not in _ITEM_BYTES:
+    if dtype not in _ITEM_BITS:
         raise MalformedHeader(f"tensor {name!r} has dtype {dtype}: unknown")
     if not all(type(size) is int and size >= 0 for size in shape):
         raise MalformedHeader(f"tensor {name!r} has shape {shape}: must be whole numbers from 0")
-    num_bytes = math.prod(shape) * _ITEM_BYTES[dtype]
+    num_bytes = (math.prod(shape) * _ITEM_BITS[dtype] + 7) // 8
     if begin < 0 or end - begin != num_bytes:
         raise MalformedHeader(f"tensor {name!r} lies at {begin}..{end}: {dtype} {shape} has {num_bytes} bytes")
     if file_bytes is not None and start + end > file_bytes:

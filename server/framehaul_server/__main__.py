@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+from framehaul.options import open_standard_files
+
 EXIT_USAGE = 2
 
 
 def main() -> int:
     """Run the command line."""
+    open_standard_files()
     # gRPC writes lines of its own, in no form and without limit, whenever a stranger fails at a handshake, say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:

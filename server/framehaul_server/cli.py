@@ -15,7 +15,7 @@ import uvloop
 
 from framehaul import logs
 from framehaul.allocator import tune_allocator
-from framehaul.options import CommandParser, option_type
+from framehaul.options import CannotSay, CommandParser, option_type, say
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
@@ -34,7 +34,7 @@ from framehaul_server.front.host import Host
 from framehaul_server.rpc.boundary import quieten_grpc
 from framehaul_server.signals import stop_signals
 
-_EXITS: Final = {CannotWork: 2, UnusableFile: 2, CannotListen: 3, WorkerFailed: 4}
+_EXITS: Final = {CannotWork: 2, UnusableFile: 2, CannotSay: 2, CannotListen: 3, WorkerFailed: 4}
 
 _EPILOG: Final = """\
 Every option but --explain can be set by an environment variable as well; the command line counts first.
@@ -91,8 +91,7 @@ async def _serve(arguments: Sequence[str], config: ServerConfig) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    say(line, sys.stdout)
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:

@@ -169,7 +169,7 @@ _whole: Final = reader(int, "a whole number")
 
 
 def _output(text: str) -> str:
-    return STDOUT if text == "/dev/stdout" else file_name(text)
+    return STDOUT if text in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1") else file_name(text)
 
 
 def _timeout_s(text: str) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
+from framehaul.files import check_apart
+from framehaul.options import CannotSay, forget, open_standard_files, say
 from framehaul_client.access import Access
 from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
 from framehaul_client.command.exits import Exit, exit_code
@@ -22,6 +23,7 @@ from framehaul_client.command.report import error_json
 from framehaul_client.command.stream import stream
 from framehaul_client.command.timeline import timeline
 from framehaul_client.command.trace import trace
+from framehaul_client.core.highlights import numbered
 from framehaul_client.core.printable import printable
 from framehaul_client.errors import FramehaulError, InvalidOption, OutputClosed, Refused
 from framehaul_client.sinks.choice import STDOUT
@@ -44,6 +46,7 @@ class _Terminated(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    open_standard_files()
     options = parse(arguments)
     _configure_logging(debug=options.debug)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -59,8 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FramehaulError as error:
         _report_error(error, debug=options.debug)
         return exit_code(error)
+    except CannotSay as error:
+        _LOG.error("%s", error)
+        return Exit.OUTPUT
     except BrokenPipeError:
-        _forget_stdout()
+        forget(sys.stdout)
         return Exit.READER_GONE
     except Exception as error:
         _LOG.error(
@@ -85,15 +91,16 @@ def _run(options: Options) -> Exit:
         text = _answer(options)
     except FramehaulError as error:
         if options.json or options.scores_json == STDOUT:
-            _write(error_json(error), options)
+            say(error_json(error), _out(options))
         raise
     if text:
-        _write(text, options)
+        say(text, _out(options))
     return Exit.OK
 
 
 def _answer(options: Options) -> str:
     """Do what was asked for, and return what there is to say about it."""
+    _check_files(options)
     if options.command == "timeline":
         return timeline(options)
     access = options.access()
@@ -123,10 +130,24 @@ def _answer(options: Options) -> str:
     return "\n".join(lines)
 
 
-def _write(text: str, options: Options) -> None:
-    out = _out(options)
-    out.write(f"{text}\n")
-    out.flush()
+def _check_files(options: Options) -> None:
+    """See that no output replaces what is read, or another output.
+
+    Raises:
+        InvalidOption: one does.
+    """
+    read = [("latents", options.latents), ("film", options.film), ("TRACE", options.file), ("audio", options.audio)]
+    read += [("image", image) for image in options.image or ()]
+    written = [("draft-out", options.draft_out), ("trace", options.trace), ("plot", options.plot)]
+    written += [("json", options.scores_json)]
+    for name, path in (("out", options.out), ("saliency", options.saliency)):
+        if path:
+            written += [(name, numbered(path, number, options.clips)) for number in range(1, options.clips + 1)]
+    outputs, inputs = ([(name, path) for name, path in paths if path and path != STDOUT] for paths in (written, read))
+    try:
+        check_apart(outputs, inputs)
+    except ValueError as error:
+        raise InvalidOption(str(error)) from error
 
 
 def _out(options: Options) -> TextIO:
@@ -177,10 +198,3 @@ def _report_error(error: FramehaulError, *, debug: bool) -> None:
     if isinstance(error, Refused) and error.retry_after_s is not None:
         again = f" (try again in {error.retry_after_s:g} s)"
     _LOG.error("%s%s", error, again, exc_info=debug)
-
-
-def _forget_stdout() -> None:
-    """Point stdout to nowhere, since Python flushes it once more at exit and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

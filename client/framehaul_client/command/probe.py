@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from framehaul.formats import PixelFormat
+from framehaul.options import say
 from framehaul_client.access import Access
 from framehaul_client.client import FrameClient
 from framehaul_client.command.arguments import Options
@@ -113,9 +114,8 @@ class _Prober:
 
     def sum_up(self) -> None:
         if self.num_runs > 1:
-            out = sys.stderr if self._options.json else sys.stdout
-            out.write("".join(f"{summary.as_text()}\n" for summary in self._summaries.values() if summary.num_runs))
-            out.flush()
+            lines = (summary.as_text() for summary in self._summaries.values() if summary.num_runs)
+            say("\n".join(lines), sys.stderr if self._options.json else sys.stdout)
 
     def _tell(self, run: Run) -> None:
         self.num_runs += 1
@@ -124,8 +124,7 @@ class _Prober:
         if run.error is not None:
             self.exit = exit_code(run.error)
             _LOG.debug("%s: failed", run.target, exc_info=run.error)
-        sys.stdout.write(f"{run.as_json() if self._options.json else run.as_text()}\n")
-        sys.stdout.flush()
+        say(run.as_json() if self._options.json else run.as_text(), sys.stdout)
 
 
 class _Measurement:

@@ -25,6 +25,7 @@ DEFAULT_STALL_TIMEOUT_S: Final = 600.0
 _MAX_RETRY_FOR_S: Final = 7 * 24 * 3600.0
 SCHEME: Final = re.compile(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)")
 """What gRPC's targets may begin with."""
+_MAX_PORT: Final = 65535
 _ADDRESS: Final = re.compile(r"(\[[^]/]+]|[^][:/]+):0*[1-9][0-9]{0,4}")
 
 
@@ -161,9 +162,14 @@ def check_target(target: str) -> str:
         ValueError: it names no server.
     """
     addresses = SCHEME.sub("", target)
-    if not target.startswith("unix") and not all(map(_ADDRESS.fullmatch, addresses.split(","))):
+    if not target.startswith("unix") and not all(map(_is_address, addresses.split(","))):
         raise ValueError(f"target={target}: must be HOST:PORT, such as gpu7:50051, without http://; or unix:PATH")
     return target
+
+
+def _is_address(text: str) -> bool:
+    """Whether it has a host and a port; gRPC would take a port that is too large modulo 65536."""
+    return _ADDRESS.fullmatch(text) is not None and int(text.rpartition(":")[2]) <= _MAX_PORT
 
 
 def parse_fps(text: str) -> Fraction:

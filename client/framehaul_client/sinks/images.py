@@ -25,7 +25,7 @@ from framehaul_client.core.frames import FrameBatch, FrameLayout, Pixels
 from framehaul_client.sinks.base import PartialFile, output_error
 from framehaul_client.sinks.planes import frame_of_planes
 
-_NUMBER: Final = re.compile(r"%(?:0\d+)?d")
+_NUMBER: Final = re.compile(r"%(?:0[0-9]{1,3})?d")
 _HALVES: Final = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
 _LEVELS: Final = np.rint(np.nan_to_num(_HALVES).clip(0, 1) * 65535).astype(">u2")
 """Of each half float, by its bits."""

@@ -171,6 +171,9 @@ class LatentsFile(StoredLatents):
         num_bytes = header_bytes(os.pread(self._file, PREFIX_BYTES, 0), file_bytes)
         header = parse_header(os.pread(self._file, num_bytes, PREFIX_BYTES), file_bytes)
         self._describe(header, tensor, layout)
+        end = max(each.offset + each.num_bytes for each in header.tensors.values())
+        if end < file_bytes:
+            raise LatentsFileError(f"its tensors end at byte {end}, the file at {file_bytes}: are these several files?")
         # With the channels first, one latent's lie apart from each other.
         self._num_runs = 1 if self._axes.layout is Layout.TCHW else self.latents.shape[0]
         self._run_bytes = self.latents.latent_bytes // self._num_runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import stat
 import sys
@@ -55,7 +56,7 @@ def encode(
         InvalidInput: an option, the video or the target can't be used.
         OSError: the latent file can't be written.
     """
-    _check_target(out, overwrite=overwrite)
+    _check_target(out, video, overwrite=overwrite)
     torch_device, torch_dtype = _placement(device, dtype)
     started = time.monotonic()
     group = TINY_SPEC.temporal_factor
@@ -105,7 +106,7 @@ def _wire(latents: Tensor) -> bytes:
     return latents.half().cpu().contiguous().numpy().astype("<f2", copy=False).tobytes()
 
 
-def _check_target(out: Path, *, overwrite: bool) -> None:
+def _check_target(out: Path, video: str, *, overwrite: bool) -> None:
     try:
         if not resolve_link(out).parent.is_dir():
             raise InvalidInput("out", out, "in a folder that exists")
@@ -118,6 +119,8 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise InvalidInput("out", out, "a regular file, not a folder, a pipe or a device")
     if not overwrite:
         raise InvalidInput("out", out, "a new file, or use --overwrite")
+    if os.path.realpath(out) == os.path.realpath(video):
+        raise InvalidInput("out", out, "another file than the video")
 
 
 @contextmanager

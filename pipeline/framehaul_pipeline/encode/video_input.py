@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import av
 import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -41,6 +42,8 @@ MAX_SIDE: Final = 8192
 DEFAULT_FPS: Final = Fraction(24)
 _UNSPECIFIED = 2
 """AVCOL_SPC_UNSPECIFIED of FFmpeg's libavutil/pixfmt.h."""
+_MATRICES: Final = frozenset({0, 1, _UNSPECIFIED, 4, 5, 6, 7, 9})
+"""Those of ITU-T H.273 that FFmpeg's scaler knows."""
 _HIGH_DEFINITION_HEIGHT = 720
 _DYNAMIC_RANGES: Final = {
     "DYNAMIC_HDR_PLUS": "HDR10+",
@@ -57,6 +60,16 @@ _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT of FFmpeg's libavformat/avformat.h."""
 _SEEK_EARLY_S = 0.13
 """Where a seek is by decoding time, pictures may come three frames later (ffmpeg: fftools/ffmpeg_demux.c)."""
+
+
+def _unnamed(kind: type[SideDataType], number: object) -> SideDataType:
+    """A kind of side data that PyAV has no name for, EXIF say: it would refuse all of such a frame's."""
+    member: Any = object.__new__(kind)
+    member._name_, member._value_ = str(number), number
+    return cast(SideDataType, member)
+
+
+SideDataType._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,7 +411,12 @@ class VideoInput:
         transfer = self._stream.codec_context.color_trc
         if transfer in hdr.NAMES:
             self._note(f"its high dynamic range ({hdr.NAMES[transfer]}) is mapped to that of an SDR screen")
-        pixels = screen_rgb(frame, scaled_width, scaled_height, self._stream, self._reformatter)
+        if frame.colorspace not in _MATRICES:
+            self._note(f"its colour matrix, number {frame.colorspace} of ITU-T H.273, is not applied: read as untagged")
+        try:
+            pixels = screen_rgb(frame, scaled_width, scaled_height, self._stream, self._reformatter)
+        except av.FFmpegError as error:
+            raise self._damaged(error) from error
         top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
         return upright(pixels[top : top + height, left : left + width], self._orientation)
 
@@ -452,14 +470,16 @@ def screen_rgb(
 ) -> NDArray[np.uint8]:
     """`[height, width, 3] uint8`: the frame scaled, in the range of an SDR screen; not turned."""
     transfer = stream.codec_context.color_trc
-    # Untagged high-definition video is BT.709, as players assume; swscale would assume BT.601.
-    untagged = frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb
+    matrix = None
+    if frame.colorspace not in _MATRICES - {_UNSPECIFIED} and not frame.format.is_rgb:
+        # Untagged high-definition video is BT.709, as players assume; swscale would assume BT.601.
+        matrix = Colorspace.ITU709 if frame.height >= _HIGH_DEFINITION_HEIGHT else Colorspace.ITU601
     rgb = reformatter.reformat(
         frame,
         width=width,
         height=height,
         format="rgb48le" if transfer in hdr.NAMES else "rgb24",
-        src_colorspace=Colorspace.ITU709 if untagged and frame.height >= _HIGH_DEFINITION_HEIGHT else None,
+        src_colorspace=matrix,
         interpolation=interpolation,
     )
     pixels: NDArray[Any] = rgb.to_ndarray()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from framehaul.files import NotAFile, open_regular
+from framehaul.files import NotAFile, check_apart, open_regular
 
 
 def test_a_regular_file_is_opened_through_links(tmp_path: Path) -> None:
@@ -39,3 +39,24 @@ def test_what_cant_be_opened_is_an_error_of_the_system(tmp_path: Path) -> None:
         for name in ("none", "s"):
             with pytest.raises(OSError, match="No such"):
                 open_regular(tmp_path / name)
+
+
+@pytest.mark.parametrize("out", ["film", "./film", "link", "folder/../film", "plot", "plot-link"])
+def test_an_output_replaces_neither_an_input_nor_another_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    """By whatever name, and whether or not there is a file yet."""
+    monkeypatch.chdir(tmp_path)
+    Path("film").write_bytes(b"x")
+    Path("folder").mkdir()
+    Path("link").symlink_to("film")
+    Path("plot-link").symlink_to("plot")
+    taken = "film" if out not in ("plot", "plot-link") else "plot"
+    outputs = [("plot", "plot"), ("out", out)]
+    with pytest.raises(ValueError, match=f"^out={out}: must be another file than that of {taken}$"):
+        check_apart(outputs, [("film", "film")])
+
+
+def test_a_device_is_anybodys() -> None:
+    """It isn't replaced."""
+    check_apart([("out", "/dev/null"), ("plot", "/dev/null"), ("trace", "t")], [("film", "f")])

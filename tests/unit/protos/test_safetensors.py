@@ -34,6 +34,9 @@ def test_the_length_comes_first() -> None:
         (b"\x93NUMPY\x01\x00", 5000, r"a NumPy file \(.npy\): must be safetensors"),
         (b"1234567", None, "7 bytes: too short"),
         (b"\x80\x04\x95abcde", 5000, "a pickle or PyTorch file"),
+        (b"version https", 130, r"a Git LFS pointer: the file itself wasn't fetched \(git lfs pull\)"),
+        (b"GGUF\3\0\0\0", 5000, "a GGUF file: must be safetensors"),
+        (b"<!DOCTYPE html>", 5000, "a web page, not the file"),
         (b"", 0, "0 bytes: too short"),
         (b"1234567", 7, "7 bytes: too short"),
         ((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 1 << 30, "not a safetensors file"),
@@ -57,6 +60,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         (b"\xff\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not a JSON object"),
+        (b'{"x": 1, "x": 2}', "a name stands in it twice"),
         (header(__metadata__=[]), "__metadata__ is not a table of strings"),
         (header(__metadata__={"a": 1}), "__metadata__ is not a table of strings"),
         (header(x=1), "tensor 'x' needs dtype, shape and data_offsets"),
@@ -76,6 +80,15 @@ def test_a_wrong_header_is_named(text: bytes, message: str) -> None:
     """No offset, size or type is believed unchecked."""
     with pytest.raises(MalformedHeader, match=message):
         parse_header(text, 8 + len(text) + 12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_bytes"), [("F4", 3), ("F6_E2M3", 5), ("F8_E5M2FNUZ", 6), ("F8_E4M3FNUZ", 6), ("C64", 48)]
+)
+def test_a_tensor_of_a_rare_type_is_no_fault_of_its_files(dtype: str, num_bytes: int) -> None:
+    """Source: `Dtype` in safetensors 0.6, safetensors/src/tensor.rs."""
+    text = header(x=tensor(dtype=dtype, data_offsets=[0, num_bytes]))
+    assert parse_header(text, 8 + len(text) + num_bytes).tensors["x"].num_bytes == num_bytes
 
 
 def test_a_pipe_has_no_length_to_be_held_against() -> None:

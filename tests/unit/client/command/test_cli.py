@@ -52,6 +52,40 @@ def test_a_wrong_output_is_found_before_anything_is_made(clip: Path, capsys: pyt
     assert "out=v.xyz: must be -, a name with %" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--out", "a.safetensors", "--container", "mp4"],
+            "out=a.safetensors: must be another file than that of latents",
+        ),
+        (["--out", "s.mp4", "--audio", "./s.mp4"], "out=s.mp4: must be another file than that of audio"),
+        (["--out", "v.mp4", "--draft", "m", "--draft-out", "./v.mp4"], "out=v.mp4: must be another file than that of"),
+        (["--out", "v.mp4", "--trace", "./v.mp4"], "out=v.mp4: must be another file than that of trace"),
+    ],
+)
+def test_nothing_of_the_users_is_replaced_by_an_output(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    """2, before anything is made."""
+    monkeypatch.chdir(clip.parent)
+    assert cli.main(["stream", "a.safetensors", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--out", "long-2.mp4"], ["--dry-run", "--json", "./long-2.mp4"]])
+def test_a_film_is_never_replaced_by_its_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """Nor by one of several, whose names are numbered."""
+    monkeypatch.chdir(tmp_path)
+    Path("long-2.mp4").write_bytes(b"x")
+    assert cli.main(["highlight", "long-2.mp4", "--image", "i.jpg", *more]) == 2
+    assert "another file than that of film" in capsys.readouterr().err
+    assert cli.main(["highlight", "long-2.mp4", "--image", "i.jpg", "--clips", "3", "--out", "long.mp4"]) == 2
+    assert "out=long-2.mp4: must be another file than that of film" in capsys.readouterr().err
+
+
 def test_an_installation_without_the_sample_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

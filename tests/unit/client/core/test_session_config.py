@@ -91,6 +91,8 @@ def test_targets(target: str) -> None:
         "gpu7:",
         "gpu7:http",
         "gpu7:0",
+        "gpu7:65536",
+        "gpu7:99999",
         ":1",
         "",
         "http://gpu7:1",

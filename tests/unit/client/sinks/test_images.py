@@ -82,7 +82,18 @@ def test_ffmpeg_reads_the_exr_files_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["frame.png", "%s.png", "%%.png", "a%db%d.png", "%", "f/%d/x.png", "%.png", "%c.png", "%6d%.png"],
+    [
+        "frame.png",
+        "%s.png",
+        "%%.png",
+        "a%db%d.png",
+        "%",
+        "f/%d/x.png",
+        "%.png",
+        "%c.png",
+        "%6d%.png",
+        "%0999999999d.png",
+    ],
 )
 def test_a_pattern_must_name_one_file_for_each_frame(pattern: str) -> None:
     """Else frames would overwrite each other."""

@@ -162,6 +162,10 @@ def test_an_impossible_rate_is_told_when_it_is_wanted(tmp_path: Path, fps: str) 
         (os.mkfifo, "must be a regular file"),
         (lambda path: path.write_text("these are not latents at all"), "not a safetensors file"),
         (lambda path: os.truncate(saved(path), 300), "cut off: tensor 'latents' ends at byte"),
+        (
+            lambda path: path.write_bytes(saved(path).read_bytes() * 2),
+            "its tensors end at byte .*: are these several files",
+        ),
         (lambda path: path.write_bytes(b"\2" + bytes(7) + b"{}"), "tensor 'latents' is missing: it holds none"),
         (lambda path: saved(path, z=LATENTS, y=LATENTS), "tensor 'latents' is missing: it holds 'y', 'z'"),
         (

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -29,6 +30,7 @@ from framehaul_pipeline.encode.latent_file import LatentFileWriter
 from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
 from framehaul_pipeline.encode.video_input import Excerpt, VideoInput, _not_applied
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.highlight.sample import read_picture
 
 
 def make_video(path: Path, count: int, width: int = 64, height: int = 48, rate: Fraction = Fraction(24)) -> Path:
@@ -124,8 +126,34 @@ def test_video_recorded_on_its_side_is_turned_upright(tmp_path: Path) -> None:
     assert frame[56:].mean() < 30
 
 
-@pytest.mark.parametrize(("height", "colorspace", "red"), [(64, 2, 235), (720, 2, 250), (720, 5, 235), (64, 1, 250)])
-def test_untagged_high_definition_is_bt709(tmp_path: Path, height: int, colorspace: int, red: int) -> None:
+@pytest.mark.parametrize(("orientation", "corner"), [*enumerate(("0,0", "0,1", "1,1", "1,0") * 2, 1)])
+def test_photo_is_shown_as_its_exif_says(tmp_path: Path, orientation: int, corner: str) -> None:
+    """As a clip and as a picture to look for. PyAV has no name for EXIF data, and refused such a frame's."""
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:32, :48] = 255
+    encoder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(encoder, VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 96, 64, "yuvj420p", Fraction(1)
+    jpeg = b"".join(map(bytes, encoder.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 0x112, 3, 1, orientation, 0)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg[:2] + struct.pack(">HH", 0xFFE1, len(exif) + 2) + exif + jpeg[2:])
+    frame = read(path, Excerpt())[0]
+    assert frame.shape == ((96, 64, 3) if orientation > 4 else (64, 96, 3))
+    for shown in (frame, read_picture(path.read_bytes(), "image", (64,), 1 << 20)[0]):
+        height, width = shown.shape[0] // 2, shown.shape[1] // 2
+        quarters = shown.reshape(2, height, 2, width, 3).mean(axis=(1, 3, 4))
+        assert ",".join(map(str, np.unravel_index(quarters.argmax(), (2, 2)))) == corner
+
+
+@pytest.mark.parametrize(
+    ("height", "colorspace", "red"),
+    [(64, 2, 235), (720, 2, 250), (720, 5, 235), (64, 1, 250), (64, 8, 235), (720, 14, 250)],
+)
+def test_untagged_high_definition_is_bt709(
+    tmp_path: Path, height: int, colorspace: int, red: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A matrix that FFmpeg's scaler doesn't know, YCgCo or ICtCp say, counts as none, and a line says so."""
     path = tmp_path / "flat.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=24)
@@ -138,6 +166,7 @@ def test_untagged_high_definition_is_bt709(tmp_path: Path, height: int, colorspa
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert abs(int(read(path, Excerpt())[0, 8, 8, 0]) - red) <= 1
+    assert [f"number {colorspace} of" in line for line in caplog.messages] == [True] * (colorspace > 7)
 
 
 @pytest.mark.parametrize(
@@ -197,12 +226,16 @@ def test_any_name_is_a_name(video: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """In and out, whatever FFmpeg, a shell or a pattern makes of it elsewhere. A lone `-` is standard input."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(video.read_bytes())
-    given = "./-" if name == "-" else name
-    assert main(["encode", given, "--out", "whole", "--max-frames", "4", "--device", "cpu"]) == 0
-    out = f"./{name}"
-    assert main(["encode", "./" + name, "--out", out, "--overwrite", "--max-frames", "4", "--device", "cpu"]) == 0
-    assert (tmp_path / name).read_bytes() == Path("whole").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "whole"])
+    film = "./-" if name == "-" else name
+    assert main(["encode", film, "--out", "whole", "--max-frames", "4", "--device", "cpu"]) == 0
+    Path("folder").mkdir()
+    out = Path("folder", name)
+    out.write_bytes(b"x")
+    given = ["encode", "./" + name, "--out", str(out), "--overwrite", "--max-frames", "4", "--device", "cpu"]
+    assert main(given) == 0
+    assert out.read_bytes() == Path("whole").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "whole", "folder"])
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_name_that_is_not_utf8_is_a_name(video: Path, tmp_path: Path) -> None:
@@ -407,6 +440,12 @@ def test_cuda_without_a_device_is_refused(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["encode", str(video), "--out", str(tmp_path / "x.safetensors"), "--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_video_is_not_replaced_by_its_latents(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = f"{video.parent}/./{video.name}"
+    assert main(["encode", str(video), "--out", other, "--overwrite"]) == 2
+    assert "another file than the video" in capsys.readouterr().err
 
 
 def test_closing_twice_is_fine(video: Path) -> None:
