@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from typing import Any, Final
@@ -95,7 +95,7 @@ class Film:
         self._base = stream.time_base or Fraction(1, 1000)
         self._begin_s = 0.0
         try:
-            first = next(self._decoded(), None)
+            first = next(self._decoded(self._packets()), None)
         except av.FFmpegError as error:
             raise self._wrong(f"{_DAMAGED} ({_reason(error)})") from error
         if first is None:
@@ -224,8 +224,8 @@ class Film:
     def _read_from(self, start: float, *, keys_alone: bool = False) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from the key frame before `start` on, as far as they can be decoded."""
         self._seek(start)
-        self._stream.codec_context.skip_frame = "NONKEY" if keys_alone else "DEFAULT"
-        yield from self._timed(self._decoded())
+        self._stream.codec_context.skip_frame = "DEFAULT"
+        yield from self._timed(self._key_frames() if keys_alone else self._decoded(self._packets()))
 
     def _sparsely_read(self, scan: Scan) -> Iterator[tuple[float, VideoFrame]]:
         """Likewise, without most of the frames that a scan doesn't sample."""
@@ -271,11 +271,11 @@ class Film:
         except av.FFmpegError as error:
             raise self._wrong(f"{_DAMAGED} ({_reason(error)})") from error
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         """Frames but for those that can't be decoded."""
         wrong: av.FFmpegError | None = None
         num_frames = 0
-        for packet in chain(self._packets(), (None,)):
+        for packet in chain(packets, (None,)):
             try:
                 for frame in self._stream.decode(packet):
                     num_frames += 1
@@ -286,6 +286,14 @@ class Film:
                 wrong = error
         if wrong is not None and not num_frames:
             raise wrong
+
+    def _key_frames(self) -> Iterator[VideoFrame]:
+        """Each by itself: not every decoder can be told to skip the others, nor gives key frames alone in order."""
+        for packet in self._packets():
+            if packet.is_keyframe:
+                with contextlib.suppress(av.FFmpegError):
+                    yield from self._decoded((packet,))
+                self._stream.codec_context.flush_buffers()
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """The film's, without the empty one at its end."""

@@ -111,8 +111,10 @@ def test_highlight_arms(tmp_path: Path) -> None:
 
 
 def test_sampling(tmp_path: Path) -> None:
-    _, figures = run(tmp_path, "bench.sampling", "--toy", "--out", str(tmp_path / "out"))
-    assert {each["frames"] for each in figures["sampling"].values()} == {8, 1}
+    kinds = ("H.264", "H.264 without B-frames")
+    _, figures = run(tmp_path, "bench.sampling", "--toy", "--kinds", *kinds, "--out", str(tmp_path / "out"))
+    assert {each["frames"] for film in figures["sampling"].values() for each in film.values()} == {8, 1}
+    assert set(figures["sampling"]) == set(kinds)
 
 
 def test_taehv(tmp_path: Path) -> None:

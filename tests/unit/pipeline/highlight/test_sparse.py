@@ -124,14 +124,16 @@ def test_what_is_decoded_is_the_same_to_the_bit(film: tuple[Path, Kind]) -> None
     assert kind.most < NUM_FRAMES or len(found) == NUM_FRAMES
 
 
-def samples(path: Path, *spans: tuple[float, float], per_second: float = 8.0) -> dict[float, bytes]:
+def samples(
+    path: Path, *spans: tuple[float, float], per_second: float = 8.0, keys_alone: bool = False
+) -> dict[float, bytes]:
     """By their times; those that are shown at the end of one span and in the next one come once."""
     fd = os.open(path, os.O_RDONLY)
     try:
         found: dict[float, bytes] = {}
         for start, end in spans:
             film = Film(OwnPosition(fd), "it", max_pixels=1 << 20, max_seconds=60)
-            scan = Scan(start=start, end=end, per_second=per_second)
+            scan = Scan(start=start, end=end, per_second=per_second, keys_alone=keys_alone)
             found |= {time: pixels.tobytes() for time, pixels in film.samples(scan, SIDE)}
         return found
     finally:
@@ -144,6 +146,19 @@ def test_parts_have_the_samples_of_the_whole(film: tuple[Path, Kind]) -> None:
     whole = samples(path, (0.0, math.inf))
     assert len(whole) >= 32
     assert samples(path, (0.0, 1.3), (1.3, 2.9), (2.9, math.inf)) == whole
+
+
+def test_key_frames_alone_are_those_of_the_whole(film: tuple[Path, Kind]) -> None:
+    """All of them and no others, in their order; but where a gradual refresh begins there is no picture yet."""
+    path, kind = film
+    with av.open(str(path)) as container:
+        base = container.streams.video[0].time_base
+        stamps = [packet.pts for packet in container.demux(video=0) if packet.is_keyframe]
+    assert base is not None
+    times = [float((stamp - (stamps[0] or 0)) * base) for stamp in stamps if stamp is not None]
+    found, whole = samples(path, (0.0, math.inf), keys_alone=True), samples(path, (0.0, math.inf), per_second=1000)
+    assert [*found] == pytest.approx(times[:1] if "intra-refresh" in str(kind.options) else times)
+    assert {time: whole[time] for time in found} == found
 
 
 @pytest.mark.parametrize("name", ["H.264", "H.264 in a transport stream", "HEVC", "MPEG-2", "VP9"])
