@@ -1,13 +1,15 @@
 """A real server that searches films: one for all of these tests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import grpc
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 from safetensors.torch import save_file
@@ -35,6 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dim[:, 60:80, 100:130] = 255
     write_film(folder / "dim.mp4", dim, rate=2)
     write_film(folder / "short.mp4", dim[:2], rate=2)
+    write_film(folder / "smooth.mp4", frames(10, (2, 8)), rate=25)
     return folder
 
 
@@ -55,7 +58,10 @@ def asked(**fields: Any) -> highlights_pb2.HighlightOpen:
 
 
 async def search(
-    server: RunningApp, opening: highlights_pb2.HighlightOpen, upload: bytes = b""
+    server: RunningApp,
+    opening: highlights_pb2.HighlightOpen,
+    upload: bytes = b"",
+    on_frames: Callable[[highlights_pb2.HighlightResponse], None] = lambda response: None,
 ) -> list[highlights_pb2.HighlightResponse]:
     """All responses, but for progress; frames are acknowledged, but for the last ones: the server needn't wait."""
     kinds = (opening.want == highlights_pb2.WANT_FRAMES) + opening.saliency
@@ -75,6 +81,8 @@ async def search(
             until = heads[-1].first_frame + heads[-1].num_frames if heads else 0
             next_frame = response.frames.first_frame + response.frames.num_frames
             last = next_frame == until and len(heads) == kinds * len(found[0].scores.excerpts)
+            if response.HasField("frames"):
+                on_frames(response)
             if response.HasField("frames") and not last:
                 ack = frames_pb2.Ack(next_frame=next_frame, window_frames=opening.window_frames)
                 await call.write(highlights_pb2.HighlightRequest(ack=ack))
@@ -146,6 +154,31 @@ async def test_a_films_excerpts_come_as_frames(
             assert len(response.payload) == response.frames.num_frames * frame_bytes
             assert len(response.frames.crc32c) == response.frames.num_frames <= 4
     assert next_frame == rest[-1].done.num_frames == 40
+    await server.expect_idle()
+
+
+async def test_frames_go_on_where_a_reader_died(server: RunningApp, root: Path) -> None:
+    """Each comes once, and they are the film's."""
+    opening = asked(path="smooth.mp4", want=highlights_pb2.WANT_FRAMES, window_frames=4)
+    opening.seconds = 4
+    killed: list[psutil.Process] = []
+
+    def kill(response: highlights_pb2.HighlightResponse) -> None:
+        # The reader waits for a slot meanwhile: one doesn't hold all frames.
+        if response.frames.first_frame == 4:
+            children = psutil.Process().children()
+            killed.extend(child for child in children if "highlight.reader" in " ".join(child.cmdline()))
+            for reader in killed:
+                reader.kill()
+
+    found = await asyncio.wait_for(search(server, opening, on_frames=kill), 60)
+    assert len(killed) == 1
+    whole = [response for response in found if response.HasField("frames")]
+    assert [response.frames.first_frame for response in whole] == [*range(0, 100, 4)]
+    with av.open(str(root / "smooth.mp4")) as container:
+        pixels = b"".join(frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0))
+    sent = np.frombuffer(b"".join(response.payload for response in whole), np.uint8).astype(int)
+    assert abs(sent - np.frombuffer(pixels, np.uint8)).mean() < 2  # of 255, by another scaler of colours
     await server.expect_idle()
 
 
