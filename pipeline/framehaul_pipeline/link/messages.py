@@ -42,6 +42,8 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """On whose behalf; sessions of one tenant share its part of the device."""
     weight: float = 1.0
     """That part, against the weights of other tenants."""
+    asked_ns: int = 0
+    """When the client first asked, by the monotonic clock; a tenant's earlier requests are served first."""
     first_latent: int = 0
     """The first one that will come."""
     chunks: tuple[int, ...] = ()
@@ -377,9 +379,8 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """None: nothing is on the device."""
 
 
-ToWorker = (
-    Configure
-    | OpenSession
+Instruction = (
+    OpenSession
     | LatentReady
     | Wanted
     | EndOfLatents
@@ -389,11 +390,10 @@ ToWorker = (
     | EmbedFrames
     | MapFrames
     | CloseQuery
-    | Begin
     | Probe
-    | RecordKernels
-    | Shutdown
 )
+"""To the worker at work; all else is to its process."""
+ToWorker = Configure | Instruction | Begin | RecordKernels | Shutdown
 ToServer = (
     Ready
     | MemoryUsed

@@ -12,10 +12,10 @@ from typing import Final, TypeVar
 
 from framehaul.formats import PixelFormat
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import DATA_TYPES, MAX_PRIORITY, PIXEL_FORMATS
+from framehaul.wire import DATA_TYPES, MAX_AGE_MS, MAX_PRIORITY, PIXEL_FORMATS
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import DecoderSpec, Geometry
+from framehaul_pipeline.spec import UNTOLD_LATENTS, DecoderSpec, Geometry
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 from framehaul_server.errors import SessionCancelled
 
@@ -72,6 +72,12 @@ class OpenRequest:
         return self.opening.geometry.latent_bytes(self.opening.dtype)
 
     @property
+    def most_latents(self) -> int:
+        """Of the clip: as many as it was told to have, else what a session may have."""
+        told = self.opening.num_latents
+        return most_untold(self.spec) if told is None else told
+
+    @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
         return self.opening.geometry.frame_size(self.spec)
@@ -82,8 +88,8 @@ class OpenRequest:
         return self.opening.pixel_format.frame_bytes(*self.frame_size)
 
 
-def read_open(header: pb.StreamRequest, rules: OpenRules) -> tuple[pb.Open, OpenRequest]:
-    """Take the `Open` out of a session's first request and check it.
+def read_open(header: pb.StreamRequest, rules: OpenRules, *, now_ns: int = 0) -> tuple[pb.Open, OpenRequest]:
+    """Take the `Open` out of a session's first request, which came at `now_ns`, and check it.
 
     Returns:
         The message, to compare repetitions with, and what it says.
@@ -97,11 +103,11 @@ def read_open(header: pb.StreamRequest, rules: OpenRules) -> tuple[pb.Open, Open
         raise SessionCancelled("cancelled by the client")
     if not header.HasField("open"):
         raise OutOfOrder("the first request must hold open, or synthetic latents for the default model")
-    return header.open, check_open(header.open, rules)
+    return header.open, check_open(header.open, rules, now_ns=now_ns)
 
 
-def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
-    """Check an `Open`.
+def check_open(message: pb.Open, rules: OpenRules, *, now_ns: int = 0) -> OpenRequest:
+    """Check an `Open` that came at `now_ns`.
 
     Raises:
         InvalidInput: a field holds a value that isn't allowed.
@@ -129,6 +135,7 @@ def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
             normalized=message.normalized,
             pixel_format=pixel_format,
             priority=message.priority,
+            asked_ns=now_ns - min(message.age_ms, MAX_AGE_MS) * 1_000_000,
             restart_latents=message.restart_latents,
             reproducible=message.reproducible if message.HasField("reproducible") else rules.reproducible,
         ),
@@ -152,6 +159,11 @@ def find_model(name: str, specs: tuple[DecoderSpec, ...], *, field: str) -> Deco
     raise NotFound(f"{field}={name[:80]!r}: this server has {', '.join(spec.name for spec in specs)}")
 
 
+def most_untold(spec: DecoderSpec) -> int:
+    """Latents of a clip at most whose opening doesn't tell how many it has."""
+    return UNTOLD_LATENTS if spec.growth_bytes_per_pixel else MAX_LATENTS
+
+
 def _restarting(message: pb.Open, spec: DecoderSpec) -> DecoderSpec:
     """The decoder as this session uses it."""
     every = message.restart_latents
@@ -167,7 +179,7 @@ def _restarting(message: pb.Open, spec: DecoderSpec) -> DecoderSpec:
 def _check_start(message: pb.Open, spec: DecoderSpec) -> None:
     if message.HasField("resume") and message.resume.next_frame:
         raise InvalidInput("open.resume.next_frame", message.resume.next_frame, "0 for a new session")
-    num_latents = message.num_latents if message.HasField("num_latents") else MAX_LATENTS
+    num_latents = message.num_latents if message.HasField("num_latents") else most_untold(spec)
     last = max(0, spec.num_frames(num_latents) - 1)
     if message.start_frame > last:
         raise InvalidInput("open.start_frame", message.start_frame, f"0..{last} in a clip of {num_latents} latents")
