@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import grpc
 import numpy as np
-import psutil
 import pytest
 import pytest_asyncio
 from safetensors.torch import save_file
@@ -37,7 +35,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dim[:, 60:80, 100:130] = 255
     write_film(folder / "dim.mp4", dim, rate=2)
     write_film(folder / "short.mp4", dim[:2], rate=2)
-    write_film(folder / "smooth.mp4", frames(10, (2, 8)), rate=25)
     return folder
 
 
@@ -154,31 +151,6 @@ async def test_a_films_excerpts_come_as_frames(
             assert len(response.payload) == response.frames.num_frames * frame_bytes
             assert len(response.frames.crc32c) == response.frames.num_frames <= 4
     assert next_frame == rest[-1].done.num_frames == 40
-    await server.expect_idle()
-
-
-async def test_frames_go_on_where_a_reader_died(server: RunningApp, root: Path) -> None:
-    """Each comes once, and they are the film's."""
-    opening = asked(path="smooth.mp4", want=highlights_pb2.WANT_FRAMES, window_frames=4)
-    opening.seconds = 4
-    killed: list[psutil.Process] = []
-
-    def kill(response: highlights_pb2.HighlightResponse) -> None:
-        # The reader waits for a slot meanwhile: one doesn't hold all frames.
-        if response.frames.first_frame == 4:
-            children = psutil.Process().children()
-            killed.extend(child for child in children if "highlight.reader" in " ".join(child.cmdline()))
-            for reader in killed:
-                reader.kill()
-
-    found = await asyncio.wait_for(search(server, opening, on_frames=kill), 60)
-    assert len(killed) == 1
-    whole = [response for response in found if response.HasField("frames")]
-    assert [response.frames.first_frame for response in whole] == [*range(0, 100, 4)]
-    with av.open(str(root / "smooth.mp4")) as container:
-        pixels = b"".join(frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0))
-    sent = np.frombuffer(b"".join(response.payload for response in whole), np.uint8).astype(int)
-    assert abs(sent - np.frombuffer(pixels, np.uint8)).mean() < 2  # of 255, by another scaler of colours
     await server.expect_idle()
 
 
