@@ -129,7 +129,7 @@ class _Bench:
 
     def _time(self, run: Run, windows: Tensor) -> float:
         began, count = perf_counter(), 0
-        while perf_counter() - began < self._seconds / _ROUNDS:
+        while not count or perf_counter() - began < self._seconds / _ROUNDS:
             run(windows)
             self._settle()
             count += 1

@@ -10,19 +10,23 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import Any, Final
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from framehaul.formats import PixelFormat
 from framehaul_pipeline.encode.video_input import decodable_videos, orientation, screen_rgb, upright
 from framehaul_pipeline.errors import InvalidInput
+from framehaul_pipeline.highlight import sparse
 from framehaul_pipeline.highlight.messages import FilmInfo, ReadFrames, ReadRuns, Scan
 from framehaul_pipeline.highlight.runs import Run, runs
 from framehaul_pipeline.models.saliency import WINDOW_FRAMES
@@ -91,12 +95,12 @@ class Film:
         self._base = stream.time_base or Fraction(1, 1000)
         self._begin_s = 0.0
         try:
-            first = next(self._decoded(), None)
+            first = next(self._decoded(self._packets()), None)
         except av.FFmpegError as error:
             raise self._wrong(f"{_DAMAGED} ({_reason(error)})") from error
         if first is None:
             raise self._wrong("a video with frames")
-        self._begin_s = self._time_s(first) or 0.0
+        self._begin_s = 0.0 if first.pts is None else self._shown_at(first.pts)
         self._orientation = orientation(first)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         if not Fraction(1, _MAX_STRETCH) <= aspect <= _MAX_STRETCH:
@@ -141,7 +145,7 @@ class Film:
             return
         index = math.ceil(scan.start * scan.per_second - _SAME_S)
         shown: tuple[float, VideoFrame] | None = None
-        for time, frame in self._read_from(scan.start):
+        for time, frame in self._sparsely_read(scan):
             wanted = False
             while index / scan.per_second < min(time - _SAME_S, scan.end):
                 wanted, index = True, index + 1
@@ -219,35 +223,85 @@ class Film:
 
     def _read_from(self, start: float, *, keys_alone: bool = False) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from the key frame before `start` on, as far as they can be decoded."""
-        self._stream.codec_context.skip_frame = "NONKEY" if keys_alone else "DEFAULT"
+        self._seek(start)
+        self._stream.codec_context.skip_frame = "DEFAULT"
+        yield from self._timed(self._key_frames() if keys_alone else self._decoded(self._packets()))
+
+    def _sparsely_read(self, scan: Scan) -> Iterator[tuple[float, VideoFrame]]:
+        """Likewise, without most of the frames that a scan doesn't sample."""
+        self._seek(scan.start)
         last = -math.inf
         try:
-            at = start + self._begin_s if start > 0 else self._container.start_time or 0
-            with contextlib.suppress(av.FFmpegError):
-                if start > 0:
-                    self._container.seek(int(at / self._base), backward=True, stream=self._stream)
-                else:
-                    self._container.seek(-1 << 40, backward=True)
-            for frame in self._decoded():
-                time = self._time_s(frame)
-                time = last + float(1 / (self._stream.average_rate or 25)) if time is None else time - self._begin_s
+            for last, frame in self._timed(sparse.decoded(self._packets(), self._stream, self._shown_at, scan)):
+                yield last, frame
+        except sparse.NotAsItSays:
+            for time, frame in self._read_from(max(last, scan.start)):
+                if time > last:
+                    yield time, frame
+
+    def _seek(self, start: float) -> None:
+        """Go to a key frame that is shown at `start` or before, or to the film's beginning."""
+        with contextlib.suppress(av.FFmpegError):
+            early = 0.0
+            while start > early:
+                at = int((start - early + self._begin_s) / self._base)
+                self._container.seek(at, backward=True, stream=self._stream)
+                key = next((packet for packet in self._packets() if packet.is_keyframe), None)
+                stamp = None if key is None else key.dts if key.pts is None else key.pts
+                if stamp is not None and self._shown_at(stamp) <= start + _SAME_S:
+                    self._container.seek(at, backward=True, stream=self._stream)
+                    return
+                early = 4 * early or 1.0  # without an index, what is found may be behind the key frame
+            try:
+                self._container.seek(-1 << 40, backward=True)
+            except av.FFmpegError:  # AVI knows no time before its first one
+                self._container.seek(0, backward=True)
+
+    def _timed(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[float, VideoFrame]]:
+        last = -math.inf
+        try:
+            for frame in frames:
+                if frame.width * frame.height > self._max_pixels:
+                    raise InvalidInput("video", f"{frame.width}x{frame.height}", f"1..{self._max_pixels} pixels")
+                frame_s = float(1 / (self._stream.average_rate or 25))
+                time = last + frame_s if frame.pts is None else self._shown_at(frame.pts)
                 if time > last:  # a clock that goes back tells nothing
                     yield time, frame
                     last = time
         except av.FFmpegError as error:
             raise self._wrong(f"{_DAMAGED} ({_reason(error)})") from error
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         """Frames but for those that can't be decoded."""
-        for packet in self._container.demux(self._stream):
-            with contextlib.suppress(av.InvalidDataError):
+        wrong: av.FFmpegError | None = None
+        num_frames = 0
+        for packet in chain(packets, (None,)):
+            try:
                 for frame in self._stream.decode(packet):
-                    if frame.width * frame.height > self._max_pixels:
-                        raise InvalidInput("video", f"{frame.width}x{frame.height}", f"1..{self._max_pixels} pixels")
+                    num_frames += 1
                     yield frame
+            except MemoryError as error:
+                raise MemoryError from error  # not as one of FFmpeg's
+            except av.FFmpegError as error:
+                wrong = error
+        if wrong is not None and not num_frames:
+            raise wrong
 
-    def _time_s(self, frame: VideoFrame) -> float | None:
-        return None if frame.pts is None else float(frame.pts * (frame.time_base or self._base))
+    def _key_frames(self) -> Iterator[VideoFrame]:
+        """Each by itself: not every decoder can be told to skip the others, nor gives key frames alone in order."""
+        for packet in self._packets():
+            if packet.is_keyframe:
+                with contextlib.suppress(av.FFmpegError):
+                    yield from self._decoded((packet,))
+                self._stream.codec_context.flush_buffers()
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """The film's, without the empty one at its end."""
+        with contextlib.suppress(IndexError):  # PyAV's, at the end of a file whose streams are more than at its start
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+
+    def _shown_at(self, stamp: int) -> float:
+        return float(stamp * self._base) - self._begin_s
 
     def _shown_for(self, frame: VideoFrame) -> float:
         """Seconds for which the last frame is shown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -367,12 +368,16 @@ class HighlightWork:
             head.crop_left.extend([left] * job.num_frames)
             head.crop_top.extend([top] * job.num_frames)
         first = self._num_sent
+        until = float("-inf")
         await self._write(highlights_pb2.HighlightResponse(excerpt=head))
 
         async def send(slot: int, generation: int, times: tuple[float, ...]) -> None:
+            nonlocal until
             try:
+                num_known = bisect_right(times, until)  # a reader died, and another one reads them again
                 # Not held while somebody else may close the ring.
-                await self._send(len(times), head, lambda: query.samples.ring.payload(slot), acks)
+                await self._send(len(times), head, lambda: query.samples.ring.payload(slot), acks, num_known)
+                until = max(until, *times)
             finally:
                 query.samples.abandon(slot, generation)
 
@@ -423,12 +428,16 @@ class HighlightWork:
         head: highlights_pb2.ExcerptFrames,
         pixels: Callable[[], memoryview],
         acks: asyncio.Task[None],
+        num_known: int = 0,
     ) -> None:
-        """Send frames that lie one after the other in `pixels`, which is looked at for one message at a time."""
+        """Send frames that lie one after the other in `pixels`, which is looked at for one message at a time.
+
+        The first ones may be known to the client.
+        """
         frame_bytes = self._asked.pixel_format.frame_bytes(head.height, head.width)
         fit = frames_per_message(frame_bytes, self._asked.max_message_bytes)
         to_a_message = min(fit, self._asked.window_frames)
-        for begin in range(0, num_frames, to_a_message):
+        for begin in range(num_known, num_frames, to_a_message):
             count = min(to_a_message, num_frames - begin)
             await self._room(count, acks)
             with pixels() as all_of_them:

@@ -111,8 +111,10 @@ def test_highlight_arms(tmp_path: Path) -> None:
 
 
 def test_sampling(tmp_path: Path) -> None:
-    _, figures = run(tmp_path, "bench.sampling", "--toy", "--out", str(tmp_path / "out"))
-    assert {each["frames"] for each in figures["sampling"].values()} == {8, 1}
+    kinds = ("H.264", "H.264 without B-frames")
+    _, figures = run(tmp_path, "bench.sampling", "--toy", "--kinds", *kinds, "--out", str(tmp_path / "out"))
+    assert {each["frames"] for film in figures["sampling"].values() for each in film.values()} == {8, 1}
+    assert set(figures["sampling"]) == set(kinds)
 
 
 def test_taehv(tmp_path: Path) -> None:
@@ -120,3 +122,10 @@ def test_taehv(tmp_path: Path) -> None:
     _, figures = run(tmp_path, "bench.taehv", *options, "--out", str(tmp_path / "out"))
     assert figures["taehv"]["taew2_1"]["relative"] < 1e-4
     assert min(figures["taehv"]["taew2_1"]["frames_per_s"].values()) > 0
+
+
+def test_saliency(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--size", "32x32", "--batches", "1", "--seconds", "0")
+    _, figures = run(tmp_path, "bench.saliency", *options, "--out", str(tmp_path / "out"), report=False)
+    assert set(figures["saliency"]) == {"published, 1", "folded, 1", "differences"}
+    assert figures["saliency"]["differences"]["between"] < 1e-3

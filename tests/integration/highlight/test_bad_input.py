@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
 import grpc
 import numpy as np
 import psutil
@@ -210,6 +211,32 @@ async def test_readers_that_die_are_replaced_once(server: RunningApp) -> None:
     killing.cancel()
     await server.expect_idle()
     assert server.num_free_samples == 16
+
+
+async def test_frames_go_on_where_a_reader_died(server: RunningApp, root: Path) -> None:
+    """Each comes once, and they are the film's."""
+    opening = asked(path="a.mp4", want=highlights_pb2.WANT_FRAMES, window_frames=4)
+    opening.seconds = 4
+    killed: list[psutil.Process] = []
+
+    def kill(response: highlights_pb2.HighlightResponse) -> None:
+        # The reader waits for a slot meanwhile: one doesn't hold all frames.
+        if response.frames.first_frame == 4:
+            children = psutil.Process().children()
+            killed.extend(child for child in children if "highlight.reader" in " ".join(child.cmdline()))
+            for reader in killed:
+                reader.kill()
+
+    found = await asyncio.wait_for(search(server, opening, on_frames=kill), 60)
+    assert len(killed) == 1
+    whole = [response for response in found if response.HasField("frames")]
+    numbers = [response.frames.first_frame + index for response in whole for index in range(response.frames.num_frames)]
+    assert numbers == [*range(40)]
+    with av.open(str(root / "a.mp4")) as container:
+        pixels = b"".join(frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0))
+    sent = np.frombuffer(b"".join(response.payload for response in whole), np.uint8).astype(int)
+    assert abs(sent - np.frombuffer(pixels, np.uint8)).mean() < 2  # of 255, by another scaler of colours
+    await server.expect_idle()
 
 
 async def leave(server: RunningApp) -> None:

@@ -1,7 +1,7 @@
 """A real server that searches films: one for all of these tests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,10 @@ def asked(**fields: Any) -> highlights_pb2.HighlightOpen:
 
 
 async def search(
-    server: RunningApp, opening: highlights_pb2.HighlightOpen, upload: bytes = b""
+    server: RunningApp,
+    opening: highlights_pb2.HighlightOpen,
+    upload: bytes = b"",
+    on_frames: Callable[[highlights_pb2.HighlightResponse], None] = lambda response: None,
 ) -> list[highlights_pb2.HighlightResponse]:
     """All responses, but for progress; frames are acknowledged, but for the last ones: the server needn't wait."""
     kinds = (opening.want == highlights_pb2.WANT_FRAMES) + opening.saliency
@@ -75,6 +78,8 @@ async def search(
             until = heads[-1].first_frame + heads[-1].num_frames if heads else 0
             next_frame = response.frames.first_frame + response.frames.num_frames
             last = next_frame == until and len(heads) == kinds * len(found[0].scores.excerpts)
+            if response.HasField("frames"):
+                on_frames(response)
             if response.HasField("frames") and not last:
                 ack = frames_pb2.Ack(next_frame=next_frame, window_frames=opening.window_frames)
                 await call.write(highlights_pb2.HighlightRequest(ack=ack))
