@@ -2,7 +2,7 @@
 
 import sys
 
-from framehaul_client.command.cli import main
+from framehaul.start import client
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(client())

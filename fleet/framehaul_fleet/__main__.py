@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from framehaul.options import open_standard_files
-
-EXIT_USAGE = 2
+from framehaul.start import start
 
 
 def main() -> int:
     """Run the command line."""
-    open_standard_files()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as the server's
-    try:
-        from framehaul_fleet.cli import main as run
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"fleet: {error.name} is not installed here: pip install 'framehaul[server]'\n")
-        return EXIT_USAGE
-    return run()
+    return start("fleet", "framehaul_fleet.cli")
 
 
 if __name__ == "__main__":

@@ -2,5 +2,3 @@
 
 Uses the client through its public door, as any program would.
 """
-
-__all__ = ["cli"]

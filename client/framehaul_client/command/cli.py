@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
 from framehaul.files import check_apart
-from framehaul.options import CannotSay, forget, open_standard_files, say
+from framehaul.options import CannotSay, forget, say
 from framehaul_client.access import Access
 from framehaul_client.command.arguments import DEFAULT_FPS, Options, parse
 from framehaul_client.command.exits import Exit, exit_code
@@ -46,7 +46,6 @@ class _Terminated(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    open_standard_files()
     options = parse(arguments)
     _configure_logging(debug=options.debug)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from framehaul.formats import parse_size
-from framehaul.options import CommandParser, file_name, open_standard_files, option_type
+from framehaul.options import CommandParser, file_name, option_type
 from framehaul_pipeline.errors import InvalidInput
 
 EXIT_OK = 0
@@ -28,9 +28,9 @@ exit codes:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
-    open_standard_files()
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("framehaul_pipeline").setLevel(logging.INFO)  # torch says what it counted, for one
     try:
         _encode(arguments)
     except InvalidInput as error:
