@@ -111,6 +111,8 @@ def latent_format(block: LatentArray, dtype: LatentDtype | None) -> LatentFormat
     """
     if not isinstance(block, np.ndarray):
         raise InvalidLatents(f"latents of type {type(block).__name__}: must be numpy arrays (tensor.cpu().numpy())")
+    if np.ma.is_masked(block):
+        raise InvalidLatents("latents with masked values: must all be numbers (latents.filled(0))")
     if block.ndim not in (3, 4):
         raise InvalidLatents(f"latents of shape {list(block.shape)}: must be [C, h, w] or [T, C, h, w]")
     if 0 in block.shape:

@@ -99,12 +99,12 @@ class SessionConfig:
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"num_frames={self.num_frames}: must be 1 or more")
         if self.restart_latents is not None and not 1 <= self.restart_latents < 1 << 32:
-            raise ValueError(f"restart_latents={self.restart_latents}: must be 1 or more")
+            raise ValueError(f"restart_latents={self.restart_latents}: must be 1..4294967295")
         if not 0 <= self.start_frame < (self.num_frames or 1 << 63):
             most = "" if self.num_frames is None else f"..{self.num_frames - 1}"
             raise ValueError(f"start_frame={self.start_frame}: must be 0{most or ' or more'}")
         if self.window_frames is not None and not 1 <= self.window_frames < 1 << 32:
-            raise ValueError(f"window_frames={self.window_frames}: must be 1 or more")
+            raise ValueError(f"window_frames={self.window_frames}: must be 1..4294967295")
         if not 1 << 10 <= self.max_message_bytes < 1 << 31:
             raise ValueError(f"max_message_bytes={self.max_message_bytes}: must be 1024..2147483647")
         check_retry_for(self.retry_for_s)

@@ -15,6 +15,9 @@ _PROTOCOLS: Final = "file,crypto,data"
 """What a playlist or a script may name: other files, and nothing on a network."""
 
 _SEGMENT_ID: Final = b"\x18\x53\x80\x67"
+_MAX_FRAME_HEADER: Final = 80
+"""Of YUV4MPEG2, as FFmpeg reads it (libavformat/yuv4mpegdec.c)."""
+_MAX_OGG_PAGE: Final = 27 + 255 + 255 * 255
 
 
 def open_input(name: str) -> tuple[InputContainer, IO[bytes] | None]:
@@ -56,3 +59,21 @@ def matroska_is_cut_off(file: IO[bytes]) -> bool:
     size = int.from_bytes(head[at + 4 : start], "big") & ((1 << 7 * num_bytes) - 1)
     unknown = size == (1 << 7 * num_bytes) - 1
     return not unknown and start + size > file.seek(0, os.SEEK_END)
+
+
+def ends_midway(file: IO[bytes], container: str, read_to_byte: int) -> bool:
+    """Whether a YUV4MPEG2 file ends in a frame, an Ogg file in a page (RFC 3533, section 6), or a GIF with no trailer.
+
+    FFmpeg reads such a file up to there, and says nothing.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if container == "yuv4mpegpipe":
+        return size - read_to_byte > _MAX_FRAME_HEADER
+    if container not in ("ogg", "gif"):
+        return False
+    file.seek(max(0, size - _MAX_OGG_PAGE))
+    end = file.read()
+    if container == "gif":
+        return not end.rstrip(b"\0").endswith(b";")
+    page = end[end.rfind(b"OggS") :]
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])

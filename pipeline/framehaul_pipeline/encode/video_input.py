@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from framehaul.formats import checked_fps
 from framehaul_pipeline.encode import hdr
 from framehaul_pipeline.encode.frame_rate import constant_rate
-from framehaul_pipeline.encode.input_file import matroska_is_cut_off, open_input
+from framehaul_pipeline.encode.input_file import ends_midway, matroska_is_cut_off, open_input
 from framehaul_pipeline.errors import InvalidInput
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT of FFmpeg's libavformat/avformat.h."""
 _SEEK_EARLY_S = 0.13
 """Where a seek is by decoding time, pictures may come three frames later (ffmpeg: fftools/ffmpeg_demux.c)."""
+
+_DAMAGED = "it has damaged frames; what could be decoded of them is shown"
 
 
 def _unnamed(kind: type[SideDataType], number: object) -> SideDataType:
@@ -125,11 +127,14 @@ class VideoInput:
             self._container, self._file = open_input(name)
         except (av.FFmpegError, OSError) as error:
             raise InvalidInput("video", name, f"a readable video file ({_reason(error)})") from error
+        # FFmpeg's errors are counted from here on, and none printed: of most damage nothing else tells.
+        self._log_level = av.logging.get_level()
+        av.logging.set_level(av.logging.PANIC)
         try:
             self._stream = self._video_stream()
             self.fps = _frame_rate(self._stream)
             self.num_frames = self._num_undecodable = 0
-            self._read_to_s = 0.0
+            self._read_to_s, self._read_to_byte = 0.0, 0
             first = self._start()
             width, height = self._shown_size(first)
             # Once: a frame that was asked for its side data is freed late.
@@ -198,9 +203,12 @@ class VideoInput:
                 self._name,
                 self._num_undecodable,
             )
+        elif _num_errors() > self._errors_before:
+            self._note(_DAMAGED)
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
+        av.logging.set_level(self._log_level)
         self._container.close()
         if self._file is not None:
             self._file.close()
@@ -280,6 +288,7 @@ class VideoInput:
         begin_s = self._begin_s
         # Who begins in the middle, as a recording of television does, finds packets that need earlier ones.
         counts = not (self._may_jump or self._excerpt.start_s)
+        self._errors_before = _num_errors()
         for packet in self._container.demux():
             time = packet.dts if packet.pts is None else packet.pts
             is_video = packet.stream is self._stream
@@ -288,10 +297,13 @@ class VideoInput:
                 self._read_to_s = max(self._read_to_s, end_s)
             if not is_video:
                 continue
+            self._read_to_byte = max(self._read_to_byte, (packet.pos or 0) + packet.size)
             try:
                 for frame in self._stream.decode(packet):
                     if frame.is_corrupt:
-                        self._note("it has damaged frames; what could be decoded of them is shown")
+                        self._note(_DAMAGED)
+                    if not counts:
+                        self._errors_before = _num_errors()
                     yield frame
                     counts = True
             except av.FFmpegError:
@@ -373,12 +385,16 @@ class VideoInput:
         promised_s, fps = self._promised_s, float(self.fps)
         if promised_s is not None and self._read_to_s < promised_s - 0.99 / fps:
             raise self._cut_off(f"{round((promised_s - self._excerpt.start_s) * fps)} frames")
-        if promised_s is not None or not self._container.format.name.startswith(("matroska", "flv")):
+        container = self._container.format.name
+        file = self._file if self._file is not None and self._file.seekable() else None
+        if file is not None and ends_midway(file, container, self._read_to_byte):
+            self._note("its end is missing: it is cut off")
+        if promised_s is not None or not container.startswith(("matroska", "flv")):
             return
         # The longest stream's end, to within a packet of sound. Of the last picture, nobody knows how long it lasts.
         promised_s = (self._container.duration or 0) / av.time_base - self._begin_s
         if self._read_to_s < promised_s - 0.1 - 1 / fps:
-            if self._file is not None and self._file.seekable() and matroska_is_cut_off(self._file):
+            if file is not None and matroska_is_cut_off(file):
                 raise self._cut_off(f"about {round((promised_s - self._excerpt.start_s) * fps)} frames")
             self._note(f"it ends after {self._read_to_s:.2f} of {promised_s:.2f} s: it may be cut off")
 
@@ -528,6 +544,12 @@ def _not_applied(container: Any, stream: VideoStream, first: VideoFrame) -> Iter
     for kind, name in _DYNAMIC_RANGES.items():
         if first.side_data.get(kind) is not None:
             yield f"its {name} metadata is left out"
+
+
+def _num_errors() -> int:
+    """How many errors FFmpeg has logged in this process."""
+    number: int = av.logging.get_last_error()[0]
+    return number
 
 
 def _ready(graph: Graph) -> Iterator[VideoFrame]:

@@ -41,6 +41,7 @@ def test_latent_bytes(dtype: str, item_bytes: int) -> None:
         (np.zeros((2, 3), np.float16), None, r"shape \[2, 3\]: must be \[C, h, w\]"),
         (np.zeros((1, 1, 1, 2, 3), np.float16), None, r"must be \[C, h, w\] or"),
         (np.zeros((0, 4, 2, 3), np.float16), None, "every size must be 1 or more"),
+        (np.ma.masked_equal(np.eye(4, dtype=np.float16)[None], 1), None, "masked values: must all be numbers"),
         (np.zeros((4, 2, 3), np.float64), None, "dtype float64: must be float16, float32, or uint16"),
         (np.zeros((4, 2, 3), np.uint16), None, "dtype uint16: must be"),
         (np.zeros((4, 2, 3), np.float16), LatentDtype.BFLOAT16, "dtype float16 with dtype='bfloat16'"),
