@@ -1,4 +1,4 @@
-"""Stopping by signal: the first SIGTERM or SIGINT asks the server to drain, the second ends the process at once."""
+"""Stopping by signal: the first SIGTERM, SIGINT or SIGHUP asks the server to drain, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Final
 
 from framehaul_server import logs
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP is what a terminal that closes sends; nohup ignores it, and so it stays."""
 SECOND_SIGNAL_EXIT: Final = 128
 """Added to the signal's number, as shells do."""
 
@@ -31,6 +32,8 @@ def stop_signals(exit_now: Callable[[int], None] = _exit_now) -> Iterator[asynci
     requested = asyncio.Event()
 
     def handle(number: signal.Signals) -> None:
+        if requested.is_set() and number is signal.SIGHUP:
+            return  # shell and kernel both send it when a terminal closes
         if requested.is_set():
             _log.warning("%s", logs.line("signal", name=number.name, action="exit"))
             exit_now(SECOND_SIGNAL_EXIT + number)
@@ -39,10 +42,11 @@ def stop_signals(exit_now: Callable[[int], None] = _exit_now) -> Iterator[asynci
             requested.set()
 
     loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
         loop.add_signal_handler(number, handle, number)
     try:
         yield requested
     finally:
-        for number in STOP_SIGNALS:
+        for number in heard:
             loop.remove_signal_handler(number)

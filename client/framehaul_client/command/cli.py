@@ -29,6 +29,7 @@ from framehaul_client.errors import FramehaulError, InvalidOption, OutputClosed,
 from framehaul_client.sinks.choice import STDOUT
 
 _LOG: Final = logging.getLogger(__name__)
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 ResultT = TypeVar("ResultT")
 
@@ -41,7 +42,7 @@ class _Formatter(logging.Formatter):
 
 
 class _Terminated(Exception):
-    """SIGTERM ended the run."""
+    """SIGTERM ended the run, or its terminal closed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,7 +170,7 @@ def _top(options: Options, access: Access) -> None:
 
 
 async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Let SIGTERM cancel `work` as Ctrl-C does, so that it cleans up."""
+    """Let SIGTERM and SIGHUP, unless nohup ignores it, cancel `work` as Ctrl-C does, so that it cleans up."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "runs in a task"
     terminated = asyncio.Event()
@@ -178,7 +179,9 @@ async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         terminated.set()
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, terminate)
+    heard = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
+        loop.add_signal_handler(number, terminate)
     try:
         return await work
     except asyncio.CancelledError:
@@ -186,7 +189,8 @@ async def _until_terminated(work: Coroutine[Any, Any, ResultT]) -> ResultT:
             raise _Terminated("terminated") from None
         raise
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        for number in heard:
+            loop.remove_signal_handler(number)
 
 
 def _report_error(error: FramehaulError, *, debug: bool) -> None:

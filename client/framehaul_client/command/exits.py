@@ -35,7 +35,7 @@ MEANINGS: Final = {
     Exit.GAVE_UP: "the session was lost and couldn't be taken up again within --retry-for; a kept part is named",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.READER_GONE: "the reader of a pipe has gone",
-    Exit.TERMINATED: "terminated (SIGTERM)",
+    Exit.TERMINATED: "terminated (SIGTERM, or its terminal closed)",
 }
 
 AGAIN: Final = frozenset({Exit.UNREACHABLE, Exit.REFUSED, Exit.STREAM, Exit.GAVE_UP})

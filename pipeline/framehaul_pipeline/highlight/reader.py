@@ -181,6 +181,7 @@ def _batches(
 def main() -> int:
     """Run the reader; gives its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     core_dumps.forbid()
     setup = msgspec.json.decode(sys.argv[1], type=ReaderSetup)
     for what, most in (

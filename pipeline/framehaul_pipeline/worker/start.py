@@ -17,6 +17,7 @@ def main() -> int:
     """Run the worker; gives its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     end_with_parent()
     from framehaul_pipeline.worker import main as process
 

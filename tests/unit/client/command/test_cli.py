@@ -174,15 +174,16 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == "client: interrupted\n"
 
 
-def test_sigterm_cancels_as_ctrl_c_does(
-    monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_is_cancelled_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     """143; what runs is cancelled and cleans up, and the handler is gone afterwards."""
     cleaned_up = []
 
     async def wait(*_: Any) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             await asyncio.Event().wait()
         finally:
             cleaned_up.append(True)
@@ -191,7 +192,7 @@ def test_sigterm_cancels_as_ctrl_c_does(
     assert cli.main(["stream", str(clip), "--out", "v.mp4"]) == 143
     assert capsys.readouterr().err == "client: terminated\n"
     assert cleaned_up
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_it_imports_neither_torch_nor_the_server() -> None:
