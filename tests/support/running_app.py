@@ -29,7 +29,8 @@ from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
 from tests.support.server_process import COMMON_OPTIONS
-from tests.support.waiting import eventually, imported
+from tests.support.supervised import imported
+from tests.support.waiting import eventually
 
 START_TIMEOUT_S = 60.0
 ACCEPTING = "AioServer._request_call"
@@ -119,9 +120,7 @@ class RunningApp:
 
     async def warm(self) -> None:
         """Wait until the standby has imported everything."""
-        await eventually(lambda: self.supervisor.standby_pid is not None, lambda: "a standby")
-        assert self.supervisor.standby_pid is not None
-        await imported(self.supervisor.standby_pid)
+        await imported(self.supervisor)
 
     async def serves(self) -> None:
         """A good session works."""
