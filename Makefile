@@ -115,10 +115,11 @@ test-machines: setup ## All tests as on older processors, and beside a busy proc
 	for isa in SSE41 AVX2; do ONEDNN_MAX_CPU_ISA=$$isa $(MAKE) --no-print-directory test || exit 1; done
 	timeout 1h $(BIN)/python -c 'while True: pass' & trap "kill $$!" EXIT; $(MAKE) --no-print-directory test
 
-nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, soaks, fuzzing; an hour and a half
+nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, all of benchmarks' programs, soaks, fuzzing; an hour and a half
 	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
+	BENCH_WHOLE=1 $(BIN)/python -m pytest -q tests/integration/bench
 	FLEET_SERVERS=500 $(BIN)/python -m pytest -q tests/property/test_placement.py
 	$(MAKE) --no-print-directory soak SECONDS=600
 	$(MAKE) --no-print-directory soak-fleet SECONDS=300

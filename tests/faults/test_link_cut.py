@@ -117,7 +117,7 @@ def inside(namespace: str, *arguments: str, log: Path) -> "Iterator[subprocess.P
         finally:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(60)
             process.kill()
 
 

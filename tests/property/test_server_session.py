@@ -79,7 +79,7 @@ def test_an_explicit_session_completes_with_every_frame_once_and_in_order(
     max_message_bytes = 64 + frames_to_a_message * (FRAME_BYTES + 4)
     spec = msgspec.structs.replace(SPEC, first_frames=1, **ahead)
     connection = asyncio.run(
-        asyncio.wait_for(explicit_session(messages, spec, window_frames, acks, max_message_bytes), 20)
+        asyncio.wait_for(explicit_session(messages, spec, window_frames, acks, max_message_bytes), 60)
     )
     num_frames = 1 + 4 * (sum(messages) - 1)
     assert connection.frames() == [frame(index) for index in range(num_frames)]
@@ -175,7 +175,7 @@ def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     error = asyncio.run(any_session(first, steps))
     if error is not None:
         assert status_of(error) is not None or isinstance(error, ConnectionLost), repr(error)
-    connection = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 20))
+    connection = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 60))
     assert connection.done().num_latents == 3
 
 

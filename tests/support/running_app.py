@@ -97,7 +97,7 @@ class RunningApp:
         }
         return {name: value for name, value in found.items() if value}
 
-    async def expect_idle(self, timeout_s: float = 20.0) -> float:
+    async def expect_idle(self, timeout_s: float = 60.0) -> float:
         """Every session, slot, task and descriptor comes back; gives the seconds that it took.
 
         Nor is anything left that sessions are made of.
@@ -127,7 +127,7 @@ class RunningApp:
         async with grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS) as channel:
             call = AsyncCall(channel)
             await call.send(latents(2), open=opening(), end_of_latents=True)
-            assert await asyncio.wait_for(call.read_to_end(), 20) == 8
+            assert await asyncio.wait_for(call.read_to_end(), 60) == 8
 
     async def first_frames_s(self) -> float:
         """Seconds until a session, tried again and again, has its first frames: as a client sees a recovery."""

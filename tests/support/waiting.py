@@ -22,17 +22,17 @@ async def eventually(condition: Callable[[], bool], what: Callable[[], object], 
 @contextmanager
 def nap_clock() -> Iterator[Callable[[], float]]:
     """Tells the seconds since then in which the event loop ran."""
-    num_naps = 0
+    loop = asyncio.get_running_loop()
+    num_naps = -1
 
-    async def nap() -> None:
-        nonlocal num_naps
-        while True:
-            await asyncio.sleep(_NAP_S)
-            num_naps += 1
+    def nap() -> None:
+        nonlocal num_naps, napping
+        num_naps += 1
+        napping = loop.call_later(_NAP_S, nap)
 
-    napping = asyncio.get_running_loop().create_task(nap())
+    napping: asyncio.Handle = loop.call_soon(nap)
     try:
-        yield lambda: num_naps * _NAP_S
+        yield lambda: max(num_naps, 0) * _NAP_S
     finally:
         napping.cancel()
 

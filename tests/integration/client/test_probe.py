@@ -127,7 +127,7 @@ async def test_servers_are_told_apart(target: str, tmp_path: Path, capsys: pytes
 
 async def scrape(url: str) -> dict[tuple[str, str], float]:
     """Values by name and by outcome or bucket, as a Prometheus reads them."""
-    with await asyncio.to_thread(urllib.request.urlopen, url, timeout=30) as response:
+    with await asyncio.to_thread(urllib.request.urlopen, url, timeout=60) as response:
         text = response.read().decode()
     return {
         (sample.name, sample.labels.get("outcome", sample.labels.get("le", ""))): sample.value
