@@ -194,7 +194,6 @@ async def test_a_session_whose_time_to_be_resumed_is_over_makes_room() -> None:
         _, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
         waiting, _ = await server.connect(request(open=EXPLICIT))
         await leave(task)
-        assert server.admission.num_sessions == 1
         await asyncio.wait_for(waiting.responded(2), 60)
         assert is_open(waiting)
 
@@ -281,13 +280,13 @@ async def test_a_write_that_fails_ends_the_wait() -> None:
 @pytest.mark.asyncio
 async def test_a_queued_client_is_not_silent_and_a_silent_one_keeps_nobody_out() -> None:
     """The first request's time is over long before the place is there; who says nothing takes no place."""
-    async with serving(timeout_s=0.05) as server:
+    async with serving(timeout_s=0.5) as server:
         silent, silent_task = await server.connect()
         _, holder = await server.connect(request(open=EXPLICIT))
         assert server.admission.num_sessions == 1
         context, task = await server.connect(request(open=EXPLICIT))
         assert (await status(silent, silent_task))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         assert not task.done()
         await leave(holder)
         await settle()
