@@ -116,7 +116,7 @@ test-machines: setup ## All tests as on older processors, and beside a busy proc
 	timeout 1h $(BIN)/python -c 'while True: pass' & trap "kill $$!" EXIT; $(MAKE) --no-print-directory test
 
 nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, all of benchmarks' programs, soaks, fuzzing; an hour and a half
-	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
+	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=others"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
 	BENCH_WHOLE=1 $(BIN)/python -m pytest -q tests/integration/bench

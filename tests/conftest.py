@@ -13,7 +13,10 @@ import psutil
 import pytest
 
 # The same examples each time: no change is held up by what it has nothing to do with. `make nightly` tries others.
-hypothesis.settings.register_profile("same", derandomize=True)
+# However long one takes: the machine may stand still meanwhile.
+_PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("others", _PATIENT)
+hypothesis.settings.register_profile("same", _PATIENT, derandomize=True)
 hypothesis.settings.load_profile("same")
 
 # What collecting the tests makes stays to the end, half a million objects: they are not looked through again and again.

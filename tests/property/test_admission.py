@@ -196,4 +196,4 @@ def _bytes(asked: dict[str, int]) -> dict[str, int]:
 
 
 TestAdmission = AdmissionMachine.TestCase
-TestAdmission.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestAdmission.settings = settings(max_examples=60, stateful_step_count=40)

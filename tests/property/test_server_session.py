@@ -61,7 +61,7 @@ async def explicit_session(
     return connection
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     messages=st.lists(st.integers(1, 8), min_size=1, max_size=12),
     ahead=st.integers(0, 2).map(lambda latents: {"lookahead_latents": latents})
@@ -166,7 +166,7 @@ async def any_session(first: Message, steps: list[str | Message]) -> Exception |
     return ended if isinstance(ended, Exception) else None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(first=MESSAGES, steps=st.lists(STEPS, max_size=14))
 def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     first: Message, steps: list[str | Message]
@@ -179,7 +179,7 @@ def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     assert connection.done().num_latents == 3
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_malformed(raw: bytes) -> None:
     """What is a request opens a session or is refused with a status."""
