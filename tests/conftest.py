@@ -48,6 +48,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 def _memfds() -> list[str]:
     """Rings that this process still has open."""
     found = []

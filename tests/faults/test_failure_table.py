@@ -84,9 +84,7 @@ async def client_freezes(_: Path) -> float:
 
 async def client_stalls(app: RunningApp, _: Path) -> float:
     """With frames that it doesn't read, and with those that it doesn't acknowledge."""
-    took_s = await stall(app, opening())
-    assert took_s < 4
-    return max(took_s, await stall(app, EXPLICIT))
+    return max(await stall(app, opening()), await stall(app, EXPLICIT))
 
 
 async def stall(app: RunningApp, opening: pb.Open) -> float:
@@ -99,7 +97,7 @@ async def stall(app: RunningApp, opening: pb.Open) -> float:
         with nap_clock() as naps:
             await eventually(lambda: not app.num_sessions, app.held)
             took_s = naps()
-        assert app.held()["unread"] == 1
+        assert opening.mode == pb.MODE_EXPLICIT or app.held()["unread"] == 1
         code, details = await call.status()
         assert code is grpc.StatusCode.ABORTED
         assert "no frame was taken" in details
