@@ -389,7 +389,7 @@ async def test_a_failed_handshake_is_told_by_us_alone(tmp_path: Path) -> None:
 
     async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
-        outcome = await run_client("info", "--tls", "--target", f"127.0.0.1:{port}", "--connect-timeout", "0.5")
+        outcome = await run_client("info", "--tls", "--target", f"127.0.0.1:{port}", "--connect-timeout", "2")
     assert outcome.code == 3
     assert outcome.err.count("\n") == 1
     assert "the server's certificate isn't trusted: name its authority with --ca" in outcome.err

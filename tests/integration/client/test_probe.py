@@ -117,11 +117,11 @@ async def test_a_run_that_is_not_over_in_time_has_failed(
 async def test_servers_are_told_apart(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that isn't there doesn't keep the next from being measured."""
     make_file(tmp_path / "a.safetensors")
-    arguments = ("127.0.0.1:9", target, "--latents", tmp_path / "a.safetensors", "--connect-timeout", 0.1, "--json")
+    arguments = ("127.0.0.1:9", target, "--latents", tmp_path / "a.safetensors", "--connect-timeout", 2, "--json")
     assert await run(*arguments) == Exit.UNREACHABLE
     absent, present = lines(capsys)
     assert (absent["target"], absent["stage"], absent["outcome"]) == ("127.0.0.1:9", "connect", "ServerUnavailable")
-    assert absent["error"].startswith("no server answered within 0.1 s (")
+    assert absent["error"].startswith("no server answered within 2 s (")
     assert (present["target"], present["outcome"]) == (target, "ok")
 
 

@@ -55,7 +55,7 @@ async def num_frames(target: str, access: Access) -> int:
 
 async def refusal(target: str, access: Access) -> str:
     with pytest.raises(ServerUnavailable) as caught:
-        async with FrameClient(target, access=access, connect_timeout_s=1.0):
+        async with FrameClient(target, access=access, connect_timeout_s=2.0):
             pass
     return str(caught.value)
 
