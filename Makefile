@@ -20,7 +20,7 @@ WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,
 include bench/targets.mk
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-services test-rest test-machines check lint format types layers proto proto-check faults soak soak-fleet fuzz nightly coverage train-tiny clean
+.PHONY: help setup demo test test-workers test-servers test-rest test-machines check lint format types layers proto proto-check faults soak soak-fleet fuzz nightly coverage train-tiny clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -40,18 +40,21 @@ $(VENV)/.installed: pyproject.toml
 demo: setup ## Stream the sample clip to out/video.mp4
 	@$(BIN)/python client/demo.py
 
-# Two halves side by side: tests of running servers mostly wait, the others mostly compute.
+# Three thirds side by side: tests of running servers wait as much as they compute.
 PYTEST ?= $(BIN)/python -m pytest -q
-SERVICES := tests/faults tests/integration/bench tests/integration/client tests/integration/pipeline
+WORKERS := tests/faults tests/integration/client tests/integration/pipeline
 
 test: setup ## Run all tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-services test-rest
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-workers test-servers test-rest
 
-test-services:
-	$(PYTEST) $(SERVICES)
+test-workers:
+	$(PYTEST) $(WORKERS)
+
+test-servers:
+	$(PYTEST) tests/integration $(WORKERS:%=--ignore=%)
 
 test-rest:
-	$(PYTEST) $(SERVICES:%=--ignore=%)
+	$(PYTEST) --ignore=tests/faults --ignore=tests/integration
 
 check: lint types layers proto-check coverage ## All that CI runs
 

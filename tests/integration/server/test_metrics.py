@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -90,6 +91,7 @@ def test_a_dead_worker_and_a_client_that_does_not_read_are_seen(start_server: St
         worker.kill()
         seen = [scrape(target)]
         while not seen[-1].value("worker_restarts_total") or not seen[-1].value("worker_state", state="ready"):
+            time.sleep(0.05)
             seen.append(scrape(target))
         assert any(each.value("worker_state", state="restarting") for each in seen)
         assert all(each.value("sessions", state="opened", tenant="everyone") == 1 for each in seen)
