@@ -38,7 +38,7 @@ def test_a_server_that_drains_lets_sessions_finish_within_the_grace(start_server
 
     Whoever is queued or comes later is sent away at once.
     """
-    server = start_server("--grace", "4", "--max-sessions", "3")
+    server = start_server("--grace", "8", "--max-sessions", "3")
     with server.channel() as channel, Call(channel) as finishing, Call(channel) as waiting, Call(channel) as stalled:
         health: Any = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
@@ -64,7 +64,7 @@ def test_a_server_that_drains_lets_sessions_finish_within_the_grace(start_server
                 assert not call.is_open
         while finishing.drain is None:
             finishing.read()
-        assert finishing.drain.grace_ms == 4000
+        assert finishing.drain.grace_ms == 8000
         finishing.send(end_of_latents=True, ack=pb.Ack(next_frame=4, window_frames=100))
         assert len(finishing.read_to_end()) == 16
         assert server.wait() == 0
