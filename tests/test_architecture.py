@@ -126,3 +126,12 @@ def test_a_door_names_what_other_folders_use(door: Path) -> None:
             named = ast.literal_eval(node.value)
     assert set(named) == used
     assert named == sorted(named)
+
+
+@pytest.mark.parametrize("package", PACKAGES[1:], ids=lambda path: path.name)
+def test_the_map_has_each_folder(package: Path) -> None:
+    """At the head of the design: a row for each, and for no other."""
+    design = (ROOT / "docs/design.md").read_text()
+    rows = design.partition(f"\n`{package.relative_to(ROOT)}/`:")[2].partition("\n\n|")[2].partition("\n\n")[0]
+    told = {row.split("`")[1].rstrip("/") for row in rows.splitlines() if row.startswith("| `")}
+    assert told == {door.parent.name for door in FOLDERS if door.parent.parent == package}

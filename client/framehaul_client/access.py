@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ SERVER_NAME_VARIABLE: Final = "FRAMEHAUL_TLS_SERVER_NAME"
 
 Metadata = tuple[tuple[str, str], ...]
 
+_NO_PASSWORD: Final = ""
+"""Given where a key is encrypted: without it, OpenSSL would ask at the terminal."""
 _TOKEN: Final = re.compile(r"[!-~]{1,4096}")
 
 
@@ -111,11 +114,33 @@ class Access:
         """What a gRPC channel takes; None without TLS.
 
         Raises:
-            InvalidOption: a file can't be read.
+            InvalidOption: a file can't be read, or isn't what it should be.
         """
         if not self.uses_tls:
             return None
-        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+        files = _read(self.ca), _read(self.key), _read(self.certificate)
+        self.context()  # of files that are no good gRPC says nothing but that no server answers
+        return grpc.ssl_channel_credentials(*files)
+
+    def context(self) -> ssl.SSLContext:
+        """What any other connection takes.
+
+        Raises:
+            InvalidOption: a file can't be read, or isn't what it should be.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise InvalidOption(f"ca={self.ca}: must be PEM certificates of authorities ({error.strerror})") from error
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key, password=lambda: _NO_PASSWORD)
+            except (OSError, ValueError) as error:
+                raise InvalidOption(
+                    f"cert={self.certificate}, key={self.key}: must be a PEM certificate chain and its unencrypted key "
+                    f"({error})"
+                ) from error
+        return context
 
 
 def is_local(target: str) -> bool:
@@ -145,7 +170,7 @@ def read_token(path: Path) -> str:
                 )
             return file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOption(f"{path}: the token can't be read: {error}") from error
+        raise InvalidOption(f"{path}: the token can't be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _read(path: Path | None) -> bytes | None:

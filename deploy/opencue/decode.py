@@ -21,7 +21,9 @@ import outline.modules.shell
 def make_outline(given: argparse.Namespace) -> outline.Outline:
     """The job: one layer, whose frames are chunks of the clip's."""
     ol = outline.Outline(f"framehaul_{given.name}", frame_range=given.frames)
-    command = [given.client, "stream", given.latents, "--out", given.out, "--target", given.target]
+    command = [given.client, "stream", given.latents, "--out", given.out]
+    if given.target is not None:
+        command += ["--target", given.target]
     layer = outline.modules.shell.Shell(
         "decode",
         # The farm puts a chunk's first and last frame in here.
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("out", help="a pattern of pictures, such as '/shots/010/%%06d.png'")
     parser.add_argument("--frames", required=True, metavar="A-B", help="of the clip, counted from 0")
     parser.add_argument("--chunk", type=int, default=80, metavar="N", help="frames at a time (default: 80)")
-    parser.add_argument("--target", default="127.0.0.1:50051", metavar="HOST:PORT", help="the server")
+    parser.add_argument("--target", metavar="HOST:PORT", help="the server (default: that of the hosts' environment)")
     parser.add_argument("--client", default="framehaul-client", help="its command on the farm's hosts")
     parser.add_argument("--retries", type=int, default=3, metavar="N", help="of a chunk that fails (default: 3)")
     parser.add_argument("--print", action="store_true", help="show the job's specification")

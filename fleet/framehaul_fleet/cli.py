@@ -16,7 +16,7 @@ import uvloop
 
 from framehaul import logs as log_form
 from framehaul.address import Address
-from framehaul.options import file_name, option_type
+from framehaul.options import CommandParser, file_name, option_type
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -144,11 +144,10 @@ def servers_access(given: Mapping[str, Any], environment: Mapping[str, str]) -> 
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="fleet",
         description="One address for the servers of many hosts.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -156,8 +155,6 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="name servers of a fixed list, a DNS name or a cluster of Ray; no state, so several may run",
         description="Watches servers and names the one that a session should go to. Frames don't come by here.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     watched = command.add_mutually_exclusive_group(required=True)
     watched.add_argument(

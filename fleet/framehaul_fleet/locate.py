@@ -12,10 +12,9 @@ from framehaul_client.access import Access
 from framehaul_fleet.watching import RESOLVE_S, Resolve, Watching, resolve
 from framehaul_server.access.callers import Identify
 from framehaul_server.access.tls import Certificates
-from framehaul_server.app import read_identify
+from framehaul_server.app import read_access
 from framehaul_server.config import ServerConfig
 from framehaul_server.core.placement import Placement
-from framehaul_server.errors import UnusableFile
 from framehaul_server.front.front import Front
 
 if TYPE_CHECKING:
@@ -53,11 +52,7 @@ async def locate(
 
     Cancellation: stops.
     """
-    try:
-        certificates = Certificates(config.tls) if config.tls else None
-        identify = read_identify(config)
-    except (OSError, ValueError) as error:
-        raise UnusableFile(str(error)) from error
+    certificates, identify = read_access(config)
     placement = Placement()
     watching = Watching(servers, access, placement, resolve=resolve, resolve_s=resolve_s)
     front = Front(config, placement, identify, certificates)

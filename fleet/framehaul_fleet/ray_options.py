@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from framehaul.address import Address
-from framehaul.options import option_type
+from framehaul.options import CommandParser, option_type
 from framehaul_fleet.errors import FleetFailed
 from framehaul_fleet.on_ray.plan import OWN_FLAGS, FleetSpec
 from framehaul_server.cli import add_options
@@ -117,9 +117,7 @@ def check_server_arguments(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with code 2, having said what is wrong.
     """
-    parser = argparse.ArgumentParser(
-        prog="fleet up", usage="fleet up ... -- SERVER_OPTION ...", add_help=False, allow_abbrev=False
-    )
+    parser = CommandParser(prog="fleet up", add_help=False)
     add_options(parser, [option for option in OPTIONS if option.flag not in OWN_FLAGS], {})
     parser.parse_args(arguments)
 

@@ -5,14 +5,19 @@ Pure: imports neither torch nor grpc, so that the server may read a worker's spe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import msgspec
 
 from framehaul import clip
 from framehaul.formats import LatentDtype
 from framehaul_pipeline.errors import InvalidInput
+
+UNTOLD_LATENTS: Final = 128
+"""The most of a clip whose length isn't told at its opening, where each latent makes a session's state larger."""
 
 
 class Exactness(str, Enum):
@@ -46,7 +51,10 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     receptive_latents: int | None
     """How many latents back a frame depends on, its own included; None: on all of them."""
     state_bytes_per_pixel: float
-    """Temporal state of a session, device bytes for each output pixel, in numbers of 16 bits as on GPUs."""
+    """Temporal state of a session, device bytes for each output pixel, in numbers of 16 bits as on GPUs; where it
+    grows, of a clip of `UNTOLD_LATENTS`."""
+    growth_bytes_per_pixel: float = 0.0
+    """Of that, what each latent adds: its keys and values, for the attention of all later ones."""
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     """Per channel: `latents = normalized * std + mean`; empty: already in the decoder's own scale."""
@@ -140,8 +148,25 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def restarting(self, every_latents: int) -> DecoderSpec:
         """The same decoder, of clips that are cold at each `every_latents` latents: their frames repeat so."""
-        receptive = min(every_latents, self.receptive_latents or every_latents)
-        return msgspec.structs.replace(self, period_latents=every_latents, receptive_latents=receptive)
+        return msgspec.structs.replace(
+            self,
+            period_latents=every_latents,
+            receptive_latents=min(every_latents, self.receptive_latents or every_latents),
+            state_bytes_per_pixel=self.state_bytes_per_pixel + self._growth_bytes(every_latents),
+            growth_bytes_per_pixel=0.0,
+        )
+
+    def more_state_bytes(self, geometry: Geometry, num_latents: int | None, itemsize_bytes: int) -> int:
+        """What the state of a clip of `num_latents`, None: untold, takes beyond that of `UNTOLD_LATENTS`, or less.
+
+        It is made of numbers of `itemsize_bytes`.
+        """
+        height, width = geometry.frame_size(self)
+        growth_bytes = self._growth_bytes(UNTOLD_LATENTS if num_latents is None else num_latents)
+        return math.ceil(height * width * growth_bytes * itemsize_bytes / 2)
+
+    def _growth_bytes(self, num_latents: int) -> float:
+        return self.growth_bytes_per_pixel * (num_latents - UNTOLD_LATENTS)
 
     def most_frames(self, num_latents: int) -> int:
         """The most frames of a chunk of `num_latents`, 1 or more: its own, and all that were held back before.

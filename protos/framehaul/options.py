@@ -5,9 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 ValueT = TypeVar("ValueT")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser, and those of its commands, that tells what is wrong in one line; texts stand as they are written."""
+
+    def __init__(self, **given: Any) -> None:
+        """Make it of what argparse takes."""
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **given})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, without the usage: where there are many options it hides the reason."""
+        self.exit(2, f"{self.prog}: error: {message}; --help says more\n")
 
 
 def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
@@ -18,6 +30,18 @@ def option_type(read: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
             return read(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
+def reader(read: Callable[[str], ValueT], allowed: str) -> Callable[[str], ValueT]:
+    """Let `read` say what is `allowed` where its own `ValueError` is Python's."""
+
+    def checked(text: str) -> ValueT:
+        try:
+            return read(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r}: must be {allowed}") from None
 
     return checked
 

@@ -72,11 +72,8 @@ class App:
             UnusableFile: certificates, keys or tokens can't be read, or hold what they shouldn't.
         """
         self._config = config
-        try:
-            self._certificates = Certificates(config.tls) if config.tls else None
-            self._identify = identify = read_identify(config)
-        except (OSError, ValueError) as error:
-            raise UnusableFile(str(error)) from error
+        self._certificates, self._identify = read_access(config)
+        identify = self._identify
         self._on_ready = on_ready
         self._specs = config.worker.specs
         self._admission = Admission(
@@ -306,15 +303,20 @@ class App:
             _log.warning("%s", logs.line("stop_timeout", sessions=self._admission.num_sessions))
 
 
-def read_identify(config: ServerConfig) -> Identify:
-    """Who is known: everybody, or those with tokens.
+def read_access(config: ServerConfig) -> tuple[Certificates | None, Identify]:
+    """The certificates to serve with, and who is known: everybody, or those with tokens.
 
     Raises:
-        OSError: the tokens' file can't be read.
-        ValueError: it holds what it shouldn't.
+        UnusableFile: certificates, keys or tokens can't be read, or hold what they shouldn't.
     """
     path = config.tokens
-    return as_everyone if path is None else by_token(Watched("tokens", (path,), lambda: read_tokens(path)).current)
+    try:
+        certificates = Certificates(config.tls) if config.tls else None
+        if path is None:
+            return certificates, as_everyone
+        return certificates, by_token(Watched("tokens", (path,), lambda: read_tokens(path)).current)
+    except (OSError, ValueError) as error:
+        raise UnusableFile(str(error)) from error
 
 
 def _reading(config: ServerConfig) -> Reading:

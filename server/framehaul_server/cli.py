@@ -15,7 +15,7 @@ import uvloop
 
 from framehaul import logs
 from framehaul.allocator import tune_allocator
-from framehaul.options import option_type
+from framehaul.options import CommandParser, option_type
 from framehaul_pipeline import core_dumps
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
@@ -123,12 +123,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="server",
         description="Decodes VAE latents that arrive over gRPC and streams the frames back.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_options(parser, OPTIONS, environment)
     return parser
@@ -136,21 +134,25 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], environment: Mapping[str, str]) -> None:
     """Give `parser` these rows of the table, with defaults from the environment."""
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for option in options:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        add_argument = groups[option.group].add_argument
         flag, field, kind, variable, default = option.flag, option.field, option.kind, option.variable, option.default
-        shown = "" if default is None else f", default {default}"
+        shown = "" if not default else f", default {default}"
         if kind is FLAG:
-            parser.add_argument(flag, dest=field, action="store_true", help=option.help)
+            add_argument(flag, dest=field, action="store_true", help=option.help)
         elif kind is SWITCH:
             on = _read_switch(parser, variable, environment.get(variable, str(default)))
             other = "0" if default == "1" else "1"
             description = f"{option.help} [{variable}={other}]"
-            parser.add_argument(flag, dest=field, action=argparse.BooleanOptionalAction, default=on, help=description)
+            add_argument(flag, dest=field, action=argparse.BooleanOptionalAction, default=on, help=description)
         elif kind.many:
             description = f"{option.help} [{variable}, separated by commas{shown}]"
-            parser.add_argument(flag, dest=field, action="append", metavar=kind.metavar, help=description)
+            add_argument(flag, dest=field, action="append", metavar=kind.metavar, help=description)
         else:
-            parser.add_argument(
+            add_argument(
                 flag,
                 dest=field,
                 type=option_type(kind.read),

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from framehaul.address import Address
 from framehaul.formats import parse_size
 from framehaul.logs import LEVELS
-from framehaul.options import file_name
+from framehaul.options import file_name, reader
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_server.access.tls import TlsFiles
 from framehaul_server.core.tenants import MAX_QUEUED
@@ -171,6 +172,8 @@ class Option:
     """Of `ServerConfig`, which also has the default; `worker.` and `tls.` lead to fields of what it holds."""
     kind: Kind
     help: str
+    group: str = ""
+    """The heading that it stands under in `--help`."""
 
     @property
     def variable(self) -> str:
@@ -184,16 +187,6 @@ class Option:
         for name in self.field.split("."):
             value = getattr(value, name, None)
         return None if value is None else self.kind.show(value)
-
-
-def _reader(read: Callable[[str], float], allowed: str) -> Callable[[str], float]:
-    def checked(text: str) -> float:
-        try:
-            return read(text)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{text!r}: must be {allowed}") from None
-
-    return checked
 
 
 def _area(text: str) -> int:
@@ -216,22 +209,40 @@ FLAG: Final = Kind("")
 _ADDRESS: Final = Kind("HOST:PORT", Address.parse)
 _AREA: Final = Kind("WIDTHxHEIGHT", _area, lambda pixels: f"1920x{pixels // 1920}")
 _DEVICES: Final = Kind("DEVICE[,DEVICE...]", _names, ",".join)
-_COUNT: Final = Kind("N", _reader(int, "a whole number"))
+_COUNT: Final = Kind("N", reader(int, "a whole number"))
 _FILE: Final = Kind("FILE", lambda text: Path(file_name(text)))
 _FOLDER: Final = Kind("DIR", _FILE.read)
-_GIB: Final = Kind("GIB", _reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
-_MIB: Final = Kind("MIB", _reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
+_GIB: Final = Kind("GIB", reader(lambda text: int(float(text) * (1 << 30)), "a number of GiB"))
+_MIB: Final = Kind("MIB", reader(lambda text: int(text) << 20, "a whole number"), lambda size: str(size >> 20))
 _MODELS: Final = Kind("NAME[=PATH]", show=lambda models: ",".join(model.spec.name for model in models), many=True)
 _MODULES: Final = Kind("MODULE", many=True)
-_SECONDS: Final = Kind("SECONDS", _reader(float, "a number"), "{:g}".format)
+_SECONDS: Final = Kind("SECONDS", reader(float, "a number"), "{:g}".format)
 _SIZES: Final = Kind("WIDTHxHEIGHT", _sizes, lambda sizes: ",".join(f"{width}x{height}" for width, height in sizes))
 
 _DEFAULTS: Final = ServerConfig()
 _RESTART_MINUTES: Final = _DEFAULTS.worker.restart_window_s / 60
 
+_session: Final = partial(Option, group="sessions and their queue")
+_worker: Final = partial(Option, group="frames, memory and the worker")
+_access: Final = partial(Option, group="who may call")
+_watching: Final = partial(Option, group="watching and testing")
+_film: Final = partial(Option, group="searching films")
+
 # In the order of `--help`.
 OPTIONS: Final = (
     Option("--listen", "listen", _ADDRESS, "where to listen; port 0 picks a free one"),
+    Option(
+        "--keepalive",
+        "keepalive_s",
+        _SECONDS,
+        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
+    ),
+    Option(
+        "--advertise",
+        "advertise",
+        Kind("HOST:PORT"),
+        "address that Locate answers, port 0 is the bound one; default is the bound address",
+    ),
     Option("--device", "worker.device", Kind("DEVICE"), "auto, cpu, cuda or cuda:N"),
     Option(
         "--devices",
@@ -247,135 +258,7 @@ OPTIONS: Final = (
         "#sha256=HEX behind it to pin the weights. Several options serve several models, the first is the default",
     ),
     Option("--plugin", "plugins", _MODULES, "a module with a decoder of its own; see docs/models.md"),
-    Option("--max-sessions", "max_sessions", _COUNT, "sessions at a time; more wait in a queue"),
-    Option("--max-queued", "max_queued", _COUNT, "sessions in the queue; more are refused, 0 has none"),
-    Option("--max-queued-mib", "max_queued_bytes", _MIB, "their first requests together, MiB"),
-    Option("--max-size", "worker.max_pixels", _AREA, "largest frame, by its area; sizes the rings"),
-    Option("--slots", "worker.num_slots", _COUNT, "chunks of frames in shared memory"),
-    Option("--chunk-latents", "worker.chunk_latents", _COUNT, "most latents decoded together"),
-    Option(
-        "--reproducible",
-        "reproducible",
-        SWITCH,
-        "the same latents give the same bytes, whatever the load, in sessions that don't say: latents are decoded one "
-        "by one, which takes longer with some decoders",
-    ),
-    Option(
-        "--warm-up",
-        "worker.warm_up",
-        _SIZES,
-        "frame sizes, separated by commas, to decode once with each model before serving: their first client need not "
-        "wait while kernels are chosen",
-    ),
-    Option(
-        "--device-memory-gib",
-        "worker.device_memory_bytes",
-        _GIB,
-        "device memory for sessions; default is what is free once models are loaded, on the CPU half of the host's",
-    ),
-    Option(
-        "--park-gib",
-        "worker.park_bytes",
-        _GIB,
-        "host memory for the state of sessions that stand still; 0 keeps it on the device; "
-        "default is a quarter of the host's (or its container's), at most 16; on the CPU 0",
-    ),
-    Option(
-        "--session-window-mib",
-        "session_window_bytes",
-        _MIB,
-        "frames that may wait for one client, in MiB; times --max-sessions is the most they can hold",
-    ),
-    Option(
-        "--highlight",
-        "highlight",
-        SWITCH,
-        "search films for what pictures show; needs framehaul[highlight], or a model. Films are strangers' bytes: see "
-        "SECURITY.md",
-    ),
-    Option(
-        "--highlight-model",
-        "highlight_model",
-        _FOLDER,
-        "search by this CLIP or SigLIP, a folder as transformers saves it: for texts too; needs "
-        "framehaul[highlight-model]",
-    ),
-    Option(
-        "--highlight-root", "highlight_root", _FOLDER, "a folder whose films clients may name; else they upload theirs"
-    ),
-    Option(
-        "--highlight-saliency",
-        "highlight_saliency",
-        _FILE,
-        "TASED-Net's weights, a safetensors file: say where people look in films, and crop around that; works without "
-        "--highlight",
-    ),
-    Option("--highlight-upload-mib", "highlight_upload_bytes", _MIB, "uploaded films together, on disk, in MiB"),
-    Option(
-        "--highlight-readers",
-        "highlight_readers",
-        _COUNT,
-        "processes that read films at a time; 0 has one for each processor but two",
-    ),
-    Option("--max-request-mib", "max_request_bytes", _MIB, "largest request, a Render's clip say, in MiB"),
-    Option(
-        "--resume-window",
-        "resume_window_s",
-        _SECONDS,
-        "how long a session waits for its client after its connection was lost",
-    ),
     Option("--grace", "grace_s", _SECONDS, "time for running sessions after the first signal"),
-    Option(
-        "--standby",
-        "worker.standby",
-        SWITCH,
-        "keep a process ready to take over from a worker that dies: 0.5 GB of memory, none of the device",
-    ),
-    Option(
-        "--max-restarts",
-        "worker.max_restarts",
-        _COUNT,
-        f"replace a worker that died so often in {_RESTART_MINUTES:g} minutes; after that the server ends",
-    ),
-    Option(
-        "--chunk-timeout",
-        "worker.chunk_timeout_s",
-        _SECONDS,
-        "a worker that doesn't answer for so long, or takes so long (or 20 times the usual) for a chunk, is replaced",
-    ),
-    Option(
-        "--keepalive",
-        "keepalive_s",
-        _SECONDS,
-        "ping a silent connection after so long; one that doesn't answer within half of that is dropped",
-    ),
-    Option(
-        "--stall-timeout",
-        "stall_timeout_s",
-        _SECONDS,
-        "end a session whose client has neither taken a frame nor sent a latent for so long",
-    ),
-    Option(
-        "--advertise",
-        "advertise",
-        Kind("HOST:PORT"),
-        "address that Locate answers, port 0 is the bound one; default is the bound address",
-    ),
-    Option("--tls-cert", "tls.certificate", _FILE, "serve with TLS: this certificate and those above it, PEM"),
-    Option("--tls-key", "tls.key", _FILE, "its key, PEM; changed files are read again"),
-    Option(
-        "--tls-client-ca", "tls.client_ca", _FILE, "let in only clients with a certificate of these authorities, PEM"
-    ),
-    Option("--tokens", "tokens", _FILE, "let in only clients with a token of this file; see docs/operations.md"),
-    Option("--insecure", "insecure", SWITCH, "allow addresses other than loopback even without TLS or tokens"),
-    Option(
-        "--allow-synthetic", "allow_synthetic", SWITCH, "allow clips that the server makes from a seed, for load tests"
-    ),
-    Option("--reflection", "reflection", SWITCH, "serve gRPC reflection"),
-    Option("--metrics", "metrics", _ADDRESS, "serve metrics for Prometheus, and a page for people, there by HTTP"),
-    Option(
-        "--preview", "preview", SWITCH, "small pictures of what each session decodes, on that page, while it is open"
-    ),
     Option("--log-level", "log_level", Kind("LEVEL"), ", ".join(LEVELS)),
     Option(
         "--explain",
@@ -383,5 +266,121 @@ OPTIONS: Final = (
         FLAG,
         "print what these options take, slots, host memory and state of sessions by size, and how many sessions fit; "
         "starts nothing",
+    ),
+    _session("--max-sessions", "max_sessions", _COUNT, "sessions at a time; more wait in a queue"),
+    _session("--max-queued", "max_queued", _COUNT, "sessions in the queue; more are refused, 0 has none"),
+    _session("--max-queued-mib", "max_queued_bytes", _MIB, "their first requests together, MiB"),
+    _session("--max-request-mib", "max_request_bytes", _MIB, "largest request, a Render's clip say, in MiB"),
+    _session(
+        "--session-window-mib",
+        "session_window_bytes",
+        _MIB,
+        "frames that may wait for one client, in MiB; times --max-sessions is the most they can hold",
+    ),
+    _session(
+        "--resume-window",
+        "resume_window_s",
+        _SECONDS,
+        "how long a session waits for its client after its connection was lost",
+    ),
+    _session(
+        "--stall-timeout",
+        "stall_timeout_s",
+        _SECONDS,
+        "end a session whose client has neither taken a frame nor sent a latent for so long",
+    ),
+    _worker("--max-size", "worker.max_pixels", _AREA, "largest frame, by its area; sizes the rings"),
+    _worker("--slots", "worker.num_slots", _COUNT, "chunks of frames in shared memory"),
+    _worker("--chunk-latents", "worker.chunk_latents", _COUNT, "most latents decoded together"),
+    _worker(
+        "--reproducible",
+        "reproducible",
+        SWITCH,
+        "the same latents give the same bytes, whatever the load, in sessions that don't say: latents are decoded one "
+        "by one, which takes longer with some decoders",
+    ),
+    _worker(
+        "--warm-up",
+        "worker.warm_up",
+        _SIZES,
+        "frame sizes, separated by commas, to decode once with each model before serving: their first client need not "
+        "wait while kernels are chosen",
+    ),
+    _worker(
+        "--device-memory-gib",
+        "worker.device_memory_bytes",
+        _GIB,
+        "device memory for sessions; default is what is free once models are loaded, on the CPU half of the host's",
+    ),
+    _worker(
+        "--park-gib",
+        "worker.park_bytes",
+        _GIB,
+        "host memory for the state of sessions that stand still; 0 keeps it on the device; "
+        "default is a quarter of the host's (or its container's), at most 16; on the CPU 0",
+    ),
+    _worker(
+        "--standby",
+        "worker.standby",
+        SWITCH,
+        "keep a process ready to take over from a worker that dies: 0.5 GB of memory, none of the device",
+    ),
+    _worker(
+        "--max-restarts",
+        "worker.max_restarts",
+        _COUNT,
+        f"replace a worker that died so often in {_RESTART_MINUTES:g} minutes; after that the server ends",
+    ),
+    _worker(
+        "--chunk-timeout",
+        "worker.chunk_timeout_s",
+        _SECONDS,
+        "a worker that doesn't answer for so long, or takes so long (or 20 times the usual) for a chunk, is replaced",
+    ),
+    _access("--tls-cert", "tls.certificate", _FILE, "serve with TLS: this certificate and those above it, PEM"),
+    _access("--tls-key", "tls.key", _FILE, "its key, PEM; changed files are read again"),
+    _access(
+        "--tls-client-ca", "tls.client_ca", _FILE, "let in only clients with a certificate of these authorities, PEM"
+    ),
+    _access("--tokens", "tokens", _FILE, "let in only clients with a token of this file; see docs/operations.md"),
+    _access("--insecure", "insecure", SWITCH, "allow addresses other than loopback even without TLS or tokens"),
+    _watching("--metrics", "metrics", _ADDRESS, "serve metrics for Prometheus, and a page for people, there by HTTP"),
+    _watching(
+        "--preview", "preview", SWITCH, "small pictures of what each session decodes, on that page, while it is open"
+    ),
+    _watching("--reflection", "reflection", SWITCH, "serve gRPC reflection"),
+    _watching(
+        "--allow-synthetic", "allow_synthetic", SWITCH, "allow clips that the server makes from a seed, for load tests"
+    ),
+    _film(
+        "--highlight",
+        "highlight",
+        SWITCH,
+        "search films for what pictures show; needs framehaul[highlight], or a model. Films are strangers' bytes: see "
+        "SECURITY.md",
+    ),
+    _film(
+        "--highlight-model",
+        "highlight_model",
+        _FOLDER,
+        "search by this CLIP or SigLIP, a folder as transformers saves it: for texts too; needs "
+        "framehaul[highlight-model]",
+    ),
+    _film(
+        "--highlight-root", "highlight_root", _FOLDER, "a folder whose films clients may name; else they upload theirs"
+    ),
+    _film(
+        "--highlight-saliency",
+        "highlight_saliency",
+        _FILE,
+        "TASED-Net's weights, a safetensors file: say where people look in films, and crop around that; works without "
+        "--highlight",
+    ),
+    _film("--highlight-upload-mib", "highlight_upload_bytes", _MIB, "uploaded films together, on disk, in MiB"),
+    _film(
+        "--highlight-readers",
+        "highlight_readers",
+        _COUNT,
+        "processes that read films at a time; 0 has one for each processor but two",
     ),
 )

@@ -15,6 +15,7 @@ from framehaul_pipeline.decoders.tiny import read_tiny
 from framehaul_pipeline.device.convert import convert, convert_by_torch
 from framehaul_pipeline.device.devices import CudaDevice, open_device
 from framehaul_pipeline.device.streams import Event, Stream
+from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.rings.ring import Ring
 from framehaul_pipeline.scheduling.chunks import Chunk, InletSlot
 from framehaul_pipeline.spec import Geometry
@@ -202,5 +203,5 @@ def test_conversion_on_the_gpu_is_one_kernel() -> None:
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     """By its name, with what is allowed."""
-    with pytest.raises(ValueError, match="device=cuda:63: must be one of the"):
+    with pytest.raises(InvalidInput, match="device=cuda:63: must be cpu, or one of"):
         open_device("cuda:63")

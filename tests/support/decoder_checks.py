@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from framehaul_pipeline.decoders.base import Decoder, Draining, State
+from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.worker.parking import Parking, Place, forget
+from tests.support.fake_decoder import fake_opening
 
 
 @contextmanager
@@ -66,6 +69,37 @@ def check_state_bytes(decoder: Decoder, geometry: Geometry, chunks: tuple[int, .
         _, state = decoder.step(torch.zeros(shape, dtype=decoder.dtype), state)
         held.append(tensor_bytes(state))
     assert max(held) <= told <= 1.1 * min(held), f"state_bytes={told}: the state holds {held}"
+
+
+@torch.inference_mode()
+def check_turns(decoder: Decoder, clips: Sequence[Tensor]) -> None:
+    """Sessions of clips of one length that take turns, and are parked between chunks, are bit-equal to each alone.
+
+    Chunks are of one latent, or of one blank behind the last.
+    """
+    geometry = Geometry(channels=clips[0].shape[1], height=clips[0].shape[2], width=clips[0].shape[3])
+    parking = Parking(CpuDevice(), CpuDevice().stream())
+    pages = range(1 + decoder.state_bytes(geometry) // 4096)
+    parking.pin(len(pages), 4096)
+    places = [Place(decoder, fake_opening(), decoder.open(geometry, None)) for _ in clips]
+    frames: list[list[Tensor]] = [[] for _ in clips]
+    for parts in zip(*([*latents.split(1), *[None] * decoder.spec.num_blanks] for latents in clips), strict=True):
+        for part, place, decoded in zip(parts, places, frames, strict=True):
+            parking.park(place, pages)
+            forget(place)
+            parking.restore(place, pages)
+            made, place.state = advance(decoder, part, place.state)
+            decoded.append(made)
+    for latents, decoded in zip(clips, frames, strict=True):
+        assert torch.equal(torch.cat(decoded), decode(decoder, latents, 1))
+
+
+def advance(decoder: Decoder, latents: Tensor | None, state: State) -> tuple[Tensor, State]:
+    """By some latents, or by a blank."""
+    if latents is not None:
+        return decoder.step(latents, state)
+    assert isinstance(decoder, Draining)
+    return decoder.drain(1, state)
 
 
 @one_thread()

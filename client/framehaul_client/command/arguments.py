@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from framehaul.address import Address
 from framehaul.formats import PixelFormat, parse_size
-from framehaul.options import file_name, named_value, option_type
+from framehaul.options import CommandParser, file_name, named_value, option_type, reader
 from framehaul_client.access import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -79,7 +79,7 @@ examples:
   client highlight long.mp4 --image can.jpg --crop 9:16 --out tall.mp4                   the subject kept in view
   client highlight long.mp4 --saliency map.mp4                                           where people look
 """
-_COMMANDS: Final[dict[str, dict[str, Any]]] = {
+COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "stream": {
         "help": "decode latents to a video",
         "description": "Streams latents to a server and writes the decoded frames.\n\n"
@@ -92,7 +92,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "When the connection is lost, or the server or its worker ends, the session is taken up again where the\n"
         "frames stopped, for as long as --retry-for says; what happens is told on stderr.",
         "epilog": f"{_EXAMPLES}\n{_EXIT_CODES}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "highlight": {
         "help": "cut the seconds out of a long video that show a product",
@@ -102,7 +101,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "server's, frames\ncome from the server instead, without sound.\n\n"
         "A match that hardly stands out is called weak.",
         "epilog": f"{_HIGHLIGHT_EXAMPLES}\n{_EXIT_CODES}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "probe": {
         "help": "measure servers as a user meets them, once or again and again",
@@ -115,7 +113,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "epilog": f"{_PROBE_EXAMPLES}\n{_EXIT_CODES}\n\n"
         "After several runs: 0 if all ended well, else the code of the last one that failed. That goes for Ctrl-C and\n"
         "SIGTERM too, unless they come before the first run is over. A run that isn't over in time counts as broken.",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "info": {
         "help": "say what a server offers",
@@ -124,8 +121,8 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
     "models": {
         "help": "say which models a server has",
         "description": "Says for each model of a server how latents become frames: channels of a latent, pixels of one "
-        "of its cells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
-        "normalisation, and how much device memory a session holds.",
+        "of its\ncells, frames, latents it looks ahead and back, what streamed frames equal, whether it undoes "
+        "normalisation,\nand how much device memory a session holds.",
     },
     "trace": {
         "help": "write down what a server does for some seconds",
@@ -134,8 +131,6 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "rings and windows are.\nThe server isn't restarted. Where it has tokens, this one's tenant must be allowed "
         "to (watch = true).\n\nOpen the file at https://ui.perfetto.dev, or draw it with client timeline. Needs the "
         "extra framehaul[observe].\nCtrl-C ends it sooner, and keeps what came.",
-        "epilog": _EXIT_CODES,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "timeline": {
         "help": "draw a trace",
@@ -143,18 +138,16 @@ _COMMANDS: Final[dict[str, dict[str, Any]]] = {
         "be seen: a row for\neach session, coloured by what its next frame waits for, with the frames that are sent "
         "below it; the device's\nchunks and copies, and the time in which it has none; the client's encoder. Needs "
         "the extra framehaul[observe].",
-        "epilog": _EXIT_CODES,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     },
     "top": {
         "help": "watch what a server does",
         "description": "Shows what a server's page shows, in a terminal, once a second: what it is bound by, its last "
-        "minute, and its sessions. q or Ctrl-C ends it. Needs framehaul[observe].",
+        "minute, and\nits sessions. q or Ctrl-C ends it. Needs framehaul[observe].",
     },
 }
-_ALL: Final = tuple(_COMMANDS)
+_ALL: Final = tuple(COMMANDS)
 _DECODING: Final = ("stream", "probe")
-_ACCESSED: Final = tuple(name for name in _COMMANDS if name != "timeline")
+_ACCESSED: Final = tuple(name for name in COMMANDS if name != "timeline")
 """Those that go to a server,"""
 _ONLINE: Final = tuple(name for name in _ACCESSED if name != "top")
 """and those that speak gRPC with it."""
@@ -171,12 +164,16 @@ _access_option: Final = partial(_option, commands=_ACCESSED, group="TLS and toke
 _video_option: Final = partial(_option, group="video files")
 
 
+_number: Final = reader(float, "a number")
+_whole: Final = reader(int, "a whole number")
+
+
 def _output(text: str) -> str:
     return STDOUT if text == "/dev/stdout" else file_name(text)
 
 
 def _timeout_s(text: str) -> float:
-    given = float(text)
+    given = _number(text)
     if not 0 < given <= 3600:
         raise ValueError(f"{text}: must be over 0 and up to 3600 seconds")
     return given
@@ -195,7 +192,7 @@ def _parts(text: str) -> int:
 
 
 def _within(name: str, least: float, most: float, text: str) -> float:
-    return within(name, float(text), least, most)
+    return within(name, _number(text), least, most)
 
 
 def _frames(text: str) -> tuple[int, int]:
@@ -209,14 +206,14 @@ def _frames(text: str) -> tuple[int, int]:
 
 
 def _price(text: str) -> float:
-    given = float(text)
+    given = _number(text)
     if not 0 < given <= 1e6:
         raise ValueError(f"{text}: must be over 0 and up to 1000000")
     return given
 
 
 def _trace_seconds(text: str) -> float:
-    given = float(text)
+    given = _number(text)
     if not 1 <= given <= 300:
         raise ValueError(f"{text}: must be 1..300 seconds")
     return given
@@ -515,19 +512,19 @@ class Options:
     priority: int = _option(
         commands=_DECODING,
         default=0,
-        type=option_type(lambda text: check_priority(int(text))),
+        type=option_type(lambda text: check_priority(_whole(text))),
         help="-100 to 100, higher is served first (default: 0)",
     )
     retry_for: float = _option(
         default=DEFAULT_RETRY_FOR_S,
-        type=option_type(lambda text: check_retry_for(float(text))),
+        type=option_type(lambda text: check_retry_for(_number(text))),
         metavar="SECONDS",
         help="how long to try to go on when the connection or the server is lost, counted from the last frame that "
         f"came, without the time in a server's queue; 0 to fail at once (default: {DEFAULT_RETRY_FOR_S:g})",
     )
     stall_timeout: float = _option(
         default=DEFAULT_STALL_TIMEOUT_S,
-        type=option_type(lambda text: check_stall_timeout(float(text))),
+        type=option_type(lambda text: check_stall_timeout(_number(text))),
         metavar="SECONDS",
         help="how long the server may send no frame, take no latent and say nothing from its queue though its "
         f"connection lives; then the session counts as lost (default: {DEFAULT_STALL_TIMEOUT_S:g})",
@@ -667,15 +664,14 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     Raises:
         SystemExit: with code 2 for a wrong option, with code 0 for --help.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="client",
         description="Streams latents to a Framehaul server and turns the frames that come back into a video.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, texts in _COMMANDS.items():
-        command = commands.add_parser(name, allow_abbrev=False, **texts)
+    for name, texts in COMMANDS.items():
+        command = commands.add_parser(name, **{"epilog": _EXIT_CODES, **texts})
         _add_options(command, name)
         command.set_defaults(
             target=os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET, debug=bool(os.environ.get(DEBUG_VARIABLE))

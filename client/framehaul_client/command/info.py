@@ -78,7 +78,9 @@ def model_lines(models: Sequence[Model], size: tuple[int, int] | None = None) ->
                 f"{model.spatial_factor}x{model.spatial_factor}",
                 _chunk_rule(model),
                 _lookahead(model),
-                "all latents" if model.receptive_latents is None else _latents(model.receptive_latents),
+                "all latents"
+                if model.receptive_latents is None
+                else _latents(model.receptive_latents - 1),  # without its own
                 model.exactness,
                 "yes" if model.normalization else "no",
                 _state(model, size),

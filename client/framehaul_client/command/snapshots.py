@@ -9,7 +9,6 @@ import http.client
 import json
 import re
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,10 +16,8 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from framehaul_client.access import Access
-from framehaul_client.core.printable import printable
 from framehaul_client.errors import (
     FramehaulError,
-    InvalidOption,
     InvalidRequest,
     NotAuthenticated,
     ProtocolError,
@@ -90,7 +87,7 @@ class Snapshots:
             access = replace(access, tls=False, ca=None, certificate=None, key=None, server_name=None)
         self._address = address
         self._headers = dict(access.metadata(str(address)))
-        self._context = _context(access) if encrypted else None
+        self._context = access.context() if encrypted else None
         self._server_name = access.server_name or address.host
         self._connection: http.client.HTTPConnection | None = None
 
@@ -143,17 +140,15 @@ class Snapshots:
         return response
 
     def _lost(self, error: Exception) -> ServerUnavailable:
-        return ServerUnavailable(f"{self._address}: no server answers: {printable(str(error) or type(error).__name__)}")
-
-
-def _context(access: Access) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=access.ca)
-        if access.certificate is not None:
-            context.load_cert_chain(access.certificate, access.key)
-    except OSError as error:
-        raise InvalidOption(f"ca={access.ca}, cert={access.certificate}, key={access.key}: {error}") from error
-    return context
+        if self._connection is not None:
+            self._connection.close()
+        if isinstance(error, http.client.RemoteDisconnected):
+            return ServerUnavailable(f"{self._address}: it hung up at once; perhaps it wants TLS: --tls")
+        if isinstance(error, OSError):
+            return ServerUnavailable(f"{self._address}: no server answers: {error.strerror or error}")
+        return ServerUnavailable(
+            f"{self._address}: it doesn't answer by HTTP: is it the address of a server's --metrics?"
+        )
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

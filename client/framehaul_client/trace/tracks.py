@@ -101,15 +101,8 @@ class TraceFile:
         """Write what took from `start_ns` to `end_ns`; `kind` is its category. Equal `flows` tie slices together."""
         lane = self._lane(track, start_ns, end_ns)
         event_type = self._pb.TrackEvent
-        packet = self._event(lane, start_ns, event_type.TYPE_SLICE_BEGIN)
-        event = packet.track_event
-        event.name = name
-        event.categories.append(kind)
-        event.flow_ids.extend(flows)
-        _note(event, notes or {})
-        self._write(packet)
+        self._write_named(self._event(lane, start_ns, event_type.TYPE_SLICE_BEGIN), kind, name, flows, notes)
         self._write(self._event(lane, end_ns, event_type.TYPE_SLICE_END))
-        self.num_events += 1
 
     def moment(
         self,
@@ -123,14 +116,7 @@ class TraceFile:
     ) -> None:
         """Write what took no time."""
         lane = self._lane(track, at_ns, at_ns)
-        packet = self._event(lane, at_ns, self._pb.TrackEvent.TYPE_INSTANT)
-        event = packet.track_event
-        event.name = name
-        event.categories.append(kind)
-        event.flow_ids.extend(flows)
-        _note(event, notes or {})
-        self._write(packet)
-        self.num_events += 1
+        self._write_named(self._event(lane, at_ns, self._pb.TrackEvent.TYPE_INSTANT), kind, name, flows, notes)
 
     def level(self, counter: int, at_ns: int, value: int) -> None:
         """Write how much there is."""
@@ -184,6 +170,15 @@ class TraceFile:
         packet.timestamp = at_ns
         packet.track_event.type, packet.track_event.track_uuid = event_type, track
         return packet
+
+    def _write_named(self, packet: Any, kind: str, name: str, flows: Iterable[int], notes: Notes | None) -> None:
+        event = packet.track_event
+        event.name = name
+        event.categories.append(kind)
+        event.flow_ids.extend(flows)
+        _note(event, notes or {})
+        self._write(packet)
+        self.num_events += 1
 
     def _write(self, packet: Any) -> None:
         packet.trusted_packet_sequence_id = _SEQUENCE

@@ -80,7 +80,7 @@ class TraceWriter:
         self._num_dropped = 0
         self._started = pb.TraceStarted()
         self._own: set[str] | None = None
-        self._server = self._about = 0
+        self._server = 0
         self._sessions: dict[int, _SessionTracks] = {}
         self._foreign: set[int] = set()
         self._worker: dict[str, Track] = {}

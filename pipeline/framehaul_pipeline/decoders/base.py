@@ -44,7 +44,8 @@ class Decoder(Protocol):
 
         Args:
             geometry: size of the session's latents.
-            num_latents: how many latents will come, None when not known.
+            num_latents: how many latents will come, None when not known: where the spec says that the state grows,
+                `UNTOLD_LATENTS` at most then.
             first_latent: index in its clip of the first of them; 0 unless the spec says `starts_anywhere`. A decode
                 that starts in the middle gives `temporal_factor` frames a latent from there on, and after
                 `history_latents` of them the clip's own.
@@ -80,7 +81,10 @@ class Decoder(Protocol):
         """Frames `[F, 3, H, W]` still held back by lookahead after the last latent, or None."""
 
     def state_bytes(self, geometry: Geometry) -> int:
-        """Device memory of one session's state: never less than its tensors hold, and at most 10 % more."""
+        """Device memory of one session's state: never less than its tensors hold, and at most 10 % more.
+
+        Where the spec says that it grows, of a clip of `UNTOLD_LATENTS`.
+        """
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """Device memory that a step of `num_latents` needs at its peak, beyond weights and state."""

@@ -31,7 +31,7 @@ class RestartingDecoder:
         """State at `first_latent`, which may lie in the middle."""
         del num_latents
         within = first_latent % self._every
-        state = self._decoder.open(geometry, None, first_latent=within)
+        state = self._decoder.open(geometry, self._every - within, first_latent=within)
         return [*state, self._mark(within)]
 
     def next_chunk(self, index: int, available: int, wanted: int, *, ended: bool) -> int:
@@ -47,7 +47,7 @@ class RestartingDecoder:
         within = mark.numel()
         if within == self._every:
             _, channels, height, width = latents.shape
-            inner = self._decoder.open(Geometry(channels=channels, height=height, width=width), None)
+            inner = self._decoder.open(Geometry(channels=channels, height=height, width=width), self._every)
             within = 0
         frames, inner = self._decoder.step(latents, inner)
         return frames, [*inner, self._mark(within + len(latents))]
@@ -58,8 +58,10 @@ class RestartingDecoder:
         return None
 
     def state_bytes(self, geometry: Geometry) -> int:
-        """The other decoder's, and the mark."""
-        return self._decoder.state_bytes(geometry) + self._every * self.dtype.itemsize
+        """The other decoder's of so long a clip, and the mark."""
+        itemsize_bytes: int = self.dtype.itemsize
+        more_bytes = self._decoder.spec.more_state_bytes(geometry, self._every, itemsize_bytes)
+        return self._decoder.state_bytes(geometry) + more_bytes + self._every * itemsize_bytes
 
     def workspace_bytes(self, geometry: Geometry, num_latents: int) -> int:
         """The other decoder's."""

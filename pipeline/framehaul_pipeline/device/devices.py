@@ -13,6 +13,7 @@ import torch
 
 from framehaul_pipeline.device.host_memory import FRAGMENTATION, KeptMemory, available_bytes, trim
 from framehaul_pipeline.device.streams import Device, Event, Stream
+from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.rings.ring import Ring
 
 
@@ -204,7 +205,7 @@ def open_device(name: str) -> Device:
     """Open `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ValueError: there is no such device here.
+        InvalidInput: there is no such device here.
     """
     num_gpus = torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and num_gpus == 0):
@@ -214,5 +215,5 @@ def open_device(name: str) -> Device:
         return CpuDevice()
     index = int(name[5:]) if name.startswith("cuda:") else 0
     if index >= num_gpus:
-        raise ValueError(f"device={name}: must be one of the {num_gpus} CUDA devices here, or cpu")
+        raise InvalidInput("device", name, f"cpu, or one of the CUDA devices, of which PyTorch finds {num_gpus} here")
     return CudaDevice(index)

@@ -8,16 +8,26 @@ import sys
 from pathlib import Path
 
 from framehaul.formats import parse_size
-from framehaul.options import file_name, option_type
-from framehaul_pipeline.errors import InvalidInput, PipelineError
+from framehaul.options import CommandParser, file_name, option_type
+from framehaul_pipeline.errors import InvalidInput
 
 EXIT_OK = 0
-EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_OUTPUT = 6
+EXIT_INTERRUPTED = 130
+
+_EXIT_CODES = """\
+exit codes:
+  0    done
+  1    a fault in this program: please report it
+  2    a wrong option, or a video that can't be read
+  6    the latent file can't be written
+  130  interrupted (Ctrl-C); nothing was written
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad usage or input."""
+    """Run the command line; gives the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -26,20 +36,21 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, EXIT_USAGE)
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is not installed here: pip install 'framehaul[server]'", EXIT_USAGE)
-    except (PipelineError, OSError) as error:
-        return _complain(error, EXIT_FAILED)
+    except OSError as error:
+        return _complain(f"{arguments.out}: {error.strerror or error}", EXIT_OUTPUT)
     except KeyboardInterrupt:
-        return _complain("interrupted; nothing was written", EXIT_FAILED)
+        return _complain("interrupted; nothing was written", EXIT_INTERRUPTED)
     return EXIT_OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pipeline", description="Framehaul's decode pipeline, without a server.")
+    parser = CommandParser(prog="pipeline", description="Framehaul's decode pipeline, without a server.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     encode = commands.add_parser(
         "encode",
         help="turn a video into latents of the built-in model",
         description="Turn any video that FFmpeg reads into a latent file of the built-in model `tiny`.",
+        epilog=_EXIT_CODES,
     )
     encode.add_argument(
         "video",

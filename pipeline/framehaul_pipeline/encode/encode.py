@@ -76,15 +76,7 @@ def encode(
                 writer.write(_wire(latents))
                 progress.add(len(chunk))
             reading.close()
-            writer.finish(
-                {
-                    "framehaul.model": TINY_SPEC.name,
-                    "framehaul.layout": "TCHW",
-                    "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
-                    "framehaul.frames": str(source.num_frames),
-                    "framehaul.normalized": "false",
-                }
-            )
+            writer.finish(_notes(source))
     log.info(
         "%s: %d latents of %d frames, %dx%d at %s fps, %.1f MB, in %.1f s",
         out,
@@ -96,6 +88,16 @@ def encode(
         out.stat().st_size / 1e6,
         time.monotonic() - started,
     )
+
+
+def _notes(source: VideoInput) -> dict[str, str]:
+    return {
+        "framehaul.model": TINY_SPEC.name,
+        "framehaul.layout": "TCHW",
+        "framehaul.fps": f"{source.fps.numerator}/{source.fps.denominator}",
+        "framehaul.frames": str(source.num_frames),
+        "framehaul.normalized": "false",
+    }
 
 
 def _wire(latents: Tensor) -> bytes:
@@ -153,6 +155,8 @@ class _Progress:
 
     def add(self, num_frames: int) -> None:
         """Count frames encoded."""
+        if self._total:  # without those that fill the last latent
+            num_frames = min(num_frames, self._total - self._done)
         self._done += num_frames
         if self._bar is not None:
             self._bar.update(num_frames)

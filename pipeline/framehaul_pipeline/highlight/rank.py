@@ -226,36 +226,6 @@ def excerpt_length(seconds: float, rate: Fraction, duration: float) -> float:
     return min(float(max(1, round(seconds * rate)) / rate), duration)
 
 
-def similarity_to_images(cells: Floats, images: Floats, centre: Floats) -> Floats:
-    """How alike frames are to pictures: `[N]`, each the mean over the pictures of its best cell's cosine.
-
-    What all frames share says nothing about any, and is taken off first. A cell finds a product that is small in the
-    frame; a picture in several sizes finds it in any.
-
-    Args:
-        cells: `[N, C, D]`: features of parts of each frame.
-        images: `[I, S, D]`: of each picture, in several sizes.
-        centre: `[D]`: the mean of the film's cells, of equal lengths, as far as it is known.
-    """
-    frames = _unit(_unit(cells) - centre)
-    wanted = _unit(_unit(images) - centre)
-    cosines = np.einsum("ncd,isd->nics", frames, wanted)
-    best: Floats = cosines.max(axis=(2, 3)).mean(axis=1)
-    return best
-
-
-def centre_of(cells: Floats) -> Floats:
-    """The mean `[D]` of cells `[N, C, D]`, all taken to be of equal length."""
-    centre: Floats = _unit(cells).mean(axis=(0, 1))
-    return centre
-
-
-def similarity_to_text(frames: Floats, text: Floats) -> Floats:
-    """How alike frames `[N, D]` are to a text `[D]`: their cosines, `[N]`."""
-    similarity: Floats = _unit(frames) @ _unit(text)
-    return similarity
-
-
 def histogram(frame: npt.NDArray[np.uint8]) -> Floats:
     """The colours of a frame `[H, W, 3]`: the share of each of 512."""
     levels = (frame >> 5).astype(np.intp)
@@ -305,10 +275,3 @@ def _best(curve: Curve, starts: Floats, cuts: Floats, wanted: Wanted) -> list[Ex
         apart = np.abs(starts - start)
         rated[(length - apart) / (length + apart) >= MOST_OVERLAP] = -np.inf
     return chosen
-
-
-def _unit(vectors: Floats) -> Floats:
-    """Vectors of length 1; zero stays."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Floats = vectors / np.where(lengths > 0, lengths, 1)
-    return unit

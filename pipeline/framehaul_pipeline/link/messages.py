@@ -377,9 +377,8 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """None: nothing is on the device."""
 
 
-ToWorker = (
-    Configure
-    | OpenSession
+Instruction = (
+    OpenSession
     | LatentReady
     | Wanted
     | EndOfLatents
@@ -389,11 +388,10 @@ ToWorker = (
     | EmbedFrames
     | MapFrames
     | CloseQuery
-    | Begin
     | Probe
-    | RecordKernels
-    | Shutdown
 )
+"""To the worker at work; all else is to its process."""
+ToWorker = Configure | Instruction | Begin | RecordKernels | Shutdown
 ToServer = (
     Ready
     | MemoryUsed

@@ -7,6 +7,7 @@ __all__ = [
     "clip",
     "embedding",
     "hunyuan_video",
+    "hunyuan_video_15",
     "ltx",
     "ltx_names",
     "minimax_h3",

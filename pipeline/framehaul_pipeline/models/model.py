@@ -20,6 +20,14 @@ from framehaul.safetensors import StoredTensor
 from framehaul_pipeline.errors import InvalidInput
 from framehaul_pipeline.models.autoencoder_kl import autoencoder_kl_spec, parse_autoencoder_kl_config
 from framehaul_pipeline.models.hunyuan_video import hunyuan_video_spec, parse_hunyuan_video_config
+from framehaul_pipeline.models.hunyuan_video_15 import (
+    DIFFUSERS_CLASS,
+    ORIGINAL_CLASS,
+    hunyuan_video_15_spec,
+    infer_hunyuan_video_15_config,
+    is_hunyuan_video_15,
+    parse_hunyuan_video_15_config,
+)
 from framehaul_pipeline.models.ltx import LTX_2, LTX_VIDEO, STATISTICS, ltx_spec, parse_ltx_config
 from framehaul_pipeline.models.ltx_names import ORIGINAL_STATISTICS, infer_ltx_config, is_ltx
 from framehaul_pipeline.models.minimax_h3 import minimax_h3_spec, parse_minimax_h3_config
@@ -143,6 +151,14 @@ _LTX: Final = DecoderKind(
     values=STATISTICS,
     imports=("diffusers.models.autoencoders.autoencoder_kl_ltx", "diffusers.models.autoencoders.autoencoder_kl_ltx2"),
 )
+_HUNYUAN_VIDEO_15: Final = DecoderKind(
+    kind="hunyuan-video-1.5",
+    loader="framehaul_pipeline.decoders.hunyuan_video_15:load_hunyuan_video_15",
+    class_names=(DIFFUSERS_CLASS, ORIGINAL_CLASS),
+    parse=parse_hunyuan_video_15_config,
+    spec=hunyuan_video_15_spec,
+    imports=("diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15",),
+)
 BUILT_IN: Final = (
     _TINY,
     _WAN,
@@ -174,6 +190,7 @@ BUILT_IN: Final = (
         imports=("diffusers.models.autoencoders.autoencoder_kl_minimax_h3",),
     ),
     _LTX,
+    _HUNYUAN_VIDEO_15,
 )
 TINY: Final = _TINY.model(TINY_SPEC)
 
@@ -182,9 +199,9 @@ def describe_model(text: str, kinds: Sequence[DecoderKind] = BUILT_IN) -> Model:
     """Read what `--model` was told: a bare name, or `NAME=PATH` with `#sha256=HEX` behind it to pin the weights file.
 
     The path is a folder with safetensors weights, one of its files, or a pipeline's folder with such a folder `vae` in
-    it. What the model is stands in the folder's config.json; where there is none, a Wan or LTX VAE or a decoder of the
-    TAEHV family is told from its tensors' names and shapes. Configs and headers are read and checked, and no
-    tensors but a few small ones of LTX.
+    it. What the model is stands in the folder's config.json; where there is none, a VAE of Wan, LTX or HunyuanVideo
+    1.5 or a decoder of the TAEHV family is told from its tensors' names and shapes. Configs and headers are read and
+    checked, and no tensors but a few small ones of LTX.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed.
@@ -231,6 +248,8 @@ def _infer(header: Mapping[str, StoredTensor], files: tuple[Path, ...]) -> tuple
         return _LTX, parse_ltx_config(
             infer_ltx_config(header) | {ORIGINAL_STATISTICS[name]: values for name, values in numbers.items()}
         )
+    if is_hunyuan_video_15(header):
+        return _HUNYUAN_VIDEO_15, infer_hunyuan_video_15_config(header)
     return _WAN, infer_wan_config(header)
 
 

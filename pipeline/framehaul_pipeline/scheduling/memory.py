@@ -187,11 +187,16 @@ class SessionMemory:
             None, or why it can't be let in: for clients.
         """
         newcomer = _Session(priority, self._to_pages(state_bytes), self._to_pages(workspace_bytes))
-        if not self._can_serve([*(each for each in self._sessions.values() if not each.closed), newcomer]):
+        if not self.fits(state_bytes, workspace_bytes):
             return self._full(newcomer)
         self._sessions[session] = newcomer
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: (-item[1].priority, item[0])))
         return None
+
+    def fits(self, state_bytes: int, workspace_bytes: int) -> bool:
+        """Whether a session of so much memory would be let in."""
+        newcomer = _Session(0, self._to_pages(state_bytes), self._to_pages(workspace_bytes))
+        return self._can_serve([*(each for each in self._sessions.values() if not each.closed), newcomer])
 
     def describe(self, session: int) -> str:
         """Why a session that was let in got no memory after all: for clients."""

@@ -490,7 +490,7 @@ class Epoch:
         """The process is truly gone."""
         self._lose()
         if not self.ready.done():
-            error = Unavailable(f"the worker process ended before it was ready, exit code {exit_code}")
+            error = Unavailable(f"the worker process ended before it was ready, exit code {exit_code}; see the log")
             self.ready.set_exception(error)
         _log.info("worker gone epoch=%d pid=%d exit_code=%d", self.number, self.pid, exit_code)
         self.exited.set()

@@ -7,6 +7,7 @@ for every thread under the worker's lock. Imports torch.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from framehaul_pipeline.device.streams import Device, Event
 from framehaul_pipeline.link.messages import MemoryUsed, OpenSession, ToServer
 from framehaul_pipeline.scheduling.in_flight import Running
 from framehaul_pipeline.scheduling.memory import Enter, MemoryLimits, Park, Pin, Restore, SessionMemory
+from framehaul_pipeline.spec import UNTOLD_LATENTS
 from framehaul_pipeline.worker.jobs import MoveJob, SettleJob
 from framehaul_pipeline.worker.launch import Launcher
 from framehaul_pipeline.worker.parking import Place, forget
@@ -59,14 +61,25 @@ class Residence:
         Those that are to be repeated as another worker cut them may be longer.
         """
         opening = request.opening
+        state_bytes, itemsize_bytes = decoder.state_bytes(opening.geometry), decoder.dtype.itemsize
+        workspace_bytes = decoder.workspace_bytes(opening.geometry, max((max_latents, *opening.chunks)))
+
+        def in_all(num_latents: int | None) -> int:
+            return state_bytes + decoder.spec.more_state_bytes(opening.geometry, num_latents, itemsize_bytes)
+
         refusal = self.memory.admit(
             request.session,
             priority=opening.priority,
-            state_bytes=decoder.state_bytes(opening.geometry),
-            workspace_bytes=decoder.workspace_bytes(opening.geometry, max((max_latents, *opening.chunks))),
+            state_bytes=in_all(opening.num_latents),
+            workspace_bytes=workspace_bytes,
         )
         if refusal is None:
             self.places[request.session] = Place(decoder, opening)
+        elif decoder.spec.growth_bytes_per_pixel:
+            told = UNTOLD_LATENTS if opening.num_latents is None else opening.num_latents
+            too_long = bisect_left(range(told), True, key=lambda n: not self.memory.fits(in_all(n), workspace_bytes))
+            if too_long > 1:
+                refusal += f"; a clip of {too_long - 1} latents or fewer fits, if its opening tells how many it has"
         return refusal
 
     def release(self, session: int) -> None:

@@ -31,6 +31,7 @@ from framehaul_pipeline.link.messages import (
     EmbedFrames,
     EndOfLatents,
     InletReturned,
+    Instruction,
     LatentReady,
     MapFrames,
     OpenQuery,
@@ -120,20 +121,7 @@ class Worker:
 
     # Control thread
 
-    def apply(
-        self,
-        message: OpenSession
-        | LatentReady
-        | Wanted
-        | EndOfLatents
-        | CloseSession
-        | SlotReturned
-        | OpenQuery
-        | EmbedFrames
-        | MapFrames
-        | CloseQuery
-        | Probe,
-    ) -> None:
+    def apply(self, message: Instruction) -> None:
         """Apply one message of the server.
 
         Raises:

@@ -96,3 +96,5 @@ def _open(path: Path) -> BufferedReader:
         return open(open_regular(path), "rb")
     except NotAFile as error:
         raise ValueError(f"{path}: {error}") from None
+    except OSError as error:
+        raise type(error)(f"{path}: {error.strerror}") from error

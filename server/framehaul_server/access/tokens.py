@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from framehaul.options import CommandParser
 from framehaul.wire import MAX_PRIORITY
 from framehaul_server.access.reload import read_private
 from framehaul_server.core.tenants import MAX_QUEUED, Tenant
@@ -122,7 +122,7 @@ def _digests(where: str, value: object) -> list[bytes]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make a token."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m framehaul_server.access.tokens",
         description="Makes a token for a tenant. Prints the lines that go into the file that `server --tokens` reads.",
     )
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open(os.open(parsed.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token + "\n")
     except OSError as error:
-        parser.error(f"FILE: {error}")
+        parser.error(f"{parsed.file}: {error.strerror}")
     digest = hashlib.sha256(token.encode()).hexdigest()
     table = tenant if "." not in tenant else f'"{tenant}"'
     sys.stdout.write(f'[tenants.{table}]\ntoken_sha256 = ["{digest}"]\n')

@@ -127,9 +127,12 @@ class LatentInput:
     def _expect(self, count: int) -> None:
         if self.ended:
             raise OutOfOrder("latents after end_of_latents")
-        limit = MAX_LATENTS if self._request.opening.num_latents is None else self._request.opening.num_latents
+        limit = self._request.most_latents
         if self.num_received + count > limit:
-            raise InvalidInput("latents", f"{self.num_received + count} latents", f"at most {limit} in this session")
+            allowed = f"at most {limit} in this session"
+            if self._request.opening.num_latents is None and limit < MAX_LATENTS:
+                allowed += ": its opening doesn't tell num_latents"
+            raise InvalidInput("latents", f"{self.num_received + count} latents", allowed)
 
 
 def check_finite(latent: memoryview, dtype: LatentDtype, index: int) -> None:

@@ -15,7 +15,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul.wire import DATA_TYPES, MAX_PRIORITY, PIXEL_FORMATS
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.link.messages import Opening
-from framehaul_pipeline.spec import DecoderSpec, Geometry
+from framehaul_pipeline.spec import UNTOLD_LATENTS, DecoderSpec, Geometry
 from framehaul_server.core.packing import DEFAULT_MESSAGE_BYTES, message_bytes
 from framehaul_server.errors import SessionCancelled
 
@@ -70,6 +70,12 @@ class OpenRequest:
     def latent_bytes(self) -> int:
         """Bytes of one latent."""
         return self.opening.geometry.latent_bytes(self.opening.dtype)
+
+    @property
+    def most_latents(self) -> int:
+        """Of the clip: as many as it was told to have, else what a session may have."""
+        told = self.opening.num_latents
+        return most_untold(self.spec) if told is None else told
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -152,6 +158,11 @@ def find_model(name: str, specs: tuple[DecoderSpec, ...], *, field: str) -> Deco
     raise NotFound(f"{field}={name[:80]!r}: this server has {', '.join(spec.name for spec in specs)}")
 
 
+def most_untold(spec: DecoderSpec) -> int:
+    """Latents of a clip at most whose opening doesn't tell how many it has."""
+    return UNTOLD_LATENTS if spec.growth_bytes_per_pixel else MAX_LATENTS
+
+
 def _restarting(message: pb.Open, spec: DecoderSpec) -> DecoderSpec:
     """The decoder as this session uses it."""
     every = message.restart_latents
@@ -167,7 +178,7 @@ def _restarting(message: pb.Open, spec: DecoderSpec) -> DecoderSpec:
 def _check_start(message: pb.Open, spec: DecoderSpec) -> None:
     if message.HasField("resume") and message.resume.next_frame:
         raise InvalidInput("open.resume.next_frame", message.resume.next_frame, "0 for a new session")
-    num_latents = message.num_latents if message.HasField("num_latents") else MAX_LATENTS
+    num_latents = message.num_latents if message.HasField("num_latents") else most_untold(spec)
     last = max(0, spec.num_frames(num_latents) - 1)
     if message.start_frame > last:
         raise InvalidInput("open.start_frame", message.start_frame, f"0..{last} in a clip of {num_latents} latents")

@@ -20,11 +20,10 @@ from framehaul_pipeline.device.host_memory import available_bytes, total_bytes
 from framehaul_pipeline.scheduling.memory import default_park_bytes
 from framehaul_pipeline.supervision.supervisor import WorkerFailed
 from framehaul_server import logs
-from framehaul_server.access.tls import Certificates
-from framehaul_server.app import read_identify
+from framehaul_server.app import read_access
 from framehaul_server.config import ServerConfig
 from framehaul_server.core.placement import Placement
-from framehaul_server.errors import CannotWork, UnusableFile
+from framehaul_server.errors import CannotWork
 from framehaul_server.front.front import Front
 from framehaul_server.front.gpus import find_gpus, near_processors
 from framehaul_server.front.members import Member
@@ -66,11 +65,7 @@ class Host:
         """
         self._config = config
         self._on_ready = on_ready
-        try:
-            self._certificates = Certificates(config.tls) if config.tls else None
-            self._identify = read_identify(config)
-        except (OSError, ValueError) as error:
-            raise UnusableFile(str(error)) from error
+        self._certificates, self._identify = read_access(config)
         self._placement = Placement()
         self._front = Front(config, self._placement, self._identify, self._certificates)
         found = gpus if gpus is not None else [] if set(config.devices) == {"cpu"} else find_gpus()

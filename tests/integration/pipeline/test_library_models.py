@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from crc32c import crc32c
-from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLLTX2Video, AutoencoderKLMiniMaxH3
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Video,
+    AutoencoderKLMiniMaxH3,
+)
 from torch import Tensor
 
 from framehaul.v1 import frames_pb2 as pb
@@ -18,7 +24,7 @@ from tests.support.clips import decode, make_clip, opening
 from tests.support.server_process import ServerProcess, running_server
 
 HEIGHT, WIDTH = 4, 6  # of a latent
-SCALING = {"pictures": 0.18215, "hunyuan": 0.476986, "h3": 0.5, "ltx": 0.5}
+SCALING = {"pictures": 0.18215, "hunyuan": 0.476986, "hunyuan15": 1.03682, "h3": 0.5, "ltx": 0.5}
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +42,11 @@ def hunyuan() -> AutoencoderKLHunyuanVideo:
     return AutoencoderKLHunyuanVideo(
         latent_channels=4, block_out_channels=widths, layers_per_block=1, norm_num_groups=2
     ).eval()
+
+
+def hunyuan15() -> AutoencoderKLHunyuanVideo15:
+    torch.manual_seed(5)
+    return AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1).eval()
 
 
 def h3() -> AutoencoderKLMiniMaxH3:
@@ -70,7 +81,7 @@ def ltx() -> AutoencoderKLLTX2Video:
 
 @pytest.fixture(scope="module")
 def vaes() -> dict[str, Any]:
-    return {"pictures": pictures(), "hunyuan": hunyuan(), "h3": h3(), "ltx": ltx()}
+    return {"pictures": pictures(), "hunyuan": hunyuan(), "hunyuan15": hunyuan15(), "h3": h3(), "ltx": ltx()}
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +125,7 @@ def stream(server: ServerProcess, latents: Any, **options: Any) -> Array:
     ("name", "num_latents"),
     [
         *((name, count) for name in ("pictures", "hunyuan") for count in (1, 4, 5, 9)),
+        ("hunyuan15", 2),
         ("h3", 13),
         ("ltx", 1),
         ("ltx", 11),

@@ -14,7 +14,6 @@ from tests.support.clips import EXPLICIT, latents, opening
 from tests.support.prometheus import (
     DEPLOY,
     LACKING,
-    RULES,
     Prometheus,
     dashboard_expressions,
     promtool,
@@ -30,7 +29,7 @@ WINDOW = 'framehaul_blocked_seconds_total{cause="client_window"}'
 
 
 def test_rules_and_the_example_of_a_configuration_are_good() -> None:
-    promtool("check", "rules", str(RULES))
+    promtool("check", "rules", *map(str, DEPLOY.glob("*-rules.yml")))
     promtool("check", "config", str(DEPLOY / "prometheus.yml"))
 
 

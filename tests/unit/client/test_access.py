@@ -65,13 +65,23 @@ def test_a_token_file_is_this_users_alone(tmp_path: Path) -> None:
     for mode in (0o640, 0o604):
         with pytest.raises(InvalidOption, match=rf"mode {mode:04o}: must be 0600"):
             read_token(secret(tmp_path / "token", mode=mode))
-    with pytest.raises(InvalidOption, match="missing: the token can't be read"):
+    with pytest.raises(InvalidOption, match=r"missing: the token can't be read: No such file or directory$"):
         read_token(tmp_path / "missing")
 
 
 def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"missing.pem: can't be read: No such file"):
         Access(ca=tmp_path / "missing.pem").credentials()
+
+
+def test_files_that_hold_no_certificate_are_named(tmp_path: Path) -> None:
+    """Before anything is sent."""
+    for name in ("a.pem", "b.pem"):
+        (tmp_path / name).write_text("no certificate")
+    with pytest.raises(InvalidOption, match=r"ca=.*a.pem: must be PEM certificates of authorities"):
+        Access(ca=tmp_path / "a.pem").credentials()
+    with pytest.raises(InvalidOption, match=r"cert=.*a.pem, key=.*b.pem: must be a PEM certificate chain and its"):
+        Access(certificate=tmp_path / "a.pem", key=tmp_path / "b.pem").credentials()
 
 
 def test_the_environment_says_all_of_it(tmp_path: Path) -> None:

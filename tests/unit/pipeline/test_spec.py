@@ -60,6 +60,15 @@ def test_a_decoder_that_is_cold_again_depends_on_nothing_before() -> None:
     assert cold.first_latent_for(9) == 1
 
 
+def test_a_state_that_grows_is_told_of_the_longest_untold_clip() -> None:
+    """Of 128 latents; a told length, or cold starts, make it as much larger or smaller."""
+    spec = msgspec.structs.replace(TINY_SPEC, state_bytes_per_pixel=1000.0, growth_bytes_per_pixel=2.0)
+    geometry = Geometry(channels=16, height=1, width=1)
+    assert [spec.more_state_bytes(geometry, told, 4) for told in (None, 128, 0, 130)] == [0, 0, -128 * 256, 2 * 256]
+    cold = spec.restarting(28)
+    assert (cold.state_bytes_per_pixel, cold.more_state_bytes(geometry, 500, 2)) == (800.0, 0)
+
+
 def test_the_most_frames_of_a_chunk() -> None:
     """The latent that fills the first tile may be the last and bring the whole tile."""
     assert [TILED.most_frames(n) for n in (1, 2)] == [17, 21]

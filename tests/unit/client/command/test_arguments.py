@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from framehaul.address import Address
-from framehaul_client.command.arguments import Options, parse
+from framehaul_client.command.arguments import COMMANDS, Options, parse
 from framehaul_client.command.exits import AGAIN, MEANINGS
 
 
@@ -119,7 +119,8 @@ def test_normalized_may_be_denied() -> None:
         (["stream", "--out", "v.mp4", "--container", "avi"], "invalid choice: 'avi'"),
         (["info", "--target", "gpu7"], "argument --target: target=gpu7: must be HOST:PORT"),
         (["stream", "--out", "v.mp4", "--priority", "200"], "priority=200: must be -100..100"),
-        (["stream", "--out", "v.mp4", "--priority", "high"], "invalid literal"),
+        (["stream", "--out", "v.mp4", "--priority", "high"], "'high': must be a whole number"),
+        (["stream", "--out", "v.mp4", "--retry-for", "long"], "'long': must be a number"),
         (["stream", "--out", "v.mp4", "--connect-timeout", "0"], "0: must be over 0 and up to 3600 seconds"),
         (["stream", "--out", "v.mp4", "--connect-timeout", "nan"], "nan: must be over 0"),
         (["stream", "--out", "v.mp4", "--format", "bgr"], "invalid choice: 'bgr'"),
@@ -145,7 +146,7 @@ def test_wrong_options_exit_with_2(arguments: list[str], message: str, capsys: p
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["stream"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Scripts find them where users look first."""
     with pytest.raises(SystemExit):

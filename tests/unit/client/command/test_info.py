@@ -43,7 +43,7 @@ def test_columns_are_aligned() -> None:
         "cell": ["8x8", "16x16", "8x8", "8x8", "8x8"],
         "frames of n latents": ["4 n", "4 n - 3", "n", "4 n + 1", "17 each 5"],
         "lookahead": ["0 latents", "0 latents", "2 latents", "tiles of 5 every 3", "0 latents"],
-        "looks back": ["5 latents", "all latents", "1 latent", "5 latents", "5 latents"],
+        "looks back": ["4 latents", "all latents", "0 latents", "4 latents", "4 latents"],
         "mean, std": ["no", "yes", "no", "no", "no"],
         "state": ["138 B a pixel", "3569 B a pixel", "138 B a pixel", "138 B a pixel", "138 B a pixel"],
     }.items():

@@ -1,3 +1,6 @@
+import re
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,33 @@ def test_another_answer_is_told(status: int, body: bytes, error: type[FramehaulE
             next(Snapshots(address, Access()).follow())
         with pytest.raises(error, match=text):
             Snapshots(address, Access()).latest()
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (
+            b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\n",
+            "it doesn't answer by HTTP: is it the address of a server's --metrics?",
+        ),
+        (b"", "it hung up at once; perhaps it wants TLS: --tls"),
+    ],
+)
+def test_a_server_that_speaks_something_else_is_told_without_its_bytes(told: bytes, text: str) -> None:
+    """Such as the address for sessions, or one with TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_answer, args=(listening, told))
+        thread.start()
+        address = MetricsAddress("127.0.0.1", listening.getsockname()[1], None)
+        with pytest.raises(ServerUnavailable, match=re.escape(text)):
+            Snapshots(address, Access()).latest()
+        thread.join()
+
+
+def _answer(listening: socket.socket, told: bytes) -> None:
+    with listening.accept()[0] as connection:
+        connection.sendall(told)
+        connection.recv(1 << 16)
 
 
 def test_nobody_answers() -> None:

@@ -108,6 +108,15 @@ def test_whatever_the_feed_the_frames_are_as_many_as_the_specification_says(
     assert len(stream(decoder, clip(num_latents), feeds)) == decoder.spec.num_frames(num_latents)
 
 
+def test_the_last_latent_changes_the_first_frame_without_tiles(loaded: Loaded) -> None:
+    """So no cache makes that decode causal: norms take mean and deviation over all frames."""
+    vae, _ = loaded
+    latents = clip(4)
+    latents[-1] += 1.0
+    first, other = (library_frames(vae, each)[0] for each in (clip(4), latents))
+    assert (first - other).abs().max() > 0.01
+
+
 def test_interleaved_sessions_do_not_touch_each_other(loaded: Loaded) -> None:
     """Two sessions in turns give what each gives alone."""
     _, decoder = loaded

@@ -11,16 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from framehaul_pipeline.decoders.base import State
 from framehaul_pipeline.decoders.ltx import LtxDecoder
 from framehaul_pipeline.decoders.registry import load_decoder
-from framehaul_pipeline.device.devices import CpuDevice
 from framehaul_pipeline.models.ltx import ltx_spec, parse_ltx_config
 from framehaul_pipeline.models.model import describe_model
 from framehaul_pipeline.spec import Geometry
-from framehaul_pipeline.worker.parking import Parking, Place, forget
-from tests.support.decoder_checks import decode, one_thread, tensor_bytes
-from tests.support.fake_decoder import fake_opening
+from tests.support.decoder_checks import advance, check_turns, decode, one_thread, tensor_bytes
 from tests.support.live_memory import peak_bytes
 from tests.support.ltx_models import LATENT_CHANNELS, PUBLISHED, make, original_tensors
 
@@ -70,11 +66,6 @@ def library_frames(vae: Any, latents: Tensor, *, timestep: float = 0.05, noise_s
     return frames[0].transpose(0, 1)
 
 
-def advance(decoder: LtxDecoder, latents: Tensor | None, state: State) -> tuple[Tensor, State]:
-    """By some latents, or by a blank."""
-    return decoder.drain(1, state) if latents is None else decoder.step(latents, state)
-
-
 @pytest.mark.parametrize("chunks", [1, 2, 3, 5, [1, 4, 2, 3, 1]])
 def test_chunks_give_the_whole_clips_frames(loaded: Loaded, chunks: int | Sequence[int]) -> None:
     vae, decoder = loaded
@@ -108,25 +99,9 @@ def test_each_chunk_gives_what_the_spec_says_and_blanks_a_latents_frames_each(lo
     assert decoder.flush(state) is None
 
 
-@torch.inference_mode()
 def test_sessions_that_take_turns_and_are_parked_are_bit_equal_to_each_alone(loaded: Loaded) -> None:
     _, decoder = loaded
-    clips = [clip(NUM_LATENTS, seed) for seed in (1, 2)]
-    parking = Parking(CpuDevice(), CpuDevice().stream())
-    pages = range(1 + decoder.state_bytes(GEOMETRY) // 4096)
-    parking.pin(len(pages), 4096)
-    places = [Place(decoder, fake_opening(), decoder.open(GEOMETRY, None)) for _ in clips]
-    frames: list[list[Tensor]] = [[], []]
-    parts = [[*latents.split(1), *[None] * decoder.spec.num_blanks] for latents in clips]
-    for step in range(len(parts[0])):
-        for session, place in enumerate(places):
-            parking.park(place, pages)
-            forget(place)
-            parking.restore(place, pages)
-            decoded, place.state = advance(decoder, parts[session][step], place.state)
-            frames[session].append(decoded)
-    for latents, decoded_frames in zip(clips, frames, strict=True):
-        assert torch.equal(torch.cat(decoded_frames), decode(decoder, latents, 1))
+    check_turns(decoder, [clip(NUM_LATENTS, seed) for seed in (1, 2)])
 
 
 @torch.inference_mode()

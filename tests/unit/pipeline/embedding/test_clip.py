@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
@@ -16,7 +17,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from framehaul_pipeline.embedding.clip import ClipEmbedder
 from framehaul_pipeline.embedding.embedder import Query
 from framehaul_pipeline.errors import InvalidInput
-from framehaul_pipeline.highlight import rank
 from framehaul_pipeline.highlight.sample import read_picture
 from framehaul_pipeline.models.embedding import clip_model
 from tests.support.clip_folders import BOS, EOS, PAD, WORDS, processor_config, small_config, write_clip, write_tokenizer
@@ -205,9 +205,14 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, change: dict[st
         ClipEmbedder(clip_model(tmp_path), CPU)
 
 
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / lengths
+
+
 @pytest.mark.parametrize("kinds", ["text", "pictures", "both"])
-def test_frames_are_compared_as_ranking_says(kinds: str) -> None:
-    """Batch by batch: to pictures by their best part, to a text as a whole; and where the best part is."""
+def test_frames_are_compared_by_cosines(kinds: str) -> None:
+    """Batch by batch: to pictures by their best part, less what all share, to a text as a whole; and where that is."""
     random = torch.Generator().manual_seed(0)
     cells = functional.normalize(torch.randn(7, 26, 8, generator=random), dim=2)
     pictures = functional.normalize(torch.randn(2, 3, 8, generator=random), dim=2)
@@ -221,9 +226,11 @@ def test_frames_are_compared_as_ranking_says(kinds: str) -> None:
     parts = cells[:, :25].half().float().numpy()
     expected = []
     if kinds != "text":
-        expected.append(rank.similarity_to_images(parts, pictures.numpy(), parts.mean((0, 1))))
+        centre = unit(parts).mean((0, 1))
+        cosines = np.einsum("ncd,isd->nics", unit(parts - centre), unit(pictures.numpy() - centre))
+        expected.append(cosines.max((2, 3)).mean(1))
     if kinds != "pictures":
-        expected.append(rank.similarity_to_text(cells[:, 25].numpy(), text.numpy()))
+        expected.append(cells[:, 25].numpy() @ text.numpy())
     np.testing.assert_allclose(rows[:-2], expected, atol=1e-5)
     if kinds == "text":
         best = (cells[:, :25] @ text).argmax(1).numpy()

@@ -1,5 +1,7 @@
 """`pipeline encode`: a video of any length in, a latent file out."""
 
+import errno
+import logging
 import os
 import signal
 import socket
@@ -10,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import av
 import numpy as np
@@ -23,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from framehaul_pipeline.encode.cli import main
+from framehaul_pipeline.encode.latent_file import LatentFileWriter
 from framehaul_pipeline.encode.tiny_encoder import load_tiny_encoder
 from framehaul_pipeline.encode.video_input import Excerpt, VideoInput, _not_applied
 from framehaul_pipeline.errors import InvalidInput
@@ -355,6 +358,42 @@ def test_existing_target_is_kept_unless_asked(video: Path, tmp_path: Path, capsy
     assert out.read_bytes() == b"mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert latents_of(out)[0].shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 6, "x.safetensors: No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+    ],
+)
+def test_exit_codes_are_those_of_the_client(
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    text: str,
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(LatentFileWriter, "finish", fail)
+    out = tmp_path / "x.safetensors"
+    assert main(["encode", str(video), "--out", str(out), "--max-frames", "4", "--device", "cpu"]) == code
+    assert text in capsys.readouterr().err
+
+
+def test_no_more_frames_are_told_than_there_are(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last latent may be filled up with the last frame."""
+    monkeypatch.setattr("framehaul_pipeline.encode.encode.REPORT_S", -1.0)
+    out = str(tmp_path / "x.safetensors")
+    with caplog.at_level(logging.INFO):
+        assert main(["encode", str(video), "--out", out, "--max-frames", "11", "--device", "cpu"]) == 0
+    assert "11 of 11 frames encoded" in caplog.messages
 
 
 def test_missing_folder_is_refused(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

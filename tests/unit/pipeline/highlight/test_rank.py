@@ -10,13 +10,10 @@ from framehaul_pipeline.highlight.rank import (
     Samples,
     Wanted,
     best_so_far,
-    centre_of,
     excerpt_length,
     find_cuts,
     histogram,
     rank,
-    similarity_to_images,
-    similarity_to_text,
     spans_to_look_closer,
 )
 
@@ -129,23 +126,6 @@ def test_looking_closer_joins_what_meets() -> None:
 def test_an_excerpt_has_whole_frames(seconds: float, rate: Fraction, duration: float, length: float) -> None:
     """One at least, and no more than the film has."""
     assert excerpt_length(seconds, rate, duration) == pytest.approx(length)
-
-
-def test_the_best_cell_in_the_best_size_counts_for_each_picture() -> None:
-    """A picture that a film's frames have in common says nothing; nothing at all is alike to nothing."""
-    common, can, cup = np.eye(4)[:3]
-    background = [common, common, common]
-    cells = np.array([background, [common, common + 0.2 * can, common], [common, common, cup], background])
-    images = np.array([[can, 2 * can], [cup + can, cup]])
-    found = similarity_to_images(cells, images, centre_of(cells))
-    assert np.argsort(found)[-2:].tolist() == [1, 2]
-    assert found[0] == pytest.approx(found[3])
-    assert similarity_to_images(np.zeros((1, 1, 4)), images, np.zeros(4)).tolist() == [0.0]
-
-
-def test_a_text_is_compared_by_its_direction() -> None:
-    frames = np.array([[2.0, 0.0], [0.0, 5.0], [1.0, 1.0]])
-    assert similarity_to_text(frames, np.array([0.0, 3.0])) == pytest.approx([0.0, 1.0, 0.5**0.5])
 
 
 def test_kinds_of_similarity_count_in_their_own_deviations() -> None:

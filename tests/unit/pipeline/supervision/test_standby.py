@@ -29,6 +29,7 @@ def test_it_is_where_the_decoders_classes_are() -> None:
     library = (
         diffusers.AutoencoderKL,
         diffusers.AutoencoderKLHunyuanVideo,
+        diffusers.AutoencoderKLHunyuanVideo15,
         diffusers.AutoencoderKLMiniMaxH3,
         diffusers.AutoencoderKLLTXVideo,
         diffusers.AutoencoderKLLTX2Video,
@@ -42,7 +43,7 @@ def test_kernels_are_imported_where_a_gpu_may_be() -> None:
     assert needed_imports(WorkerConfig(device="cpu")) == (tiny,)
     assert needed_imports(WorkerConfig(device="cuda")) == (tiny, "framehaul_pipeline.device.convert_kernels")
     every = needed_imports(WorkerConfig(models=MODELS, device="auto"))
-    assert len(set(every)) == len(every) == 9 + len(LOADERS)
+    assert len(set(every)) == len(every) == 10 + len(LOADERS)
 
 
 class Hollow:

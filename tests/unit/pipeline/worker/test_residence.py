@@ -5,6 +5,7 @@ import logging
 import weakref
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ from framehaul_pipeline.link.messages import (
     SessionFailed,
 )
 from framehaul_pipeline.scheduling.memory import MemoryLimits
-from framehaul_pipeline.spec import Geometry
+from framehaul_pipeline.spec import UNTOLD_LATENTS, Geometry
 from framehaul_pipeline.worker.warm_up import ChunkLengths
-from tests.support.fake_decoder import FakeDecoder, expected_levels, fake_opening
+from tests.support.fake_decoder import FAKE_SPEC, FakeDecoder, expected_levels, fake_opening
 from tests.support.worker_bench import Bench
 
 STATE_BYTES = 8
@@ -93,6 +94,38 @@ def test_a_session_that_does_not_fit_is_refused_before_anything_is_allocated() -
         assert failed.overloaded
         assert "a session of this size needs" in failed.reason
         assert "0 sessions use 0.00 GiB of 0.00 GiB" in failed.reason
+
+
+class Growing(FakeDecoder):
+    """Its state grows by 12 bytes a latent, at the fake's four pixels and in its 32 bits, and takes 8 besides."""
+
+    spec = msgspec.structs.replace(FAKE_SPEC, growth_bytes_per_pixel=1.5)
+
+    def state_bytes(self, geometry: Geometry) -> int:
+        return STATE_BYTES + 12 * UNTOLD_LATENTS
+
+
+@pytest.mark.parametrize(
+    ("device_bytes", "told", "fitting"),
+    [
+        (STATE_BYTES + 12 * 5, 5, None),
+        (STATE_BYTES + 12 * 5, 6, "; a clip of 5 latents or fewer fits, if its opening tells how many it has"),
+        (STATE_BYTES + 12 * UNTOLD_LATENTS, None, None),
+        (
+            STATE_BYTES + 12 * UNTOLD_LATENTS - 1,
+            None,
+            "; a clip of 127 latents or fewer fits, if its opening tells how many it has",
+        ),
+        (STATE_BYTES + 11, 6, "0 are parked in 0.00 GiB of 0.00 GiB"),
+    ],
+)
+def test_a_state_that_grows_counts_for_the_whole_clip(device_bytes: int, told: int | None, fitting: str | None) -> None:
+    """One that is too long is refused before anything is allocated, and hears how long it may be."""
+    with Bench(None, MemoryLimits(device_bytes=device_bytes, page_bytes=1), growing=Growing()) as bench:
+        bench.open(1, model="growing", num_latents=told)
+        reasons = [message.reason for message in bench.sent if isinstance(message, SessionFailed)]
+        assert len(reasons) == (fitting is not None)
+        assert fitting is None or reasons[0].partition(" GiB, and ")[2].endswith(fitting)
 
 
 class Spacious(FakeDecoder):

@@ -76,6 +76,8 @@ def test_only_regular_files_are_read(tmp_path: Path, read: Callable[[Path], byte
     for path, kind in ((fifo, "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a directory")):
         with pytest.raises(ValueError, match=f"{path}: is {kind}: must be a regular file"):
             read(path)
+    with pytest.raises(OSError, match=f"^{tmp_path}/missing: No such file or directory$"):
+        read(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o640])

@@ -110,7 +110,11 @@ def test_two_tokens_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "file", "told"),
-    [("a b", "new", "'a b': must be 1..64 letters"), ("a", "there", "FILE: "), ("a", "no/folder", "FILE: ")],
+    [
+        ("a b", "new", "'a b': must be 1..64 letters"),
+        ("a", "there", "there: File exists"),
+        ("a", "no/folder", "folder: No such file"),
+    ],
 )
 def test_what_cannot_be_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, file: str, told: str

@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 from crc32c import crc32c
@@ -9,7 +10,7 @@ from framehaul_pipeline.errors import DataLoss, InvalidInput, OutOfOrder
 from framehaul_server.core.latents import LatentInput, check_finite, holds_latents
 from framehaul_server.core.open_request import MAX_LATENTS, check_open
 from framehaul_server.errors import GrantExceeded
-from tests.support.fakes import FINITE, LATENT_BYTES, latents, opening, rules
+from tests.support.fakes import FINITE, LATENT_BYTES, SPEC, latents, opening, rules
 
 
 def latent_input(**changes: object) -> LatentInput:
@@ -72,6 +73,19 @@ def test_an_undeclared_number_is_still_bounded() -> None:
     given.count(MAX_LATENTS)
     with pytest.raises(InvalidInput, match="must be at most 16777216"):
         given.count(1)
+
+
+def test_a_clip_that_makes_its_state_larger_tells_its_length_or_is_short() -> None:
+    """What it isn't told to have, nobody has reckoned with; one that is cold again and again stays as large."""
+    growing = rules(spec=msgspec.structs.replace(SPEC, growth_bytes_per_pixel=1.0)).opening
+    for told in ({"num_latents": 200}, {"restart_latents": 9}):
+        LatentInput(check_open(opening(**told), growing)).count(129)
+    given = LatentInput(check_open(opening(), growing))
+    given.count(128)
+    with pytest.raises(InvalidInput, match="at most 128 in this session: its opening doesn't tell num_latents"):
+        given.count(1)
+    with pytest.raises(InvalidInput, match=r"open\.start_frame=512: must be 0\.\.511 in a clip of 128 latents"):
+        check_open(opening(start_frame=512), growing)
 
 
 def test_another_checksum_is_data_loss() -> None:
