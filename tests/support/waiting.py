@@ -23,18 +23,18 @@ async def eventually(condition: Callable[[], bool], what: Callable[[], object], 
 def nap_clock() -> Iterator[Callable[[], float]]:
     """Tells the seconds since then in which the event loop ran."""
     loop = asyncio.get_running_loop()
-    num_naps = -1
+    num_naps = 0
 
     def nap() -> None:
-        nonlocal num_naps, napping
+        nonlocal num_naps
         num_naps += 1
-        napping = loop.call_later(_NAP_S, nap)
+        timers[0] = loop.call_later(_NAP_S, nap)
 
-    napping: asyncio.Handle = loop.call_soon(nap)
+    timers = [loop.call_later(_NAP_S, nap)]
     try:
-        yield lambda: max(num_naps, 0) * _NAP_S
+        yield lambda: num_naps * _NAP_S
     finally:
-        napping.cancel()
+        timers[0].cancel()
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
