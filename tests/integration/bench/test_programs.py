@@ -80,7 +80,7 @@ def test_gpu(tmp_path: Path) -> None:
     """The worker answers the program: what it notes of copies is of the frames that the client gets."""
     parts = PARTS if WHOLE else ("streams",)
     options = ("--toy", "--device", "cpu", "--seconds", "0.3", "--parts", *parts)
-    _, figures = run(tmp_path, "bench.gpu", str(tmp_path / "out"), *options)
+    _, figures = run(tmp_path, "bench.gpu", str(tmp_path / "out"), *options, report=WHOLE)
     found = figures["gpu"]
     assert not WHOLE or {"contest tiny", "contest bench-stand-in", "cost"} <= set(found)
     assert math.isfinite(found["stream"]["64x64, 24 frames/s"]["to_client_p50_ms"])
