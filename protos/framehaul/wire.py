@@ -20,6 +20,8 @@ SERVICE: Final = "framehaul.v1.FrameService"
 PAYLOAD_FIELD: Final = 15
 MAX_PRIORITY: Final = 100
 """Of a session; the lowest is the same below zero."""
+MAX_AGE_MS: Final = 3_600_000
+"""Of a session; what is older counts as this old, so no client gets ahead of its tenant's others by more."""
 PIXEL_FORMATS: Final = {each: pb.PixelFormat.Value(f"PIXEL_FORMAT_{each.name}") for each in PixelFormat}
 CAUSES: Final = {each: pb.Cause.Value(f"CAUSE_{each.name}") for each in Cause}
 DATA_TYPES: Final = {each: pb.DataType.Value(f"DATA_TYPE_{each.name}") for each in LatentDtype}

@@ -6,8 +6,8 @@ shrinks. It fails, with exit code 1 and the reasons, unless
 
 * every session completed at its first attempt, each frame once and with the bytes that its clip has without faults;
 * so did each file that `client stream` wrote: it is whole, as often as it was written;
-* there was a session for every 3 s and a fault for every 15 s at least, and the fleet grew and shrank (in 100 s and
-  more);
+* there was a session for every 3 s and a fault for every 15 s at least, and the fleet grew from one server to four and
+  shrank to one again (in 200 s and more);
 * `fleet down` leaves nothing.
 
 It prints the time from a kill to the next frame of each session that was cut off by it.
@@ -41,7 +41,7 @@ from tests.support.ray_nodes import RayNodes, running_nodes
 
 NUM_NODES: Final = 3
 CPUS_OF_A_NODE: Final = 2
-LEAST_SERVERS: Final = 2
+LEAST_SERVERS: Final = 1
 MOST_SERVERS: Final = 4
 """So many that two nodes have room for them."""
 HOLD_S: Final = 10.0
@@ -50,14 +50,14 @@ NUM_CLIPS: Final = 6
 MAX_LATENTS: Final = 24
 FEW: Final = 0.1
 """Of the clients, those that are there all the time."""
-SWING_S: Final = 60.0
-"""For the load to come and go."""
+SWING_S: Final = 15.0
+"""For the load to stay as it is, once the fleet is as large as it needs."""
 FAULT_EVERY_S: Final = 6.0
 NODE_AWAY_S: Final = 5.0
 SESSION_TIMEOUT_S: Final = 240.0
 SECONDS_A_SESSION: Final = 3.0
 SECONDS_A_FAULT: Final = 15.0
-SCALES_S: Final = 100.0
+SCALES_S: Final = 200.0
 START_TIMEOUT_S: Final = 60.0
 SERVER_OPTIONS: Final = (
     *("--max-size", "512x512", "--device-memory-gib", "1", "--no-standby"),
@@ -163,10 +163,13 @@ class Soak:
             await self.write_file()
 
     async def swing(self, end_s: float) -> None:
-        """Let most of the load stay away now and then; at the end all may go on to their end."""
-        while (left_s := end_s - time.monotonic()) > 0:
-            await asyncio.sleep(min(SWING_S / 2, left_s))
-            (self.calm.clear if self.calm.is_set() else self.calm.set)()
+        """Let most of the load stay away, and come back, whenever the fleet has followed; at the end all may end."""
+        while time.monotonic() < end_s:
+            number = MOST_SERVERS if self.calm.is_set() else LEAST_SERVERS
+            if self.num_servers[-1:] == self.desired[-1:] == [number]:
+                await asyncio.sleep(min(SWING_S, end_s - time.monotonic()))
+                (self.calm.clear if self.calm.is_set() else self.calm.set)()
+            await asyncio.sleep(0.5)
         self.calm.set()
 
     async def watch(self, end_s: float) -> None:
@@ -319,9 +322,9 @@ def judge(run: Soak, seconds: float) -> list[str]:
         if count < least:
             wrong.append(f"{count} {name}: at least {least:.0f} were promised")
     if seconds >= SCALES_S:
-        most = max(run.desired, default=0)
-        if most <= LEAST_SERVERS or min(run.desired[run.desired.index(most) :]) > LEAST_SERVERS:
-            wrong.append("the fleet didn't grow and shrink")
+        full = run.num_servers.index(MOST_SERVERS) if MOST_SERVERS in run.num_servers else len(run.num_servers)
+        if (LEAST_SERVERS, LEAST_SERVERS) not in zip(run.num_servers[full:], run.desired[full:], strict=True):
+            wrong.append(f"the fleet didn't grow to {MOST_SERVERS} servers and shrink to {LEAST_SERVERS}")
     return wrong
 
 

@@ -27,10 +27,19 @@ class Claim:
 
     tenant: Tenant
     priority: int
+    asked_ns: int
     num_bytes: int
     request_bytes: int
     place: places.Claim
     told: int | None = None
+
+
+def firsts(waiting: list[Claim]) -> list[Claim]:
+    """The first of each tenant's, the oldest of its highest priority; `waiting` is by arrival."""
+    return [
+        min((claim for claim in waiting if claim.tenant is tenant), key=lambda claim: (-claim.priority, claim.asked_ns))
+        for tenant in {claim.tenant for claim in waiting}
+    ]
 
 
 class Model:
@@ -65,11 +74,7 @@ class Model:
     def serve(self) -> None:
         """Of those who are first of their tenant and fit, the one who is before the others, again and again."""
         while not self.paused:
-            firsts = [
-                min((claim for claim in self.waiting if claim.tenant is tenant), key=lambda claim: -claim.priority)
-                for tenant in {claim.tenant for claim in self.waiting}
-            ]
-            fitting = [claim for claim in firsts if self.fits(claim)]
+            fitting = [claim for claim in firsts(self.waiting) if self.fits(claim)]
             if not fitting:
                 return
             best = min(fitting, key=lambda claim: self.rank(claim, self.num_held(claim.tenant)))
@@ -88,7 +93,7 @@ class Model:
             return self.rank(claim, self.num_held(claim.tenant) + before)
 
         while len(found) < len(self.waiting):
-            found.append(min((claim for claim in self.waiting if claim not in found), key=counted))
+            found.append(min(firsts([claim for claim in self.waiting if claim not in found]), key=counted))
         return found
 
 
@@ -105,6 +110,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         target=claims,
         tenant=st.sampled_from(TENANTS),
         priority=st.integers(-1, 1),
+        asked_ns=st.integers(-1, 1),
         num_bytes=st.integers(0, 11),
         request_bytes=st.integers(0, 9),
     )
@@ -115,7 +121,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             return multiple()
         # What is refused before the first request is not the matter here.
         place = self.admission.enter(tenant, num_spare=1 << 20)
-        claim = Claim(tenant=tenant, place=place, priority=asked["priority"], **_bytes(asked))
+        claim = Claim(tenant=tenant, place=place, **asked)
         before = [each.place.position for each in self.model.waiting]
         if tenant.max_waiting_bytes is not None and claim.num_bytes > tenant.max_waiting_bytes:
             expected: type[Exception] | None = InvalidInput
@@ -189,10 +195,6 @@ class AdmissionMachine(RuleBasedStateMachine):
         for claim in [*self.model.holding, *self.model.waiting]:
             self.admission.release(claim.place)
         assert (self.admission.num_sessions, self.admission.num_queued) == (0, 0)
-
-
-def _bytes(asked: dict[str, int]) -> dict[str, int]:
-    return {name: value for name, value in asked.items() if name != "priority"}
 
 
 TestAdmission = AdmissionMachine.TestCase

@@ -17,6 +17,7 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.errors import Unavailable
 from framehaul_server.core.placement import MOST_NAMED, Placement
 from framehaul_server.core.session_id import new_session_id
+from framehaul_server.front.members import REPORT_S
 from tests.support.placing import ask, report
 
 NUM_SERVERS = int(os.environ.get("FLEET_SERVERS", "50"))
@@ -25,19 +26,20 @@ SESSIONS_A_SERVER = 40
 
 @dataclass
 class Fleet:
-    """Servers that count their sessions, and report each second, a moment late."""
+    """Servers that count their sessions, and report every `report_s`, a moment late."""
 
     num_servers: int
     seed: int
     tables: list[Placement] = field(default_factory=lambda: [Placement()])
     edit: Callable[[int, pb.ServerInfo], pb.ServerInfo | None] = lambda number, info: info
     """Makes of a server's report what the tables hear; None: nothing."""
+    report_s: float = 1.0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.sessions: Counter[int] = Counter()
         self.now_s = 0.0
-        self._next_s = [self.random.random() for _ in range(self.num_servers)]
+        self._next_s = [self.report_s * self.random.random() for _ in range(self.num_servers)]
         for number in range(self.num_servers):
             self._report(number)
 
@@ -51,7 +53,7 @@ class Fleet:
         self.now_s += seconds
         for number in range(self.num_servers):
             if self._next_s[number] <= self.now_s:
-                self._next_s[number] += 1.0
+                self._next_s[number] += self.report_s
                 self._report(number)
 
     def open(self, request: pb.LocateRequest | None = None) -> int:
@@ -76,6 +78,18 @@ def test_sessions_spread_evenly(seconds: float) -> None:
         if fleet.random.random() < 0.1:
             fleet.advance(10 * seconds / total)
     assert fleet.spread <= 1.1
+
+
+def test_sessions_that_follow_others_at_once_are_spread() -> None:
+    """Over the servers of a host, as often as they report: a burst comes a moment after the last one has ended."""
+    fleet = Fleet(2, seed=5, report_s=REPORT_S)
+    for _ in range(20):
+        burst = [fleet.open() for _ in range(8)]
+        assert Counter(burst) == {0: 4, 1: 4}
+        for seconds, ended in ((1.5, burst), (0.2, [])):
+            for _ in range(round(seconds / 0.05)):
+                fleet.advance(0.05)
+            fleet.sessions.subtract(ended)
 
 
 def test_sessions_spread_evenly_while_others_end() -> None:

@@ -1,11 +1,13 @@
 """A cluster of Ray whose nodes are all this machine, at 127.0.0.2 and on, and the `fleet` command on it.
 
-`python -m tests.support.ray_nodes FOLDER NUM_CPUS` is the process that owns the nodes: Ray's own test bed. It does what
-it reads, `add` or `remove HOST`, answers each with a line, and ends the cluster when nothing more is to come.
+`python -m tests.support.ray_nodes FOLDER NUM_CPUS MOST_ADDED` is the process that owns the nodes: Ray's own test bed.
+It does what it reads, `add` or `remove HOST`, answers each with a line, and ends the cluster when nothing more comes.
+With MOST_ADDED the first node has no processors, and Ray's own autoscaler adds up to so many nodes, at 127.0.0.1.
 """
 
 import json
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,15 @@ from tests.support.server_process import environment
 
 _OBJECTS_BYTES = 80 << 20
 _COMMAND_TIMEOUT_S = 180.0
+_HEAD_ID = "f" * 51 + "00000"
+"""As the fake nodes' provider wants it."""
+_AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # elsewhere these nodes are at 127.0.0.1
+}
+_IDLE_MINUTES = 0.1
+"""Until the autoscaler takes an empty node away."""
 
 
 class RayNodes:
@@ -100,16 +111,16 @@ class RayNodes:
 
 
 @contextmanager
-def running_nodes(num_nodes: int, num_cpus: int) -> Iterator[RayNodes]:
-    """Start a cluster; at the end nothing of it is left."""
+def running_nodes(num_nodes: int, num_cpus: int, *, most_added: int = 0) -> Iterator[RayNodes]:
+    """Start a cluster, to which Ray's autoscaler may add `most_added` nodes; at the end nothing of it is left."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    variables = environment(RAY_USAGE_STATS_ENABLED="0", **token)
+    variables = environment(RAY_USAGE_STATS_ENABLED="0", **token, **(_AUTOSCALER if most_added else {}))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "nodes.log"
         with (
             log.open("w") as stderr,
             subprocess.Popen(
-                [sys.executable, "-m", "tests.support.ray_nodes", folder, str(num_cpus)],
+                [sys.executable, "-m", "tests.support.ray_nodes", folder, str(num_cpus), str(most_added)],
                 env=variables,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -136,23 +147,59 @@ def running_nodes(num_nodes: int, num_cpus: int) -> Iterator[RayNodes]:
                 psutil.wait_procs(children, timeout=5)
 
 
+def autoscaling_head(folder: str, num_cpus: int, most_added: int) -> dict[str, Any]:
+    """What makes a head that asks Ray's provider of fake nodes for nodes with so many processors."""
+    with socket.create_server(("127.0.0.2", 0)) as probe:
+        port = probe.getsockname()[1]
+    worker = {"CPU": num_cpus, "object_store_memory": _OBJECTS_BYTES}
+    lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config = {
+        "cluster_name": "fake",
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.2:{port}",
+            "head_node_id": _HEAD_ID,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "foreground_node_launch": True,
+        },
+        "max_workers": most_added,
+        "idle_timeout_minutes": _IDLE_MINUTES,
+        "upscaling_speed": float(most_added),
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": most_added},
+        },
+        **{f"{name}_commands": [] for name in lists},
+        **{"auth": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False},
+        **{"rsync_exclude": [], "rsync_filter": []},
+    }
+    path = Path(folder) / "autoscaler.json"
+    path.write_text(json.dumps(config))
+    return {
+        "num_cpus": 0,
+        "gcs_server_port": port,
+        "autoscaling_config": str(path),
+        "env_vars": {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID},
+    }
+
+
 def main() -> None:
     """See the module's docstring."""
     from ray.cluster_utils import Cluster
 
-    folder, num_cpus = sys.argv[1:]
+    folder, num_cpus, most_added = sys.argv[1], *map(int, sys.argv[2:])
     cluster = Cluster()
     nodes: dict[str, Any] = {}
 
     def add() -> str:
         host = f"127.0.0.{len(nodes) + 2}"
-        nodes[host] = cluster.add_node(
-            num_cpus=int(num_cpus),
-            node_ip_address=host,
-            object_store_memory=_OBJECTS_BYTES,
-            include_dashboard=False,
-            temp_dir=folder,
-        )
+        told: dict[str, Any] = {"num_cpus": num_cpus, "node_ip_address": host, "object_store_memory": _OBJECTS_BYTES}
+        if most_added:
+            told |= autoscaling_head(folder, num_cpus, most_added)
+        nodes[host] = cluster.add_node(**told, include_dashboard=False, temp_dir=folder)
         return host
 
     def answer(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from framehaul import clip
 from framehaul.formats import PixelFormat
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import DATA_TYPES, PIXEL_FORMATS
+from framehaul.wire import DATA_TYPES, MAX_AGE_MS, PIXEL_FORMATS
 from framehaul_client.core.frames import FrameLayout
 from framehaul_client.core.latents import LatentFormat
 from framehaul_client.core.session_config import SessionConfig
@@ -110,6 +110,14 @@ def restarted(message: pb.Open, next_frame: int, room_frames: int, *, reproducib
     changed.start_frame = next_frame
     changed.reproducible = reproducible
     changed.window_frames = max(1, min(message.window_frames, room_frames))
+    return changed
+
+
+def aged(message: pb.Open, age_s: float) -> pb.Open:
+    """Ask for the same, as of a client that first asked `age_s` ago, wherever that was."""
+    changed = pb.Open()
+    changed.CopyFrom(message)
+    changed.age_ms = min(int(age_s * 1000), MAX_AGE_MS)
     return changed
 
 

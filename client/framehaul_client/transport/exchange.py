@@ -21,7 +21,7 @@ from framehaul_client.core.events import Event
 from framehaul_client.core.frames import FrameBatch
 from framehaul_client.core.info import read_charged
 from framehaul_client.core.latents import LatentArray
-from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
+from framehaul_client.core.opening import Opened, aged, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.reassembly import Reassembly
 from framehaul_client.core.retry import Retry
 from framehaul_client.core.session_config import SessionConfig
@@ -61,6 +61,15 @@ class _Handed:
     since_ns: int
 
 
+class _PlaceElsewhere(Exception):
+    """A session waits in a queue, and the first of `targets`, which `front` names, has a place: no error."""
+
+    def __init__(self, front: str, targets: list[str]) -> None:
+        super().__init__(front)
+        self.front = front
+        self.targets = targets
+
+
 class Exchange:
     """Owner of a session's calls and of the task that runs them."""
 
@@ -78,6 +87,7 @@ class Exchange:
         self._statistics = statistics
         self._servers = servers
         self._server: str | None = None  # where it was opened or resumed last
+        self._way: list[tuple[str, str]] = []  # the fronts that lead to where it is being opened, and what each named
         self._queue = queue
         self._retry = Retry(config.retry_for_s)
         self._patience = Patience(config.stall_timeout_s)
@@ -88,7 +98,7 @@ class Exchange:
         self._finished = False  # Done has come, and all frames before it
         self._leaving = False
         self._error: Exception | None = None
-        self._started_s = 0.0
+        self._started_s = self._asked_s = 0.0
         self._handed: _Handed | None = None  # what the consumer works on
         self.drain_grace_s: float | None = None
         self._open: pb.Open  # what opened the session on its present server
@@ -115,7 +125,7 @@ class Exchange:
 
         Cancellation: the call is cancelled.
         """
-        self._started_s = time.perf_counter()
+        self._started_s = self._asked_s = time.perf_counter()
         self._open = open_message(self._config, self._history.latents)
         try:
             call: Call | None = await self._attach()
@@ -236,12 +246,14 @@ class Exchange:
     async def _attach(self) -> Call:
         """Open the session, resume it, or open one that goes on from here, where the client's target says."""
         target = self._servers.target
+        self._way.clear()
         try:
             return await self._attach_through(target, num_hops=0)
         except ServerUnavailable:
             # A front that is gone may have left the session's server behind.
             if self._server is None or not self._servers.is_front(target):
                 raise
+            self._way.clear()
             return await self._attach_at(self._server)
 
     async def _attach_through(self, target: str, *, num_hops: int) -> Call:
@@ -255,16 +267,37 @@ class Exchange:
                 self._servers.note_front(target)
         if num_hops == _MOST_HOPS:
             raise ProtocolError(f"{target} is a front, after {num_hops} others: at most {_MOST_HOPS} are followed")
-        wanted = pb.LocateRequest(session_id=self._session_id, model=self._open.model, geometry=self._open.geometry)
         refused: FramehaulError | None = None
-        for named in await self._servers.locate(target, wanted):
+        left = deque((await self._servers.locate(target, self._wanted())).targets)
+        while left:
+            named = left.popleft()
             _LOG.debug("%s names %s", target, named)
+            self._way[num_hops:] = [(target, named)]
             try:
                 return await self._attach_through(named, num_hops=num_hops + 1)
             except (ServerUnavailable, Refused) as error:
                 refused = error
+            except _PlaceElsewhere as found:
+                if found.front != target:
+                    raise
+                left = deque(found.targets)
         assert refused is not None, "a front names at least one"
         raise refused
+
+    def _wanted(self) -> pb.LocateRequest:
+        return pb.LocateRequest(session_id=self._session_id, model=self._open.model, geometry=self._open.geometry)
+
+    async def _look_elsewhere(self) -> None:
+        """Leave a server's queue if a front that led there now knows a server with a place.
+
+        Raises:
+            _PlaceElsewhere: it does.
+        """
+        for front, named in self._way:
+            with contextlib.suppress(FramehaulError):  # without an answer the session waits on where it is
+                found = await self._servers.locate(front, self._wanted())
+                if found.has_place and found.targets[0] != named:
+                    raise _PlaceElsewhere(front, found.targets)
 
     async def _attach_at(self, target: str) -> Call:
         asked = self._ask()
@@ -274,7 +307,8 @@ class Exchange:
             async with answer_within(self._config.stall_timeout_s):
                 with contextlib.suppress(RpcEnded):  # receiving tells why
                     await self._send_open(rpc, asked, first)
-            answer = await receive_opened(rpc, self._queue, self._config.stall_timeout_s)
+            timeout_s = self._config.stall_timeout_s
+            answer = await receive_opened(rpc, self._queue, timeout_s, self._look_elsewhere)
             await self._accept(asked, answer.header.opened, num_sent=0 if first is None else len(first))
             num_latents = self._config.num_latents
             call = Call(
@@ -317,12 +351,14 @@ class Exchange:
         self._tell("latents", 0, len(first), start_ns=start_ns)
 
     def _ask(self) -> pb.Open:
+        age_s = time.perf_counter() - self._asked_s
         if self._opened is None:
-            return self._open
+            return aged(self._open, age_s)
         next_frame = self._reassembly.next_frame
         if self._session_id:
             return resumed(self._open, self._session_id, next_frame)
-        return restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
+        asked = restarted(self._open, next_frame, self._window.room, reproducible=self._opened.reproducible)
+        return aged(asked, age_s)
 
     async def _accept(self, asked: pb.Open, answer: pb.Opened, *, num_sent: int) -> None:
         opened = read_opened(answer, asked, self._config, before=self._opened, num_sent=self._num_sent)

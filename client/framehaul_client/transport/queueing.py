@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from framehaul import wire
@@ -15,6 +15,9 @@ from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.statistics import SessionStatistics
 from framehaul_client.errors import ProtocolError
 from framehaul_client.transport.patience import answer_within
+
+LOOK_S: Final = 5.0
+"""Between looks for a place elsewhere; a server says every 15 s how the queue stands."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -61,15 +64,18 @@ class Responses(Protocol):
 
 
 async def receive_opened(
-    rpc: Responses, queue: QueuePosition, stall_timeout_s: float
+    rpc: Responses, queue: QueuePosition, stall_timeout_s: float, look_elsewhere: Callable[[], Awaitable[None]]
 ) -> wire.Envelope[pb.StreamResponse]:
     """Wait for `Opened`, for as long as the queue takes, but no longer than `stall_timeout_s` for each word of it.
+
+    Now and then, after such a word, `look_elsewhere` may end that by an error of its own.
 
     Cancellation: cancels the call.
 
     Raises:
         FramehaulError: the call failed, the server is silent or said something else.
     """
+    looked_s = time.perf_counter()
     try:
         while True:
             async with answer_within(stall_timeout_s):
@@ -78,6 +84,9 @@ async def receive_opened(
                 queue.served()
                 break
             queue.moved(answer.header.queued.position)
+            if time.perf_counter() - looked_s >= LOOK_S:
+                await look_elsewhere()
+                looked_s = time.perf_counter()
     finally:
         queue.left()
     if answer is None or not answer.header.HasField("opened"):

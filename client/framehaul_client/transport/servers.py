@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 import grpc.aio
@@ -30,6 +30,13 @@ _MOST_IDLE: Final = 8
 """Connections that are kept for later sessions."""
 
 Connect = Callable[[str], Awaitable[grpc.aio.Channel]]
+
+
+class Named(NamedTuple):
+    """A front's answer: addresses, the best first, and whether that one has a place."""
+
+    targets: list[str]
+    has_place: bool
 
 
 class Servers:
@@ -74,8 +81,8 @@ class Servers:
         self._num_calls[target] += 1
         return Rpc(channel, target, metadata, on_closed=partial(self._closed, target))
 
-    async def locate(self, target: str, request: pb.LocateRequest) -> list[str]:
-        """Ask the front at `target` where to go: addresses, the best first.
+    async def locate(self, target: str, request: pb.LocateRequest) -> Named:
+        """Ask the front at `target` where to go.
 
         Raises:
             FramehaulError: it can't be reached, or names none.
@@ -96,7 +103,7 @@ class Servers:
                 raise ProtocolError(f"{target} names {printable(each)}: must be HOST:PORT") from error
         if target in named:  # it has become a server
             self._fronts.discard(target)
-        return named
+        return Named(named, found.has_place)
 
     async def aclose(self) -> None:
         """Close the connections to named servers. Twice is fine.

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from framehaul.address import Address
 from framehaul_fleet.errors import FleetFailed
-from framehaul_fleet.on_ray.access import check_access
+from framehaul_fleet.on_ray.access import check_access, uses_tls
 from framehaul_fleet.on_ray.plan import DRAIN_MARGIN_S, REGISTRY, SERVER_PREFIX, FleetSpec, namespace_of
 from framehaul_fleet.on_ray.registry import Registry
 
@@ -42,10 +42,10 @@ def joined(address: str, name: str, *, insecure: bool) -> Iterator[Address]:
     """Join the cluster at `address`, in the fleet's namespace, and leave it; gives the address of its control plane.
 
     Raises:
-        FleetFailed: there is none; it doesn't let this process in; or it lets in anybody, and `insecure` doesn't allow
-            that.
+        FleetFailed: there is none; it doesn't let this process in; it lets in anybody, and `insecure` doesn't allow
+            that; or files of Ray's TLS are missing.
     """
-    check = partial(check_access, encrypted=os.environ.get("RAY_USE_TLS") == "1", insecure=insecure)
+    check = partial(check_access, encrypted=uses_tls(os.environ), insecure=insecure)
     if address != _OWN:
         check(address)
     # Ray tells each driver of the fleet's own restarts otherwise.
@@ -205,14 +205,19 @@ def _servers() -> list[str]:
 
 
 def _ask(name: str, method: str, *, wait_s: float = _AWAY_S) -> Any:
-    """Ask the registry; one that Ray starts again just now is waited for."""
-    end_s = time.monotonic() + wait_s
+    """Ask the registry; one that Ray starts again just now, or that another command replaces, is waited for."""
+    began_s = time.monotonic()
+    end_s, replaced_s = began_s + wait_s, began_s + min(wait_s, _ANSWER_S)
     while True:
         try:
             registry = ray.get_actor(REGISTRY)
         except ValueError as error:
-            left = "; its registry is gone, its servers aren't: `fleet up` makes another" if _servers() else ""
-            raise FleetFailed(f"name={name!r}: this cluster has no fleet of that name{left}") from error
+            left = _servers()
+            if left and time.monotonic() < replaced_s:
+                time.sleep(_LOOK_S)
+                continue
+            hint = "; its registry is gone, its servers aren't: `fleet up` makes another" if left else ""
+            raise FleetFailed(f"name={name!r}: this cluster has no fleet of that name{hint}") from error
         except RayError as error:
             raise FleetFailed(f"Ray doesn't answer: {_first_line(error)}") from error
         try:

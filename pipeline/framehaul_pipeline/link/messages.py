@@ -42,6 +42,8 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """On whose behalf; sessions of one tenant share its part of the device."""
     weight: float = 1.0
     """That part, against the weights of other tenants."""
+    asked_ns: int = 0
+    """When the client first asked, by the monotonic clock; a tenant's earlier requests are served first."""
     first_latent: int = 0
     """The first one that will come."""
     chunks: tuple[int, ...] = ()

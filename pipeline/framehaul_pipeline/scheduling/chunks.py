@@ -1,8 +1,9 @@
 """Which session's chunk is decoded next: pure, run by the worker under its lock.
 
 Order: priority, then tenants by their shares of the device (`shares`), then those whose clients wait for frames before
-those whose clients don't, then arrival, so that a tenant's earlier requests finish first. A session runs while it has
-latents; when it waits, the next one fills the gap; a higher priority takes over at a chunk boundary.
+those whose clients don't, then when they were first asked for, so that a tenant's earlier requests finish first. A
+session runs while it has latents; when it waits, the next one fills the gap; a higher priority takes over at a chunk
+boundary.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class _Session:
         self.num_frames = self.spec.num_frames(self.num_decoded)
 
     @property
-    def order(self) -> tuple[int, int]:
+    def order(self) -> tuple[int, int, int]:
         """Sorts a tenant's sessions: what is smaller is served first."""
-        return -self.opening.priority, self.number
+        return -self.opening.priority, self.opening.asked_ns, self.number
 
     @property
     def ahead(self) -> bool:
@@ -128,13 +129,13 @@ class Scheduler:
     def __init__(self) -> None:
         """Start without sessions."""
         self._sessions: dict[int, _Session] = {}
-        """By priority and arrival."""
+        """By priority and age."""
         self._shares = Shares(CREDIT_NS)
 
     def add_session(
         self, session: int, opening: Opening, *, spec: DecoderSpec, rule: NextChunk, max_latents: int, max_frames: int
     ) -> None:
-        """Add a session, behind those of its tenant and priority.
+        """Add a session, behind those of its tenant and priority that were asked for before it.
 
         Args:
             session: its number.
@@ -221,10 +222,10 @@ class Scheduler:
     def _in_order(self) -> Iterable[tuple[int, _Session]]:
         shares = self._shares
 
-        def order(item: tuple[int, _Session]) -> tuple[int, float, bool, int]:
+        def order(item: tuple[int, _Session]) -> tuple[int, float, bool, int, int]:
             state = item[1]
-            rank, arrival = state.order
-            return rank, shares.order(state.opening.tenant), state.ahead, arrival
+            rank, asked_ns, number = state.order
+            return rank, shares.order(state.opening.tenant), state.ahead, asked_ns, number
 
         return sorted(self._sessions.items(), key=order)
 

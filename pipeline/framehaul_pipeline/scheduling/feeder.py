@@ -19,8 +19,10 @@ class Feed:
     """One session's latents on their way to the inlet."""
 
     session: int
-    order: tuple[int, int]
-    """Sorts a tenant's sessions: what is smaller is served first."""
+    priority: int
+    """What is larger is served first."""
+    asked_ns: int
+    """Within a tenant and priority, what is smaller is served first."""
     tenant: str
     num_fed: int
     """Latents of the clip below this one went."""
@@ -38,7 +40,7 @@ class Feed:
     @property
     def group(self) -> tuple[str, int]:
         """Tenant and priority."""
-        return self.tenant, self.order[0]
+        return self.tenant, self.priority
 
     @property
     def has_latent(self) -> bool:
@@ -70,7 +72,7 @@ class Feeder:
     """All sessions' feeds, in the order of service.
 
     That is priority, then tenants by their shares of the device (`shares`), where latents in the inlet count as if
-    they were decoded already, then those whose clients wait for frames, then arrival. So the inlet holds what is to be
+    they were decoded already, then those whose clients wait for frames, then age. So the inlet holds what is to be
     decoded next, and every tenant is found there when its turn comes, however many there are. A chunk that was begun
     is filled up first, so that parts of many don't keep each other out.
 
@@ -96,11 +98,11 @@ class Feeder:
         """Inlet slots of each tenant's open sessions, at each priority."""
 
     def add_session(self, session: int, opening: Opening) -> Feed:
-        """Add a session behind those of its tenant and priority; a higher priority is served first."""
+        """Add a session behind those of its tenant and priority that were asked for before it."""
         self._shares.open(opening.tenant, opening.weight)
-        feed = Feed(session, (-opening.priority, session), opening.tenant, opening.first_latent)
+        feed = Feed(session, opening.priority, opening.asked_ns, opening.tenant, opening.first_latent)
         self._feeds[session] = feed
-        self._feeds = dict(sorted(self._feeds.items(), key=lambda item: item[1].order))
+        self._feeds = dict(sorted(self._feeds.items(), key=lambda item: (-item[1].priority, item[0])))
         return feed
 
     def enqueue(self, session: int, latent: memoryview) -> None:
@@ -186,9 +188,8 @@ class Feeder:
     def _is_able(self, feed: Feed) -> bool:
         return feed.has_latent and feed.num_in_inlet < self._per_session
 
-    def _order(self, feed: Feed) -> tuple[int, float, bool, int]:
-        rank, arrival = feed.order
-        return rank, self._shares.order(feed.tenant), feed.ahead, arrival
+    def _order(self, feed: Feed) -> tuple[int, float, bool, int, int]:
+        return -feed.priority, self._shares.order(feed.tenant), feed.ahead, feed.asked_ns, feed.session
 
     def _hold(self, feed: Feed, num_slots: int) -> None:
         feed.num_in_inlet += num_slots

@@ -285,6 +285,7 @@ class Open(google.protobuf.message.Message):
     START_FRAME_FIELD_NUMBER: builtins.int
     RESTART_LATENTS_FIELD_NUMBER: builtins.int
     REPRODUCIBLE_FIELD_NUMBER: builtins.int
+    AGE_MS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """empty: the server's default model"""
     dtype: Global___DataType.ValueType
@@ -309,6 +310,10 @@ class Open(google.protobuf.message.Message):
     """
     reproducible: builtins.bool
     """the same latents give the same bytes, whatever the load; unset: the server's rule"""
+    age_ms: builtins.int
+    """How long ago the client first asked for this session, where that was at another server; it is served as if it had
+    been here since then, among those of its tenant and priority. Beyond an hour it is an hour.
+    """
     @property
     def geometry(self) -> Global___LatentGeometry:
         """unset with synthetic latents"""
@@ -332,9 +337,10 @@ class Open(google.protobuf.message.Message):
         start_frame: builtins.int = ...,
         restart_latents: builtins.int = ...,
         reproducible: builtins.bool | None = ...,
+        age_ms: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "geometry", b"geometry", "num_latents", b"num_latents", "reproducible", b"reproducible", "resume", b"resume"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "dtype", b"dtype", "geometry", b"geometry", "max_message_bytes", b"max_message_bytes", "mode", b"mode", "model", b"model", "normalized", b"normalized", "num_latents", b"num_latents", "pixel_format", b"pixel_format", "priority", b"priority", "reproducible", b"reproducible", "restart_latents", b"restart_latents", "resume", b"resume", "start_frame", b"start_frame", "window_frames", b"window_frames"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_num_latents", b"_num_latents", "_reproducible", b"_reproducible", "age_ms", b"age_ms", "dtype", b"dtype", "geometry", b"geometry", "max_message_bytes", b"max_message_bytes", "mode", b"mode", "model", b"model", "normalized", b"normalized", "num_latents", b"num_latents", "pixel_format", b"pixel_format", "priority", b"priority", "reproducible", b"reproducible", "restart_latents", b"restart_latents", "resume", b"resume", "start_frame", b"start_frame", "window_frames", b"window_frames"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_num_latents", b"_num_latents"]) -> typing.Literal["num_latents"] | None: ...
     @typing.overload
@@ -715,12 +721,15 @@ class LocateResponse(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     LEASE_MS_FIELD_NUMBER: builtins.int
     ALTERNATIVES_FIELD_NUMBER: builtins.int
+    HAS_PLACE_FIELD_NUMBER: builtins.int
     target: builtins.str
     """HOST:PORT"""
     epoch: builtins.int
     """of the server at that address: another one means that it restarted"""
     lease_ms: builtins.int
     """how long the answer may be kept"""
+    has_place: builtins.bool
+    """target has a place for a new session now: it needn't wait there"""
     @property
     def alternatives(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """where to go if that server can't be reached or refuses, in this order"""
@@ -732,8 +741,9 @@ class LocateResponse(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         lease_ms: builtins.int = ...,
         alternatives: collections.abc.Iterable[builtins.str] | None = ...,
+        has_place: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "epoch", b"epoch", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "epoch", b"epoch", "has_place", b"has_place", "lease_ms", b"lease_ms", "target", b"target"]) -> None: ...
 
 Global___LocateResponse: typing_extensions.TypeAlias = LocateResponse
 

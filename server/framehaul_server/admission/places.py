@@ -132,12 +132,15 @@ class Admission:
         self.idle.clear()
         return Claim(tenant)
 
-    def ask(self, claim: Claim, *, priority: int = 0, num_bytes: int = 0, request_bytes: int = 0) -> None:
+    def ask(
+        self, claim: Claim, *, priority: int = 0, asked_ns: int = 0, num_bytes: int = 0, request_bytes: int = 0
+    ) -> None:
         """Ask for a new session's place, once. It is `held` then, or has a `position` in the queue.
 
         Args:
             claim: of the call.
             priority: of the session.
+            asked_ns: when its client first asked for it, here or elsewhere; the earliest of its tenant comes first.
             num_bytes: what may wait for it, counted until `release`.
             request_bytes: of its first request, kept while it is queued.
 
@@ -150,7 +153,8 @@ class Admission:
         tenant, most = claim.tenant, claim.tenant.max_waiting_bytes
         if most is not None and num_bytes > most:
             raise InvalidInput("open", f"{num_bytes} waiting bytes", f"at most {most} for tenant {tenant.name}")
-        claim.priority, claim.num_bytes, claim.request_bytes = priority, num_bytes, request_bytes
+        claim.priority, claim.asked_ns = priority, asked_ns
+        claim.num_bytes, claim.request_bytes = num_bytes, request_bytes
         full = self._queue.obstacle(claim)
         self._queue.join(claim)
         if full is not None and self._next() is not claim:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from framehaul.formats import PixelFormat
 from framehaul.v1 import frames_pb2 as pb
-from framehaul.wire import DATA_TYPES, MAX_PRIORITY, PIXEL_FORMATS
+from framehaul.wire import DATA_TYPES, MAX_AGE_MS, MAX_PRIORITY, PIXEL_FORMATS
 from framehaul_pipeline.errors import InvalidInput, NotFound, OutOfOrder
 from framehaul_pipeline.link.messages import Opening
 from framehaul_pipeline.spec import UNTOLD_LATENTS, DecoderSpec, Geometry
@@ -88,8 +88,8 @@ class OpenRequest:
         return self.opening.pixel_format.frame_bytes(*self.frame_size)
 
 
-def read_open(header: pb.StreamRequest, rules: OpenRules) -> tuple[pb.Open, OpenRequest]:
-    """Take the `Open` out of a session's first request and check it.
+def read_open(header: pb.StreamRequest, rules: OpenRules, *, now_ns: int = 0) -> tuple[pb.Open, OpenRequest]:
+    """Take the `Open` out of a session's first request, which came at `now_ns`, and check it.
 
     Returns:
         The message, to compare repetitions with, and what it says.
@@ -103,11 +103,11 @@ def read_open(header: pb.StreamRequest, rules: OpenRules) -> tuple[pb.Open, Open
         raise SessionCancelled("cancelled by the client")
     if not header.HasField("open"):
         raise OutOfOrder("the first request must hold open, or synthetic latents for the default model")
-    return header.open, check_open(header.open, rules)
+    return header.open, check_open(header.open, rules, now_ns=now_ns)
 
 
-def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
-    """Check an `Open`.
+def check_open(message: pb.Open, rules: OpenRules, *, now_ns: int = 0) -> OpenRequest:
+    """Check an `Open` that came at `now_ns`.
 
     Raises:
         InvalidInput: a field holds a value that isn't allowed.
@@ -135,6 +135,7 @@ def check_open(message: pb.Open, rules: OpenRules) -> OpenRequest:
             normalized=message.normalized,
             pixel_format=pixel_format,
             priority=message.priority,
+            asked_ns=now_ns - min(message.age_ms, MAX_AGE_MS) * 1_000_000,
             restart_latents=message.restart_latents,
             reproducible=message.reproducible if message.HasField("reproducible") else rules.reproducible,
         ),

@@ -223,10 +223,15 @@ class Placement:
         elif not targets:
             self._refuse(request.model)
         first = self._servers[targets[0]]
+        has_place = first.outlook(request, now_s) == _FITS
         if owner is None:
             self._hold(first, tenant, round(first.needs(request)[1]), now_s)
         return pb.LocateResponse(
-            target=first.target, epoch=first.info.epoch, lease_ms=round(HOLD_S * 1000), alternatives=targets[1:]
+            target=first.target,
+            epoch=first.info.epoch,
+            lease_ms=round(HOLD_S * 1000),
+            alternatives=targets[1:],
+            has_place=has_place,
         )
 
     def peek(self, now_s: float) -> list[str]:

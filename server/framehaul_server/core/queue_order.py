@@ -2,7 +2,8 @@
 
 The order is priority, then the tenants by the sessions that they hold for their weight, then arrival. It is that in
 which all who wait would be served if places came free one by one and nothing else changed: each one that is counted
-makes its tenant's next one count as having a session more.
+makes its tenant's next one count as having a session more. Which of a tenant's own is next is decided by when each was
+first asked for, as its client says: that puts nobody before another tenant's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Waiting:
     tenant: Tenant
     priority: int = 0
     """Higher is served first."""
+    asked_ns: int = 0
+    """When it was first asked for, by any one clock."""
     request_bytes: int = 0
     """Of the session's first request, kept meanwhile."""
 
@@ -82,18 +85,19 @@ class AdmissionQueue(Generic[WaitingT]):
 
     def order(self, num_held: Callable[[Tenant], int]) -> list[WaitingT]:
         """Those who wait, the next one first; `num_held` tells how many sessions a tenant has."""
-        lanes: dict[str, list[tuple[int, int, WaitingT]]] = {}
+        lanes: dict[str, list[tuple[int, int, int, WaitingT]]] = {}
         for arrival, waiting in enumerate(self._waiting):
-            lanes.setdefault(waiting.tenant.name, []).append((-waiting.priority, arrival, waiting))
+            place = (-waiting.priority, waiting.asked_ns, arrival, waiting)
+            lanes.setdefault(waiting.tenant.name, []).append(place)
         heads: list[tuple[int, float, int, str, int]] = []
 
         def push(name: str, index: int) -> None:
-            rank, arrival, waiting = lanes[name][index]
+            rank, _, arrival, waiting = lanes[name][index]
             share = (num_held(waiting.tenant) + index) / waiting.tenant.weight
             heapq.heappush(heads, (rank, share, arrival, name, index))
 
         for name, lane in lanes.items():
-            lane.sort(key=lambda place: place[:2])
+            lane.sort(key=lambda place: place[:3])
             push(name, 0)
         found: list[WaitingT] = []
         while heads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 import grpc
@@ -119,6 +120,6 @@ class HighlightService:
             self._admission.release(claim)
 
     async def _place(self, claim: Claim, num_bytes: int) -> None:
-        self._admission.ask(claim, num_bytes=num_bytes, request_bytes=num_bytes)
+        self._admission.ask(claim, asked_ns=time.monotonic_ns(), num_bytes=num_bytes, request_bytes=num_bytes)
         if not claim.held:
             await self._admission.wait(claim)

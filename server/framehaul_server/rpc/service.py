@@ -236,6 +236,7 @@ class FrameService:
         self._admission.ask(
             call.claim,
             priority=session.request.opening.priority,
+            asked_ns=session.request.opening.asked_ns,
             num_bytes=session.max_waiting_bytes,
             request_bytes=first.num_bytes,
         )

@@ -94,7 +94,7 @@ class Session:
         """The session's owner."""
         self._ahead: deque[Request] = deque([first])
         """Requests that came before the session was run."""
-        self._open_message, self.request = read_open(first.header, rules.opening)
+        self._open_message, self.request = read_open(first.header, rules.opening, now_ns=time.monotonic_ns())
         caller.tenant.check_priority(self.request.opening.priority)
         self._explicit = self.request.explicit
         self.id = new_session_id(rules.epoch)

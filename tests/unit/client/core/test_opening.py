@@ -6,7 +6,7 @@ import pytest
 from framehaul.formats import LatentDtype, PixelFormat
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_client.core.latents import LatentFormat
-from framehaul_client.core.opening import Opened, frames_wanted, open_message, read_opened, restarted, resumed
+from framehaul_client.core.opening import Opened, aged, frames_wanted, open_message, read_opened, restarted, resumed
 from framehaul_client.core.session_config import SessionConfig
 from framehaul_client.errors import DataLoss, InvalidLatents, ProtocolError, Unsupported
 
@@ -87,6 +87,16 @@ def test_resuming_and_starting_again_repeat_what_was_asked_first() -> None:
     assert new.HasField("resume")
     assert restarted(first, 5, 0, reproducible=False).window_frames == 1
     assert restarted(first, 5, 50, reproducible=False).window_frames == 9
+
+
+@pytest.mark.parametrize(("age_s", "age_ms"), [(0.0, 0), (1.2345, 1234), (1e9, 3_600_000)])
+def test_a_later_request_says_how_old_the_first_one_is(age_s: float, age_ms: int) -> None:
+    """And is the same otherwise."""
+    first = open_message(SessionConfig(num_latents=7, window_frames=9), LATENTS)
+    again = aged(first, age_s)
+    assert (first.age_ms, again.age_ms) == (0, age_ms)
+    again.age_ms = 0
+    assert again == first
 
 
 def test_a_server_that_goes_on_cuts_chunks_as_the_first_one_did() -> None:

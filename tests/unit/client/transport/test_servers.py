@@ -101,6 +101,30 @@ async def test_a_session_goes_on_at_another_server() -> None:
         resumed, restarted = good.opens
         assert (resumed.resume.session_id, resumed.resume.next_frame) == (SESSION_ID, num_frames)
         assert (restarted.resume.session_id, restarted.start_frame) == (b"", num_frames)
+        assert restarted.age_ms > 0, "it is no new one to the other server"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_session_leaves_a_queue_for_a_place_elsewhere(monkeypatch: pytest.MonkeyPatch, nested: bool) -> None:
+    """Where another server has one by now, at the next word of its queue; whichever front on the way knows it."""
+    monkeypatch.setattr("framehaul_client.transport.queueing.LOOK_S", 0.0)
+    full, free = Behaviour(queue=[[3, 2]]), Behaviour()
+    async with AsyncExitStack() as stack:
+        first, second = [await stack.enter_async_context(fake_server(each)) for each in (full, free)]
+        behind = first
+        if nested:
+            behind, _, _ = await stack.enter_async_context(running_front(first))
+        target, table, _ = await stack.enter_async_context(running_front(behind))
+        table.report(behind, report(1, sessions=10, queued=1), time.monotonic() + 60)
+        client = await stack.enter_async_context(FrameClient(target))
+
+        def add(position: int) -> None:
+            if position == 2:
+                table.report(second, report(2), time.monotonic() + 60)
+
+        async with client.session(make_latents(), on_queued=add) as session:
+            assert len([frame async for frame in session])
+        assert [len(each.opens) for each in (full, free)] == [1, 1]
 
 
 async def test_a_session_is_taken_up_again_though_the_front_is_gone() -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 
 from framehaul_fleet.errors import FleetFailed
-from framehaul_fleet.on_ray.access import check_access
+from framehaul_fleet.on_ray.access import check_access, uses_tls
 
 
 def answers(code: grpc.StatusCode | None) -> Callable[[bytes, grpc.ServicerContext], bytes]:
@@ -50,3 +51,17 @@ def test_who_is_let_in_at_a_control_plane(
                 check_access(f"127.0.0.1:{port}", **told)
     finally:
         server.stop(None).wait()
+
+
+def test_files_of_rays_tls_are_there_before_it_is_used(tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")}
+    for told in ({}, {"RAY_USE_TLS": "0"}):
+        assert not uses_tls(told | files)
+    for name, path in files.items():
+        with pytest.raises(FleetFailed, match=f"{name}='{path}': must name a file that can be read"):
+            uses_tls({"RAY_USE_TLS": "1"} | files)
+        Path(path).touch()
+    assert uses_tls({"RAY_USE_TLS": "true"} | files)
+    del files["RAY_TLS_CA_CERT"]
+    with pytest.raises(FleetFailed, match="RAY_TLS_CA_CERT=''"):
+        uses_tls({"RAY_USE_TLS": "1"} | files)

@@ -130,6 +130,19 @@ def test_a_higher_priority_takes_over_at_a_chunk_boundary(bench: Bench) -> None:
     assert sessions(bench.pick(2)) == [2, 1]
 
 
+def test_a_session_that_was_asked_for_earlier_goes_first(bench: Bench) -> None:
+    """Though it came later, from another server; neither past a higher priority nor in another tenant's share."""
+    bench.open(1, 2, max_latents=1, asked_ns=20, tenant="a")
+    bench.open(2, 1, priority=1, asked_ns=30, tenant="a")
+    bench.open(3, 2, max_latents=1, asked_ns=-10, tenant="a")
+    bench.open(4, 2, max_latents=1, asked_ns=20, tenant="a")
+    assert sessions(bench.pick()) == [2, 3, 3, 1, 1, 4, 4]
+    bench.open(5, 1, asked_ns=40, tenant="b")
+    bench.add(3, 1)
+    bench.scheduler.charge(Chunk(1, 0, (InletSlot(0, 1),), 0, 1, False, tenant="a"), 1000)
+    assert sessions(bench.pick()) == [5, 3]
+
+
 def test_the_decoders_partition_rule_decides(bench: Bench) -> None:
     """A decoder that needs pairs waits for the second latent, except at the end."""
     bench.open(1, 3, rule=pairs)

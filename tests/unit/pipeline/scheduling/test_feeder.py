@@ -4,10 +4,8 @@ from tests.support.fake_decoder import fake_opening
 LATENTS = [memoryview(bytes([index])) for index in range(16)]
 
 
-def fill(
-    feeder: Feeder, session: int, *, priority: int = 0, tenant: str = "", num_latents: int = 8, allowed: int = 8
-) -> None:
-    feeder.add_session(session, fake_opening(priority=priority, tenant=tenant))
+def fill(feeder: Feeder, session: int, *, num_latents: int = 8, allowed: int = 8, **asked: object) -> None:
+    feeder.add_session(session, fake_opening(**asked))
     for latent in LATENTS[:num_latents]:
         feeder.enqueue(session, latent)
     feeder.allow(session, allowed, 0)
@@ -114,6 +112,17 @@ def test_priority_comes_before_arrival() -> None:
     latent = feeder.next_latent(9)
     assert latent is not None
     assert latent.session == 2
+
+
+def test_a_session_that_was_asked_for_earlier_is_fed_first() -> None:
+    """Though it came later; the inlet's last slots stay with the one that came first."""
+    feeder = Feeder(chunk_latents=2, num_slots=12)
+    fill(feeder, 1, asked_ns=20)
+    fill(feeder, 2, asked_ns=-10)
+    assert [feeder.next_latent(9), feeder.next_latent(1)] == [
+        NextLatent(2, 0, LATENTS[0]),
+        NextLatent(1, 0, LATENTS[0]),
+    ]
 
 
 def test_the_end_follows_the_last_latent_once() -> None:

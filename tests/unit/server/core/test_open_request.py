@@ -38,6 +38,13 @@ def test_a_plain_open_takes_the_defaults() -> None:
     assert (request.latent_bytes, request.frame_bytes) == (96, 288)
 
 
+@pytest.mark.parametrize(("age_ms", "counted_ms"), [(0, 0), (1, 1), (3_600_000, 3_600_000), (1 << 32 - 1, 3_600_000)])
+def test_a_session_has_the_age_that_it_says_up_to_an_hour(age_ms: int, counted_ms: int) -> None:
+    """Also on a machine that hasn't run for as long."""
+    request = check_open(opening(age_ms=age_ms), RULES, now_ns=1000)
+    assert request.opening.asked_ns == 1000 - counted_ms * 1_000_000
+
+
 def test_every_field_is_taken_over() -> None:
     request = check_open(
         opening(

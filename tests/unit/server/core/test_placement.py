@@ -21,6 +21,13 @@ def test_the_least_used_server_is_named_and_the_others_in_order() -> None:
     assert list(found.alternatives) == ["c", "a"]
 
 
+def test_a_session_that_would_wait_is_told_so() -> None:
+    """Counting those that were sent there a moment ago."""
+    placement = table(("a", report(1, sessions=8)), ("b", report(2, sessions=10)))
+    found = [placement.locate(ask(), "film", 1.0) for _ in range(3)]
+    assert [(each.target, each.has_place) for each in found] == [("a", True), ("a", True), ("b", False)]
+
+
 def test_a_burst_spreads_before_the_next_reports() -> None:
     """An answer counts as a session for a moment, and no longer."""
     placement = table(("a", report(1)), ("b", report(2)))

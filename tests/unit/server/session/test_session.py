@@ -114,7 +114,7 @@ async def test_no_latents_at_all_end_with_done_and_no_frames() -> None:
 @pytest.mark.asyncio
 async def test_the_worker_hears_what_was_opened() -> None:
     async with running(request(open=opening(num_latents=7, normalized=True))) as run:
-        assert run.worker.opened == [
+        assert [msgspec.structs.replace(each, asked_ns=0) for each in run.worker.opened] == [
             Opening(
                 model="toy",
                 geometry=GEOMETRY,

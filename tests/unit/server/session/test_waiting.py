@@ -96,6 +96,23 @@ async def test_priority_comes_first_and_then_the_tenant_that_holds_least() -> No
 
 
 @pytest.mark.asyncio
+async def test_a_session_that_was_asked_for_earlier_is_before_newer_ones_of_its_tenant() -> None:
+    """It comes from another server, and whatever age it says it has, it passes nobody of another tenant."""
+    async with serving(Tenant(name="film"), Tenant(name="ads"), max_sessions=2) as server:
+        holders = [await server.connect(request(open=EXPLICIT), tenant=name) for name in ("film", "ads")]
+        new, _ = await server.connect(request(open=EXPLICIT), tenant="film")
+        other, _ = await server.connect(request(open=EXPLICIT), tenant="ads")
+        old, _ = await server.connect(request(open=opening(mode=pb.MODE_EXPLICIT, age_ms=60_000)), tenant="film")
+        assert (told(new), told(other), told(old)) == ([1, 3], [2, 1], [2])
+        for _, holder in reversed(holders):
+            await leave(holder)
+            await settle()
+        assert (is_open(other), is_open(old), is_open(new)) == (True, True, False)
+        first, *_, last = server.worker.opened
+        assert last.asked_ns < first.asked_ns, "the worker serves it before them too"
+
+
+@pytest.mark.asyncio
 async def test_a_full_queue_refuses_with_a_time_to_wait() -> None:
     async with serving(max_queued=1) as server:
         await server.connect(request(open=EXPLICIT))
