@@ -13,7 +13,7 @@ async def test_the_first_signal_asks_and_the_second_exits(number: signal.Signals
     exits: asyncio.Queue[int] = asyncio.Queue()
     with stop_signals(exits.put_nowait) as requested:
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(requested.wait(), 5)
+        await asyncio.wait_for(requested.wait(), 60)
         assert exits.empty()
         os.kill(os.getpid(), number)
-        assert await asyncio.wait_for(exits.get(), 5) == 128 + number
+        assert await asyncio.wait_for(exits.get(), 60) == 128 + number
