@@ -95,7 +95,8 @@ async def test_a_draft_is_another_models_video_of_the_same_latents(
         (("--draft", "gone", "--draft-out", "d.mp4"), "draft=gone: must be fake"),
         (("--draft", "fake"), "draft=fake: must come with --draft-out"),
         (("--draft-out", "d.mp4"), "draft-out=d.mp4: must come with --draft"),
-        (("--draft", "fake", "--draft-out", "v.mp4"), "draft-out=v.mp4: must be another file than --out"),
+        (("--draft", "fake", "--draft-out", "v.mp4"), "draft-out=v.mp4: must be another file than that of out"),
+        (("--draft", "fake", "--draft-out", "-", "--out", "-"), "draft-out=-: must be another file than --out"),
         (("--draft", "fake", "--draft-out", "d.mp4", "--across", "2"), "leave out --draft"),
     ],
 )
