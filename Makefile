@@ -20,7 +20,7 @@ WHOLE := */protos/framehaul/*,*/core/*,*/scheduling/*,*/session/*,*/admission/*,
 include bench/targets.mk
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-services test-rest test-machines check lint format types layers proto proto-check faults soak soak-fleet fuzz nightly coverage train-tiny clean
+.PHONY: help setup demo test test-workers test-servers test-rest test-machines check lint format types layers proto proto-check faults soak soak-fleet fuzz nightly coverage train-tiny clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -40,18 +40,21 @@ $(VENV)/.installed: pyproject.toml
 demo: setup ## Stream the sample clip to out/video.mp4
 	@$(BIN)/python client/demo.py
 
-# Two halves side by side: tests of running servers mostly wait, the others mostly compute.
+# Three thirds side by side: tests of running servers wait as much as they compute.
 PYTEST ?= $(BIN)/python -m pytest -q
-SERVICES := tests/faults tests/integration/bench tests/integration/client tests/integration/pipeline
+WORKERS := tests/faults tests/integration/client tests/integration/pipeline
 
 test: setup ## Run all tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-services test-rest
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-workers test-servers test-rest
 
-test-services:
-	$(PYTEST) $(SERVICES)
+test-workers:
+	$(PYTEST) $(WORKERS)
+
+test-servers:
+	$(PYTEST) tests/integration $(WORKERS:%=--ignore=%)
 
 test-rest:
-	$(PYTEST) $(SERVICES:%=--ignore=%)
+	$(PYTEST) --ignore=tests/faults --ignore=tests/integration
 
 check: lint types layers proto-check coverage ## All that CI runs
 
@@ -115,10 +118,11 @@ test-machines: setup ## All tests as on older processors, and beside a busy proc
 	for isa in SSE41 AVX2; do ONEDNN_MAX_CPU_ISA=$$isa $(MAKE) --no-print-directory test || exit 1; done
 	timeout 1h $(BIN)/python -c 'while True: pass' & trap "kill $$!" EXIT; $(MAKE) --no-print-directory test
 
-nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, soaks, fuzzing; an hour and a half
-	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=default"
+nightly: setup ## What takes too long for each change: tests as on other machines, 200 sequences, all of benchmarks' programs, soaks, fuzzing; an hour and a half
+	$(MAKE) --no-print-directory test-machines PYTEST="$(PYTEST) --hypothesis-profile=others"
 	RESUME_SEQUENCES=200 RESUME_SEED=$(or $(SEED),$(shell date +%Y%m%d)) \
 		$(BIN)/python -m pytest -q tests/integration/resume/test_machine.py
+	BENCH_WHOLE=1 $(BIN)/python -m pytest -q tests/integration/bench
 	FLEET_SERVERS=500 $(BIN)/python -m pytest -q tests/property/test_placement.py
 	$(MAKE) --no-print-directory soak SECONDS=600
 	$(MAKE) --no-print-directory soak-fleet SECONDS=300

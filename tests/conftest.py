@@ -2,6 +2,7 @@
 times that are printed after the run.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,8 +13,14 @@ import psutil
 import pytest
 
 # The same examples each time: no change is held up by what it has nothing to do with. `make nightly` tries others.
-hypothesis.settings.register_profile("same", derandomize=True)
+# However long one takes: the machine may stand still meanwhile.
+_PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("others", _PATIENT)
+hypothesis.settings.register_profile("same", _PATIENT, derandomize=True)
 hypothesis.settings.load_profile("same")
+
+# What collecting the tests makes stays to the end, half a million objects: they are not looked through again and again.
+gc.disable()
 
 _MEASURED: dict[str, list[float]] = {}
 
@@ -33,6 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in cuda_items:
             item.add_marker(pytest.mark.skip(reason="no CUDA device; FAIL_WITHOUT_CUDA=1 fails instead"))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def _memfds() -> list[str]:

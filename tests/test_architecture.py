@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -97,10 +98,11 @@ def test_the_check_for_unpickling_finds_what_it_should(source: str) -> None:
 FOLDERS = sorted(path for package in PACKAGES[1:] for path in package.rglob("__init__.py") if path.parent != package)
 
 
-def imported_modules(source: str) -> set[str]:
+@cache
+def imported_modules(path: Path) -> set[str]:
     """Dotted names of what a module imports: modules, and names in them."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -115,7 +117,7 @@ def test_a_door_names_what_other_folders_use(door: Path) -> None:
     package = ".".join(folder.relative_to(next(root for root in PACKAGES if root in folder.parents).parent).parts)
     used: set[str] = set()
     for path in (path for root in PACKAGES for path in root.rglob("*.py") if folder not in path.parents):
-        for name in imported_modules(path.read_text()):
+        for name in imported_modules(path):
             if name.startswith(package + "."):
                 used.add(name.removeprefix(package + ".").partition(".")[0])
     named: list[str] = []

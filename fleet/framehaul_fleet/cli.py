@@ -155,7 +155,6 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "locate",
         help="name servers of a fixed list, a DNS name or a cluster of Ray; no state, so several may run",
         description="Watches servers and names the one that a session should go to. Frames don't come by here.",
-        epilog=_EPILOG,
     )
     watched = command.add_mutually_exclusive_group(required=True)
     watched.add_argument(
@@ -178,6 +177,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         kind = option_type(file_name) if metavar == "FILE" else str
         command.add_argument(flag, dest=variable, type=kind, metavar=metavar, help=f"{described} [{variable}]")
     add_ray_commands(commands)
+    for command in commands.choices.values():
+        command.epilog = _EPILOG
     return parser
 
 

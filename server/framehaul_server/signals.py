@@ -1,4 +1,4 @@
-"""Stopping by signal: the first SIGTERM, SIGINT or SIGHUP asks the server to drain, the second ends the process at once."""
+"""Stopping by signal: the first SIGTERM, SIGINT or SIGHUP asks the server to drain, the second ends it at once."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ import msgspec
 
 from framehaul_pipeline.models.model import DecoderKind, Model
 
+HANGS: Final = "hangs"
+"""What a thread is called that does."""
+
 
 class Harm(IntEnum):
     """Values are exact in float16 and bfloat16, and far from any latent of a real clip."""

@@ -18,7 +18,7 @@ from framehaul_pipeline.decoders.registry import load_decoder
 from framehaul_pipeline.models.model import Model
 from framehaul_pipeline.scheduling.chunks import Chunk
 from framehaul_pipeline.worker.worker import Worker
-from tests.faults.harm import Harm
+from tests.faults.harm import HANGS, Harm
 
 _PATIENCE_S: Final = 30.0
 _SOON_S: Final = 0.3
@@ -75,6 +75,7 @@ def _do(harm: Harm) -> None:
         case Harm.OUT_OF_MEMORY:
             raise torch.OutOfMemoryError("told to be out of memory")
         case Harm.HANG:
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(HANGS)
             threading.Event().wait()
         case Harm.KILL_DECODING | Harm.STOP_DECODING:
             _end(_SIGNALS[harm])

@@ -1,7 +1,9 @@
 """Every way out of a stream ends in the same release: places, sessions, slots, tasks and descriptors are back in time.
 
 Each ending is tried at several moments against one real server in the test's own process, which has one place, and in
-the queue for that; after each of them the next good session works.
+the queue for that; after each of them the next good session works. The server has a user's patience, so that it is the
+ending itself that it hears of, and none of its timeouts; those have a server of their own, and rows in the failure
+table.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -19,21 +22,28 @@ import pytest_asyncio
 from framehaul.v1 import frames_pb2 as pb
 from framehaul_pipeline.supervision import supervisor
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
-from tests.support.clips import EXPLICIT, latents, opening
+from tests.support.clips import EXPLICIT, latents
 from tests.support.proxy import FaultProxy
 from tests.support.running_app import RunningApp, running_app
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, nap_clock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEEPALIVE_S = 1.0
-STALL_TIMEOUT_S = 2.0
+LIMIT_S = 2.0
+"""The most seconds that a release may take, and that of a peer whose pings aren't answered."""
+FROZEN_LIMIT_S = 2.5 * KEEPALIVE_S
 CLIP = latents(40)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app() -> AsyncIterator[RunningApp]:
-    times = ("--keepalive", f"{KEEPALIVE_S:g}", "--stall-timeout", f"{STALL_TIMEOUT_S:g}")
-    async with running_app(*times, "--allow-synthetic", "--max-sessions", "1") as running:
+    async with running_app("--allow-synthetic", "--max-sessions", "1") as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pinging_app() -> AsyncIterator[RunningApp]:
+    async with running_app("--keepalive", f"{KEEPALIVE_S:g}", "--max-sessions", "1") as running:
         yield running
 
 
@@ -88,27 +98,16 @@ async def pass_deadline(scene: Scene) -> None:
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def stall(scene: Scene) -> None:
-    """Alive, and says nothing more; once it reads on it hears why."""
-    await asyncio.sleep(STALL_TIMEOUT_S)
-    code, details = await asyncio.wait_for(scene.stream.status(), 20)
-    assert code is grpc.StatusCode.ABORTED
-    assert "no frame was taken" in details
-
-
 Ending = Callable[[Scene], Awaitable[None]]
-ENDINGS: list[tuple[Ending, float]] = [
-    (cancel_call, 2.0),
-    (close_channel, 2.0),
-    (ask_to_cancel, 2.0),
-    (half_close, 2.0),
-    (send_nonsense, 2.0),
-    (reset_link, 2.0),
-    (freeze_link, 2.5 * KEEPALIVE_S),
-    (pass_deadline, 2.0),
-    (stall, 2.0),
-]
-"""And the most seconds that the release may take."""
+ENDINGS: tuple[Ending, ...] = (
+    cancel_call,
+    close_channel,
+    ask_to_cancel,
+    half_close,
+    send_nonsense,
+    reset_link,
+    pass_deadline,
+)
 
 
 async def opened(stream: AsyncCall) -> None:
@@ -134,19 +133,13 @@ async def synthetic(stream: AsyncCall) -> None:
 
 
 MOMENTS = (opened, decoding, window_closed, synthetic)
-CASES = [
-    pytest.param(end, limit_s, moment, id=f"{end.__name__}-{moment.__name__}")
-    for end, limit_s in ENDINGS
-    for moment in MOMENTS
-    if moment is window_closed or end not in (freeze_link, stall)  # which take seconds each
-]
 
 
-@pytest.mark.parametrize(("end", "limit_s", "moment"), CASES)
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
+@pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
 async def test_ending(
     app: RunningApp,
     end: Ending,
-    limit_s: float,
     moment: Callable[[AsyncCall], Awaitable[None]],
     recovered: Callable[[str, float], None],
 ) -> None:
@@ -155,23 +148,30 @@ async def test_ending(
         channel = grpc.aio.insecure_channel(proxy.target, options=CHANNEL_OPTIONS)
         async with channel:
             stream = AsyncCall(channel, timeout_s=0.5 if end is pass_deadline else None)
-            await moment(stream)
-            assert app.num_sessions == 1
+            # Where the machine stalls a deadline may pass earlier.
+            with suppress(grpc.aio.AioRpcError, AssertionError) if end is pass_deadline else nullcontext():
+                await moment(stream)
+                assert app.num_sessions == 1
             await end(Scene(app, proxy, channel, stream))
-            left_s = asyncio.get_running_loop().time()
-            await eventually(lambda: not app.num_sessions, app.held)
-            took_s = asyncio.get_running_loop().time() - left_s
+            with nap_clock() as clock:
+                await eventually(lambda: not app.num_sessions, app.held)
+                took_s = clock()
     await app.expect_idle()
     recovered(f"ending by {end.__name__} -> place free", took_s)
-    assert took_s < limit_s
+    assert took_s < LIMIT_S
     await app.serves()
 
 
-QUEUED = [pytest.param(*each, id=each[0].__name__) for each in ENDINGS if each[0] is not stall]  # which isn't watched
+@pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
+async def test_ending_in_the_queue(app: RunningApp, end: Ending, recovered: Callable[[str, float], None]) -> None:
+    await end_in_the_queue(app, end, LIMIT_S, recovered)
 
 
-@pytest.mark.parametrize(("end", "limit_s"), QUEUED)
-async def test_ending_in_the_queue(
+async def test_freezing_in_the_queue(pinging_app: RunningApp, recovered: Callable[[str, float], None]) -> None:
+    await end_in_the_queue(pinging_app, freeze_link, FROZEN_LIMIT_S, recovered)
+
+
+async def end_in_the_queue(
     app: RunningApp, end: Ending, limit_s: float, recovered: Callable[[str, float], None]
 ) -> None:
     app.remember()
@@ -180,13 +180,6 @@ async def test_ending_in_the_queue(
     recovered(f"ending in the queue by {end.__name__} -> the next hears of it", took_s)
     assert took_s < limit_s
     await app.serves()
-
-
-async def keep_from_stalling(stream: AsyncCall) -> None:
-    """Send a latent now and then, however long the others take."""
-    while True:
-        await stream.send(latents(1))
-        await asyncio.sleep(STALL_TIMEOUT_S / 4)
 
 
 async def leave_the_queue(app: RunningApp, end: Ending) -> float:
@@ -198,40 +191,20 @@ async def leave_the_queue(app: RunningApp, end: Ending) -> float:
     ):
         holder, behind = AsyncCall(others), AsyncCall(others)
         await opened(holder)
-        holding = asyncio.create_task(keep_from_stalling(holder))
-        leaving = AsyncCall(channel, timeout_s=1.5 * STALL_TIMEOUT_S if end is pass_deadline else None)
+        leaving = AsyncCall(channel, timeout_s=6.0 if end is pass_deadline else None)
         for stream in (leaving, behind):
             await stream.send(open=EXPLICIT)
             assert await stream.read()
         assert (leaving.positions, behind.positions) == ([1], [2])
         await end(Scene(app, proxy, channel, leaving))
-        left_s = asyncio.get_running_loop().time()
-        assert await asyncio.wait_for(behind.read(), 20)
-        took_s = asyncio.get_running_loop().time() - left_s
+        with nap_clock() as clock:
+            assert await behind.read()
+            took_s = clock()
         assert (leaving.is_open, behind.positions) == (False, [2, 1])
-        holding.cancel()
         holder.call.cancel()
         assert await behind.read()
         assert behind.is_open
         return took_s
-
-
-async def test_blocked_reader_that_stalls_is_ended_and_hears_why_when_it_reads_on(app: RunningApp) -> None:
-    """AUTO: its frames fill every buffer on the way, so that the server's write is what waits."""
-    app.remember()
-    await stall_in_a_write(app)
-    await app.expect_idle()
-    await app.serves()
-
-
-async def stall_in_a_write(app: RunningApp) -> None:
-    async with grpc.aio.insecure_channel(app.target, options=CHANNEL_OPTIONS) as channel:
-        stream = AsyncCall(channel)
-        clip = pb.Synthetic(num_latents=200, height=256, width=256, seed=1)
-        await stream.send(open=opening(geometry=None), synthetic=clip, end_of_latents=True)
-        await stream.read_frames(4)
-        await eventually(lambda: not app.supervisor.statistics().num_sessions, lambda: "the session's end", 60.0)
-        assert (await asyncio.wait_for(stream.status(), 20))[0] is grpc.StatusCode.ABORTED
 
 
 CLIENT = """
@@ -248,11 +221,12 @@ CLIENT = """
 """
 
 
-@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 2.5 * KEEPALIVE_S)])
+@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGKILL, LIMIT_S), (signal.SIGSTOP, FROZEN_LIMIT_S)])
 async def test_client_process_gets(
-    app: RunningApp, number: signal.Signals, limit_s: float, recovered: Callable[[str, float], None]
+    pinging_app: RunningApp, number: signal.Signals, limit_s: float, recovered: Callable[[str, float], None]
 ) -> None:
     """SIGKILL closes its sockets; SIGSTOP leaves them open, and the server's ping is what notices."""
+    app = pinging_app
     app.remember()
     code = textwrap.dedent(CLIENT.format(root=os.getcwd(), target=app.target))
     client = await asyncio.create_subprocess_exec(
@@ -260,12 +234,12 @@ async def test_client_process_gets(
     )
     try:
         assert client.stdout is not None
-        assert await asyncio.wait_for(client.stdout.readline(), 30) == b"reading\n"
+        assert await client.stdout.readline() == b"reading\n"
         assert app.num_sessions == 1
         client.send_signal(number)
-        left_s = asyncio.get_running_loop().time()
-        await eventually(lambda: not app.num_sessions, app.held)
-        took_s = asyncio.get_running_loop().time() - left_s
+        with nap_clock() as clock:
+            await eventually(lambda: not app.num_sessions, app.held)
+            took_s = clock()
     finally:
         if client.returncode is None:
             client.kill()

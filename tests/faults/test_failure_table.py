@@ -38,7 +38,8 @@ from tests.support.clips import EXPLICIT, latents, make_clip, opening
 from tests.support.proxy import FaultProxy
 from tests.support.running_app import RunningApp, running_app
 from tests.support.server_process import environment, has_ended, running_server
-from tests.support.waiting import eventually
+from tests.support.supervised import lose_patience
+from tests.support.waiting import eventually, nap_clock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
@@ -70,27 +71,36 @@ async def client_leaves(app: RunningApp, _: Path) -> float:
         return clock() - left_s
 
 
-async def client_freezes(app: RunningApp, _: Path) -> float:
+async def client_freezes(_: Path) -> float:
     """Its link is half open, which looks the same from here."""
-    async with FaultProxy(app.target) as proxy, streaming(proxy.target):
+    async with running_app("--keepalive", "1") as app, FaultProxy(app.target) as proxy, streaming(proxy.target):
         frozen_s = clock()
         proxy.freeze()
-        await eventually(lambda: not app.num_sessions, app.held)
+        with nap_clock() as naps:
+            await eventually(lambda: not app.num_sessions, app.held)
+            assert naps() < 2.5
         return clock() - frozen_s
 
 
 async def client_stalls(app: RunningApp, _: Path) -> float:
+    """With frames that it doesn't read, and with those that it doesn't acknowledge."""
+    return max(await stall(app, opening()), await stall(app, EXPLICIT))
+
+
+async def stall(app: RunningApp, opening: pb.Open) -> float:
     """It holds no place from then on, although it hears of its end only when it reads on."""
     still = (*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 << 10))
     async with grpc.aio.insecure_channel(app.target, options=still) as channel:
         call = AsyncCall(channel)
-        await call.send(CLIP, open=opening())
-        await call.read_frames(8)
-        stalled_s = clock()
-        await eventually(lambda: not app.num_sessions, app.held)
-        took_s = clock() - stalled_s
-        assert app.held()["unread"] == 1
-        assert (await call.status())[0] is grpc.StatusCode.ABORTED
+        await call.send(CLIP, open=opening)
+        assert await call.read()
+        with nap_clock() as naps:
+            await eventually(lambda: not app.num_sessions, app.held)
+            took_s = naps()
+        assert opening.mode == pb.MODE_EXPLICIT or app.held()["unread"] == 1
+        code, details = await call.status()
+        assert code is grpc.StatusCode.ABORTED
+        assert "no frame was taken" in details
         return took_s
 
 
@@ -109,6 +119,8 @@ async def lose_worker(app: RunningApp, number: signal.Signals) -> float:
     async with streaming(app.target) as call:
         lost_s = clock()
         app.worker.send_signal(number)
+        if number is signal.SIGSTOP:
+            lose_patience(app.supervisor)
         await call.send(ack=pb.Ack(next_frame=8, window_frames=8))
         await call.read_frames(9)
         took_s = clock() - lost_s
@@ -222,7 +234,7 @@ async def client_fails(app: RunningApp, folder: Path, command: tuple[str, ...], 
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(),
         preexec_fn=(lambda: limit_files(limits["largest_file"])) if limits else None,
     )  # fmt: skip
-    _, err = await asyncio.wait_for(client.communicate(), 60)
+    _, err = await client.communicate()
     ended_s = clock()
     assert client.returncode == 6, err
     assert b"Traceback" not in err
@@ -317,7 +329,7 @@ async def worker_dies_too_often(_: Path) -> float:
         app.worker.kill()
         assert (await call.status())[0] is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(WorkerFailed, match="died too often"):
-            await asyncio.wait_for(asyncio.shield(app.running), 20)
+            await asyncio.shield(app.running)
         return clock() - lost_s
 
 
@@ -358,11 +370,12 @@ async def server_freezes(folder: Path) -> float:
             frozen_s = clock()
             server.signal(signal.SIGSTOP)
             try:
-                assert (await asyncio.wait_for(call.status(), 20))[0] is grpc.StatusCode.UNAVAILABLE
+                with nap_clock() as naps:
+                    assert (await call.status())[0] is grpc.StatusCode.UNAVAILABLE
+                    assert naps() < 5
                 took_s = clock() - frozen_s
             finally:
                 server.signal(signal.SIGCONT)
-        assert took_s < 5
         await asyncio.to_thread(server.expect_idle)
         return took_s
 
@@ -373,7 +386,6 @@ def by_row(*rows: RowT) -> dict[str, RowT]:
 
 ON_A_SHARED_SERVER = by_row(
     client_leaves,
-    client_freezes,
     link_cut,
     client_stalls,
     worker_killed,
@@ -390,15 +402,14 @@ ON_A_SHARED_SERVER = by_row(
     decoder_raises,
     device_memory_full,
 )
-ON_THEIR_OWN = by_row(worker_dies_too_often, server_drains, server_killed, server_freezes)
+ON_THEIR_OWN = by_row(client_freezes, worker_dies_too_often, server_drains, server_killed, server_freezes)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_app() -> AsyncIterator[RunningApp]:
-    """With small limits, short times, and a decoder that does harm on command, for each row to meet its own."""
-    times = ("--chunk-timeout", "1", "--keepalive", "1", "--stall-timeout", "3")
+    """With small limits, and a decoder that does harm on command, for each row to meet its own."""
     limits = ("--max-sessions", str(MAX_SESSIONS), "--max-queued", "1", "--slots", "2", "--max-restarts", "1000")
-    async with running_app("--standby", *times, *limits, models=(harmful(TINY),)) as app:
+    async with running_app("--standby", "--stall-timeout", "2", *limits, models=(harmful(TINY),)) as app:
         yield app
 
 
@@ -407,9 +418,9 @@ async def test_row(shared_app: RunningApp, row: str, tmp_path: Path, recovered: 
     """What the table says happens, in bounded time; afterwards nothing is held, and the next session works."""
     await shared_app.ready()
     shared_app.remember()
-    took_s = await ON_A_SHARED_SERVER[row](shared_app, tmp_path)
-    recovered(row, took_s)
-    assert took_s < 30
+    with nap_clock() as naps:
+        recovered(row, await ON_A_SHARED_SERVER[row](shared_app, tmp_path))
+        assert naps() < 30
     await shared_app.ready()
     await shared_app.expect_idle()
     await shared_app.serves()
@@ -417,9 +428,9 @@ async def test_row(shared_app: RunningApp, row: str, tmp_path: Path, recovered: 
 
 @pytest.mark.parametrize("row", ON_THEIR_OWN)
 async def test_row_of_a_servers_end(row: str, tmp_path: Path, recovered: Recovered) -> None:
-    took_s = await ON_THEIR_OWN[row](tmp_path)
-    recovered(row, took_s)
-    assert took_s < 30
+    with nap_clock() as naps:
+        recovered(row, await ON_THEIR_OWN[row](tmp_path))
+        assert naps() < 30
 
 
 async def test_the_table_has_these_rows() -> None:

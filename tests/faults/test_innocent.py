@@ -16,6 +16,7 @@ from crc32c import crc32c
 from framehaul_client import FrameClient, StreamFailed
 from framehaul_pipeline.models.model import TINY, TINY_SPEC
 from framehaul_pipeline.supervision.supervisor import WorkerState
+from framehaul_server.session import decoding
 from tests.faults.chunks import decode_in
 from tests.faults.harm import Harm, harmful
 from tests.faults.test_chunk_life import harmful_latent
@@ -51,12 +52,12 @@ async def start(stream: AsyncCall, clip: Clip) -> None:
 async def finish(stream: AsyncCall, clip: Clip) -> None:
     """Send the rest of the clip and take all frames."""
     await stream.send(clip[NUM_BEFORE:].tobytes(), end_of_latents=True)
-    await asyncio.wait_for(stream.read_to_end(), 60)
+    await stream.read_to_end()
 
 
 async def expect_ended(guilty: AsyncCall) -> None:
     """As killing workers is ended, with the frames that came before."""
-    code, details = await asyncio.wait_for(guilty.status(), 60)
+    code, details = await guilty.status()
     assert (code, guilty.num_frames) == (grpc.StatusCode.ABORTED, TINY_SPEC.num_frames(NUM_BEFORE))
     assert "three worker processes died" in details
 
@@ -101,11 +102,15 @@ async def test_one_guilty_and_three_innocent(app: RunningApp) -> None:
     await app.expect_idle()
 
 
-async def test_two_guilty_and_two_innocent(app: RunningApp) -> None:
-    """The second one does its harm while an innocent one is a suspect of the first one's: not beside that."""
+async def test_two_guilty_and_two_innocent(app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one does its harm while an innocent one is a suspect of the first one's: not beside that.
+
+    Two deaths tell here, so that fewer workers are started.
+    """
+    monkeypatch.setattr(decoding, "_DEATHS_ALONE", 2)
     deaths = await do_harm(app, num_guilty=2, num_innocent=2)
     assert len(deaths[0]) > 1
-    assert [len(noted) for noted in deaths].count(1) >= 6
+    assert [len(noted) for noted in deaths].count(1) >= 4
     await app.expect_idle()
 
 
@@ -161,14 +166,15 @@ async def stream_by_client(app: RunningApp, clip: Clip) -> tuple[int, str]:
     return num_frames, ""
 
 
-async def test_the_reference_client_does_not_try_again(app: RunningApp) -> None:
-    """With a new session for each three workers it would use up the server's restarts, and end it for all."""
+async def test_the_reference_client_does_not_try_again(app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a new session for each three workers (two here) it would use up the server's restarts, and end it."""
+    monkeypatch.setattr(decoding, "_DEATHS_ALONE", 2)
     await app.ready()
     app.remember()
     epoch = app.supervisor.epoch
-    num_frames, said = await asyncio.wait_for(stream_by_client(app, clip_with(Harm.KILL_DECODING)), 60)
+    num_frames, said = await stream_by_client(app, clip_with(Harm.KILL_DECODING))
     assert "three worker processes died while they decoded this session" in said
     assert num_frames == TINY_SPEC.num_frames(HARM_AT)
     await app.ready()
-    assert app.supervisor.epoch == epoch + 3
+    assert app.supervisor.epoch == epoch + 2
     await app.expect_idle()

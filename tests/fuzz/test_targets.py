@@ -18,7 +18,7 @@ def test_seeds_and_former_finds(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_bytes(target: str) -> None:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.binary(max_size=300))
     def check(given_bytes: bytes) -> None:
         TARGETS[target](given_bytes)

@@ -198,4 +198,4 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 
 TestAdmission = AdmissionMachine.TestCase
-TestAdmission.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestAdmission.settings = settings(max_examples=60, stateful_step_count=40)

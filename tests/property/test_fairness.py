@@ -183,7 +183,7 @@ WEIGHTS = st.sampled_from([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0])
 
 
 @pytest.mark.parametrize("rule", [any_size, whole_chunks])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     tenants=st.lists(st.tuples(st.integers(1, 10), WEIGHTS, COSTS), min_size=2, max_size=6),
     delay=st.integers(0, 2),
@@ -200,7 +200,7 @@ def test_a_tenants_share_is_its_weights(
     assert all(0.9 <= share <= 1.1 for share in found), found
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 10), COSTS), min_size=2, max_size=2), RULES)
 def test_two_tenants_share_the_device_alike_whatever_they_load_it_with(
     tenants: list[tuple[int, int]], rule: object
@@ -211,7 +211,7 @@ def test_two_tenants_share_the_device_alike_whatever_they_load_it_with(
     assert all(0.9 <= share <= 1.1 for share in found), found
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(2, 40), RULES)
 def test_nobody_starves_however_many_tenants_there_are(num_tenants: int, rule: object) -> None:
     """More than the inlet has room for, each with two sessions: all are served, and about alike."""
@@ -226,7 +226,7 @@ def test_nobody_starves_however_many_tenants_there_are(num_tenants: int, rule: o
     assert max(used) <= 1.1 * min(used)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 10), st.integers(1, 50))
 def test_a_lone_tenant_is_served_as_without_tenants(num_sessions: int, cost: int) -> None:
     """The device is never idle, and its earliest session has every turn."""
@@ -238,7 +238,7 @@ def test_a_lone_tenant_is_served_as_without_tenants(num_sessions: int, cost: int
     assert farm.picked[1:] == [1] * (len(farm.picked) - 1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(2, 5))
 def test_a_tenants_earlier_requests_come_first(num_sessions: int) -> None:
     """Within each of two tenants; a later one fills gaps, while the next latents are on their way."""
@@ -253,7 +253,7 @@ def test_a_tenants_earlier_requests_come_first(num_sessions: int) -> None:
     assert all(turns[session] >= turns[session + 2] for session in range(1, 2 * num_sessions - 1))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from([0.5, 1.0, 4.0]), st.floats(0.1, 5), RULES)
 def test_a_pause_is_made_up_for_with_a_second_at_most(weight: float, pause_s: float, rule: object) -> None:
     """Of device time, whatever the tenant's weight; the others wait for no longer, and then it has its share again."""
@@ -276,7 +276,7 @@ def test_a_pause_is_made_up_for_with_a_second_at_most(weight: float, pause_s: fl
     assert abs(made_up_for_s - min(1.0, missed_s)) <= 0.1 * (1 + weight)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 10), st.integers(1, 5), RULES)
 def test_a_new_tenant_is_next(num_sessions: int, num_tenants: int, rule: object) -> None:
     """However full the others have made the inlet: after what is on the device, and what is level with it."""
@@ -313,7 +313,7 @@ CHUNK_FRAMES = CHUNK_LATENTS * SPEC.temporal_factor
 WINDOW_FRAMES = 12 * CHUNK_FRAMES
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 40), RULES, st.integers(0, 2), st.integers(0, 200))
 def test_who_does_not_read_holds_up_nobody_who_does(num_idle: int, rule: object, delay: int, head_start: int) -> None:
     """One chunk for each, and what is on the device, come before a later session's frames; then that has every turn."""
@@ -337,7 +337,7 @@ def test_who_does_not_read_holds_up_nobody_who_does(num_idle: int, rule: object,
     assert set(farm.picked[settled:]) == {reader}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_who_does_not_read_is_decoded_for_while_nobody_else_wants_the_device(num_idle: int, cost: int) -> None:
     """To the end of the windows, and the device is never idle before."""
@@ -351,7 +351,7 @@ def test_who_does_not_read_is_decoded_for_while_nobody_else_wants_the_device(num
     assert all(farm.published[session] == fitting for session in farm.live)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     num_idle=st.integers(0, 40),
     delay=st.integers(0, 2),
@@ -377,7 +377,7 @@ def test_a_reader_that_comes_and_goes_has_no_gaps(num_idle: int, delay: int, pau
             farm.step_whole_chunk()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(2, 16), st.integers(0, 2))
 def test_of_those_who_read_the_earliest_has_its_turns(num_sessions: int, delay: int) -> None:
     """Others' chunks come while it has nothing to decode."""

@@ -160,4 +160,4 @@ class MemoryMachine(RuleBasedStateMachine):
 
 
 TestMemory = MemoryMachine.TestCase
-TestMemory.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestMemory.settings = settings(max_examples=150, stateful_step_count=60)

@@ -159,7 +159,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_STEPS)
 def test_whatever_others_report_an_honest_server_is_named(
     steps: list[tuple[str, int, pb.ServerInfo | None, float]],

@@ -194,8 +194,8 @@ class ResumeWithEndlessMemory(Resume):
 
 
 TestResume = Resume.TestCase
-TestResume.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestResume.settings = settings(max_examples=150, stateful_step_count=40)
 TestResumeWithAPictureFirst = ResumeWithAPictureFirst.TestCase
-TestResumeWithAPictureFirst.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestResumeWithAPictureFirst.settings = settings(max_examples=100, stateful_step_count=40)
 TestResumeWithEndlessMemory = ResumeWithEndlessMemory.TestCase
-TestResumeWithEndlessMemory.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestResumeWithEndlessMemory.settings = settings(max_examples=40, stateful_step_count=40)

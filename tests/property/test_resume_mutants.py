@@ -21,7 +21,6 @@ from tests.support import resume_model
 
 SEARCH = settings(
     stateful_step_count=40,
-    deadline=None,
     database=None,
     phases=[Phase.generate],
     report_multiple_bugs=False,

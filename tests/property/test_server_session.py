@@ -61,7 +61,7 @@ async def explicit_session(
     return connection
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     messages=st.lists(st.integers(1, 8), min_size=1, max_size=12),
     ahead=st.integers(0, 2).map(lambda latents: {"lookahead_latents": latents})
@@ -79,7 +79,7 @@ def test_an_explicit_session_completes_with_every_frame_once_and_in_order(
     max_message_bytes = 64 + frames_to_a_message * (FRAME_BYTES + 4)
     spec = msgspec.structs.replace(SPEC, first_frames=1, **ahead)
     connection = asyncio.run(
-        asyncio.wait_for(explicit_session(messages, spec, window_frames, acks, max_message_bytes), 20)
+        asyncio.wait_for(explicit_session(messages, spec, window_frames, acks, max_message_bytes), 60)
     )
     num_frames = 1 + 4 * (sum(messages) - 1)
     assert connection.frames() == [frame(index) for index in range(num_frames)]
@@ -166,7 +166,7 @@ async def any_session(first: Message, steps: list[str | Message]) -> Exception |
     return ended if isinstance(ended, Exception) else None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(first=MESSAGES, steps=st.lists(STEPS, max_size=14))
 def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     first: Message, steps: list[str | Message]
@@ -175,11 +175,11 @@ def test_whatever_a_client_sends_ends_with_a_status_and_gives_everything_back(
     error = asyncio.run(any_session(first, steps))
     if error is not None:
         assert status_of(error) is not None or isinstance(error, ConnectionLost), repr(error)
-    connection = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 20))
+    connection = asyncio.run(asyncio.wait_for(explicit_session([2, 1], SPEC, 4, [4], 1 << 20), 60))
     assert connection.done().num_latents == 3
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_malformed(raw: bytes) -> None:
     """What is a request opens a session or is refused with a status."""

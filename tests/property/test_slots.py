@@ -65,4 +65,4 @@ class Slots(RuleBasedStateMachine):
 
 
 TestSlots = Slots.TestCase
-TestSlots.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestSlots.settings = settings(max_examples=100, stateful_step_count=50)

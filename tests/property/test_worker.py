@@ -326,8 +326,8 @@ class SwappingWorker(CrowdedWorker):
 
 
 TestWorker = SimulatedWorker.TestCase
-TestWorker.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestWorker.settings = settings(max_examples=60, stateful_step_count=60)
 TestParkingWorker = ParkingWorker.TestCase
-TestParkingWorker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestParkingWorker.settings = settings(max_examples=60, stateful_step_count=40)
 TestSwappingWorker = SwappingWorker.TestCase
-TestSwappingWorker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSwappingWorker.settings = settings(max_examples=60, stateful_step_count=40)

@@ -185,6 +185,6 @@ def first_frames(context: FakeContext) -> list[int]:
 
 async def status(context: FakeContext, task: "asyncio.Task[None]") -> tuple[grpc.StatusCode, str]:
     with pytest.raises(Aborted):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
     assert context.aborted is not None
     return context.aborted[:2]

@@ -33,7 +33,7 @@ class Running:
 
     async def end(self) -> None:
         """The session is over; raises what ended it."""
-        outcome = await asyncio.wait_for(self.task, 5)
+        outcome = await asyncio.wait_for(self.task, 60)
         assert not outcome.detached
         if outcome.error is not None:
             raise outcome.error

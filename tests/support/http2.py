@@ -19,7 +19,7 @@ class Http2:
 
     def __init__(self, target: str, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = target.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=30)
+        self._socket = socket.create_connection((host, int(port)), timeout=60)
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
             self._socket = tls.wrap_socket(self._socket, server_hostname=host)

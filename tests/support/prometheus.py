@@ -96,7 +96,7 @@ scrape_configs: [{{job_name: framehaul, static_configs: [{{targets: ["{scraped}"
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -29,7 +29,8 @@ from framehaul_server.session.session import Session
 from tests.support.call import CHANNEL_OPTIONS, AsyncCall
 from tests.support.clips import latents, opening
 from tests.support.server_process import COMMON_OPTIONS
-from tests.support.waiting import eventually, imported
+from tests.support.supervised import imported
+from tests.support.waiting import eventually
 
 START_TIMEOUT_S = 60.0
 ACCEPTING = "AioServer._request_call"
@@ -96,7 +97,7 @@ class RunningApp:
         }
         return {name: value for name, value in found.items() if value}
 
-    async def expect_idle(self, timeout_s: float = 20.0) -> float:
+    async def expect_idle(self, timeout_s: float = 60.0) -> float:
         """Every session, slot, task and descriptor comes back; gives the seconds that it took.
 
         Nor is anything left that sessions are made of.
@@ -119,16 +120,14 @@ class RunningApp:
 
     async def warm(self) -> None:
         """Wait until the standby has imported everything."""
-        await eventually(lambda: self.supervisor.standby_pid is not None, lambda: "a standby")
-        assert self.supervisor.standby_pid is not None
-        await imported(self.supervisor.standby_pid)
+        await imported(self.supervisor)
 
     async def serves(self) -> None:
         """A good session works."""
         async with grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS) as channel:
             call = AsyncCall(channel)
             await call.send(latents(2), open=opening(), end_of_latents=True)
-            assert await asyncio.wait_for(call.read_to_end(), 20) == 8
+            assert await asyncio.wait_for(call.read_to_end(), 60) == 8
 
     async def first_frames_s(self) -> float:
         """Seconds until a session, tried again and again, has its first frames: as a client sees a recovery."""

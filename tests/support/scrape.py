@@ -25,7 +25,7 @@ def get(
     asked = urllib.request.Request(f"http{'s' if tls else ''}://{target}{path}", headers=dict(headers or {}))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
     try:
-        with opener.open(asked, timeout=30) as answer:
+        with opener.open(asked, timeout=60) as answer:
             return Answer(answer.status, dict(answer.headers), answer.read().decode())
     except urllib.error.HTTPError as refusal:
         with refusal:

@@ -80,7 +80,7 @@ class ServerProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         return self.process.wait(timeout_s)
 
     @contextmanager
@@ -99,7 +99,7 @@ class ServerProcess:
         with self.stub() as stub:
             return stub.GetServerInfo(pb.GetServerInfoRequest()).load
 
-    def expect_idle(self, timeout_s: float = 20.0) -> None:
+    def expect_idle(self, timeout_s: float = 60.0) -> None:
         """Every session and slot comes back, and nobody waits."""
         wait_until(
             lambda: not ((load := self.load()).sessions or load.queued or load.slots_in_use),
@@ -157,8 +157,8 @@ def running_server(log: Path, *options: str) -> Iterator[ServerProcess]:
                 workers += psutil.Process(process.pid).children()
                 process.terminate()
                 try:
-                    process.wait(10)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     process.kill()
-    gone, alive = psutil.wait_procs(workers, timeout=10)
+    gone, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive, f"workers outlived their server: {alive}, after {gone}"

@@ -1,6 +1,7 @@
 """A supervisor with a real worker process and no server around it: sessions, their events, their frames."""
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,10 +11,12 @@ import numpy.typing as npt
 from framehaul_pipeline.config import WorkerConfig
 from framehaul_pipeline.errors import PipelineError
 from framehaul_pipeline.link.messages import Published
+from framehaul_pipeline.scheduling.chunk_limits import ChunkLimits
 from framehaul_pipeline.spec import Geometry
 from framehaul_pipeline.supervision.epoch import WorkerSession, WorkerStatistics
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
 from tests.support.fake_decoder import fake_opening
+from tests.support.waiting import eventually
 
 GEOMETRY = Geometry(channels=16, height=4, width=6)
 FRAME_BYTES = 32 * 48 * 3
@@ -132,6 +135,31 @@ async def decode(supervisor: Supervisor, num_latents: int, seed: int = 1) -> byt
     assert events.num_frames == 4 * num_latents
     assert len(events.frames) == events.num_frames * FRAME_BYTES
     return events.frames
+
+
+async def imported(supervisor: Supervisor) -> int:
+    """Wait until a standby has imported everything, which it says in its first answer; gives its process."""
+
+    def answered() -> bool:
+        process = supervisor._standby._process
+        return process is not None and bool(select.select([process.connection], [], [], 0)[0])
+
+    await eventually(answered, lambda: supervisor.standby_pid)
+    pid = supervisor.standby_pid
+    assert pid is not None
+    return pid
+
+
+def lose_patience(supervisor: Supervisor) -> None:
+    """Let the worker of now count as hung soon, once a test knows that it hangs.
+
+    Before that a server has the patience that it has for users: a machine that stalls isn't taken for a worker that
+    hangs.
+    """
+    watchdog = supervisor._current()._watchdog
+    watchdog.stop()
+    watchdog._chunk_timeout_s, watchdog._limits = 0.2, ChunkLimits(0.02)
+    watchdog.start()
 
 
 @asynccontextmanager

@@ -138,11 +138,14 @@ def _check_files(options: Options) -> None:
     """
     read = [("latents", options.latents), ("film", options.film), ("TRACE", options.file), ("audio", options.audio)]
     read += [("image", image) for image in options.image or ()]
-    written = [("draft-out", options.draft_out), ("trace", options.trace), ("plot", options.plot)]
+    written: list[tuple[str, str | None]] = [
+        (name, numbered(path, number, options.clips))
+        for name, path in (("out", options.out), ("saliency", options.saliency))
+        if path
+        for number in range(1, options.clips + 1)
+    ]
+    written += [("draft-out", options.draft_out), ("trace", options.trace), ("plot", options.plot)]
     written += [("json", options.scores_json)]
-    for name, path in (("out", options.out), ("saliency", options.saliency)):
-        if path:
-            written += [(name, numbered(path, number, options.clips)) for number in range(1, options.clips + 1)]
     outputs, inputs = ([(name, path) for name, path in paths if path and path != STDOUT] for paths in (written, read))
     try:
         check_apart(outputs, inputs)

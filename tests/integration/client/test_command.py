@@ -95,7 +95,8 @@ async def test_a_draft_is_another_models_video_of_the_same_latents(
         (("--draft", "gone", "--draft-out", "d.mp4"), "draft=gone: must be fake"),
         (("--draft", "fake"), "draft=fake: must come with --draft-out"),
         (("--draft-out", "d.mp4"), "draft-out=d.mp4: must come with --draft"),
-        (("--draft", "fake", "--draft-out", "v.mp4"), "draft-out=v.mp4: must be another file than --out"),
+        (("--draft", "fake", "--draft-out", "v.mp4"), "draft-out=v.mp4: must be another file than that of out"),
+        (("--draft", "fake", "--draft-out", "-", "--out", "-"), "draft-out=-: must be another file than --out"),
         (("--draft", "fake", "--draft-out", "d.mp4", "--across", "2"), "leave out --draft"),
     ],
 )
@@ -352,7 +353,7 @@ async def test_a_reader_that_leaves_is_no_error(target: str, behaviour: Behaviou
     process.stdout._transport.close()  # type: ignore[attr-defined]
     assert await process.stderr.read() == b""
     assert await process.wait() == 141
-    await asyncio.wait_for(behaviour.left.wait(), 5)
+    await asyncio.wait_for(behaviour.left.wait(), 60)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ async def test_signals_end_it_cleanly(
     assert err.decode() == f"client: the frames so far are kept in {kept}\nclient: {word}\n"
     with av.open(str(kept)) as container:
         assert len(list(container.decode(video=0))) == 9
-    await asyncio.wait_for(behaviour.left.wait(), 5)
+    await asyncio.wait_for(behaviour.left.wait(), 60)
     assert behaviour.left_early
 
 
@@ -389,7 +390,7 @@ async def test_a_failed_handshake_is_told_by_us_alone(tmp_path: Path) -> None:
 
     async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
-        outcome = await run_client("info", "--tls", "--target", f"127.0.0.1:{port}", "--connect-timeout", "0.5")
+        outcome = await run_client("info", "--tls", "--target", f"127.0.0.1:{port}", "--connect-timeout", "2")
     assert outcome.code == 3
     assert outcome.err.count("\n") == 1
     assert "the server's certificate isn't trusted: name its authority with --ca" in outcome.err

@@ -27,7 +27,7 @@ async def test_the_producers_own_error_reaches_the_consumer(target: str, behavio
     async with FrameClient(target) as client:
         with pytest.raises(ZeroDivisionError, match="sampler"):
             await collect(client, produce())
-        await asyncio.wait_for(behaviour.left.wait(), 2)
+        await asyncio.wait_for(behaviour.left.wait(), 60)
 
 
 async def test_no_latents_is_an_error_before_anything_is_sent(target: str, behaviour: Behaviour) -> None:

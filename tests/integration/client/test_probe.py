@@ -117,17 +117,17 @@ async def test_a_run_that_is_not_over_in_time_has_failed(
 async def test_servers_are_told_apart(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that isn't there doesn't keep the next from being measured."""
     make_file(tmp_path / "a.safetensors")
-    arguments = ("127.0.0.1:9", target, "--latents", tmp_path / "a.safetensors", "--connect-timeout", 0.1, "--json")
+    arguments = ("127.0.0.1:9", target, "--latents", tmp_path / "a.safetensors", "--connect-timeout", 2, "--json")
     assert await run(*arguments) == Exit.UNREACHABLE
     absent, present = lines(capsys)
     assert (absent["target"], absent["stage"], absent["outcome"]) == ("127.0.0.1:9", "connect", "ServerUnavailable")
-    assert absent["error"].startswith("no server answered within 0.1 s (")
+    assert absent["error"].startswith("no server answered within 2 s (")
     assert (present["target"], present["outcome"]) == (target, "ok")
 
 
 async def scrape(url: str) -> dict[tuple[str, str], float]:
     """Values by name and by outcome or bucket, as a Prometheus reads them."""
-    with await asyncio.to_thread(urllib.request.urlopen, url, timeout=30) as response:
+    with await asyncio.to_thread(urllib.request.urlopen, url, timeout=60) as response:
         text = response.read().decode()
     return {
         (sample.name, sample.labels.get("outcome", sample.labels.get("le", ""))): sample.value

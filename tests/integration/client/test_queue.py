@@ -69,11 +69,11 @@ async def test_a_session_is_left_while_it_is_queued(target: str, behaviour: Beha
 
     async with FrameClient(target) as client:
         entering = asyncio.create_task(enter())
-        await asyncio.wait_for(queued.wait(), 10)
+        await asyncio.wait_for(queued.wait(), 60)
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await entering
-        await asyncio.wait_for(behaviour.left.wait(), 10)
+        await asyncio.wait_for(behaviour.left.wait(), 60)
     assert behaviour.left_early
 
 
@@ -87,7 +87,7 @@ async def test_an_error_of_the_callback_is_the_callers(target: str, behaviour: B
     async with FrameClient(target) as client:
         with pytest.raises(ZeroDivisionError):
             await collect(client, make_latents(), on_queued=fail)
-        await asyncio.wait_for(behaviour.left.wait(), 10)
+        await asyncio.wait_for(behaviour.left.wait(), 60)
 
 
 async def test_the_command_says_where_it_stands(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_the_command_says_where_it_stands(target: str, behaviour: Behaviou
     process = await start_client(*arguments, "--json")
     assert process.stderr is not None
     for position in (2, 1):
-        line = await asyncio.wait_for(process.stderr.readline(), 30)
+        line = await asyncio.wait_for(process.stderr.readline(), 60)
         assert line == b"queued, position %d\n" % position
     waited_s = 0.3
     await asyncio.sleep(waited_s)

@@ -78,14 +78,14 @@ def test_it_shows_the_server_until_a_key_is_pressed(keys: bytes) -> None:
             terminal.text = ""
         assert not terminal.is_cooked()
         terminal.press(b"x" + keys)
-        assert terminal.process.wait(20) == 0
+        assert terminal.process.wait(60) == 0
         assert terminal.is_cooked()
 
 
 def test_it_ends_when_it_may_not_look() -> None:
     with answering(403, b"") as (address, _), top_on_a_terminal(address) as terminal:
         terminal.read_until("may not watch: watch = true in the server's tokens file")
-        assert terminal.process.wait(20) == 2
+        assert terminal.process.wait(60) == 2
         assert terminal.is_cooked()
 
 

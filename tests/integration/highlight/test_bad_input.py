@@ -123,7 +123,7 @@ async def refusal(
 ) -> tuple[grpc.StatusCode, str]:
     """How a search fails; its error is let go of, whose traceback would keep the call and so its connection."""
     try:
-        found = await asyncio.wait_for(search(server, opening, upload), 20)
+        found = await asyncio.wait_for(search(server, opening, upload), 60)
     except grpc.aio.AioRpcError as error:
         return error.code(), error.details() or ""
     pytest.fail(f"not refused, but {found}")

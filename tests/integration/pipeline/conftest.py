@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def shared_supervisor() -> AsyncIterator[Supervisor]:
-    config = replace(CONFIG, standby=True, chunk_timeout_s=1.0, max_restarts=1000)
+    config = replace(CONFIG, standby=True, max_restarts=1000)
     async with supervised(config) as (supervisor, _):
         yield supervisor
 

@@ -12,7 +12,16 @@ import pytest
 
 from framehaul_pipeline.errors import Unavailable
 from framehaul_pipeline.link.channel import ServerChannel
-from framehaul_pipeline.link.messages import Alive, Begin, OpenSession, RunningChunk, SlotReturned, ToServer, ToWorker
+from framehaul_pipeline.link.messages import (
+    Alive,
+    Begin,
+    OpenSession,
+    Probe,
+    RunningChunk,
+    SlotReturned,
+    ToServer,
+    ToWorker,
+)
 from framehaul_pipeline.supervision import standby
 from framehaul_pipeline.supervision.process import WorkerProcess
 from framehaul_pipeline.supervision.supervisor import Supervisor, WorkerState
@@ -22,13 +31,14 @@ from tests.support.supervised import (
     Recorder,
     StateLog,
     decode,
+    imported,
     latents,
+    lose_patience,
     open_session,
     push,
     start_decoding,
     supervised,
 )
-from tests.support.waiting import imported
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 RESTARTED = (WorkerState.READY, WorkerState.RESTARTING, WorkerState.READY)
@@ -52,9 +62,7 @@ async def test_the_standby_becomes_the_worker_and_another_one_stands_by(
         assert alone.standby_pid is None
         assert [each.pid for each in psutil.Process().children() if each not in others] == [alone.worker_pid]
         recovered("worker killed -> next frames (no standby)", await recovery_s(alone, states_alone))
-    first = supervisor.standby_pid
-    assert first is not None
-    await imported(first)
+    first = await imported(supervisor)
     recovered("worker killed -> next frames (standby)", await recovery_s(supervisor, states))
     assert supervisor.worker_pid == first
     assert supervisor.standby_pid not in (None, first)
@@ -115,7 +123,7 @@ async def killed(supervisor: Supervisor, pid: int) -> None:
 
     process.on_exit = exited
     os.kill(pid, signal.SIGKILL)
-    await asyncio.wait_for(noticed.wait(), 20)
+    await noticed.wait()
 
 
 async def test_a_standby_that_died_unnoticed_costs_one_more_attempt(
@@ -146,9 +154,7 @@ async def test_a_standby_that_hangs_is_no_worker(
     supervisor: Supervisor, states: StateLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is stopped once it stands by: it is killed, the log says so, and a worker starts from nothing."""
-    hangs = supervisor.standby_pid
-    assert hangs is not None
-    await imported(hangs)
+    hangs = await imported(supervisor)
     monkeypatch.setattr(standby, "_ANSWER_S", 0.5)
     os.kill(hangs, signal.SIGSTOP)
     os.kill(supervisor.worker_pid, signal.SIGKILL)
@@ -163,14 +169,14 @@ async def test_a_standby_ignores_signals_and_ends_with_its_server(supervisor: Su
     """Its server's end of the socket decides; here it closes it."""
     process = supervisor._standby._process
     assert process is not None
-    await imported(process.pid)
+    await imported(supervisor)
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(process.pid, number)
     gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     assert await supervisor._standby.take() is process
     process.on_exit = gone.set_result
     process.connection.close()
-    assert await asyncio.wait_for(gone, 20) == 0
+    assert await gone == 0
     supervisor._standby.start()
 
 
@@ -183,7 +189,8 @@ async def test_a_stopped_worker_is_killed_and_replaced(supervisor: Supervisor, s
     await events.received(4 * FRAME_BYTES)
     os.kill(supervisor.worker_pid, signal.SIGSTOP)
     session.allow(3)
-    assert isinstance(await asyncio.wait_for(events.failed(), 20), Unavailable)
+    lose_patience(supervisor)
+    assert isinstance(await events.failed(), Unavailable)
     await states.reached(*RESTARTED)
     await decode(supervisor, 1)
 
@@ -204,7 +211,8 @@ async def test_a_device_that_hangs_is_noticed_by_its_chunk(
         dispatch(message)
 
     monkeypatch.setattr(epoch, "_dispatch", dispatch_busy)
-    assert isinstance(await asyncio.wait_for(events.failed(), 20), Unavailable)
+    lose_patience(supervisor)
+    assert isinstance(await events.failed(), Unavailable)
     assert "hangs in a chunk of 4 latents of session 1: 100.0 s" in caplog.text
     await states.reached(*RESTARTED)
     await decode(supervisor, 1)
@@ -213,7 +221,7 @@ async def test_a_device_that_hangs_is_noticed_by_its_chunk(
 async def test_a_worker_that_waits_is_left_alone(
     supervisor: Supervisor, states: StateLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For latents, for a window that opens, for slots that the server keeps: all of it longer than the timeout."""
+    """For latents, for a window that opens, for slots that the server keeps: it says that it is at no chunk then."""
     kept: list[SlotReturned] = []
     send = ServerChannel.send
 
@@ -245,12 +253,13 @@ async def test_a_worker_that_waits_is_left_alone(
         while len(kept) < 3:
             events.changed.clear()
             await events.changed.wait()
-        for _ in range(12):
-            await asyncio.wait_for(answers.get(), 20)
+        epoch._channel.send(Probe())
+        while (await answers.get()).oldest is not None:
+            epoch._channel.send(Probe())
         assert states.states == [WorkerState.READY]
         assert len(kept) == 3
     for message in kept:
         epoch._channel.send(message)
     session.end_latents()
-    await asyncio.wait_for(events.ended(), 20)
+    await events.ended()
     waiting.drop()

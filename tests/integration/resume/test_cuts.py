@@ -91,4 +91,5 @@ async def test_leaving_a_session_is_not_losing_it(server: ServerProcess) -> None
     async with FrameClient(server.target) as client, client.session(small_clip(20), window_frames=8) as session:
         await anext(session)
         assert server.load().sessions == 1
-    wait_until(lambda: server.load().sessions == 0, "the session is dropped", timeout_s=2)
+    wait_until(lambda: server.load().sessions == 0, "the session is dropped")
+    assert server.session_ends()[-1]["cause"] == "cancelled"

@@ -272,7 +272,6 @@ def test_every_frame_comes_once_whatever_breaks(stage: Stage) -> None:
     chosen = settings(
         max_examples=NUM_SEQUENCES,
         stateful_step_count=NUM_STEPS,
-        deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ NOISE = make_clip(2)
 
 def access(tenant: str) -> Access:
     return Access(token=f"{tenant}-token")
+
+
+async def for_ever() -> AsyncIterator[Clip]:
+    """Latents that have no end, so that their session keeps its place."""
+    yield NOISE[0]
+    await asyncio.Event().wait()
 
 
 async def num_frames(server: TokenServer, given: Access, *, clip: Clip = NOISE, **options: Any) -> int:
@@ -72,11 +78,11 @@ def test_without_a_token_every_door_but_health_is_shut(token_server: TokenServer
         for name, call in calls.items():
             for metadata in ((), credentials("ads")):
                 with pytest.raises(grpc.RpcError) as caught:
-                    call(metadata=metadata, timeout=10)
+                    call(metadata=metadata, timeout=60)
                 error: Any = caught.value
                 assert (error.code(), error.details()) == (grpc.StatusCode.UNAUTHENTICATED, FIXED_TEXT), name
-        assert calls["GetServerInfo"](metadata=credentials("film"), timeout=10)
-        assert calls["reflection"](metadata=credentials("film"), timeout=10)
+        assert calls["GetServerInfo"](metadata=credentials("film"), timeout=60)
+        assert calls["reflection"](metadata=credentials("film"), timeout=60)
         health: Any = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
     assert "denied peer=ipv4:127.0.0.1" in token_server.process.log
@@ -118,7 +124,10 @@ async def test_a_tenants_limits_hold_for_it_alone(token_server: TokenServer) -> 
         free="",
         small="max_waiting_mib = 1",
     )
-    async with FrameClient(token_server.target, access=access("film")) as client, client.session(NOISE, priority=5):
+    async with (
+        FrameClient(token_server.target, access=access("film")) as client,
+        client.session(for_ever(), priority=5),
+    ):
         with pytest.raises(Refused, match="all 1 sessions of tenant film are in use") as refused:
             await num_frames(token_server, access("film"))
         assert refused.value.retry_after_s == 1.0
@@ -136,16 +145,16 @@ async def one_waits_for_its_own_tenant_alone(server: TokenServer) -> None:
     """A second session of `ads` is queued, whatever its priority, while others find their places."""
     positions: asyncio.Queue[int] = asyncio.Queue()
     async with FrameClient(server.target, access=access("ads")) as client:
-        async with client.session(NOISE):
+        async with client.session(for_ever()):
             while (await client.info()).num_sessions < 2:  # one of higher priority would overtake it in the queue
                 pass
             waiting = asyncio.create_task(
                 num_frames(server, access("ads"), priority=100, on_queued=positions.put_nowait)
             )
-            assert await asyncio.wait_for(positions.get(), 20) == 1
+            assert await asyncio.wait_for(positions.get(), 60) == 1
             assert await num_frames(server, access("free")) == 8
             assert (await client.info()).num_queued == 1
-        assert await asyncio.wait_for(waiting, 20) == 8
+        assert await asyncio.wait_for(waiting, 60) == 8
 
 
 async def eventually_free(server: TokenServer, **options: Any) -> int:

@@ -61,11 +61,11 @@ def test_memory_does_not_grow_with_a_clips_length(server: ServerProcess) -> None
 
 @pytest.mark.asyncio
 async def test_the_workers_memory_follows_its_sessions(start_server: StartServer) -> None:
-    """After some hundred of mixed sizes, four at once, it is what it was at the start: no size's peak is kept."""
+    """After many of mixed sizes, four at once, it is what it was at the start: no size's peak is kept."""
     server = start_server("--device", "cpu", "--no-standby")
     _, start_bytes = own_bytes(server)
     # The largest take half a GB each to decode, and come in the middle of the others.
-    sides = iter([*[8, 16, 4, 8, 12] * 12, 40, *[4, 8, 16, 12, 8] * 12, 40, *[8] * 10])
+    sides = iter([*[8, 16, 4, 8, 12] * 6, 40, *[4, 8, 16, 12, 8] * 6, 40, *[8] * 10])
 
     async def client() -> None:
         for side in sides:
@@ -77,7 +77,7 @@ async def test_the_workers_memory_follows_its_sessions(start_server: StartServer
     await asyncio.gather(*(client() for _ in range(4)))
     held = [own_bytes(server)[1]]
     with suppress(TimeoutError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while held[-1] > start_bytes + SLACK_BYTES:
                 await asyncio.sleep(0.1)
                 held.append(own_bytes(server)[1])

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ async def test_counters_equal_what_clients_counted_through_kills_cuts_and_resume
         targets = (server.target, proxy.target, proxy.target)
         counted = await asyncio.gather(*map(run, targets, clips))
         num_cuts = proxy.num_cuts
-    await eventually(lambda: len(server.session_ends()) == 3 + sum(each[2] for each in counted), server.session_ends)
+    await asyncio.to_thread(server.expect_idle)
     found = await asyncio.to_thread(scrape, server.metrics_target)
     assert num_cuts >= 2
     assert handed_out == num_frames == sum(each[1] for each in counted)
@@ -65,12 +66,13 @@ async def test_counters_equal_what_clients_counted_through_kills_cuts_and_resume
     assert found.value("frames_sent_total") - replayed == num_frames
     assert found.value("frames_decoded_total") == num_frames
     assert found.value("latents_received_total") == sum(each[0] for each in counted) == 3 * NUM_LATENTS
-    assert found.value("sessions_resumed_total") == sum(each[2] for each in counted) > 0
+    # A cut may take along the answer to a session that was taken up again, or the asking for it.
+    assert found.value("sessions_resumed_total") >= sum(each[2] for each in counted) > 0
     assert found.value("worker_restarts_total") == NUM_KILLS
     assert found.value("session_calls_total", tenant="everyone", cause="ok") == 3
     assert found.value("first_frame_seconds_count") == 3
     ends = server.session_ends()
-    assert sum(found.values("session_calls_total").values()) == len(ends)
+    assert sum(found.values("session_calls_total").values()) == len(ends) >= 3 + found.value("sessions_resumed_total")
     assert found.value("frames_sent_total") == sum(int(end["frames"]) for end in ends)
     assert found.value("sent_bytes_total") >= found.value("frames_sent_total") * 16 * 16 * 3
     assert sum(found.values("sessions").values()) == found.value("places_held") == 0
@@ -89,6 +91,7 @@ def test_a_dead_worker_and_a_client_that_does_not_read_are_seen(start_server: St
         worker.kill()
         seen = [scrape(target)]
         while not seen[-1].value("worker_restarts_total") or not seen[-1].value("worker_state", state="ready"):
+            time.sleep(0.05)
             seen.append(scrape(target))
         assert any(each.value("worker_state", state="restarting") for each in seen)
         assert all(each.value("sessions", state="opened", tenant="everyone") == 1 for each in seen)
@@ -117,7 +120,7 @@ def test_a_server_that_is_looked_at_stops_in_time(start_server: StartServer) -> 
         kept.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert kept.recv(4096).startswith(b"HTTP/1.1 200 OK")
         server.signal(signal.SIGTERM)
-        assert server.wait(20) == 0
+        assert server.wait() == 0
 
 
 def test_an_address_for_metrics_that_is_in_use_ends_the_server_before_its_worker_starts(server: ServerProcess) -> None:

@@ -27,6 +27,6 @@ def test_a_model_that_cannot_be_served_ends_the_start_with_code_2(
     assert ended.returncode == 2
     (line,) = (line for line in ended.stderr.splitlines() if "error:" in line)
     assert line.startswith("server: error: model wan: ")
-    assert line.endswith(f"(in {tmp_path})")
+    assert line.endswith(f"(in {tmp_path}); --help says more")
     assert text in line
     assert "Traceback" not in ended.stderr

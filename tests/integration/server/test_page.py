@@ -44,7 +44,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 def get(address: str, **headers: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=20) as response:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as response:
         return bytes(response.read())
 
 
@@ -54,7 +54,7 @@ def snapshot(server: ServerProcess) -> dict[str, Any]:
 
 @contextmanager
 def events(server: ServerProcess, query: str = "") -> Iterator[Iterator[dict[str, Any]]]:
-    with closing(urllib.request.urlopen(f"{url(server)}/events{query}", timeout=20)) as response:
+    with closing(urllib.request.urlopen(f"{url(server)}/events{query}", timeout=60)) as response:
         yield (json.loads(line[6:]) for line in response if line.startswith(b"data: "))
 
 

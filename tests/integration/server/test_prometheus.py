@@ -50,7 +50,7 @@ def test_prometheus_shows_a_killed_worker_and_a_stalled_client(start_server: Sta
             call.read_to_end()
             # Its window is full, and it says nothing: that is clear after 10 s.
             wait_until(lambda: prometheus.value(f"rate({WINDOW}[5s])") > 0.5, "time that goes to the client's window")
-            assert prometheus.value('sum(framehaul_sessions{state="opened"})') == 1
+            wait_until(lambda: prometheus.value('sum(framehaul_sessions{state="opened"})') == 1, "a scrape without it")
             stalled.send(ack=pb.Ack(next_frame=8, window_frames=100), end_of_latents=True)
             stalled.read_to_end()
         wait_until(lambda: prometheus.value('sum(framehaul_session_calls_total{cause="ok"})') == 2, "two good ends")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-_ENDING_S = 10.0
+_ENDING_S = 60.0
 """For a thread that has been told to end, as an aborted video's encoders are, and does so on a busy machine."""
 
 

@@ -35,6 +35,13 @@ def test_a_wrong_option_is_named_before_anything_begins(
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [[], ["locate"], ["up"], ["status"], ["drain"], ["down"]])
+def test_help_lists_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert "\n  4    the cluster, or the fleet on it, doesn't do" in capsys.readouterr().out
+
+
 def test_without_ray_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

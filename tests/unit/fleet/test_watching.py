@@ -96,7 +96,7 @@ async def test_the_address_of_a_list_of_servers() -> None:
         running = asyncio.create_task(
             locate(front_config(given), given["servers"], Access(), stop=stop, on_ready=lines.put_nowait)
         )
-        line = await asyncio.wait_for(lines.get(), 30)
+        line = await asyncio.wait_for(lines.get(), 60)
         own = line.removeprefix("fleet: naming servers on ").partition(",")[0]
         async with grpc.aio.insecure_channel(own) as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
@@ -105,7 +105,7 @@ async def test_the_address_of_a_list_of_servers() -> None:
             found = pb.LocateResponse.FromString(await call(pb.LocateRequest().SerializeToString()))
             assert found.target == target
         stop.set()
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
 
 
 @pytest.mark.asyncio
@@ -123,13 +123,13 @@ async def test_prometheus_is_told_where_the_metrics_of_all_servers_are(caplog: p
         running = asyncio.create_task(
             locate(front_config(given), given["servers"], Access(), stop=stop, on_ready=lambda _: ready.set())
         )
-        await asyncio.wait_for(ready.wait(), 30)
+        await asyncio.wait_for(ready.wait(), 60)
         found = re.search(r"metrics listen=(\S+)", caplog.text)
         assert found is not None
         async with aiohttp.ClientSession() as http, http.get(f"http://{found[1]}/targets") as response:
             assert await response.json() == [{"targets": ["a:100", "b:100"]}]
         stop.set()
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
 
 
 @pytest.mark.asyncio
@@ -142,7 +142,7 @@ async def test_what_can_find_no_servers_any_more_ends_and_names_no_old_ones() ->
         front_config(given), given["servers"], Access(), stop=asyncio.Event(), on_ready=lambda _: None, resolve=fail
     )
     with pytest.raises(RuntimeError, match="no way to know"):
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, 60)
 
 
 def test_options_are_those_of_a_server_and_of_a_client() -> None:

@@ -28,11 +28,11 @@ def work():
         blocks[index] = bytearray(64 << 10)
     blocks.clear()
     done.set()
-    threading.Event().wait(30)
+    threading.Event().wait(60)
 
 
 threading.Thread(target=work, daemon=True).start()
-assert done.wait(30)
+assert done.wait(60)
 assert resident() - before > 40e6
 give_back()
 print(resident() - before)

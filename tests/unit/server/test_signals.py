@@ -13,10 +13,10 @@ async def test_the_first_signal_asks_and_the_second_exits(number: signal.Signals
     exits: asyncio.Queue[int] = asyncio.Queue()
     with stop_signals(exits.put_nowait) as requested:
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(requested.wait(), 5)
+        await asyncio.wait_for(requested.wait(), 60)
         assert exits.empty()
         os.kill(os.getpid(), number)
-        assert await asyncio.wait_for(exits.get(), 5) == 128 + number
+        assert await asyncio.wait_for(exits.get(), 60) == 128 + number
 
 
 @pytest.mark.asyncio
@@ -26,9 +26,9 @@ async def test_a_terminal_that_closes_asks_and_no_more() -> None:
     with stop_signals(exits.put_nowait) as requested:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
-            await asyncio.wait_for(requested.wait(), 5)
+            await asyncio.wait_for(requested.wait(), 60)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(exits.get(), 5) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(exits.get(), 60) == 128 + signal.SIGTERM
 
 
 @pytest.mark.asyncio

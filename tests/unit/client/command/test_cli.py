@@ -60,8 +60,11 @@ def test_a_wrong_output_is_found_before_anything_is_made(clip: Path, capsys: pyt
             "out=a.safetensors: must be another file than that of latents",
         ),
         (["--out", "s.mp4", "--audio", "./s.mp4"], "out=s.mp4: must be another file than that of audio"),
-        (["--out", "v.mp4", "--draft", "m", "--draft-out", "./v.mp4"], "out=v.mp4: must be another file than that of"),
-        (["--out", "v.mp4", "--trace", "./v.mp4"], "out=v.mp4: must be another file than that of trace"),
+        (
+            ["--out", "v.mp4", "--draft", "m", "--draft-out", "./v.mp4"],
+            "draft-out=./v.mp4: must be another file than that of out",
+        ),
+        (["--out", "v.mp4", "--trace", "./v.mp4"], "trace=./v.mp4: must be another file than that of out"),
     ],
 )
 def test_nothing_of_the_users_is_replaced_by_an_output(

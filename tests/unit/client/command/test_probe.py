@@ -211,5 +211,5 @@ def test_the_url_has_the_port_that_the_system_chose() -> None:
     """Of a host by name, too."""
     with ProbeMetrics(["a:1"]).served(Address.parse("localhost:0")) as url:
         assert re.fullmatch(r"http://localhost:[1-9][0-9]*/metrics", url)
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             assert b'framehaul_probe_runs_total{outcome="ok",target="a:1"} 0.0' in response.read()

@@ -160,7 +160,7 @@ def test_it_goes_on_telling_whatever_happens() -> None:
     stream = io.StringIO()
     with Lines(stream, form, 0.001) as progress:
         progress.start(None)
-        assert often.wait(30)
+        assert often.wait(60)
     assert told[-1] == "done"
     assert stream.getvalue().splitlines() == told
     assert [stage for stage, _ in itertools.groupby(told)] == ["connecting", "streaming", "done"]

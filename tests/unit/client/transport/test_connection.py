@@ -1,11 +1,11 @@
 import asyncio
 import socket
-import time
 
 import pytest
 
 from framehaul_client import Access, FrameClient, ServerUnavailable
 from framehaul_client.transport.connection import channel_options, proxy_words
+from tests.support.waiting import nap_clock
 
 pytestmark = pytest.mark.asyncio
 
@@ -27,10 +27,10 @@ async def test_a_missing_server_is_told_soon_and_why() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{free.getsockname()[1]}"
-    started_s = time.monotonic()
-    with pytest.raises(ServerUnavailable, match=rf"{target}: no server answered within 0\.3 s.*Connection refused"):
-        await FrameClient(target, connect_timeout_s=0.3).__aenter__()
-    assert time.monotonic() - started_s < 2
+    with nap_clock() as clock:
+        with pytest.raises(ServerUnavailable, match=rf"{target}: no server answered within 2 s.*Connection refused"):
+            await FrameClient(target, connect_timeout_s=2.0).__aenter__()
+        assert clock() < 4
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ async def test_a_proxy_is_named(monkeypatch: pytest.MonkeyPatch, environment: di
 
 async def test_a_name_that_does_not_exist_is_told() -> None:
     """DNS has the last word."""
-    with pytest.raises(ServerUnavailable, match=r"no server answered within 0\.3 s"):
-        await FrameClient("no-such-host.invalid:1", connect_timeout_s=0.3).__aenter__()
+    with pytest.raises(ServerUnavailable, match=r"no server answered within 2 s"):
+        await FrameClient("no-such-host.invalid:1", connect_timeout_s=2.0).__aenter__()
 
 
 async def test_an_address_that_speaks_something_else_is_told() -> None:
@@ -63,7 +63,7 @@ async def test_an_address_that_speaks_something_else_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections for it
         port = silent.getsockname()[1]
         with pytest.raises(ServerUnavailable, match="nothing there speaks gRPC"):
-            await FrameClient(f"127.0.0.1:{port}", connect_timeout_s=0.3).__aenter__()
+            await FrameClient(f"127.0.0.1:{port}", connect_timeout_s=2.0).__aenter__()
 
 
 async def test_a_server_that_starts_late_is_waited_for() -> None:

@@ -179,6 +179,6 @@ def _saved_config(vae: AutoencoderKL, folder: Path) -> Path:
 
 def test_the_gpus_engine_equals_the_library() -> None:
     """Within 2e-5 in float32: with and without attention and quantisation, other widths, means far from zero."""
-    differences = interpreted("pictures")
+    differences = interpreted()["pictures"]
     assert len(differences) == 3
     assert max(differences) < 2e-5, differences

@@ -55,13 +55,13 @@ def some_latents(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 16, GEOMETRY.height, GEOMETRY.width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
-def test_chunks_give_the_frames_of_the_whole_decode(decoder: TinyDecoder, chunk: int) -> None:
+def test_chunks_give_the_frames_of_the_whole_decode(decoder: TinyDecoder) -> None:
     latents = some_latents(10)
     whole = decode(decoder, latents, 10)
     assert whole.shape == (TINY_SPEC.num_frames(10), 3, 40, 32)
     assert whole.std() > 0.01  # else equality would say nothing
-    torch.testing.assert_close(decode(decoder, latents, chunk), whole, rtol=0, atol=TOLERANCE)
+    for chunk in (1, 2, 3, 5):
+        torch.testing.assert_close(decode(decoder, latents, chunk), whole, rtol=0, atol=TOLERANCE)
 
 
 def test_frames_depend_on_earlier_chunks(decoder: TinyDecoder) -> None:

@@ -49,7 +49,7 @@ class WorkingWorker(NotingWorker):
     def next_job(self, *, wait: bool) -> Work | None:  # type: ignore[override]
         if not self.alive:
             return self.made()
-        assert self.published.wait(10)
+        assert self.published.wait(60)
         deadline_s = time.monotonic() + 10
         while any(each() for each in self.alive) and time.monotonic() < deadline_s:
             time.sleep(0.001)

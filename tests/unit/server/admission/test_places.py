@@ -144,10 +144,10 @@ async def test_a_place_is_waited_for_until_it_is_held_or_refused() -> None:
     await asyncio.sleep(0)
     assert not waiting[0].done()
     admission.release(held)
-    await asyncio.wait_for(waiting[0], 5)
+    await asyncio.wait_for(waiting[0], 60)
     admission.close("the server is draining")
     with pytest.raises(Unavailable, match="draining"):
-        await asyncio.wait_for(waiting[1], 5)
+        await asyncio.wait_for(waiting[1], 60)
 
 
 def test_idle_is_set_exactly_while_there_is_no_call() -> None:

@@ -37,7 +37,7 @@ class Seen:
     async def drain(self) -> int | None:
         self.member.drain()
         self.member.drain()
-        await asyncio.wait_for(self.running, 30)
+        await asyncio.wait_for(self.running, 60)
         return self.member.exit_code
 
 
@@ -61,7 +61,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 
 async def test_reports_are_heard_and_the_end_of_the_socket_is_the_end(start: Start) -> None:
     seen = start(SERVES)
-    await asyncio.wait_for(seen.member.settled.wait(), 30)
+    await asyncio.wait_for(seen.member.settled.wait(), 60)
     assert (seen.reports, seen.gone) == ([REPORT], [])
     assert await seen.drain() == 0
     assert seen.gone == ["here:1"]
@@ -77,7 +77,7 @@ async def test_a_server_that_ends_is_started_again(start: Start) -> None:
 async def test_one_that_never_comes_up_is_killed_and_started_again(start: Start, caplog: Any) -> None:
     """It says nothing, and ignores being asked to end."""
     seen = start(STARTS + "    time.sleep(600)\n", startup_s=0.2)
-    await asyncio.wait_for(seen.member.settled.wait(), 30)
+    await asyncio.wait_for(seen.member.settled.wait(), 60)
     assert (seen.member.exit_code, seen.reports, seen.gone) == (-9, [], [])
     await eventually(lambda: caplog.text.count("server_silent device=cpu seconds=0.200") >= 2, lambda: caplog.text)
     await seen.drain()
@@ -101,7 +101,7 @@ async def test_one_that_hangs_up_and_stays_is_killed(start: Start, monkeypatch: 
 
 async def test_what_is_no_report_ends_it(start: Start) -> None:
     seen = start(STARTS + "    front.send(b'\\xff\\xff')\n")
-    await asyncio.wait_for(seen.member.settled.wait(), 30)
+    await asyncio.wait_for(seen.member.settled.wait(), 60)
     assert seen.reports == []
     await seen.drain()
 
@@ -109,7 +109,7 @@ async def test_what_is_no_report_ends_it(start: Start) -> None:
 async def test_a_front_that_is_cancelled_leaves_no_process(start: Start) -> None:
     """The fixture that every test gets counts them."""
     seen = start(STARTS + "    front.send(report)\n    time.sleep(600)\n")
-    await asyncio.wait_for(seen.member.settled.wait(), 30)
+    await asyncio.wait_for(seen.member.settled.wait(), 60)
     seen.running.cancel()
     await asyncio.gather(seen.running, return_exceptions=True)
     assert seen.member.exit_code == -9

@@ -152,7 +152,7 @@ async def test_a_reader_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
 
 async def first_event(client: aiohttp.ClientSession, path: str) -> dict[str, Any]:
     """Once there is a place for its reader."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async with client.get(path) as response:
                 if response.status == 200:

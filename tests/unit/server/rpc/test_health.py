@@ -60,17 +60,17 @@ async def test_watchers_are_few_and_checks_are_answered_all_the_same(monkeypatch
     monkeypatch.setattr(limits, "MOST_WATCHERS", 1)
     async with serving() as (_, target), grpc.aio.insecure_channel(target) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        first = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        first = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert (await first.read()).status == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError, match="Watch: at most 1 such calls at a time") as refusal:
-            await stub.Watch(health_pb2.HealthCheckRequest(), timeout=20).read()
+            await stub.Watch(health_pb2.HealthCheckRequest(), timeout=60).read()
         assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert ("grpc-retry-pushback-ms", "10000") in tuple(refusal.value.trailing_metadata())
-        assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)).status == NOT_SERVING
+        assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=60)).status == NOT_SERVING
         first.cancel()
         status = None
         while status is None:
-            third = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+            third = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
             with contextlib.suppress(grpc.aio.AioRpcError):
                 status = (await third.read()).status
         assert status == NOT_SERVING

@@ -73,10 +73,10 @@ async def test_reflection_is_served_where_it_is_wanted(reflect: bool) -> None:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
             check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
-            assert await check(health_pb2.HealthCheckRequest().SerializeToString(), timeout=20)
+            assert await check(health_pb2.HealthCheckRequest().SerializeToString(), timeout=60)
             asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
             stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast(Any, channel))
-            answers = stub.ServerReflectionInfo(iter(asked), timeout=20)
+            answers = stub.ServerReflectionInfo(iter(asked), timeout=60)
             if reflect:
                 names = [each.name for each in (await anext(aiter(answers))).list_services_response.service]
                 assert "framehaul.v1.FrameService" in names

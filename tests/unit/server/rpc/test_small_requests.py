@@ -82,14 +82,14 @@ async def test_generated_stubs_find_the_methods_as_they_are_declared() -> None:
         frames: Any = frames_pb2_grpc.FrameServiceStub(channel)
         asked = health_pb2.HealthCheckRequest(service=SERVICE)
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
-        assert (await checks.Check(asked, timeout=20)).status == not_serving
+        assert (await checks.Check(asked, timeout=60)).status == not_serving
         everything = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
-        assert (await checks.List(everything, timeout=20)).statuses[SERVICE].status == not_serving
+        assert (await checks.List(everything, timeout=60)).statuses[SERVICE].status == not_serving
         watch = checks.Watch(asked)
         assert (await watch.read()).status == not_serving
         watch.cancel()
-        assert (await frames.GetServerInfo(pb.GetServerInfoRequest(), timeout=20)).version == "1"
-        assert (await frames.Locate(pb.LocateRequest(model="toy"), timeout=20)).target == "farm:50051"
+        assert (await frames.GetServerInfo(pb.GetServerInfoRequest(), timeout=60)).version == "1"
+        assert (await frames.Locate(pb.LocateRequest(model="toy"), timeout=60)).target == "farm:50051"
         with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
             await checks.Check(health_pb2.HealthCheckRequest(service="other"))
         with pytest.raises(grpc.aio.AioRpcError, match="model='other'"):
@@ -98,7 +98,7 @@ async def test_generated_stubs_find_the_methods_as_they_are_declared() -> None:
         questions = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{SERVICE}.Locate")] * 3
         answers = [answer async for answer in shown.ServerReflectionInfo(iter(questions))]
         assert [answer.HasField("file_descriptor_response") for answer in answers] == [True] * 3
-        render = frames.Render(pb.RenderRequest(open=opening(), latents=latents(2)), timeout=20)
+        render = frames.Render(pb.RenderRequest(open=opening(), latents=latents(2)), timeout=60)
         assert b"".join([each.payload async for each in render]) == b"".join(map(frame, range(8)))
 
 
@@ -152,7 +152,7 @@ async def test_a_call_that_is_cancelled_takes_its_turn_along(monkeypatch: pytest
         silent: list[Any] = [channel.stream_stream(CHECK)() for _ in range(4)]
         await asyncio.gather(*(call.wait_for_connection() for call in silent))
         info: Any = frames_pb2_grpc.FrameServiceStub(channel).GetServerInfo
-        waiting = asyncio.ensure_future(info(pb.GetServerInfoRequest(), timeout=20))
+        waiting = asyncio.ensure_future(info(pb.GetServerInfoRequest(), timeout=60))
         for call in silent:
             call.cancel()
         assert (await waiting).version == "1"
@@ -174,7 +174,7 @@ async def test_of_calls_that_arent_over_a_connection_has_few(method: str, monkey
         await asyncio.to_thread(attack)
         async with grpc.aio.insecure_channel(target) as channel:
             info: Any = frames_pb2_grpc.FrameServiceStub(channel).GetServerInfo
-            assert (await info(pb.GetServerInfoRequest(), timeout=20)).version == "1"
+            assert (await info(pb.GetServerInfoRequest(), timeout=60)).version == "1"
 
 
 def refusal(client: Http2, method: str, *, num_calls: int) -> bytes:
@@ -212,7 +212,7 @@ async def test_strangers_that_say_nothing_take_no_turn_from_tenants(monkeypatch:
         silent: list[Any] = [channel.stream_stream(CHECK)() for _ in range(8)]
         info: Any = frames_pb2_grpc.FrameServiceStub(channel).GetServerInfo
         for _ in range(3):
-            told = await info(pb.GetServerInfoRequest(), metadata=(("tenant", "film"),), timeout=20)
+            told = await info(pb.GetServerInfoRequest(), metadata=(("tenant", "film"),), timeout=60)
             assert told.version == "1"
         for call in silent:
             call.cancel()

@@ -36,7 +36,7 @@ async def test_a_session_may_start_at_any_frame(spec: DecoderSpec, start_frame: 
         assert context.done() == pb.Done(num_frames=spec.num_frames(6), num_latents=6)
         assert (worker.opened[0].first_latent, worker.opened[0].num_latents) == (first_latent, 6)
         context.half_close()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
 
 
 GONE = WorkerLost(at_work=AtWork.ALONE)

