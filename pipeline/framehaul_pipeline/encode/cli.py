@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("framehaul_pipeline").setLevel(logging.INFO)  # torch says what it counted, for one
+    logging.getLogger("framehaul_pipeline.encode").setLevel(logging.INFO)  # torch has things to say as well
     try:
         _encode(arguments)
     except InvalidInput as error:
