@@ -83,8 +83,11 @@ class ReaderProcess:
         return message
 
     def lend(self, slot: int, give_back: Callable[[], None]) -> None:
-        """Note a slot that it may write into; when its process is truly gone, `give_back` is called."""
-        self._slot = slot, give_back
+        """Note a slot that it may write into; when its process is truly gone, `give_back` is called, be that now."""
+        if self._pidfd < 0:
+            give_back()  # it died while it waited for the slot
+        else:
+            self._slot = slot, give_back
 
     def take_back(self) -> int:
         """The slot that it has filled.

@@ -237,6 +237,7 @@ async def test_frames_go_on_where_a_reader_died(server: RunningApp, root: Path) 
     sent = np.frombuffer(b"".join(response.payload for response in whole), np.uint8).astype(int)
     assert abs(sent - np.frombuffer(pixels, np.uint8)).mean() < 2  # of 255, by another scaler of colours
     await server.expect_idle()
+    await eventually(lambda: server.num_free_samples == 16, lambda: server.num_free_samples)
 
 
 async def leave(server: RunningApp) -> None:
