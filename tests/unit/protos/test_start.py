@@ -1,10 +1,12 @@
 import os
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from framehaul.start import start
+from framehaul.start import client, pipeline, start
 
 
 @pytest.mark.parametrize("moment", ["", "def main():\n    "], ids=["import", "run"])
@@ -50,3 +52,14 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(command, "no_such_module") == 2
     assert f"{command}: no_such_module is not installed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [client, pipeline])
+def test_each_command_has_its_own_way_in(
+    command: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [command.__name__, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {command.__name__} ")
